@@ -1,0 +1,1 @@
+"""Shardwright runs an unmodified Python application as isolated, pre-warmed, right-sized shards."""

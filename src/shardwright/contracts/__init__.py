@@ -1,0 +1,30 @@
+"""Seams: what third parties implement."""
+
+from shardwright.contracts.clock import Clock, SystemClock
+from shardwright.contracts.sandbox import (
+    Capabilities,
+    Exit,
+    Finding,
+    Fingerprint,
+    LaunchSpec,
+    Sandbox,
+    SandboxBackend,
+    SandboxHandle,
+)
+from shardwright.contracts.transport import Channel, Part, Transport
+
+__all__ = [
+    "Capabilities",
+    "Channel",
+    "Clock",
+    "Exit",
+    "Finding",
+    "Fingerprint",
+    "LaunchSpec",
+    "Part",
+    "Sandbox",
+    "SandboxBackend",
+    "SandboxHandle",
+    "SystemClock",
+    "Transport",
+]

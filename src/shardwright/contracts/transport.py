@@ -1,0 +1,68 @@
+"""Transport and Channel: how whole messages get from one shard to another.
+
+``shardwright.testing.check_transport`` runs one conformance suite over every implementation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from shardwright.model.endpoint import Endpoint
+
+Part: TypeAlias = bytes | bytearray | memoryview
+
+
+class Channel(ABC):
+    """One end of a conversation: whole messages, in order, both ways, at most once.
+
+    ``send`` may be called from any thread; ``receive`` from one thread at a time. Closing is idempotent and wakes
+    threads that wait in either. Messages are opaque here; ``transport.envelope`` gives them meaning.
+    """
+
+    @abstractmethod
+    def send(self, parts: Sequence[Part], *, deadline_ns: int = 0) -> None:
+        """Send one message, the concatenation of ``parts``; returns when the transport has taken it over.
+
+        Blocks while the peer is slow, never buffering without bound. Raises MessageTooLarge (nothing was sent, the
+        channel stays good), DeadlineExceeded (nothing was sent, or the channel is closed because a part was),
+        ChannelClosed.
+        """
+
+    @abstractmethod
+    def receive(self, *, timeout_s: float | None = None) -> memoryview | None:
+        """The next message, owned by the caller, or None when ``timeout_s`` passed first (0 polls).
+
+        Raises ChannelClosed when the peer closed or died and everything it sent was received; ProtocolViolation
+        (and closes) when its framing lies.
+        """
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """A descriptor that polls readable whenever ``receive(timeout_s=0)`` would return a message or raise."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool: ...
+
+
+class Transport(ABC):
+    """The maker of channels."""
+
+    name: str
+
+    @abstractmethod
+    def pair(self) -> tuple[Endpoint, Endpoint]:
+        """Two connected endpoints, each to be handed to the process that will open it (or to be disposed of)."""
+
+    @abstractmethod
+    def open(self, endpoint: Endpoint) -> Channel:
+        """The channel of an endpoint that this process now holds. Uses the endpoint up, also on failure."""
+
+    @abstractmethod
+    def dispose(self, endpoint: Endpoint) -> None:
+        """Give up an endpoint that was never opened; its peer sees the channel closed."""

@@ -1,0 +1,49 @@
+"""The Envelope: the framed message, as values. Bytes are the business of ``transport``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from shardwright.model.ids import NO_SESSION, MethodId, SessionNumber
+
+
+class Kind(IntEnum):
+    """What a message is. Numbers are part of the protocol and never reused."""
+
+    CALL = 1  # run an entry point
+    RESULT = 2  # its result
+    ERROR = 3  # it raised, or could not be run
+    CANCEL = 4  # the caller no longer waits
+    GET = 5  # read an attribute of a module or of an object behind a handle
+    ADDREF = 6  # one more holder of an object
+    RELEASE = 7  # one holder less
+    BYE = 8  # no further messages will come
+
+
+class PayloadCodec(IntEnum):
+    NONE = 0
+    TAGGED = 1
+    PICKLE5 = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message. Deadlines are absolute CLOCK_MONOTONIC nanoseconds of this machine; 0 means none.
+
+    ``chain`` is the call id of the first call of a causal chain: a call that comes back into a waiting shard carries the
+    chain that the shard is waiting on, and so may be run there at once.
+    """
+
+    kind: Kind
+    call_id: int
+    session: SessionNumber = NO_SESSION
+    method: MethodId = MethodId(0)
+    epoch: int = 0
+    deadline_ns: int = 0
+    trace_id: bytes = b"\0" * 16
+    span_id: int = 0
+    chain: int = 0
+    codec: PayloadCodec = PayloadCodec.NONE
+    payload: bytes | memoryview = b""
+    buffers: tuple[bytes | memoryview, ...] = field(default=())

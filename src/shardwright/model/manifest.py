@@ -1,0 +1,189 @@
+"""The Manifest: what the author declares, parsed once, immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shardwright.model.ids import ComponentName
+from shardwright.model.limits import Limits, Resources
+
+
+class Start(StrEnum):
+    """How shards of a component begin: forked from a template, or as a fresh interpreter."""
+
+    AUTO = "auto"
+    TEMPLATE = "template"
+    SPAWN = "spawn"
+
+
+class StateKind(StrEnum):
+    """What becomes of a shard's state when it dies."""
+
+    AUTO = "auto"
+    NONE = "none"
+    MEMORY = "memory"
+    JOURNAL = "journal"
+    REPLICA = "replica"
+
+
+class ScopeKind(StrEnum):
+    """Who shares one shard."""
+
+    SHARED = "shared"
+    SESSION = "session"
+    REQUEST = "request"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """``shared | session | request | key:<argument name>``."""
+
+    kind: ScopeKind = ScopeKind.SHARED
+    argument: str = ""
+
+    def __str__(self) -> str:
+        return f"key:{self.argument}" if self.kind is ScopeKind.KEY else self.kind.value
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    egress: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """Bounds of the warm pool."""
+
+    min: int = 0
+    max: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Bounds of the number of instances of a shared component."""
+
+    min: int = 1
+    max: int = 1
+    target_concurrency: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageModel:
+    priority: int = 50
+    latency_slo_s: float | None = None
+    max_instances: int | None = None
+    max_nodes: int | None = None
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One ``[components.NAME]`` section. ``line`` is where it begins in the manifest file."""
+
+    name: ComponentName
+    code: str
+    limits: Limits = Limits()
+    scope: Scope = Scope()
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    env: tuple[str, ...] = ()
+    files: Files = Files()
+    network: Network = Network()
+    depends_on: tuple[ComponentName, ...] = ()
+    isolation: str = "auto"
+    start: Start = Start.AUTO
+    state: StateKind = StateKind.AUTO
+    sessions_per_shard: int = 1
+    reuse: bool = False
+    warm: Warm = Warm()
+    scale: Scale = Scale()
+    usage: UsageModel = UsageModel()
+    stateful: tuple[str, ...] = ()  # classes of this component to be reached through handles
+    value: tuple[str, ...] = ()  # classes of this component to be copied, overruling analysis
+    queue: int = 1024  # calls that may wait in one shard
+    start_timeout_s: float = 60.0
+    idle_timeout_s: float | None = None  # a session's shard is given back after this much silence
+    line: int = 0
+
+    @property
+    def module(self) -> str:
+        """The module or package part of ``code``."""
+        return self.code.partition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """The part of ``code`` behind the colon; empty for a whole module or package."""
+        return self.code.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRule:
+    """One ``[[edges]]`` section: an exception for one edge of the plan."""
+
+    caller: ComponentName
+    callee: ComponentName
+    pickle: bool = False  # opt in to pickle across trust domains on this edge
+    allow: tuple[str, ...] = ()  # further classes "module:Qualname" that may be copied across it
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    path: str
+    methods: tuple[str, ...] = ()
+    call: str = ""
+    app: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    bind: str = "127.0.0.1:8000"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Prices in money: an hour of a core, an hour of a GiB, one cold start."""
+
+    cpu_hour: float = 0.04
+    gib_hour: float = 0.005
+    cold_start: float = 0.00002
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    cost: Cost = Cost()
+    reserve: Resources = Resources()
+    overcommit_cpu: float = 1.0
+    node_grace_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A whole manifest. ``path`` is its file, ``root`` the import root; both absolute."""
+
+    app: str
+    path: str
+    root: str
+    main: str = ""  # "module:function"
+    visitors: str = ""  # "module:generator function" that `demo` drives, one per visitor
+    components: tuple[Component, ...] = ()
+    edges: tuple[EdgeRule, ...] = ()
+    gateway: Gateway | None = None
+    routes: tuple[Route, ...] = ()
+    policy: Policy = Policy()
+
+    def component(self, name: str) -> Component:
+        """The component of that name. Raises KeyError."""
+        for component in self.components:
+            if component.name == name:
+                return component
+        raise KeyError(name)

@@ -1,0 +1,204 @@
+"""What sharding produces: ShardDefinitions, their edges, and a reason for everything.
+
+A ShardPlan is plain data: it travels to templates and shards as msgpack, and to users as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shardwright.model.ids import ComponentName, MethodId
+from shardwright.model.limits import Limits
+from shardwright.model.manifest import Scope, Start, StateKind
+
+MAIN_COMPONENT = ComponentName("main")  # the implicit component that runs ``app.main`` when none owns it
+
+
+class EntryKind(StrEnum):
+    FUNCTION = "function"
+    CLASS = "class"  # constructing a stateful class; the result is a handle
+    METHOD = "method"  # method of a stateful class; static and class methods too
+    APPLICATION = "application"  # an ASGI or WSGI application object
+
+
+class Severity(StrEnum):
+    NOTE = "note"
+    WARNING = "warning"
+    REFUSAL = "refusal"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the user's code. ``path`` is relative to the import root."""
+
+    path: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """A finding with its code, place, evidence and remedy. A refusal says that a cut was not made."""
+
+    code: str
+    severity: Severity
+    message: str
+    site: Site | None = None
+    component: ComponentName | None = None
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyArgument:
+    """Where to find the argument that routes a call of a keyed component.
+
+    ``position`` counts without ``self``; -1 when it can be passed by name only. ``default`` is the ``repr`` of a literal
+    default, empty when the argument is required.
+    """
+
+    name: str
+    position: int
+    default: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPoint:
+    """Something that other shards may call. ``method_id`` indexes it in its definition.
+
+    ``name`` is how ``session.call`` names it behind the component's name: ``reserve``, ``World``, ``World.step``, or, in a
+    package, ``html.render``. ``module`` and ``qualname`` say where the code is.
+    """
+
+    method_id: MethodId
+    name: str
+    module: str
+    qualname: str
+    kind: EntryKind
+    is_async: bool = False
+    is_generator: bool = False
+    key: KeyArgument | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSegment:
+    """The code that a shard owns: whole modules, by dotted name. ``primary`` is the module of the manifest's ``code``."""
+
+    primary: str
+    modules: tuple[str, ...]
+    attribute: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataDependency:
+    """State that the component's code reads or writes: a module global, a file, an environment variable."""
+
+    kind: str  # "global" | "file" | "environment"
+    name: str
+    writes: bool
+    site: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDefinition:
+    """Frozen result of sharding one component."""
+
+    component: ComponentName
+    code: CodeSegment
+    entry_points: tuple[EntryPoint, ...]
+    scope: Scope
+    state: StateKind  # never AUTO here: analysis decided
+    limits: Limits
+    isolation: str
+    start: Start
+    depends_on: tuple[ComponentName, ...]  # direct, manifest and analysis together
+    data_dependencies: tuple[DataDependency, ...] = ()
+    queue: int = 1024
+
+    def entry(self, name: str) -> EntryPoint:
+        """The entry point of that name. Raises KeyError."""
+        for entry in self.entry_points:
+            if entry.name == name:
+                return entry
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEdge:
+    """One direction in which shards call. ``reason`` says why it is there; ``sites`` show where in the code."""
+
+    caller: ComponentName
+    callee: ComponentName
+    reason: str
+    declared: bool
+    found: bool
+    sites: tuple[Site, ...] = ()
+    pickle: bool = False
+    classes: tuple[str, ...] = ()  # classes "module:Qualname" that may be copied across, on top of the plan's
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSurface:
+    """What the rest of the application sees of a module that a component owns.
+
+    ``stub_source`` is the Python source of the generated module: constants, data classes and exceptions are real in it,
+    functions and stateful classes are declared through ``__shardwright__`` (see ``guest``). ``names`` lists the names that
+    only the owner can answer; reading one asks the owner.
+    """
+
+    module: str
+    owner: ComponentName
+    path: str  # relative to the import root
+    is_package: bool
+    stub_source: str
+    source_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """All definitions and edges of an application, with the reason for every cut and refusal.
+
+    ``value_classes`` ("module:Qualname") are copied by the tagged codec; ``stateful_classes`` are reached by handles.
+    """
+
+    app: str
+    root: str
+    main: str
+    definitions: tuple[ShardDefinition, ...]
+    edges: tuple[PlanEdge, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    modules: tuple[ModuleSurface, ...]
+    value_classes: tuple[str, ...]
+    stateful_classes: tuple[str, ...]
+
+    @property
+    def refusals(self) -> tuple[Diagnostic, ...]:
+        return tuple(d for d in self.diagnostics if d.severity is Severity.REFUSAL)
+
+    def definition(self, component: str) -> ShardDefinition:
+        """The definition of that component. Raises KeyError."""
+        for definition in self.definitions:
+            if definition.component == component:
+                return definition
+        raise KeyError(component)
+
+    def edge(self, caller: str, callee: str) -> PlanEdge | None:
+        for edge in self.edges:
+            if edge.caller == caller and edge.callee == callee:
+                return edge
+        return None
+
+    def closure(self, component: str) -> frozenset[ComponentName]:
+        """The component and everything that it may reach by edges."""
+        seen: set[ComponentName] = set()
+        todo = [ComponentName(component)]
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            todo.extend(edge.callee for edge in self.edges if edge.caller == name)
+        return frozenset(seen)
