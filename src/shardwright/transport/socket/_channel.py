@@ -76,17 +76,23 @@ class SocketChannel(Channel):
 
     def send(self, parts: Sequence[Part], *, deadline_ns: int = 0) -> None:
         """As the contract says. Large parts are not copied; they must not change until ``send`` returns."""
-        views: list[Part] = [_flat(part) for part in parts]
-        size = sum(map(len, views))
+        size = 0
+        for part in parts:
+            size += part.nbytes if isinstance(part, memoryview) else len(part)
         if size > self._max_message_bytes:
             raise MessageTooLarge(
                 f"message of {size} bytes; this channel carries at most {self._max_message_bytes}",
                 outcome="not started",
                 remedy="send it in pieces, or pass a reference to it",
             )
-        views.insert(0, _HEADER.pack(size))
+        views: list[Part]
         if size < _JOIN_BELOW_BYTES:
-            views = [b"".join(views)]
+            try:
+                views = [b"".join((_HEADER.pack(size), *parts))]
+            except BufferError:  # a part that is not contiguous
+                views = [b"".join((_HEADER.pack(size), *map(_flat, parts)))]
+        else:
+            views = [_HEADER.pack(size), *map(_flat, parts)]
         if deadline_ns == 0:
             self._sending.acquire()
         else:
@@ -109,7 +115,7 @@ class SocketChannel(Channel):
                     raise ChannelClosed(self._why_closed)
                 before = written
                 try:
-                    if len(views) == 1:
+                    if len(views) == 1:  # the usual case, and send is cheaper than sendmsg
                         for count in map(self._socket.send, views, (_SEND_FLAGS,)):
                             written += count
                     else:
@@ -125,6 +131,11 @@ class SocketChannel(Channel):
         except ConnectionError:
             # What the peer sent before it went can still be received: only our half is over.
             raise ChannelClosed(self._why_closed or "the peer closed the channel, or is gone") from None
+        except DeadlineExceeded:
+            raise
+        except OSError as error:
+            self._abort(f"sending failed: {error}")
+            raise ChannelClosed(self._why_closed) from error
         finally:
             if 0 < written < total:
                 self._abort("a message could be sent in part only")
@@ -145,9 +156,10 @@ class SocketChannel(Channel):
             while True:
                 if self._why_closed:
                     raise ChannelClosed(self._why_closed)
-                message = self._take()
-                if message is not None:
-                    return message
+                if self._end or self._large is not None:
+                    message = self._take()
+                    if message is not None:
+                        return message
                 if not self._read(deadline_ns):
                     return None
         finally:
@@ -170,9 +182,6 @@ class SocketChannel(Channel):
                 self._large = larger
             return None
         start, end = self._start, self._end
-        if start == end:
-            self._start = self._end = 0
-            return None
         ahead = self._ahead
         have = end - start - _HEADER.size
         if have >= 0:
@@ -180,7 +189,10 @@ class SocketChannel(Channel):
             if have >= size:
                 body = start + _HEADER.size
                 message = memoryview(bytearray(ahead[body : body + size]))
-                self._start = body + size
+                if body + size == end:
+                    self._start = self._end = 0
+                else:
+                    self._start = body + size
                 return message
             if size > self._max_message_bytes:
                 self._abort("the peer announced a message larger than this channel carries")
@@ -200,7 +212,10 @@ class SocketChannel(Channel):
 
     def _read(self, deadline_ns: int) -> bool:
         """Take more bytes from the kernel; False when the deadline passed first."""
-        room = self._ahead[self._end :] if self._large is None else memoryview(self._large)[self._filled :]
+        if self._large is not None:
+            room = memoryview(self._large)[self._filled :]
+        else:
+            room = self._ahead[self._end :] if self._end else self._ahead
         flags = MSG_DONTWAIT if deadline_ns else 0
         while True:
             try:
@@ -216,6 +231,9 @@ class SocketChannel(Channel):
                 continue
             except ConnectionError:
                 count = 0
+            except OSError as error:
+                self._abort(f"receiving failed: {error}")
+                return True
             if count == 0:
                 partly = self._large is not None or self._end > self._start
                 self._abort("the peer ended within a message" if partly else "the peer closed the channel, or is gone")
