@@ -1,1 +1,1 @@
-"""sandbox"""
+"""Makers of sandboxes. Each backend is a room of its own, imported by whoever wires a node."""

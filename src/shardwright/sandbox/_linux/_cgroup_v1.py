@@ -1,0 +1,283 @@
+"""Control groups, version 1: cpu, memory, pids, and cpuacct to measure, each in a hierarchy of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+
+from shardwright.errors import SandboxError
+from shardwright.model.limits import Limits, Resources, Usage
+from shardwright.sandbox._linux import _cgroup
+from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
+from shardwright.sandbox._linux._files import ControlFiles, Step, apply
+
+CONTROLLERS = ("pids", "cpu", "memory", "cpuacct")  # membership is read, and ended, by the first one there is
+PERIOD_US = 100_000
+_MIN_QUOTA_US = 1_000
+_SHARES_PER_CORE = 1024
+_MAX_SHARES = 262_144
+_UNLIMITED = 1 << 60
+
+
+class GroupV1(ControlGroup):
+    """One sandbox in several hierarchies. ``folders`` maps controllers to folders."""
+
+    def __init__(self, folders: Mapping[str, str]) -> None:
+        self.paths = tuple(dict.fromkeys(folders.values()))
+        by_path = {path: ControlFiles(path) for path in self.paths}
+        self._files = {name: by_path[path] for name, path in folders.items()}
+        self._all = tuple(by_path.values())
+
+    def __repr__(self) -> str:
+        return f"GroupV1({self.paths!r})"
+
+    def entrances(self) -> tuple[int, ...]:
+        return tuple(files.writer("cgroup.procs") for files in self._all)
+
+    def attach(self, pid: int) -> None:
+        for files in self._all:
+            try:
+                files.write("cgroup.procs", str(pid))
+            except OSError as error:
+                raise SandboxError(f"cannot put process {pid} into {files.folder}: {error.strerror}") from error
+
+    def apply(self, limits: Limits, max_pids: int | None = None) -> Limits:
+        steps: list[Step] = []
+        memory, cpu, pids = (self._files.get(name) for name in ("memory", "cpu", "pids"))
+        if memory is not None:
+            if limits.ceiling.memory_bytes is not None:
+                steps += _memory_steps(memory, limits.ceiling.memory_bytes)
+            if limits.guarantee.memory_bytes is not None:
+                amount = str(limits.guarantee.memory_bytes)
+                steps.append(Step(memory, "memory.soft_limit_in_bytes", amount, "the memory guarantee", rounded=True))
+        if cpu is not None:
+            if limits.ceiling.cpu is not None:
+                steps += _quota_steps(cpu, limits.ceiling.cpu)
+            if limits.guarantee.cpu is not None:
+                shares = min(max(2, round(limits.guarantee.cpu * _SHARES_PER_CORE)), _MAX_SHARES)
+                steps.append(Step(cpu, "cpu.shares", str(shares), "the CPU guarantee"))
+        if pids is not None and max_pids is not None:
+            steps.append(Step(pids, "pids.max", str(max_pids), "the number of processes"))
+        apply(steps)
+        return self.read_back()
+
+    def read_back(self) -> Limits:
+        memory, cpu = self._files.get("memory"), self._files.get("cpu")
+        try:
+            quota_us = int(cpu.value("cpu.cfs_quota_us")) if cpu else -1
+            period_us = int(cpu.value("cpu.cfs_period_us")) if cpu else PERIOD_US
+            return Limits(
+                guarantee=Resources(
+                    cpu=int(cpu.value("cpu.shares")) / _SHARES_PER_CORE if cpu else None,
+                    memory_bytes=_bytes(memory, "memory.soft_limit_in_bytes"),
+                ),
+                ceiling=Resources(
+                    cpu=quota_us / period_us if quota_us > 0 else None,
+                    memory_bytes=_bytes(memory, "memory.limit_in_bytes"),
+                ),
+            )
+        except OSError as error:
+            raise SandboxError(f"control group {self.paths[0]} cannot be read: {error.strerror}") from error
+
+    def usage(self) -> Usage | None:
+        files = self._files
+        if not {"cpuacct", "memory", "pids"} <= files.keys():
+            return None  # the caller measures the process itself
+        try:
+            used = int(files["memory"].value("memory.usage_in_bytes"))
+            inactive = files["memory"].table("memory.stat").get("total_inactive_file", 0)
+            return Usage(
+                cpu_s=int(files["cpuacct"].value("cpuacct.usage")) / 1e9,
+                memory_bytes=max(0, used - inactive),
+                threads=int(files["pids"].value("pids.current")),
+                throttled_s=files["cpu"].table("cpu.stat").get("throttled_time", 0) / 1e9 if "cpu" in files else 0.0,
+            )
+        except OSError:
+            return None
+
+    def kill(self) -> None:
+        if "pids" in self._files:
+            try:
+                self._files["pids"].write("pids.max", "0")  # from here on nothing in it can fork
+            except OSError:
+                return  # the folder is gone
+        if self.paths:
+            _cgroup.end_members(self.paths[0])
+
+    def out_of_memory_kills(self) -> int:
+        return self._files["memory"].table("memory.oom_control").get("oom_kill", 0) if "memory" in self._files else 0
+
+    def remove(self, timeout_s: float) -> bool:
+        self.close()
+        return _cgroup.remove_folders(self.paths, timeout_s)
+
+    def close(self) -> None:
+        for files in self._all:
+            files.close()
+
+
+class CgroupV1(ControlGroups):
+    """Control groups beneath ``bases``: for each controller the folder that this process is in."""
+
+    version = 1
+    remedy = "run as root, or have the folders of the missing controllers delegated to this user"
+
+    def __init__(
+        self, bases: Mapping[str, str], tops: Mapping[str, str], owner: str, reasons: Mapping[str, str]
+    ) -> None:
+        self.owner = owner
+        self._bases = dict(bases)
+        self._tops = dict(tops)
+        self.enforces = tuple(name for name in ("cpu", "memory", "pids") if name in bases)
+        self.reason = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+    def __repr__(self) -> str:
+        return f"CgroupV1({self._bases!r})"
+
+    @classmethod
+    def prepare(cls, bases: Mapping[str, str], tops: Mapping[str, str], owner: str) -> CgroupV1 | str:
+        """Make our own folder in every hierarchy that permits it; the reason when none that matters does."""
+        usable: dict[str, str] = {}
+        reasons: dict[str, str] = {}
+        for name in CONTROLLERS:
+            if name not in bases:
+                if name != "cpuacct":
+                    reasons[name] = "no such controller"
+                continue
+            try:
+                _make_owner_folder(bases[name], owner)
+            except OSError as error:
+                reasons[name] = f"{bases[name]}: {error.strerror}"
+            else:
+                usable[name] = bases[name]
+        groups = cls(usable, tops, owner, reasons)
+        if groups.enforces:
+            return groups
+        groups.close()
+        return groups.reason
+
+    def create(self, name: str, limits: Limits, max_pids: int) -> ControlGroup | None:
+        folders = {
+            controller: f"{base}/{self.owner}/{_cgroup.folder_name(name)}" for controller, base in self._bases.items()
+        }
+        made: list[str] = []
+        group: GroupV1 | None = None
+        try:
+            for controller, folder in folders.items():
+                if folder in made:
+                    continue
+                if not os.path.isdir(os.path.dirname(folder)):  # swept or closed in the meantime
+                    _make_owner_folder(self._bases[controller], self.owner)
+                _cgroup.make_folder(folder)
+                made.append(folder)
+            group = GroupV1(folders)
+            group.apply(limits, max_pids)
+        except BaseException:
+            if group is not None:
+                group.close()
+            _cgroup.remove_folders(made, 1.0)
+            raise
+        return group
+
+    def open(self, paths: Collection[str]) -> ControlGroup | None:
+        folders = {
+            controller: path
+            for controller, base in self._bases.items()
+            for path in paths
+            if _cgroup.is_ours(path, base) and os.path.isdir(path)
+        }
+        return GroupV1(folders) if folders else None
+
+    def capacity(self) -> Resources:
+        cores: list[float] = []
+        amounts: list[int] = []
+        for folder in _upwards(self._bases.get("cpu"), self._tops.get("cpu")):
+            files = ControlFiles(folder)
+            try:
+                quota_us = int(files.value("cpu.cfs_quota_us"))
+                if quota_us > 0:
+                    cores.append(quota_us / int(files.value("cpu.cfs_period_us")))
+            except OSError:
+                pass
+            finally:
+                files.close()
+        for folder in _upwards(self._bases.get("memory"), self._tops.get("memory")):
+            files = ControlFiles(folder)
+            try:
+                amount = _bytes(files, "memory.limit_in_bytes")
+                if amount is not None:
+                    amounts.append(amount)
+            except OSError:
+                pass
+            finally:
+                files.close()
+        return Resources(cpu=min(cores, default=None), memory_bytes=min(amounts, default=None))
+
+    def sweep(self, alive: Collection[str] = ()) -> tuple[str, ...]:
+        removed: list[str] = []
+        for base in dict.fromkeys(self._bases.values()):
+            for folder in _cgroup.stale_folders(base, self.owner, alive):
+                if _cgroup.remove_folders([folder], 2.0):
+                    removed.append(folder)
+        return tuple(removed)
+
+    def close(self) -> None:
+        for base in dict.fromkeys(self._bases.values()):
+            try:
+                os.rmdir(f"{base}/{self.owner}")
+            except OSError:
+                continue  # in use by another backend of this process, or gone
+
+
+def _make_owner_folder(base: str, owner: str) -> None:
+    folder = f"{base}/{owner}"
+    if os.path.isdir(folder):
+        return
+    os.mkdir(folder, 0o755)
+    shares = f"{folder}/cpu.shares"
+    if os.path.exists(shares):
+        # shards share out what their common folder gets, so that weighs as much as the machine is wide
+        files = ControlFiles(folder)
+        try:
+            files.write("cpu.shares", str(min(_SHARES_PER_CORE * (os.cpu_count() or 1), _MAX_SHARES)))
+        finally:
+            files.close()
+
+
+def _memory_steps(files: ControlFiles, amount: int) -> list[Step]:
+    what = "the memory ceiling"
+    limit = Step(files, "memory.limit_in_bytes", str(amount), what, rounded=True)
+    if not files.has("memory.memsw.limit_in_bytes"):
+        return [limit]
+    # memory and swap together may at no moment be less than memory alone
+    both = Step(files, "memory.memsw.limit_in_bytes", str(amount), what, rounded=True)
+    current = _bytes(files, "memory.limit_in_bytes")
+    return [both, limit] if current is not None and amount > current else [limit, both]
+
+
+def _quota_steps(files: ControlFiles, cores: float) -> list[Step]:
+    what = "the CPU ceiling"
+    quota_us = max(_MIN_QUOTA_US, round(cores * PERIOD_US))
+    steps = [Step(files, "cpu.cfs_period_us", str(PERIOD_US), what)]
+    quota = Step(files, "cpu.cfs_quota_us", str(quota_us), what)
+    if not files.has("cpu.cfs_burst_us"):
+        return [*steps, quota]
+    # a quarter of a period may be saved up for bursts; it may at no moment exceed the quota
+    none, burst = (Step(files, "cpu.cfs_burst_us", text, what) for text in ("0", str(min(quota_us // 2, 25_000))))
+    return [*steps, none, quota, burst]
+
+
+def _bytes(files: ControlFiles | None, name: str) -> int | None:
+    if files is None:
+        return None
+    amount = int(files.value(name))
+    return None if amount >= _UNLIMITED else amount
+
+
+def _upwards(folder: str | None, top: str | None) -> list[str]:
+    """The folder and those above it, up to the mount point."""
+    found: list[str] = []
+    while folder and top and (folder == top or folder.startswith(top + "/")):
+        found.append(folder)
+        folder = os.path.dirname(folder)
+    return found

@@ -1,0 +1,190 @@
+"""ProcessBackend: sandboxes that are plain processes, held by process groups and control groups."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Collection
+
+from shardwright.contracts.sandbox import (
+    Capabilities,
+    Fingerprint,
+    LaunchSpec,
+    SandboxBackend,
+    SandboxHandle,
+)
+from shardwright.errors import SandboxError
+from shardwright.model.limits import Limits, Resources
+from shardwright.sandbox._linux import _pidfd
+from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
+from shardwright.sandbox._linux._detect import detect
+from shardwright.sandbox._linux._procfs import children, memory_total_bytes, process_stat, read_text, start_ticks
+from shardwright.sandbox.process._sandbox import ProcessSandbox
+from shardwright.sandbox.process._start import Plan, start
+
+HANDLE_VERSION = 1
+_ADOPTED_MAX_PIDS = 256
+
+
+class ProcessBackend(SandboxBackend):
+    """Starts guests as child processes of this one, which should be single-threaded and small: a keeper.
+
+    ``end_with_parent``: guests are ended by the kernel when this process dies. Not safe for use by several threads.
+    """
+
+    name = "process"
+
+    def __init__(self, groups: ControlGroups | None = None, *, end_with_parent: bool = True) -> None:
+        self._groups = groups
+        self._end_with_parent = end_with_parent
+        self._sandboxes: weakref.WeakValueDictionary[int, ProcessSandbox] = weakref.WeakValueDictionary()
+
+    def __repr__(self) -> str:
+        return f"ProcessBackend({self._groups!r})"
+
+    @property
+    def groups(self) -> ControlGroups:
+        """The control groups in use, found at first need. ``groups.reason`` says why less than all is enforced."""
+        if self._groups is None:
+            self._groups = detect()
+        return self._groups
+
+    @property
+    def reason(self) -> str:
+        """Why some ceilings are not enforced, for people; empty when all are."""
+        return self.groups.reason
+
+    def fingerprint(self) -> Fingerprint:
+        from shardwright.sandbox._linux._findings import fingerprint  # the keeper never needs it
+
+        return fingerprint(self._groups)
+
+    def capabilities(self) -> Capabilities:
+        """It isolates nothing: processes of one user can read each other's memory and files."""
+        return Capabilities(
+            transports=("socket",), starts=("spawn", "template"), isolates=(), enforces=self.groups.enforces
+        )
+
+    def launch(self, spec: LaunchSpec) -> ProcessSandbox:
+        if not spec.arguments:
+            raise SandboxError(f"nothing to run for {spec.shard}", remedy="give the guest's argument vector")
+        group = self.groups.create(spec.shard, spec.limits, spec.max_pids)
+        try:
+            pid = start(
+                Plan(
+                    arguments=spec.arguments,
+                    environment=spec.environment,
+                    working_directory=spec.working_directory,
+                    descriptors=spec.descriptors,
+                    entrances=group.entrances() if group is not None else (),
+                    end_with_parent=self._end_with_parent,
+                )
+            )
+            descriptor = os.pidfd_open(pid)  # our child, not waited for: nobody else can have that pid
+        except BaseException:
+            if group is not None:
+                group.remove(1.0)
+            raise
+        handle = SandboxHandle(
+            version=HANDLE_VERSION,
+            backend=self.name,
+            shard=spec.shard,
+            pid=pid,
+            start_ticks=start_ticks(pid) or 0,
+            control_groups=group.paths if group is not None else (),
+        )
+        sandbox = ProcessSandbox(handle, descriptor, group)
+        self._sandboxes[pid] = sandbox
+        return sandbox
+
+    def adopt(self, handle: SandboxHandle, limits: Limits | None = None) -> ProcessSandbox | None:
+        if handle.version != HANDLE_VERSION or handle.backend != self.name:
+            raise SandboxError(
+                f"a handle of version {handle.version} of backend {handle.backend!r} cannot be adopted by "
+                f"version {HANDLE_VERSION} of {self.name!r}",
+                remedy="adopt it with the version that made it, or start the shard anew",
+            )
+        descriptor = _pidfd.open_verified(handle.pid, handle.start_ticks)
+        if descriptor is None:
+            return None
+        try:
+            group = self._group_of(handle, limits)
+        except BaseException as error:
+            gone = _pidfd.has_ended(descriptor)
+            os.close(descriptor)
+            if gone and isinstance(error, SandboxError):
+                return None
+            raise
+        found = SandboxHandle(
+            version=HANDLE_VERSION,
+            backend=self.name,
+            shard=handle.shard,
+            pid=handle.pid,
+            start_ticks=handle.start_ticks,
+            control_groups=group.paths if group is not None else (),
+        )
+        sandbox = ProcessSandbox(found, descriptor, group)
+        self._sandboxes[handle.pid] = sandbox
+        return sandbox
+
+    def _group_of(self, handle: SandboxHandle, limits: Limits | None) -> ControlGroup | None:
+        """The control group that a running process is in, or with ``limits`` a new one that it is put into."""
+        group = self.groups.open(handle.control_groups)
+        if limits is None:
+            return group
+        if group is not None:
+            try:
+                group.apply(limits)
+            except BaseException:
+                group.close()
+                raise
+            return group
+        group = self.groups.create(handle.shard, limits, _ADOPTED_MAX_PIDS)
+        if group is not None:
+            try:
+                group.attach(handle.pid)
+            except BaseException:
+                group.remove(1.0)
+                raise
+        return group
+
+    def capacity(self) -> Resources:
+        """Cores that this process may run on and the machine's memory, as far as control groups leave them to us."""
+        above = self.groups.capacity()
+        cores = float(len(os.sched_getaffinity(0)))
+        total = memory_total_bytes()
+        amounts = [amount for amount in (total, above.memory_bytes) if amount is not None]
+        return Resources(
+            cpu=cores if above.cpu is None else min(cores, above.cpu), memory_bytes=min(amounts, default=None)
+        )
+
+    def sweep(self, alive: Collection[str] = ()) -> tuple[str, ...]:
+        """Remove control groups that dead keepers left, and what still runs in them. Returns what was removed."""
+        return self.groups.sweep(alive)
+
+    def reap_orphans(self) -> int:
+        """Wait for ended children that came to us when their parents died (a keeper is a sub-reaper).
+
+        Takes those alone that lived in our control groups, or in the session of one of our sandboxes; never the first
+        process of a sandbox. Returns how many.
+        """
+        count = 0
+        for pid in children(os.getpid()):
+            if pid in self._sandboxes:
+                continue
+            stat = process_stat(pid)
+            if stat is None or stat.state != "Z":
+                continue
+            where = read_text(f"/proc/{pid}/cgroup") or ""
+            if f"/{self.groups.owner}/" in where or stat.session in self._sandboxes:
+                try:
+                    count += os.waitpid(pid, os.WNOHANG)[0] == pid
+                except ChildProcessError:
+                    continue
+        return count
+
+    def close(self) -> None:
+        """Remove the folder of our control groups, if nothing is left in it. Sandboxes are not touched."""
+        if self._groups is not None:
+            self._groups.close()
+            self._groups = None

@@ -1,0 +1,118 @@
+"""One running sandbox of the ``process`` backend."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from shardwright.contracts.sandbox import Exit, Sandbox, SandboxHandle
+from shardwright.errors import SandboxError
+from shardwright.model.limits import Limits, Usage
+from shardwright.sandbox._linux import _pidfd
+from shardwright.sandbox._linux._cgroup import ControlGroup
+from shardwright.sandbox._linux._procfs import process_stat, process_usage
+
+_END_TIMEOUT_S = 5.0
+
+
+class ProcessSandbox(Sandbox):
+    """A process, those it started, and their control group if there is one.
+
+    Without a control group it holds on to its processes by their process group: a child that makes a session of its own
+    escapes ``kill``, and ``usage`` tells of the first process alone. An ended child stays a zombie until ``delete``, so
+    that its pid keeps naming its process group.
+    """
+
+    def __init__(self, handle: SandboxHandle, descriptor: int, group: ControlGroup | None) -> None:
+        self.handle = handle
+        self._descriptor = descriptor
+        self._group = group
+        self._exit: Exit | None = None
+        self._killed = False
+        self._deleted = False
+
+    def __repr__(self) -> str:
+        state = "deleted" if self._deleted else str(self._exit) if self._exit else "running"
+        return f"<ProcessSandbox {self.handle.shard} pid={self.handle.pid} {state}>"
+
+    def fileno(self) -> int:
+        """The pidfd. Raises SandboxError after ``delete``."""
+        if self._descriptor < 0:
+            raise SandboxError(f"the sandbox of {self.handle.shard} was deleted")
+        return self._descriptor
+
+    def resize(self, limits: Limits) -> Limits:
+        """Amounts that ``limits`` does not state stay as they are."""
+        if self._deleted or self.poll() is not None:
+            raise SandboxError(f"the sandbox of {self.handle.shard} has ended")
+        if self._group is None:
+            raise SandboxError(
+                f"the limits of {self.handle.shard} cannot be changed: it has no control group",
+                remedy="`shardwright doctor` says what this machine lacks for limits to be enforced",
+            )
+        return self._group.apply(limits)
+
+    def usage(self) -> Usage | None:
+        if self._deleted or self.poll() is not None:
+            return None
+        measured = self._group.usage() if self._group is not None else None
+        return measured or process_usage(self.handle.pid)
+
+    def poll(self) -> Exit | None:
+        if self._exit is None and not self._deleted and _pidfd.has_ended(self._descriptor):
+            status = _pidfd.exit_status(self._descriptor, reap=False)
+            self._exit = Exit(status, out_of_memory=self._ran_out_of_memory(status))
+        return self._exit
+
+    def _ran_out_of_memory(self, status: int | None) -> bool:
+        """The kernel's count tells its SIGKILL from other people's; one that we sent ourselves counts as ours."""
+        if self._group is None or self._killed or status not in (None, -signal.SIGKILL):
+            return False
+        return self._group.out_of_memory_kills() > 0
+
+    def kill(self) -> None:
+        if self._deleted:
+            return
+        self.poll()  # how it ended by itself, if it did, is known from here on
+        self._killed = True
+        if self._group is not None:
+            self._group.kill()
+        # its process group: the number is its own as long as the process exists, be it as a zombie
+        stat = process_stat(self.handle.pid)
+        if stat is not None and stat.start_ticks == self.handle.start_ticks and stat.group == self.handle.pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # the pidfd below has the last word
+                os.killpg(self.handle.pid, signal.SIGKILL)
+        _pidfd.send(self._descriptor, signal.SIGKILL)
+
+    def delete(self) -> None:
+        """Raises SandboxError when something did not end in time; ``delete`` may then be called again."""
+        if self._deleted:
+            return
+        self.kill()
+        if not _pidfd.has_ended(self._descriptor, _END_TIMEOUT_S):
+            raise SandboxError(
+                f"process {self.handle.pid} of {self.handle.shard} does not end",
+                remedy="it waits inside the kernel, for a disk or a network file system; delete it again later",
+            )
+        self.poll()
+        if self._group is not None and not self._group.remove(_END_TIMEOUT_S):
+            left = self._group.members()
+            raise SandboxError(
+                f"the control group of {self.handle.shard} cannot be removed: processes {left} do not end",
+                remedy="they wait inside the kernel; delete it again later",
+            )
+        _pidfd.exit_status(self._descriptor, reap=True)
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._deleted = True
+
+    def release(self) -> None:
+        """Close descriptors and let it run: whoever holds the handle may adopt it."""
+        if self._deleted:
+            return
+        if self._group is not None:
+            self._group.close()
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._deleted = True
