@@ -168,7 +168,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A whole manifest. ``path`` is its file, ``root`` the import root; both absolute."""
+    """A whole manifest. ``path`` is its file, ``root`` the import root; both absolute.
+
+    ``places`` says where each key was written, as ``FILE:LINE``; it takes no part in comparisons.
+    """
 
     app: str
     path: str
@@ -180,6 +183,13 @@ class Manifest:
     gateway: Gateway | None = None
     routes: tuple[Route, ...] = ()
     policy: Policy = Policy()
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def place(self, key: str) -> str:
+        """``FILE:LINE`` of a key such as ``components.web.code``, or of the nearest enclosing one that was written."""
+        while key and key not in self.places:
+            key = key[: max(key.rfind("."), key.rfind("["), 0)]
+        return self.places.get(key, f"{self.path}:1")
 
     def component(self, name: str) -> Component:
         """The component of that name. Raises KeyError."""
