@@ -1,0 +1,3 @@
+from arena.tools import main
+
+raise SystemExit(main())
