@@ -1,1 +1,5 @@
-"""placement"""
+"""What fits where."""
+
+from shardwright.placement._capacity import Capacity
+
+__all__ = ["Capacity"]

@@ -1,0 +1,204 @@
+"""What composition takes and gives: frozen values. Every one that decides carries its reason and its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.model.limits import Limits
+from shardwright.model.manifest import ScopeKind
+
+Inputs: TypeAlias = tuple[tuple[str, str | int | float], ...]
+
+
+class ShardStatus(StrEnum):
+    """``draining`` takes no new leases: it was told to drain, or it was told to stop and has not exited yet."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What composition knows of one shard, at one moment.
+
+    ``free`` says that it is in the WarmPool: bound to nobody, and ready (or starting) to be leased. ``key`` is set
+    while it serves a key, ``request`` while it serves one request. Times are seconds of the clock that ``now`` is read
+    from. ``idle_since_s`` is None while anybody holds it. ``stopping`` says that Stop was decided for it.
+    """
+
+    id: ShardId
+    component: ComponentName
+    scope: ScopeKind
+    status: ShardStatus
+    limits: Limits
+    free: bool
+    sessions: tuple[SessionNumber, ...]
+    key: str | None
+    request: int | None
+    created_s: float
+    idle_since_s: float | None
+    stopping: bool
+
+    @property
+    def held(self) -> bool:
+        return bool(self.sessions)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A component that a composition cannot do without; ``key`` exactly for keyed components."""
+
+    component: ComponentName
+    key: str | None = None
+
+    def __str__(self) -> str:
+        return self.component if self.key is None else f"{self.component}[{self.key}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    component: ComponentName
+    shard: ShardId
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A shard to be started now; its guarantee is reserved. Answer with ``started`` or ``start_failed``."""
+
+    component: ComponentName
+    shard: ShardId
+    limits: Limits
+    reason: str
+    inputs: Inputs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """``leases`` are those for the session's life; ``requests`` those of its request-scoped shards."""
+
+    number: SessionNumber
+    leases: tuple[Lease, ...]
+    requests: tuple[Lease, ...]
+    since_s: float
+    touched_s: float
+
+
+# -- effects: what the loop performs, in the order given ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnToPool:
+    """The shard serves nobody any more and waits in the WarmPool: close the channels of whom it served."""
+
+    shard: ShardId
+    component: ComponentName
+    reason: str
+    inputs: Inputs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the shard; its guarantee stays reserved until ``exited`` says that it is gone."""
+
+    shard: ShardId
+    component: ComponentName
+    reason: str
+    inputs: Inputs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unbind:
+    """The session no longer holds this shard, although it goes on: its next use leases anew."""
+
+    session: SessionNumber
+    shard: ShardId
+    component: ComponentName
+    reason: str
+    inputs: Inputs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """A request that was queued, or granted and still waiting for its shards, gets nothing: answer it so."""
+
+    request: int
+    session: SessionNumber
+    reason: str
+    remedy: str = ""
+    inputs: Inputs = ()
+
+
+Effect: TypeAlias = ReturnToPool | Stop | Unbind | Abort
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """All of it. ``launches`` are to be started, and are among the leases.
+
+    ``waits_for`` are the leased shards that are still starting; the composition is whole when ``started`` names its
+    request, at once when there are none. No call may be routed over it before.
+    """
+
+    request: int
+    session: SessionNumber
+    leases: tuple[Lease, ...]
+    launches: tuple[Launch, ...]
+    waits_for: tuple[ShardId, ...]
+    reason: str
+    inputs: Inputs = ()
+
+    @property
+    def ready(self) -> bool:
+        return not self.waits_for
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Nothing yet, and nothing is held for it. ``effects`` make room by stopping shards that nobody uses."""
+
+    request: int
+    session: SessionNumber
+    position: int
+    effects: tuple[Effect, ...]
+    reason: str
+    inputs: Inputs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing, now or later."""
+
+    request: int
+    session: SessionNumber
+    reason: str
+    remedy: str = ""
+    inputs: Inputs = ()
+
+
+Decision: TypeAlias = Granted | Queued | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What went with a shard: the sessions that held it, the key that it served, the request that it ran.
+
+    ``expected`` is true when it had been told to stop. ``effects`` abort the compositions that counted on it.
+    """
+
+    shard: ShardRecord
+    sessions: tuple[SessionNumber, ...]
+    key: str | None
+    request: int | None
+    expected: bool
+    effects: tuple[Effect, ...]
+    reason: str
+    inputs: Inputs = ()
