@@ -2,7 +2,7 @@
 
 Few environments hold a hundred packages, so installed texts come in three waves, each read only if the ones before did
 not reach the limit: long descriptions (the README texts in the metadata), then the text documents that packages install
-(CHANGES, LICENSE, AUTHORS, README ...), then the longer docstrings of their modules. The order is the same every time.
+(CHANGES, LICENSE, AUTHORS, README ...), then the docstrings of their modules. The order is the same every time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path, PurePath
 from pressroom.models import Document, Format, PressError
 
 SHORTEST_TEXT = 200  # characters; below that there is nothing to lay out
-SHORTEST_DOCSTRING = 600
 
 _DOCUMENT_NAME = re.compile(r"readme|change|history|news|authors|contributing|licen[cs]e|notice|copying", re.IGNORECASE)
 _FORMATS = {".md": Format.MARKDOWN, ".rst": Format.RESTRUCTURED, ".txt": Format.PLAIN, "": Format.PLAIN}
@@ -109,13 +108,13 @@ def _docstrings(installed: dict[str, Distribution]) -> Iterator[tuple[str, Forma
         if path.suffix != ".py":
             continue
         source = _read(path)
-        if source is None or '"""' not in source[:400]:  # parsing is slow; a docstring begins early
+        if source is None or '"""' not in source[:1000]:  # parsing is slow; a docstring begins early
             continue
         try:
             docstring = ast.get_docstring(ast.parse(source))
         except (SyntaxError, ValueError):  # templates and test data are installed as .py files, too
             continue
-        if docstring is not None and len(docstring) >= SHORTEST_DOCSTRING:
+        if docstring is not None:
             yield f"{name} {path.stem}", Format.RESTRUCTURED, docstring
 
 
