@@ -89,7 +89,7 @@ class SocketChannel(Channel):
         if size < _JOIN_BELOW_BYTES:
             try:
                 views = [b"".join((_HEADER.pack(size), *parts))]
-            except BufferError:  # a part that is not contiguous
+            except (BufferError, TypeError):  # a part that is not contiguous
                 views = [b"".join((_HEADER.pack(size), *map(_flat, parts)))]
         else:
             views = [_HEADER.pack(size), *map(_flat, parts)]

@@ -28,10 +28,10 @@ class SocketTransport(Transport):
     def __init__(self, *, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
         if not 0 <= max_message_bytes < 2**32:
             raise ValueError(f"max_message_bytes must be from 0 to 2**32 - 1, got {max_message_bytes}")
-        self._max_message_bytes = max_message_bytes
+        self.max_message_bytes = max_message_bytes
 
     def __repr__(self) -> str:
-        return f"SocketTransport(max_message_bytes={self._max_message_bytes})"
+        return f"SocketTransport(max_message_bytes={self.max_message_bytes})"
 
     def pair(self) -> tuple[Endpoint, Endpoint]:
         """Two connected endpoints of one close-on-exec descriptor each. Raises OSError when descriptors ran out."""
@@ -57,7 +57,7 @@ class SocketTransport(Transport):
         if (domain, kind) != (AF_UNIX, SOCK_STREAM):
             connection.close()
             raise ChannelClosed(f"descriptor {descriptor} is not a Unix stream socket")
-        return SocketChannel(connection, max_message_bytes=self._max_message_bytes)
+        return SocketChannel(connection, max_message_bytes=self.max_message_bytes)
 
     def dispose(self, endpoint: Endpoint) -> None:
         for descriptor in endpoint.descriptors:

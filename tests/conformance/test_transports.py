@@ -1,0 +1,26 @@
+"""Every transport keeps the one contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardwright.testing import transport_checks
+from shardwright.transport.inproc import InprocTransport
+from shardwright.transport.socket import SocketTransport
+
+_CASES = [
+    pytest.param(factory, check, id=f"{factory.name}-{name}")
+    for factory, crosses_processes in ((SocketTransport, True), (InprocTransport, False))
+    for name, check in transport_checks(factory, crosses_processes=crosses_processes).items()
+]
+
+
+@pytest.mark.parametrize(("factory", "check"), _CASES)
+def test_keeps_the_contract(factory, check):
+    check(factory())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_thousand_deaths_lose_nothing():
+    transport_checks(SocketTransport, long=True)["peer_deaths"](SocketTransport())
