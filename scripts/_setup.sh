@@ -1,0 +1,127 @@
+# Sourced by the commands beside it: finds Python, makes a virtual environment of the checkout's own, installs the
+# locked requirements and the package into it. Quick when nothing changed.
+#
+# Offers: say, die, root, and `setup_environment NAME LOCK...`, which sets $venv.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+oldest="3.11"
+unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+say() { printf '== %s\n' "$*"; }
+die() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# The real interpreter behind a name (a version manager's shim answers for versions that it does not have).
+real_python() {
+    "$1" -I -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' 2>/dev/null
+}
+
+# find_python [VERSION]: $PYTHON wins; a version such as 3.13 is looked for by name, then in pyenv's folder.
+find_python() {
+    local wanted=${1:-} candidate found
+    local -a candidates=()
+    if [[ -n $wanted ]]; then
+        candidates=("python$wanted" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$wanted"*/bin/python)
+        [[ $wanted == */* ]] && candidates=("$wanted")
+    elif [[ -n ${PYTHON:-} ]]; then
+        candidates=("$PYTHON")
+    else
+        candidates=(python3 /usr/bin/python3 python3.11 python3.12 python3.13)
+    fi
+    for candidate in "${candidates[@]}"; do
+        if found=$(real_python "$candidate") && [[ -n $found ]]; then
+            printf '%s\n' "$found"
+            return 0
+        fi
+    done
+    return 1
+}
+
+may_install_packages() { [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; }
+
+# Debian packages, quietly, after one update of the lists; its own log is shown only when it fails.
+install_packages() {
+    local log
+    log=$(mktemp)
+    say "installing Debian packages: $*"
+    if {
+        { [[ -n ${apt_updated:-} ]] || DEBIAN_FRONTEND=noninteractive apt-get -q update; } &&
+            apt_updated=1 &&
+            DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@"
+    } >"$log" 2>&1 </dev/null; then
+        rm -f "$log"
+        return 0
+    fi
+    tail -n 20 "$log" >&2
+    rm -f "$log"
+    return 1
+}
+
+has_venv() { "$1" -I -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+can_compile() {
+    { command -v "${CC:-cc}" || command -v gcc; } >/dev/null 2>&1 &&
+        "$1" -I -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'
+}
+
+is_debian_python() { [[ $(readlink -f "$1") == /usr/bin/python3* ]]; }
+
+# What the installed environment was made from: another sum means installing again.
+inputs_sum() {
+    (
+        cd "$root"
+        { printf '%s\n' "$@"; cat pyproject.toml setup.py; find src -name '*.[ch]' -print0 | sort -z | xargs -0 -r cat; } |
+            sha256sum | cut -d' ' -f1
+    )
+}
+
+# setup_environment NAME LOCK...: $python must be set; makes .venv-NAME from requirements/LOCK.txt.
+setup_environment() {
+    local name=$1 lock stamp sum compiler=no
+    shift
+    local -a locks=() arguments=()
+    for lock in build "$@"; do
+        locks+=("$root/requirements/$lock.txt")
+        arguments+=(--requirement "$root/requirements/$lock.txt")
+    done
+    [[ -w $root ]] || die "cannot write in $root; clone the repository to a place of your own"
+    venv=$root/.venv-$name
+    stamp=$venv/.shardwright-stamp
+
+    # One at a time: a second run waits for the first to finish installing.
+    exec 9>"$root/.venv-$name.lock"
+    flock 9
+
+    if ! can_compile "$python" && may_install_packages && is_debian_python "$python"; then
+        install_packages gcc libc6-dev python3-dev ||
+            echo "   (no compiler: channels go over sockets instead of shared memory)" >&2
+    fi
+    can_compile "$python" && compiler=yes
+    sum=$(inputs_sum "$python" "$("$python" -V)" "$compiler" "$(cat "${locks[@]}")")
+
+    if [[ -f $stamp && $(cat "$stamp") == "$sum" ]] &&
+        { [[ $compiler == no ]] || compgen -G "$root/src/shardwright/transport/shm/_ring*.so" >/dev/null; }; then
+        flock -u 9
+        return 0
+    fi
+
+    if ! has_venv "$python"; then
+        local package=python3-venv
+        if ! { may_install_packages && is_debian_python "$python" && install_packages "$package" && has_venv "$python"; }; then
+            die "$python has no working 'venv'; install it (Debian: apt-get install $package), or set PYTHON to another interpreter"
+        fi
+    fi
+    say "setting up $venv with $("$python" -V)"
+    rm -rf "$venv"
+    "$python" -m venv "$venv" || die "could not make a virtual environment in $venv"
+    "$venv/bin/python" -m pip install --quiet --require-hashes "${arguments[@]}" || die "could not install the locked requirements"
+    "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable "$root" || die "could not install shardwright"
+    if [[ $compiler == no ]]; then
+        echo "   (no C compiler or no Python.h: channels go over sockets; for shared memory install gcc and python3-dev)"
+    fi
+    printf '%s\n' "$sum" >"$stamp"
+    flock -u 9
+}

@@ -1,0 +1,97 @@
+"""Code that runs in keeper, templates and shards counts as covered, however those processes start and end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import coverage
+from house_coverage import install, startup_code
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """\
+import os, signal, subprocess, sys
+
+def forked_and_ended_hard():
+    return 1
+
+def spawned():
+    return 2
+
+def terminated():
+    signal.raise_signal(signal.SIGTERM)
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["spawned"]:
+            spawned()
+        case ["terminated"]:
+            terminated()
+        case _:
+            pid = os.fork()
+            if pid == 0:
+                forked_and_ended_hard()
+                os._exit(0)
+            os.waitpid(pid, 0)
+            for part in ("spawned", "terminated"):
+                subprocess.run([sys.executable, __file__, part])
+"""
+
+
+def executed(program: Path, data_file: Path) -> set[str]:
+    """The names of the functions whose body ran, over all processes."""
+    measured = coverage.Coverage(data_file=str(data_file), config_file=False)
+    measured.combine([str(data_file.parent)], keep=True)
+    data = measured.get_data()
+    (file,) = [name for name in data.measured_files() if Path(name).name == program.name]
+    ran = set(data.lines(file) or ())
+    lines = program.read_text(encoding="utf-8").splitlines()
+    return {line[4:].partition("(")[0] for at, line in enumerate(lines, 1) if line.startswith("def ") and at + 1 in ran}
+
+
+def test_forked_spawned_and_hard_ended_processes_count(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["coverage"]["run"]
+    patches, data_file = ",".join(settings["patch"]), tmp_path / "coverage"
+    config = tmp_path / "coveragerc"
+    config.write_text(
+        f"[run]\nparallel = true\nsigterm = {settings['sigterm']}\npatch = {patches}\ndata_file = {data_file}\n",
+        encoding="utf-8",
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    command = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", str(program)]
+    subprocess.run(command, cwd=tmp_path, env=clean, check=True, timeout=60)
+    assert executed(program, data_file) == {"forked_and_ended_hard", "spawned", "terminated"}
+
+
+def test_processes_with_an_environment_of_their_own_count_while_the_marker_lies_there(tmp_path: Path) -> None:
+    program, config, data_file = tmp_path / "program.py", tmp_path / "coveragerc", tmp_path / "data" / "coverage"
+    data_file.parent.mkdir()
+    program.write_text(PROGRAM, encoding="utf-8")
+    config.write_text("[run]\nparallel = true\npatch = fork, _exit\nsigterm = true\n", encoding="utf-8")
+    marker = tmp_path / "coverage-run"
+    install(marker, config, data_file, tmp_path)
+    line = (tmp_path / "shardwright_coverage.pth").read_text(encoding="utf-8")
+    assert line == startup_code(marker)
+    assert line.count("\n") == 1  # a .pth file is read line by line
+    # What site does with the line, in a process that knows nothing of coverage.
+    prelude = (
+        f"import sys; exec({line!r}); import os; assert not [n for n in os.environ if n.startswith('COV')]; "
+        f"sys.argv = [{str(program)!r}, sys.argv[1]]; import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+    )
+
+    def run() -> None:
+        subprocess.run([sys.executable, "-c", prelude, "spawned"], cwd="/", env={}, check=True, timeout=60)
+
+    run()
+    assert executed(program, data_file) == {"spawned"}
+    for path in data_file.parent.iterdir():
+        path.unlink()
+    marker.unlink()
+    run()
+    assert not list(data_file.parent.iterdir())

@@ -1,0 +1,134 @@
+"""House rules that no linter knows: words, sizes, what rooms import, what the locks hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "shardwright"
+FILES = sorted(SOURCE.rglob("*.py"))
+ROOMS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
+FORBIDDEN_IN_CLASS_NAMES = ("Manager", "Helper", "Util", "Engine")
+LONGEST = 400
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in FILES:
+        yield path, ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def test_no_class_is_named_after_nothing() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{vertex.lineno} {vertex.name}"
+        for path, tree in trees()
+        for vertex in ast.walk(tree)
+        if isinstance(vertex, ast.ClassDef) and any(word in vertex.name for word in FORBIDDEN_IN_CLASS_NAMES)
+    ]
+    assert not found
+
+
+def test_no_module_is_a_drawer() -> None:
+    assert not [path for path in FILES if re.fullmatch(r"_?(utils?|helpers?|misc|common)", path.stem)]
+
+
+def test_rooms_import_leaf_modules_and_never_the_package_root() -> None:
+    found = []
+    for path, tree in trees():
+        if path == SOURCE / "__init__.py":
+            continue
+        for vertex in ast.walk(tree):
+            if isinstance(vertex, ast.Import):
+                wrong = any(name.name == "shardwright" for name in vertex.names)
+            elif isinstance(vertex, ast.ImportFrom):
+                imported = {name.name for name in vertex.names}
+                rooms_only = imported <= {*ROOMS, "errors"}
+                wrong = vertex.module == "shardwright" and not vertex.level and not rooms_only
+            else:
+                wrong = False
+            if wrong:
+                found.append(f"{path.relative_to(ROOT)}:{vertex.lineno}")
+    assert not found
+
+
+def test_only_the_command_line_and_the_guest_read_the_environment() -> None:
+    """One configuration path: everything else gets its settings as arguments."""
+    found = []
+    for path, tree in trees():
+        if path.relative_to(SOURCE).parts[0] in ("cli", "guest", "testing"):
+            continue
+        for vertex in ast.walk(tree):
+            reads = isinstance(vertex, ast.Attribute) and vertex.attr in ("getenv", "getenvb")
+            if isinstance(vertex, ast.Call) and isinstance(vertex.func, ast.Attribute) and vertex.func.attr == "get":
+                reads = ast.unparse(vertex.func.value) == "os.environ"
+            if reads or (isinstance(vertex, ast.Subscript) and ast.unparse(vertex.value) == "os.environ"):
+                found.append(f"{path.relative_to(ROOT)}:{vertex.lineno}")
+    assert not found
+
+
+def test_long_files_give_their_reason_at_the_top() -> None:
+    for path, tree in trees():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > LONGEST:
+            said = (ast.get_docstring(tree) or "").lower()
+            assert "long" in said or str(LONGEST) in said, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_is_public(room: str) -> None:
+    tree = ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))
+    imports = [vertex for vertex in tree.body if isinstance(vertex, ast.ImportFrom) and vertex.module != "__future__"]
+    names = {target.id for vertex in tree.body if isinstance(vertex, ast.Assign) for target in vertex.targets
+             if isinstance(target, ast.Name)}  # fmt: skip
+    assert ast.get_docstring(tree), f"{room} has no docstring"
+    assert not imports or "__all__" in names, f"{room} re-exports without __all__"
+
+
+# -- requirements ------------------------------------------------------------------------------------------------
+
+LOCKS = ("build", "run", "examples", "test")
+
+
+def pins(lock: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_are_exact_hashed_and_name_no_host(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=[\w])", text.strip())
+    assert len(entries) == len(pins(lock)) > 0
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert not re.search(r"https?:|--(extra-)?index-url|--find-links|@ ", text)
+
+
+def test_locks_agree_with_each_other() -> None:
+    everything = pins("test")
+    for lock in LOCKS:
+        assert pins(lock).items() <= everything.items() | {("wheel", pins(lock).get("wheel", ""))}, lock
+
+
+def test_locks_hold_every_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for lock, declared in (
+        ("run", project["dependencies"]),
+        ("examples", extras["examples"]),
+        ("test", [*project["dependencies"], *extras["examples"], *extras["test"]]),
+    ):
+        missing = {re.split(r"[<>=!~\[ ;]", line)[0].lower() for line in declared} - pins(lock).keys()
+        assert not missing, f"requirements/{lock}.txt lacks {missing}; run scripts/lock"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    record = (ROOT / "docs" / "decisions" / "0003-libraries.md").read_text(encoding="utf-8").lower()
+    declared = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    names = {re.split(r"[<>=!~\[ ;]", line)[0].lower() for line in declared}
+    assert not {name for name in names if f"`{name}`" not in record}
