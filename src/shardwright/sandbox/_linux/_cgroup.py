@@ -117,7 +117,7 @@ class NoCgroups(ControlGroups):
 
     def __init__(self, reason: str, remedy: str = "", owner: str = "") -> None:
         self.reason = reason
-        self.remedy = remedy
+        self.remedy = remedy or "permit control groups, or accept that ceilings are not enforced"
         self.owner = owner or owner_name()
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ def detect(root: str = "/sys/fs/cgroup", proc_root: str = "/proc", owner: str = 
     """
     owner = owner or owner_name()
     found = hierarchies(root, proc_root)
-    remedy = "mount control groups, or accept that ceilings are not enforced"
+    remedy = ""
     if {"cpu", "memory", "pids"} & found.controllers.keys():
         groups: CgroupV1 | CgroupV2 | str = CgroupV1.prepare(found.controllers, found.tops, owner)
         remedy = CgroupV1.remedy

@@ -10,7 +10,7 @@ from shardwright.sandbox._linux._procfs import process_stat
 
 
 def open_verified(pid: int, start_ticks: int) -> int | None:
-    """A pidfd of that very process; None when it is gone, or the pid belongs to a later one.
+    """A pidfd of that very process; None when it has ended, or the pid belongs to a later one.
 
     The start time is read after the pidfd was opened: should the pid be used again in between, the times differ.
     """
@@ -19,7 +19,7 @@ def open_verified(pid: int, start_ticks: int) -> int | None:
     except ProcessLookupError:
         return None
     stat = process_stat(pid)
-    if stat is None or stat.start_ticks != start_ticks:
+    if stat is None or stat.start_ticks != start_ticks or stat.state in "ZX":
         os.close(descriptor)
         return None
     return descriptor

@@ -1,0 +1,174 @@
+"""What a sandbox gets, and how it ends: checks for `check_sandbox_backend`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import signal
+
+import psutil
+
+from shardwright.contracts.sandbox import Exit
+from shardwright.errors import SandboxError
+from shardwright.model.ids import ShardId
+from shardwright.testing._sandbox_trial import (
+    PATIENCE_S,
+    SLEEP,
+    SandboxTrial,
+    alive,
+    end,
+    readable,
+)
+
+_CYCLES = 200
+
+# -- what a guest gets -----------------------------------------------------------------------------------------
+
+
+def answers_on_its_descriptor(trial: SandboxTrial) -> None:
+    sandbox, answers = trial.launch(trial.spec("say(os.getpid())" + SLEEP))
+    pid = answers.next()
+    assert isinstance(pid, int) and pid > 0
+    assert sandbox.poll() is None
+    assert sandbox.handle.backend == trial.backend.name
+    usage = sandbox.usage()
+    assert usage is not None and usage.memory_bytes > 0 and usage.threads >= 1, usage
+
+
+def environment_is_exact(trial: SandboxTrial) -> None:
+    wanted = {"COLOUR": "blue", "EMPTY": "", "UMLAUT": "ä=b"}
+    code = 'say(open("/proc/self/environ", "rb").read().decode())'
+    _, answers = trial.launch(trial.spec(code, environment=wanted))
+    text = answers.next()
+    assert isinstance(text, str)
+    found = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
+    assert found == wanted, found
+
+
+def descriptors_are_exact(trial: SandboxTrial) -> None:
+    read_end, write_end = os.pipe()
+    stray = os.open("/", os.O_RDONLY)
+    os.set_inheritable(stray, True)
+    try:
+        code = (
+            "fds = {}\n"
+            "for fd in range(1024):\n"
+            "    try: fds[fd] = os.readlink(f'/proc/self/fd/{fd}') if os.fstat(fd) else ''\n"
+            "    except OSError: pass\n"
+            "say([fds, os.read(9, 5).decode()])"
+        )
+        os.write(write_end, b"hello")
+        # 4 is the number that the pipe to answer on may have outside: mapping must not mix them up
+        _, answers = trial.launch(trial.spec(code, descriptors={9: read_end, 4: read_end}))
+        reply = answers.next()
+        assert isinstance(reply, list)
+        found, text = reply
+        assert set(found) == {"0", "1", "2", "3", "4", "9"}, found
+        assert {found["0"], found["1"], found["2"]} == {"/dev/null"}, found
+        assert text == "hello"
+    finally:
+        for descriptor in (read_end, write_end, stray):
+            os.close(descriptor)
+
+
+# -- how it ends -----------------------------------------------------------------------------------------------
+
+
+def exit_status_is_told(trial: SandboxTrial) -> None:
+    sandbox, _ = trial.launch(trial.spec("sys.exit(7)"))
+    assert end(sandbox) == Exit(7)
+    assert sandbox.poll() == Exit(7), "the answer must not change"
+    assert sandbox.usage() is None
+    sandbox.delete()
+
+
+def signal_is_told(trial: SandboxTrial) -> None:
+    sandbox, _ = trial.launch(trial.spec("os.kill(os.getpid(), signal.SIGTERM)" + SLEEP))
+    assert end(sandbox) == Exit(-signal.SIGTERM)
+
+
+def kill_is_told(trial: SandboxTrial) -> None:
+    sandbox, answers = trial.launch(trial.spec("say(1)" + SLEEP))
+    answers.next()
+    sandbox.kill()
+    assert end(sandbox) == Exit(-signal.SIGKILL)
+    sandbox.kill()
+
+
+def kill_ends_the_tree(trial: SandboxTrial) -> None:
+    escape = "os.setsid()" if trial.enforces else "pass"
+    code = (
+        f"for depth in range(3):\n    if os.fork() == 0:\n        {escape}\n    else:\n        break\nsay(os.getpid())"
+    )
+    before = set(psutil.Process().children(recursive=True))
+    sandbox, answers = trial.launch(trial.spec(code + SLEEP))
+    for _ in range(4):
+        answers.next()
+    family = set(psutil.Process().children(recursive=True)) - before
+    assert len(family) >= 4, family
+    sandbox.kill()
+    left = alive(family, PATIENCE_S)
+    assert not left, f"kill left {left}"
+
+
+def orphans_end_with_the_sandbox(trial: SandboxTrial) -> None:
+    """The first process ends by itself; what it started must not outlive ``delete``."""
+    before = set(psutil.Process().children(recursive=True))
+    code = "if os.fork() == 0:\n    say(os.getpid())\n    while True: time.sleep(100)\ntime.sleep(0.2)\n"
+    sandbox, answers = trial.launch(trial.spec(code))
+    answers.next()
+    family = set(psutil.Process().children(recursive=True)) - before
+    assert end(sandbox) == Exit(0)
+    sandbox.delete()
+    left = alive(family, PATIENCE_S)
+    assert not left, f"delete left {left}"
+
+
+def delete_is_idempotent(trial: SandboxTrial) -> None:
+    sandbox, answers = trial.launch(trial.spec("say(1)" + SLEEP))
+    answers.next()
+    sandbox.delete()
+    sandbox.delete()
+    sandbox.kill()
+    assert sandbox.usage() is None
+    for folder in sandbox.handle.control_groups:
+        assert not os.path.exists(folder), folder
+
+
+def quick_cycles_leave_nothing(trial: SandboxTrial) -> None:
+    """Start and kill at random moments of a start: mostly before the interpreter is up."""
+    source = random.Random(20)
+    spec = trial.spec(SLEEP)
+    for cycle in range(_CYCLES):
+        sandbox = trial.backend.launch(dataclasses.replace(spec, shard=ShardId(f"{spec.shard}-{cycle:02x}")))
+        trial.note(sandbox)
+        try:
+            readable(sandbox.fileno(), source.random() * 0.01)
+            assert sandbox.poll() is None
+            if source.random() < 0.5:
+                sandbox.kill()
+        finally:
+            sandbox.delete()
+
+
+def bad_specs_are_refused(trial: SandboxTrial) -> None:
+    good = trial.spec("pass")
+    bad = {
+        "program": dataclasses.replace(good, arguments=("/nonexistent/program",)),
+        "directory": dataclasses.replace(good, working_directory="/nonexistent/directory"),
+        "arguments": dataclasses.replace(good, arguments=()),
+    }
+    for what, spec in bad.items():
+        try:
+            sandbox = trial.backend.launch(spec)
+        except SandboxError as error:
+            assert error.message, what
+            if what != "arguments":
+                assert "/nonexistent/" in error.message, error.message
+        else:
+            trial.track(sandbox)
+            raise AssertionError(f"a bad {what} was not refused")
+    # the id of a refused launch is free again
+    sandbox, _ = trial.launch(good)
+    assert end(sandbox) == Exit(0)
