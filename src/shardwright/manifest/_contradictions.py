@@ -33,7 +33,8 @@ def _unknown(name: str, names: list[str]) -> tuple[str, str, str]:
 
 
 def _in_components(manifest: Manifest, document: Document, report: Report) -> Iterator[Finding]:
-    if not manifest.components and not manifest.main and not report.faulty(("components",), ("app", "main")):
+    has_main = document.value(("app", "main")) is not None
+    if not manifest.components and not has_main and not report.faulty(("components",)):
         yield ("components",), "there is nothing to run", "at least one [components.<name>], or app.main", ""
     names = _names(manifest)
     for component in manifest.components:

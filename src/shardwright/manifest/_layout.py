@@ -173,7 +173,7 @@ _COMPONENT = Table(
             "More than 1 lets one shard of a session-scoped component serve several sessions.",
             default=1,
         ),
-        "reuse": Key(Flag(), "May a used shard serve another session?", default=False),
+        "reuse": Key(Flag(), "Whether a used shard may serve another session.", default=False),
         "warm": Key(
             Table(
                 {
