@@ -1,0 +1,159 @@
+"""The envelope's bytes: one fixed little-endian header, a table of buffer lengths, the payload, the buffers.
+
+``docs/protocol.md`` specifies every byte and holds test vectors. Nothing that arrives is trusted: each length is
+checked against what is really there before it is used.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from shardwright.contracts.transport import Part
+from shardwright.errors import MessageTooLarge, ProtocolViolation
+from shardwright.model.envelope import Envelope, Kind, PayloadCodec
+from shardwright.model.ids import MethodId, SessionNumber
+
+__all__ = ["HEADER_BYTES", "MAGIC", "MAX_BUFFERS", "VERSION", "pack", "unpack"]
+
+MAGIC = 0x5753  # "SW" as its two bytes stand on the wire
+VERSION = 1
+MAX_BUFFERS = 0xFFFF
+
+# magic, version, kind, codec, flags, buffer count, call id, session, method, epoch, deadline, trace id, span, chain,
+# payload length
+_HEADER = struct.Struct("<HBBBBHQQIIQ16sQQI")
+HEADER_BYTES = _HEADER.size
+_LENGTHS = tuple(struct.Struct(f"<{count}Q") for count in range(17))
+_KINDS = {int(kind): kind for kind in Kind}
+_CODECS = {int(codec): codec for codec in PayloadCodec}
+
+
+def pack(envelope: Envelope) -> list[Part]:
+    """The message as parts, to be sent one after the other; payload and buffers are not copied.
+
+    Raises MessageTooLarge when the payload does not fit 32 bits or there are more than 65535 buffers, ValueError
+    when a field is out of its range: that is a defect of the caller.
+    """
+    payload = envelope.payload
+    buffers = envelope.buffers
+    if type(payload) is memoryview:
+        payload = _flat(payload)
+    if len(payload) > 0xFFFFFFFF or len(buffers) > MAX_BUFFERS:
+        raise MessageTooLarge(
+            f"a payload of {len(payload)} bytes and {len(buffers)} buffers does not fit one message",
+            outcome="not started",
+            remedy="send less at once",
+        )
+    try:
+        header = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            envelope.kind,
+            envelope.codec,
+            0,
+            len(buffers),
+            envelope.call_id,
+            envelope.session,
+            envelope.method,
+            envelope.epoch,
+            envelope.deadline_ns,
+            _trace_id(envelope.trace_id),
+            envelope.span_id,
+            envelope.chain,
+            len(payload),
+        )
+    except struct.error as error:
+        raise ValueError(f"{envelope!r}: {error}") from None
+    if not buffers:
+        return [header, payload] if payload else [header]
+    flat = [_flat(memoryview(buffer)) for buffer in buffers]
+    parts: list[Part] = [header + _lengths(len(flat)).pack(*map(len, flat))]
+    if payload:
+        parts.append(payload)
+    parts.extend(flat)
+    return parts
+
+
+def unpack(frame: memoryview) -> Envelope:
+    """The envelope in ``frame``; payload and buffers are views into it.
+
+    Raises ProtocolViolation, naming what is wrong, when the frame is not exactly one well-formed message.
+    """
+    if type(frame) is not memoryview:
+        frame = memoryview(frame)
+    frame = _flat(frame)
+    size = len(frame)
+    if size < HEADER_BYTES:
+        raise ProtocolViolation(f"a frame of {size} bytes is shorter than the header of {HEADER_BYTES}")
+    (
+        magic,
+        version,
+        kind_number,
+        codec_number,
+        flags,
+        count,
+        call_id,
+        session,
+        method,
+        epoch,
+        deadline_ns,
+        trace_id,
+        span_id,
+        chain,
+        payload_bytes,
+    ) = _HEADER.unpack_from(frame)
+    if magic != MAGIC:
+        raise ProtocolViolation(f"the frame begins with {magic:#06x}, not with the magic {MAGIC:#06x}")
+    if version != VERSION:
+        raise ProtocolViolation(f"unknown version {version}; this side speaks version {VERSION}")
+    kind = _KINDS.get(kind_number)
+    if kind is None:
+        raise ProtocolViolation(f"unknown kind {kind_number}")
+    codec = _CODECS.get(codec_number)
+    if codec is None:
+        raise ProtocolViolation(f"unknown codec {codec_number}")
+    if flags:
+        raise ProtocolViolation(f"unknown flags {flags:#04x}")
+    if codec is PayloadCodec.NONE and (payload_bytes or count):
+        raise ProtocolViolation("codec NONE, yet there is a payload")
+    start = HEADER_BYTES + 8 * count
+    if start > size:
+        raise ProtocolViolation(f"a table of {count} buffers does not fit a frame of {size} bytes")
+    lengths = _lengths(count).unpack_from(frame, HEADER_BYTES) if count else ()
+    expected = start + payload_bytes + sum(lengths)
+    if expected != size:
+        raise ProtocolViolation(f"the lengths add up to {expected} bytes, the frame has {size}")
+    position = start + payload_bytes
+    payload = frame[start:position]
+    buffers = []
+    for length in lengths:
+        buffers.append(frame[position : position + length])
+        position += length
+    return Envelope(
+        kind,
+        call_id,
+        SessionNumber(session),
+        MethodId(method),
+        epoch,
+        deadline_ns,
+        trace_id,
+        span_id,
+        chain,
+        codec,
+        payload,
+        tuple(buffers),
+    )
+
+
+def _lengths(count: int) -> struct.Struct:
+    return _LENGTHS[count] if count < len(_LENGTHS) else struct.Struct(f"<{count}Q")
+
+
+def _trace_id(trace_id: bytes) -> bytes:
+    if len(trace_id) != 16:
+        raise ValueError(f"a trace id has 16 bytes, not {len(trace_id)}")
+    return trace_id
+
+
+def _flat(view: memoryview) -> memoryview:
+    return view if view.ndim == 1 and view.itemsize == 1 and view.c_contiguous else view.cast("B")

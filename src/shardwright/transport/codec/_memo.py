@@ -1,0 +1,45 @@
+"""The memo of a request: its objects by number, the same on both sides, and what they held when they arrived.
+
+The callee's memo remembers a shallow copy of each mutable object. After the call, an object whose elements are no
+longer the very same ones has changed, and its new contents travel back in the reply, where the caller's memo finds
+the caller's own object by its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import is_
+from typing import Any
+
+__all__ = ["Memo", "Snapshot"]
+
+Compare = Callable[[Any, Any], bool]
+Snapshot = tuple[Any, Any, Compare]  # the object, what it held, whether it still does
+
+
+class Memo:
+    """The objects of one request. Opaque to callers: pass it from the request to its reply."""
+
+    __slots__ = ("objects", "root", "snapshots")
+
+    def __init__(self, root: object, objects: list[Any], snapshots: list[Snapshot]) -> None:
+        self.root = root
+        self.objects = objects
+        self.snapshots = snapshots
+
+    def __repr__(self) -> str:
+        return f"Memo({len(self.objects)} objects, {len(self.snapshots)} mutable)"
+
+    def changed(self) -> list[Any]:
+        """The objects that no longer hold what they held."""
+        return [thing for thing, held, unchanged in self.snapshots if not unchanged(thing, held)]
+
+
+def same_elements(elements: Iterable[Any], held: list[Any]) -> bool:
+    """Whether these are the very same objects, in order."""
+    now = list(elements)
+    return len(now) == len(held) and all(map(is_, now, held))
+
+
+def same_sequence(thing: Any, held: list[Any]) -> bool:
+    return len(thing) == len(held) and all(map(is_, thing, held))
