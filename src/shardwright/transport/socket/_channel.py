@@ -10,10 +10,10 @@ Three choices, and why:
 * ``receive`` reads ahead: one recv fetches header, small message, and whatever came behind them (11 µs per same-core
   round trip where reading header and body apart took 13.7). A channel that is polled therefore has a ``Readiness``,
   made by the first ``fileno()``; one that is received from by a thread costs no further descriptor.
-* System calls whose count must not be lost are run as ``for count in map(call, ...)``: CPython looks for signals and
-  asynchronous exceptions after a call instruction, but not between the step of an iterator and the store of its
-  result. So an interrupt cannot come between taking bytes from the kernel and knowing that we did: framing survives
-  Ctrl-C, in the middle of ``send`` as of ``receive``.
+* Calls whose result must not be lost are run as ``(result,) = map(call, ...)``: CPython looks for signals
+  and asynchronous exceptions after a call instruction, but not between unpacking an iterator and storing what it
+  gave. So an interrupt cannot come between taking bytes from the kernel, or a lock, and knowing that we did: the
+  framing survives Ctrl-C, in the middle of ``send`` as of ``receive``.
 """
 
 from __future__ import annotations
@@ -93,16 +93,20 @@ class SocketChannel(Channel):
                 views = [b"".join((_HEADER.pack(size), *map(_flat, parts)))]
         else:
             views = [_HEADER.pack(size), *map(_flat, parts)]
-        if deadline_ns == 0:
-            self._sending.acquire()
-        else:
-            wait_s = (deadline_ns - time.monotonic_ns()) / 1e9
-            if wait_s <= 0 or not self._sending.acquire(timeout=min(wait_s, _LONGEST_WAIT_S)):
+        wait_s = -1.0
+        if deadline_ns:
+            wait_s = min((deadline_ns - time.monotonic_ns()) / 1e9, _LONGEST_WAIT_S)
+            if wait_s <= 0:
                 raise _too_late(0)
+        held = False
         try:
+            (held,) = map(self._sending.acquire, (True,), (wait_s,))
+            if not held:
+                raise _too_late(0)
             self._write(views, size + _HEADER.size, deadline_ns)
         finally:
-            self._sending.release()
+            if held:
+                self._sending.release()
             if self._released:
                 self._let_go()
 
@@ -116,11 +120,11 @@ class SocketChannel(Channel):
                 before = written
                 try:
                     if len(views) == 1:  # the usual case, and send is cheaper than sendmsg
-                        for count in map(self._socket.send, views, (_SEND_FLAGS,)):
-                            written += count
+                        (count,) = map(self._socket.send, views, (_SEND_FLAGS,))
+                        written += count
                     else:
-                        for count in map(self._socket.sendmsg, (views[:_PARTS_PER_WRITE],), ((),), (_SEND_FLAGS,)):
-                            written += count
+                        (count,) = map(self._socket.sendmsg, (views[:_PARTS_PER_WRITE],), ((),), (_SEND_FLAGS,))
+                        written += count
                 except BlockingIOError:
                     if not self._wait(select.POLLOUT, deadline_ns):
                         raise _too_late(written) from None
@@ -146,13 +150,15 @@ class SocketChannel(Channel):
         """As the contract says. The memory is writable and the caller's own."""
         deadline_ns = 0
         if timeout_s is None:
-            self._receiving.acquire()
+            timeout_s = -1.0
         else:
             timeout_s = min(max(timeout_s, 0.0), _LONGEST_WAIT_S)
             deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
-            if not self._receiving.acquire(timeout=timeout_s):
-                return None
+        held = False
         try:
+            (held,) = map(self._receiving.acquire, (True,), (timeout_s,))
+            if not held:
+                return None
             while True:
                 if self._why_closed:
                     raise ChannelClosed(self._why_closed)
@@ -163,9 +169,10 @@ class SocketChannel(Channel):
                 if not self._read(deadline_ns):
                     return None
         finally:
-            if self._readiness is not None:
-                self._readiness.show(self._is_buffered())
-            self._receiving.release()
+            if held:
+                if self._readiness is not None:
+                    self._readiness.show(self._is_buffered())
+                self._receiving.release()
             if self._released:
                 self._let_go()
 
@@ -220,11 +227,11 @@ class SocketChannel(Channel):
         while True:
             try:
                 if self._large is None:
-                    for count in map(self._socket.recv_into, (room,), (0,), (flags,)):
-                        self._end += count
+                    (count,) = map(self._socket.recv_into, (room,), (0,), (flags,))
+                    self._end += count
                 else:
-                    for count in map(self._socket.recv_into, (room,), (0,), (flags,)):
-                        self._filled += count
+                    (count,) = map(self._socket.recv_into, (room,), (0,), (flags,))
+                    self._filled += count
             except BlockingIOError:
                 if not self._wait(select.POLLIN, deadline_ns):
                     return False
