@@ -172,6 +172,31 @@ def test_a_peer_that_never_reads_holds_no_second_sender_either(hostile):
     assert not thread.is_alive() and len(ended) == 1
 
 
+def test_what_a_peer_said_before_it_went_outlives_a_send_that_it_broke(hostile):
+    channel, peer = hostile
+    peer.sendall(_frame(b"first") + _frame(b"second"))
+    broken = []
+
+    def send():
+        try:
+            channel.send([bytes(8 * _MIB)])
+        except ChannelClosed as error:
+            broken.append(error)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    peer.recv(1)  # a part was sent
+    peer.close()
+    thread.join(5)
+    assert len(broken) == 1
+    assert channel.receive(timeout_s=5) == b"first"
+    with pytest.raises(ChannelClosed):
+        channel.send([b"x"])
+    assert channel.receive(timeout_s=5) == b"second"
+    with pytest.raises(ChannelClosed):
+        channel.receive(timeout_s=5)
+
+
 def test_the_end_at_every_byte_offset():
     messages = [b"", b"one", b"", b"three" * 5]
     stream = b"".join(map(_frame, messages))

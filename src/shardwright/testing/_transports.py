@@ -3,6 +3,8 @@
 Each check is a plain function of a transport and raises AssertionError with what is wrong. ``transport_checks`` gives
 them by name, so that a test runner can show each on its own. Checks that need another process (peer death) live in
 ``_transport_deaths``.
+
+Over 400 lines because it is one list of independent checks, best read beside each other.
 """
 
 from __future__ import annotations

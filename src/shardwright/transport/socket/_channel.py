@@ -113,6 +113,7 @@ class SocketChannel(Channel):
     def _write(self, views: list[Part], total: int, deadline_ns: int) -> None:
         """Write everything, or nothing, or end the channel."""
         written = 0
+        peer_gone = False
         try:
             while True:
                 if self._why_closed:
@@ -121,10 +122,9 @@ class SocketChannel(Channel):
                 try:
                     if len(views) == 1:  # the usual case, and send is cheaper than sendmsg
                         (count,) = map(self._socket.send, views, (_SEND_FLAGS,))
-                        written += count
                     else:
                         (count,) = map(self._socket.sendmsg, (views[:_PARTS_PER_WRITE],), ((),), (_SEND_FLAGS,))
-                        written += count
+                    written += count
                 except BlockingIOError:
                     if not self._wait(select.POLLOUT, deadline_ns):
                         raise _too_late(written) from None
@@ -133,7 +133,9 @@ class SocketChannel(Channel):
                     return
                 views = _after(views, written - before)
         except ConnectionError:
-            # What the peer sent before it went can still be received: only our half is over.
+            # What the peer sent before it went can still be received: only our half is over, and the kernel says so to
+            # whoever sends again.
+            peer_gone = True
             raise ChannelClosed(self._why_closed or "the peer closed the channel, or is gone") from None
         except DeadlineExceeded:
             raise
@@ -141,7 +143,7 @@ class SocketChannel(Channel):
             self._abort(f"sending failed: {error}")
             raise ChannelClosed(self._why_closed) from error
         finally:
-            if 0 < written < total:
+            if 0 < written < total and not peer_gone:
                 self._abort("a message could be sent in part only")
 
     # -- receiving ---------------------------------------------------------------------------------------------
