@@ -42,7 +42,14 @@ def extensions() -> list[Extension]:
             sources=["src/shardwright/transport/shm/_ring.c"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [("SHARDWRIGHT_FULL_ABI", "1")],
             py_limited_api=STABLE_ABI,
-            extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-fstack-protector-strong"],
+            extra_compile_args=[
+                "-std=c11",
+                "-O2",
+                "-Wall",
+                "-Wextra",
+                "-fvisibility=hidden",
+                "-fstack-protector-strong",
+            ],
             extra_link_args=["-Wl,-z,relro,-z,now"],
             optional=not REQUIRED,
         )

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import hypothesis
 import pytest
+
 from house_leaks import Inventory, adopt_orphans, settle
 from house_skips import allowed, read_allowed_skips
 
@@ -40,7 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _police(report: Report, skips_file: Path) -> Report:
-    if report.skipped and not hasattr(report, "wasxfail") and not allowed(report.nodeid, read_allowed_skips(skips_file)):
+    if (
+        report.skipped
+        and not hasattr(report, "wasxfail")
+        and not allowed(report.nodeid, read_allowed_skips(skips_file))
+    ):
         why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} was skipped, and {skips_file.name} does not list it.\n{why}"
@@ -58,7 +63,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     report = yield
     return _police(report, _skips_file(collector.config)) if IN_CI else report
 

@@ -61,9 +61,7 @@ def unpack(sdist: Path, target: Path) -> Path:
 
 
 def build_wheel(tree: Path, out: Path, **environment: str) -> tuple[Path, str]:
-    result = run(
-        sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, cwd=tree, **environment
-    )
+    result = run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, cwd=tree, **environment)
     (wheel,) = out.glob("*.whl")
     return wheel, result.stdout + result.stderr
 

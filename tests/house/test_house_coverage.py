@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import coverage
+
 from house_coverage import install, startup_code
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +83,8 @@ def test_processes_with_an_environment_of_their_own_count_while_the_marker_lies_
     # What site does with the line, in a process that knows nothing of coverage.
     prelude = (
         f"import sys; exec({line!r}); import os; assert not [n for n in os.environ if n.startswith('COV')]; "
-        f"sys.argv = [{str(program)!r}, sys.argv[1]]; import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+        f"program = {str(program)!r}; sys.argv = [program, sys.argv[1]]; "
+        "import runpy; runpy.run_path(program, run_name='__main__')"
     )
 
     def run() -> None:

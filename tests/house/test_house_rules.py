@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from house_skips import AllowedSkip, read_allowed_skips
 
 TESTS = Path(__file__).parents[1]

@@ -35,7 +35,7 @@ if not (os.getenv("COVERAGE_PROCESS_START") or os.getenv("COVERAGE_PROCESS_CONFI
 
 
 def startup_code(marker: Path) -> str:
-    """The line of a ``.pth`` file that starts coverage in every process of its environment while ``marker`` is there."""
+    """The line of a ``.pth`` file that starts coverage in every process while ``marker`` is there."""
     return f"import sys; exec({_STARTUP.format(main=MAIN, marker=str(marker))!r})\n"
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -64,10 +65,8 @@ def reap_adopted(known: frozenset[int] = frozenset()) -> None:
     """Collect dead children that nobody waits for, except ``known`` ones."""
     for child in psutil.Process().children():
         if child.pid not in known and _is_zombie(child):
-            try:
+            with contextlib.suppress(ChildProcessError):  # somebody waited in the meantime
                 os.waitpid(child.pid, os.WNOHANG)
-            except ChildProcessError:
-                pass  # its parent waited in the meantime
 
 
 def _cgroup_roots() -> tuple[Path, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
+import platform
 
 from shardwright.errors import ProtocolViolation, SandboxError
 
@@ -17,7 +17,7 @@ try:
     from shardwright.transport.shm import _ring
 except ImportError as error:  # not built, or built for another interpreter
     _ring = None  # type: ignore[assignment]
-    _import_failure = str(error)
+    _import_failure = str(error) or "no reason given"
 else:
     _import_failure = ""
 
@@ -34,9 +34,9 @@ def available() -> bool:
 @functools.cache
 def reason() -> str:
     """Why shared memory is not available, with the remedy; empty where it is. Asked of the kernel once."""
-    if not sys.platform.startswith("linux"):
+    if platform.system() != "Linux":
         return "shared-memory channels need Linux"
-    if _ring is None:
+    if _import_failure:
         return f"the C extension was not built ({_import_failure}); {_REBUILD}"
     try:
         os.close(_ring.create_memfd("shardwright-probe", 1))
