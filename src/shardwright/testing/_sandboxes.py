@@ -22,8 +22,8 @@ __all__ = ["SANDBOX_CHECKS", "SandboxCheck", "SandboxTrial", "check_sandbox_back
 class SandboxCheck:
     """One promise.
 
-    ``needs`` are resources that the backend must say it enforces, and ``start`` a start that it must say it knows, for the
-    check to make sense.
+    ``needs`` are resources that the backend must say it enforces, and ``start`` a start that it must say it knows, for
+    the check to make sense.
     """
 
     name: str

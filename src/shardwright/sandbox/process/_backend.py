@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import weakref
 from collections.abc import Collection
 
@@ -20,7 +21,7 @@ from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
 from shardwright.sandbox._linux._detect import detect
 from shardwright.sandbox._linux._procfs import children, memory_total_bytes, process_stat, read_text, start_ticks
 from shardwright.sandbox.process._sandbox import ProcessSandbox
-from shardwright.sandbox.process._start import Plan, start
+from shardwright.sandbox.process._start import Plan, signals_blocked, start
 
 HANDLE_VERSION = 1
 _ADOPTED_MAX_PIDS = 256
@@ -68,23 +69,39 @@ class ProcessBackend(SandboxBackend):
     def launch(self, spec: LaunchSpec) -> ProcessSandbox:
         if not spec.arguments:
             raise SandboxError(f"nothing to run for {spec.shard}", remedy="give the guest's argument vector")
-        group = self.groups.create(spec.shard, spec.limits, spec.max_pids)
+        group: ControlGroup | None = None
+        sandbox: ProcessSandbox | None = None
         try:
-            pid = start(
-                Plan(
-                    arguments=spec.arguments,
-                    environment=spec.environment,
-                    working_directory=spec.working_directory,
-                    descriptors=spec.descriptors,
-                    entrances=group.entrances() if group is not None else (),
-                    end_with_parent=self._end_with_parent,
-                )
-            )
-            descriptor = os.pidfd_open(pid)  # our child, not waited for: nobody else can have that pid
-        except BaseException:
-            if group is not None:
+            with signals_blocked():
+                group = self.groups.create(spec.shard, spec.limits, spec.max_pids)
+                sandbox = self._start(spec, group)
+        except BaseException:  # also of a signal handler, once signals are let in again
+            if sandbox is not None:
+                sandbox.delete()
+            elif group is not None:
                 group.remove(1.0)
             raise
+        return sandbox
+
+    def _start(self, spec: LaunchSpec, group: ControlGroup | None) -> ProcessSandbox:
+        pid = start(
+            Plan(
+                arguments=spec.arguments,
+                environment=spec.environment,
+                working_directory=spec.working_directory,
+                descriptors=spec.descriptors,
+                entrances=group.entrances() if group is not None else (),
+                end_with_parent=self._end_with_parent,
+            )
+        )
+        try:
+            descriptor = os.pidfd_open(pid)  # our child, not waited for: nobody else can have that pid
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise SandboxError(
+                f"cannot open a pidfd: {error.strerror}", remedy="raise the limit of open files (ulimit -n)"
+            ) from error
         handle = SandboxHandle(
             version=HANDLE_VERSION,
             backend=self.name,

@@ -6,14 +6,14 @@ nothing of the guest ever runs outside. What goes wrong comes back over a pipe t
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import os
 import resource
 import select
 import signal
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -35,24 +35,28 @@ class Plan:
     end_with_parent: bool
 
 
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """No handler runs inside; one that is due runs, and may raise, at the end."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def start(plan: Plan) -> int:
     """Fork and exec. Returns the child's pid (a session leader) once the program has been loaded.
 
-    Raises SandboxError that says which step failed; then the child is gone and waited for. To be called from a process
-    with a single thread, as any fork.
+    Raises SandboxError that says which step failed; then the child is gone and waited for. To be called with
+    ``signals_blocked`` (the child must not run the parent's handlers), from a process with a single thread.
     """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
-    sys.stdout.flush()  # or the child would own a copy of what is buffered
-    sys.stderr.flush()
     try:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if pid == 0:
-                _become(plan, write_end, parent)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        pid = os.fork()
+        if pid == 0:
+            _become(plan, write_end, parent)
     except OSError as error:
         os.close(read_end)
         os.close(write_end)
