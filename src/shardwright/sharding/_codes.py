@@ -1,0 +1,96 @@
+"""Every code of a finding of the plan, with one line of meaning and one of remedy.
+
+The documentation's table is made from here (`codes_markdown`); codes are stable and never given a second meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardwright.model.shard import Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of the table. ``severity`` is ``None`` where the finding ends planning (a PlanError)."""
+
+    code: str
+    severity: Severity | None
+    meaning: str
+    remedy: str
+
+
+_N, _W, _R = Severity.NOTE, Severity.WARNING, Severity.REFUSAL
+
+CODES: dict[str, Code] = {
+    code: Code(code, severity, meaning, remedy)
+    for code, severity, meaning, remedy in (
+        # -- planning ends ----------------------------------------------------------------------------------------
+        ("SW202", None, "A source file cannot be parsed.", "Correct the syntax at the place named."),
+        ("SW203", None, "The module that `code` or `main` names does not exist.", "Use the nearest module named."),
+        ("SW204", None, "The attribute that the manifest names does not exist.", "Use the nearest name given."),
+        ("SW205", None, "A component's module has no Python source.", "Leave compiled modules common."),
+        ("SW206", None, "Two components own the same module.", "Give each component modules of its own."),
+        ("SW207", None, "`depends_on` names an unknown component.", "Use the nearest component named."),
+        ("SW208", None, "No entry point has the argument of `scope = \"key:...\"`.", "Name an argument that exists."),
+        ("SW209", None, "A shared component that keeps state in memory may not have several instances.",
+         "Set `scale.max = 1`, key its scope, or set `state = \"none\"` if the state does not matter."),
+        ("SW211", None, "The kind of state asked for is not available in this version.", "Use `state = \"memory\"`."),
+        # -- edges ------------------------------------------------------------------------------------------------
+        ("SW220", _N, "An edge that the code needs is not in `depends_on`; it was added.", "Declare it."),
+        ("SW221", _W, "An edge in `depends_on` is used nowhere in the code.", "Remove it, or keep it for dynamic calls."),
+        ("SW222", _N, "A component takes only values of another one; no edge is needed.", "Nothing to do."),
+        ("SW223", _W, "An `[[edges]]` rule names an edge that the plan does not have.", "Remove the rule."),
+        ("SW224", _R, "A route names an entry point that the plan does not have.", "Use the nearest name given."),
+        # -- state ------------------------------------------------------------------------------------------------
+        ("SW230", _N, "Why the component's state was taken to be in memory.", "Set `state` to overrule."),
+        ("SW231", _W, "A common module writes a global after import: every shard has a copy of its own.",
+         "Give the module to one component."),
+        ("SW232", _W, "Code changes a setting of the whole process after import; only its own shard sees it.",
+         "Set it at import, in a common module."),
+        # -- routing ----------------------------------------------------------------------------------------------
+        ("SW240", _R, "An entry point of a keyed component lacks the key argument and cannot be routed.",
+         "Add the argument, or move the function to a component of another scope."),
+        # -- classes ----------------------------------------------------------------------------------------------
+        ("SW250", _W, "A value class cannot be rebuilt outside its component; it is reached by handle.",
+         "Let its class body use literals only, or list it in `stateful`."),
+        ("SW251", _R, "A class inherits across the cut from a class that is reached by handle.",
+         "Keep both classes in one component, or wrap instead of inherit."),
+        ("SW252", _N, "A data class changes itself in its methods; copies of it do not follow each other.",
+         "List it in `stateful` if its instances are shared."),
+        ("SW253", _W, "A value class writes globals of its module: every shard writes its own copy.",
+         "List it in `stateful`, or move the write into a function."),
+        ("SW254", _W, "A sentinel made by `object()` loses its identity across an edge.",
+         "Use an Enum member or None instead."),
+        # -- hazards at edges -------------------------------------------------------------------------------------
+        ("SW260", _R, "A generator is called across an edge; generators are not streamed yet.",
+         "Return a list, or keep caller and generator in one component."),
+        ("SW261", _W, "A module global that changes is read across an edge; each read asks the owner for a copy.",
+         "Read it through a function of the owner."),
+        ("SW262", _R, "An attribute of another component's module is written from outside (monkeypatching).",
+         "Give the owner a function that sets it."),
+        ("SW263", _R, "An attribute of an object behind a handle is written from outside its component.",
+         "Give its class a method that sets it."),
+        ("SW264", _R, "A context manager is entered across an edge.",
+         "Enter it inside its component, or offer a function that does the whole."),
+        ("SW265", _R, "A global that changes is imported by name across an edge; the name would keep an old copy.",
+         "Read it through a function of the owner."),
+        ("SW266", _W, "A lambda, nested function or generator is an argument across an edge and cannot be copied.",
+         "Pass a value, or a function at the top of a module."),
+        ("SW267", _W, "An attribute of a function is used across an edge (such as `cache_clear`).",
+         "Offer it as a function of the owner."),
+        ("SW268", _W, "A name is used across an edge that the owner's module does not define.", "Correct the name."),
+        ("SW269", _W, "A part of another component's code could not be read statically (`getattr`, dynamic import).",
+         "Name the attribute plainly."),
+    )
+}  # fmt: skip
+
+
+def codes_markdown() -> str:
+    """The table of codes as Markdown, for the documentation."""
+    lines = ["| code | severity | meaning | what to do |", "|---|---|---|---|"]
+    for code in sorted(CODES):
+        row = CODES[code]
+        severity = "error" if row.severity is None else row.severity.value
+        lines.append(f"| {row.code} | {severity} | {row.meaning} | {row.remedy} |".replace("key:...", "key:…"))
+    return "\n".join(lines) + "\n"

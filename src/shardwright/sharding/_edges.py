@@ -1,0 +1,325 @@
+"""Which components call which: found in the code, merged with what the manifest declares; and the hazards at each edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shardwright.errors import PlanError
+from shardwright.model.ids import ComponentName
+from shardwright.model.shard import MAIN_COMPONENT, Diagnostic, PlanEdge, Severity, Site
+from shardwright.sharding._program import Program
+from shardwright.sharding._scan import Use, UseKind
+from shardwright.sharding._source import nearest
+from shardwright.sharding._surface import NameKind, Surface
+from shardwright.sharding._symbols import Ref
+
+# method names of Python's own types: a call of one on an unknown object says nothing
+_COMMON_METHODS = frozenset(
+    name
+    for kind in (str, bytes, list, dict, set, tuple, int, float, object, BaseException, memoryview)
+    for name in dir(kind)
+) | {"close", "read", "write", "open", "run", "start", "stop", "send", "recv", "get", "put", "put_nowait", "join", "set",
+     "wait", "flush", "acquire", "release", "group", "match", "search", "execute", "commit", "submit", "result"}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Found:
+    reasons: dict[str, set[str]] = field(default_factory=dict)  # verb -> names
+    sites: set[Site] = field(default_factory=set)
+
+    def add(self, verb: str, name: str, site: Site) -> None:
+        self.reasons.setdefault(verb, set()).add(name)
+        self.sites.add(site)
+
+    @property
+    def reason(self) -> str:
+        texts = []
+        for verb in sorted(self.reasons):
+            names = sorted(self.reasons[verb])
+            shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+            texts.append(f"{verb} {shown}")
+        return "; ".join(texts)
+
+
+@dataclass(slots=True)
+class Edges:
+    """The edges of a plan, with findings about them."""
+
+    edges: list[PlanEdge] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+
+def find_edges(program: Program, surfaces: dict[str, Surface], components: tuple[ComponentName, ...]) -> Edges:
+    """All edges between ``components``, sorted by caller and callee."""
+    return _Finder(program, surfaces, components).run()
+
+
+class _Finder:
+    def __init__(self, program: Program, surfaces: dict[str, Surface], components: tuple[ComponentName, ...]) -> None:
+        self.program = program
+        self.surfaces = surfaces
+        self.components = components
+        self.calls: dict[tuple[ComponentName, ComponentName], _Found] = {}
+        self.values: dict[tuple[ComponentName, ComponentName], _Found] = {}
+        self.diagnostics: dict[tuple[str, Site | None, str], Diagnostic] = {}
+        self.by_method = self._methods()
+
+    def run(self) -> Edges:
+        for component in self.components:
+            for module, use in self._uses(component):
+                self._judge(component, module, use)
+            self._dynamic(component)
+        self._handles()
+        return self._merge()
+
+    def note(self, code: str, severity: Severity, text: str, site: Site | None, component: str, remedy: str) -> None:
+        key = (code, site, text)
+        self.diagnostics.setdefault(key, Diagnostic(code, severity, text, site, ComponentName(component), remedy))
+
+    # -- uses ----------------------------------------------------------------------------------------------------
+
+    def _uses(self, component: ComponentName) -> Iterator[tuple[str, Use]]:
+        """Uses in the component's code, and in the copied classes of other components that this code names."""
+        todo: list[tuple[str, str | None]] = [(name, None) for name in self.program.code_of(component)]
+        code = {name for name, _ in todo}
+        seen: set[tuple[str, str | None]] = set()
+        while todo:
+            module, only = todo.pop(0)
+            if (module, only) in seen:
+                continue
+            seen.add((module, only))
+            for use in self.program.scan(module).uses:
+                if only is not None and (use.top != only or not use.deferred):
+                    continue
+                yield module, use
+                target = self.surfaces.get(use.ref.module)
+                if target is None or use.ref.module in code or use.kind is UseKind.TEST:
+                    continue
+                if target.kind(use.ref.top) is NameKind.VALUE:
+                    todo.append((use.ref.module, use.ref.top))
+
+    def _judge(self, component: ComponentName, module: str, use: Use) -> None:
+        callee = self.program.owners.get(use.ref.module)
+        if callee is None or callee == component:
+            return
+        surface = self.surfaces[use.ref.module]
+        if not use.ref.name:
+            return
+        site = Site(self.program.tree.loaded[module].relative, use.line)
+        short = self._short(use.ref)
+        kind = surface.kind(use.ref.top)
+        pair = (component, callee)
+        if use.kind is UseKind.TEST:
+            self.values.setdefault(pair, _Found()).add("tests", short, site)
+            return
+        if use.kind in (UseKind.WRITE, UseKind.MUTATE, UseKind.SET):
+            self._written(component, callee, use, kind, short, site)
+            return
+        if kind in (NameKind.VALUE, NameKind.CONSTANT):
+            self.values.setdefault(pair, _Found()).add("takes", short, site)
+            return
+        if kind is NameKind.IMPORT:
+            return
+        found = self.calls.setdefault(pair, _Found())
+        if kind is None:
+            found.add("reads", short, site)
+            symbols = surface.symbols
+            if not symbols.is_dynamic:
+                near = nearest(use.ref.top, set(symbols.bindings))
+                self.note("SW268", Severity.WARNING, f"{symbols.module.relative} defines no {use.ref.top!r}", site, component,
+                          f"did you mean {near!r}?" if near else "correct the name")  # fmt: skip
+        elif kind is NameKind.REMOTE:
+            found.add("reads", short, site)
+            self._read(component, callee, use, short, site)
+        else:
+            verb = {UseKind.CALL: "calls", UseKind.ENTER: "enters", UseKind.SUBCLASS: "inherits from"}.get(use.kind)
+            found.add(verb or ("imports" if use.kind is UseKind.IMPORT else "uses"), short, site)
+            self._hazards(component, callee, use, kind, short, site)
+        if use.kind is UseKind.CALL:
+            self._arguments(component, callee, use, short, site)
+
+    def _short(self, ref: Ref) -> str:
+        owner = self.program.owners[ref.module]
+        primary = self.program.component(owner).module
+        if ref.module == primary:
+            return ref.name
+        return f"{ref.module[len(primary) + 1:]}.{ref.name}" if ref.module.startswith(primary + ".") else str(ref)
+
+    def _dynamic(self, component: ComponentName) -> None:
+        """Modules used as a whole: passed on, or imported by a computed way."""
+        for module in self.program.code_of(component):
+            for ref, line in self.program.scan(module).dynamic:
+                callee = self.program.owners.get(ref.module)
+                if callee is None or callee == component:
+                    continue
+                site = Site(self.program.tree.loaded[module].relative, line)
+                self.calls.setdefault((component, callee), _Found()).add("uses module", ref.module, site)
+
+    # -- hazards -------------------------------------------------------------------------------------------------
+
+    def _written(
+        self, component: ComponentName, callee: ComponentName, use: Use, kind: NameKind | None, short: str, site: Site
+    ) -> None:
+        found = self.calls.setdefault((component, callee), _Found())
+        if use.kind is UseKind.SET:
+            if kind is NameKind.STATEFUL:
+                found.add("writes", short, site)
+                self.note("SW263", Severity.REFUSAL, f"{component} writes attribute {short} of an object behind a handle",
+                          site, component, f"give {use.ref.name.rpartition('.')[0]} a method that sets it")  # fmt: skip
+            else:  # a copy of its own
+                self.calls.pop((component, callee)) if not found.sites else None
+            return
+        found.add("writes", short, site)
+        self.note("SW262", Severity.REFUSAL, f"{component} changes {short} of component {callee} from outside", site,
+                  component, f"give {callee} a function that changes it")  # fmt: skip
+
+    def _read(self, component: ComponentName, callee: ComponentName, use: Use, short: str, site: Site) -> None:
+        late = self.program.late_writes(use.ref)
+        if use.kind is UseKind.IMPORT and late:
+            self.note("SW265", Severity.REFUSAL,
+                      f"{component} imports {short} of {callee} by name, but it changes after import "
+                      f"({self._evidence(use.ref)})", site, component, f"read it through a function of {callee}")  # fmt: skip
+            return
+        why = f"it changes ({self._evidence(use.ref)})" if late else "its value is made when the owner is imported"
+        self.note("SW261", Severity.WARNING, f"{component} reads {short} of {callee}: {why}; each read asks the owner for a copy",
+                  site, component, f"read it through a function of {callee}")  # fmt: skip
+
+    def _evidence(self, ref: Ref) -> str:
+        module, use = self.program.late_writes(ref)[0]
+        return f"{self.program.tree.loaded[module].relative}:{use.line}"
+
+    def _hazards(
+        self, component: ComponentName, callee: ComponentName, use: Use, kind: NameKind, short: str, site: Site
+    ) -> None:
+        surface = self.surfaces[use.ref.module]
+        if kind is NameKind.STATEFUL:
+            if use.kind is UseKind.SUBCLASS:
+                self.note("SW251", Severity.REFUSAL, f"a class of {component} inherits from {short}, which {callee} holds",
+                          site, component, "keep both classes in one component, or wrap instead of inherit")  # fmt: skip
+            if use.kind is UseKind.ENTER and (use.instance or "." not in use.ref.name):
+                self.note("SW264", Severity.REFUSAL, f"{component} enters {short} of {callee} as a context manager", site,
+                          component, f"enter it inside {callee}, or offer a function that does the whole")  # fmt: skip
+            facts = self.program.classes.facts(Ref(use.ref.module, use.ref.top))
+            method = facts.methods.get(use.ref.name.partition(".")[2]) if facts is not None else None
+            if method is not None and use.kind in (UseKind.CALL, UseKind.ENTER):
+                self._streams(component, callee, method.facts.is_generator, method.facts.is_context_manager, short, site)
+            return
+        function = surface.functions[use.ref.top]
+        if "." in use.ref.name and use.kind is not UseKind.IMPORT:
+            self.note("SW267", Severity.WARNING, f"{component} uses attribute {short} of a function of {callee}", site,
+                      component, f"offer it as a function of {callee}")  # fmt: skip
+            return
+        if use.kind in (UseKind.CALL, UseKind.ENTER):
+            self._streams(component, callee, function.is_generator, function.is_context_manager, short, site)
+
+    def _streams(
+        self, component: ComponentName, callee: ComponentName, generator: bool, managed: bool, short: str, site: Site
+    ) -> None:
+        if generator:
+            self.note("SW260", Severity.REFUSAL, f"{component} calls generator {short} of {callee}; it is not yet streamed",
+                      site, component, "return a list, or keep caller and generator in one component")  # fmt: skip
+        if managed:
+            self.note("SW264", Severity.REFUSAL, f"{component} enters {short} of {callee} as a context manager", site,
+                      component, f"enter it inside {callee}, or offer a function that does the whole")  # fmt: skip
+
+    def _arguments(self, component: ComponentName, callee: ComponentName, use: Use, short: str, site: Site) -> None:
+        if use.unsafe_argument:
+            self.note("SW266", Severity.WARNING, f"{component} passes {use.unsafe_argument} to {short} of {callee}, which cannot "
+                      "be copied", site, component, "pass a value, or a function at the top of a module")  # fmt: skip
+        for callback in use.callbacks:
+            surface = self.surfaces.get(callback.module)
+            owner = self.program.owners.get(callback.module)
+            if surface is None or owner is None or owner == callee:
+                continue
+            if surface.kind(callback.top) is NameKind.FUNCTION:
+                self.calls.setdefault((callee, owner), _Found()).add("calls back", self._short(callback), site)
+
+    # -- handles of unknown objects ------------------------------------------------------------------------------
+
+    def _methods(self) -> dict[str, list[Ref]]:
+        found: dict[str, list[Ref]] = {}
+        for module, surface in sorted(self.surfaces.items()):
+            for name in surface.stateful:
+                facts = self.program.classes.facts(Ref(module, name))
+                for method in facts.methods if facts is not None else ():
+                    if not method.startswith("__") and method not in _COMMON_METHODS:
+                        found.setdefault(method, []).append(Ref(module, name))
+        return found
+
+    def _handles(self) -> None:
+        """``thing.step()`` on an unknown object may be a handle that came through another component."""
+        for component in self.components:
+            reach = self._closure(component)
+            for module in self.program.code_of(component):
+                for method, line, _ in self.program.scan(module).unknown_calls:
+                    holders = self.by_method.get(method, ())
+                    owners = {self.program.owners[ref.module] for ref in holders}
+                    if len(owners) != 1 or component in owners:
+                        continue
+                    callee = owners.pop()
+                    if callee not in reach:
+                        continue
+                    site = Site(self.program.tree.loaded[module].relative, line)
+                    name = f"{self._short(holders[0])}.{method}"
+                    self.calls.setdefault((component, callee), _Found()).add("may hold a handle and call", name, site)
+
+    def _closure(self, component: ComponentName) -> set[ComponentName]:
+        seen: set[ComponentName] = set()
+        todo = [component]
+        while todo:
+            name = todo.pop()
+            if name not in seen:
+                seen.add(name)
+                todo += [callee for caller, callee in self.calls if caller == name]
+                if name != MAIN_COMPONENT:
+                    todo += self.program.component(name).depends_on
+        return seen
+
+    # -- the manifest --------------------------------------------------------------------------------------------
+
+    def _merge(self) -> Edges:
+        result = Edges()
+        declared = self._declared()
+        rules = {(rule.caller, rule.callee): rule for rule in self.program.manifest.edges}
+        for pair in sorted(set(self.calls) | declared):
+            caller, callee = pair
+            if caller not in self.components or callee not in self.components:
+                continue
+            found, rule = self.calls.get(pair), rules.pop(pair, None)
+            reason = found.reason if found is not None else "declared in the manifest"
+            sites = tuple(sorted(found.sites, key=lambda site: (site.path, site.line))) if found is not None else ()
+            result.edges.append(PlanEdge(
+                caller, callee, reason, pair in declared, found is not None, sites,
+                rule.pickle if rule is not None else False, rule.allow if rule is not None else (),
+            ))  # fmt: skip
+            if found is not None and pair not in declared and caller != MAIN_COMPONENT:
+                self.note("SW220", Severity.NOTE, f"{caller} {found.reason} of {callee}; the edge was added",
+                          sites[0], caller, f"add {callee!r} to its depends_on")  # fmt: skip
+            elif found is None:
+                self.note("SW221", Severity.WARNING, f"{caller} declares that it depends on {callee}, but no call was found",
+                          None, caller, "remove it, or keep it for calls that cannot be seen")  # fmt: skip
+        for pair, found in sorted(self.values.items()):
+            if pair not in self.calls and pair not in declared:
+                site = min(found.sites, key=lambda item: (item.path, item.line))
+                self.note("SW222", Severity.NOTE, f"{pair[0]} only {found.reason} of {pair[1]}; no edge is needed", site,
+                          pair[0], "")  # fmt: skip
+        for caller, callee in sorted(rules):
+            self.note("SW223", Severity.WARNING, f"the rule for the edge {caller} -> {callee} applies to no edge of the plan",
+                      None, caller, "remove the rule, or declare the edge in depends_on")  # fmt: skip
+        result.diagnostics = list(self.diagnostics.values())
+        return result
+
+    def _declared(self) -> set[tuple[ComponentName, ComponentName]]:
+        declared = set()
+        for component in self.program.manifest.components:
+            for callee in component.depends_on:
+                if callee not in self.components:
+                    near = nearest(callee, {str(name) for name in self.components})
+                    raise PlanError(
+                        f"SW207 component {component.name!r} depends on unknown component {callee!r}",
+                        remedy=f"did you mean {near!r}?" if near else "declare the component, or remove it from depends_on",
+                    )
+                if callee != component.name:
+                    declared.add((component.name, callee))
+        return declared

@@ -1,0 +1,234 @@
+"""From a manifest and the application's source to a ShardPlan."""
+
+from __future__ import annotations
+
+from shardwright.model.ids import ComponentName
+from shardwright.model.limits import Limits
+from shardwright.model.manifest import Component, Manifest, Scope, Start, StateKind
+from shardwright.model.shard import (
+    MAIN_COMPONENT,
+    CodeSegment,
+    Diagnostic,
+    EntryKind,
+    EntryPoint,
+    ModuleSurface,
+    PlanEdge,
+    Severity,
+    ShardDefinition,
+    ShardPlan,
+    Site,
+)
+from shardwright.sharding._classes import classes_in
+from shardwright.sharding._edges import find_edges
+from shardwright.sharding._entries import entries_of, main_entries
+from shardwright.sharding._program import Program
+from shardwright.sharding._source import nearest
+from shardwright.sharding._state import dependencies_of, evidence_of, state_of
+from shardwright.sharding._stub import stub_source
+from shardwright.sharding._surface import Surface, judge
+from shardwright.sharding._symbols import Bind, Ref
+
+_RANK = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.NOTE: 2}
+
+
+def plan(manifest: Manifest) -> ShardPlan:
+    """Plans an application by reading its source below ``manifest.root``; imports none of it.
+
+    The same manifest and source give the same plan. Hazards are diagnostics of the plan; what makes a plan impossible (bad
+    syntax, missing modules or names, contradictions between manifest and code) raises PlanError with a remedy.
+    """
+    program = Program(manifest)
+    surfaces = {module: judge(program, module) for module in sorted(program.owners)}
+    components: tuple[ComponentName, ...] = tuple(component.name for component in manifest.components)
+    if program.main_module is not None:
+        components = (*components, MAIN_COMPONENT)
+    found = find_edges(program, surfaces, components)
+    diagnostics = list(found.diagnostics)
+    definitions: list[ShardDefinition] = []
+    for component in manifest.components:
+        definition, more = _define(program, surfaces, component, found.edges)
+        definitions.append(definition)
+        diagnostics += more
+    if program.main_module is not None:
+        definitions.append(_define_main(program, surfaces, found.edges))
+    for surface in surfaces.values():
+        diagnostics += surface.diagnostics
+    diagnostics += _common_globals(program, components) + _process_settings(program, components)
+    diagnostics += _class_notes(program, surfaces) + _routes(manifest, definitions)
+    values, stateful = _classes(program)
+    return ShardPlan(
+        app=manifest.app,
+        root=manifest.root,
+        main=manifest.main,
+        definitions=tuple(definitions),
+        edges=tuple(found.edges),
+        diagnostics=tuple(sorted(diagnostics, key=_order)),
+        modules=tuple(_surface(program, surfaces[module]) for module in sorted(surfaces)),
+        value_classes=values,
+        stateful_classes=stateful,
+    )
+
+
+def _order(finding: Diagnostic) -> tuple[int, str, str, str, int, str]:
+    site = finding.site or Site("", 0)
+    return (_RANK[finding.severity], finding.code, finding.component or "", site.path, site.line, finding.message)
+
+
+def _define(
+    program: Program, surfaces: dict[str, Surface], component: Component, edges: list[PlanEdge]
+) -> tuple[ShardDefinition, list[Diagnostic]]:
+    modules = program.owned_by(component.name)
+    if component.attribute:
+        program.require(component.module, component.attribute, f"component {component.name!r}")
+    entries, diagnostics = entries_of(program, component)
+    state, notes = state_of(component, evidence_of(program, surfaces, modules))
+    definition = ShardDefinition(
+        component=component.name,
+        code=CodeSegment(component.module, modules, component.attribute),
+        entry_points=entries,
+        scope=component.scope,
+        state=state,
+        limits=component.limits,
+        isolation=component.isolation,
+        start=component.start,
+        depends_on=_callees(component.name, edges),
+        data_dependencies=dependencies_of(program, component.name),
+        queue=component.queue,
+    )
+    return definition, [*diagnostics, *notes]
+
+
+def _define_main(program: Program, surfaces: dict[str, Surface], edges: list[PlanEdge]) -> ShardDefinition:
+    assert program.main_module is not None
+    name, _, attribute = program.manifest.main.partition(":")
+    written = any(ref.module == name for ref in program.written_globals)
+    return ShardDefinition(
+        component=MAIN_COMPONENT,
+        code=CodeSegment(name, (name,), attribute),
+        entry_points=main_entries(program),
+        scope=Scope(),
+        state=StateKind.MEMORY if written else StateKind.NONE,
+        limits=Limits(),
+        isolation="auto",
+        start=Start.AUTO,
+        depends_on=_callees(MAIN_COMPONENT, edges),
+        data_dependencies=dependencies_of(program, MAIN_COMPONENT),
+    )
+
+
+def _callees(component: ComponentName, edges: list[PlanEdge]) -> tuple[ComponentName, ...]:
+    return tuple(edge.callee for edge in edges if edge.caller == component)
+
+
+def _surface(program: Program, surface: Surface) -> ModuleSurface:
+    module = surface.symbols.module
+    return ModuleSurface(
+        module=module.name,
+        owner=program.owners[module.name],
+        path=module.relative,
+        is_package=module.is_package,
+        stub_source=stub_source(program, surface),
+        source_sha256=module.sha256,
+    )
+
+
+def _classes(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    values: set[str] = set()
+    stateful: set[str] = set()
+    for module in sorted({*program.owners, *program.common}):
+        if module in program.common and not _below_root(program, module):
+            continue
+        for name, _ in classes_in(program.tree.loaded[module].tree):
+            facts = program.classes.facts(Ref(module, name))
+            (stateful if facts is not None and facts.stateful else values).add(f"{module}:{name}")
+    return tuple(sorted(values)), tuple(sorted(stateful))
+
+
+def _below_root(program: Program, module: str) -> bool:
+    return not program.tree.loaded[module].relative.startswith("/")
+
+
+# -- findings that belong to no edge -------------------------------------------------------------------------------
+
+
+def _common_globals(program: Program, components: tuple[ComponentName, ...]) -> list[Diagnostic]:
+    found = []
+    users: dict[str, list[ComponentName]] = {}
+    for component in components:
+        for module in program.code_of(component):
+            users.setdefault(module, []).append(component)
+    for ref, writes in program.written_globals.items():
+        importers = users.get(ref.module, [])
+        if ref.module in program.owners or len(importers) < 2 or ref.module not in program.common:
+            continue
+        module, use = writes[0]
+        site = Site(program.tree.loaded[module].relative, use.line)
+        names = ", ".join(importers)
+        found.append(Diagnostic(
+            "SW231", Severity.WARNING,
+            f"{ref.name} of common module {ref.module} is written after import; the shards of {names} each have their own copy",
+            site, None, f"give {ref.module} to one component",
+        ))  # fmt: skip
+    return found
+
+
+def _process_settings(program: Program, components: tuple[ComponentName, ...]) -> list[Diagnostic]:
+    found: dict[Site, Diagnostic] = {}
+    if len(components) < 2:
+        return []
+    for component in components:
+        for module in program.code_of(component):
+            for touch in program.scan(module).touches:
+                writes_variable = touch.kind == "environment" and touch.writes and touch.deferred
+                if touch.kind != "process" and not writes_variable:
+                    continue
+                site = Site(program.tree.loaded[module].relative, touch.line)
+                what = touch.name if touch.kind == "process" else f"environment variable {touch.name}"
+                found.setdefault(site, Diagnostic(
+                    "SW232", Severity.WARNING, f"{what} is set for the whole process; only the shard that runs this sees it",
+                    site, program.owners.get(module), "set it at import, in a common module",
+                ))  # fmt: skip
+    return list(found.values())
+
+
+def _class_notes(program: Program, surfaces: dict[str, Surface]) -> list[Diagnostic]:
+    found = []
+    for module, surface in surfaces.items():
+        owner = program.owners[module]
+        for name, node in surface.values.items():
+            facts = program.classes.facts(Ref(module, name))
+            if facts is None:
+                continue
+            site = Site(surface.symbols.module.relative, node.lineno)
+            if facts.global_writes:
+                at = Site(site.path, facts.global_writes[0])
+                found.append(Diagnostic("SW253", Severity.WARNING, f"value class {name} writes globals of {module}; every shard "
+                                        "writes its own copy", at, owner, "list it in `stateful`"))  # fmt: skip
+            elif facts.changes and facts.nature == "record":
+                found.append(Diagnostic(
+                    "SW252", Severity.NOTE, f"{name} changes itself ({facts.changes[0][1]}); copies do not follow each other",
+                    Site(site.path, facts.changes[0][0]), owner, f'list "{name}" in `stateful` if its instances are shared',
+                ))  # fmt: skip
+    return found
+
+
+def _routes(manifest: Manifest, definitions: list[ShardDefinition]) -> list[Diagnostic]:
+    found = []
+    by_name = {definition.component: definition for definition in definitions}
+    for route in manifest.routes:
+        name, _, entry = route.call.partition(".")
+        definition = by_name.get(ComponentName(name)) if route.call else None
+        if definition is not None:
+            known = {point.name for point in definition.entry_points}
+            if entry not in known:
+                near = nearest(entry, known)
+                found.append(Diagnostic("SW224", Severity.REFUSAL, f"route {route.path} calls {route.call}, which is no entry point",
+                                        None, definition.component, f"did you mean {name}.{near}?" if near else ""))  # fmt: skip
+        served = by_name.get(ComponentName(route.app)) if route.app else None
+        if served is not None and not any(point.kind is EntryKind.APPLICATION for point in served.entry_points):
+            found.append(Diagnostic("SW224", Severity.REFUSAL, f"route {route.path} serves {route.app}, which has no application",
+                                    None, served.component, 'name it in `code = "module:attribute"`'))  # fmt: skip
+    return found
+
+
+__all__ = ["Bind", "EntryPoint", "plan"]
