@@ -22,5 +22,6 @@ def test_keeps_the_contract(factory, check):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_thousand_deaths_lose_nothing():
+def test_a_thousand_deaths_lose_nothing(record_exercised):
     transport_checks(SocketTransport, long=True)["peer_deaths"](SocketTransport())
+    record_exercised("socket peers killed while they streamed", 1000)
