@@ -229,6 +229,7 @@ def test_capacity_is_the_least_of_all_above(tmp_path: Path) -> None:
     [
         ("/cg/shardwright-1-2/web-1", True),
         ("/cg/shardwright-1-2-4026532000/web-1", True),
+        ("/cg/user.slice/scope/shardwright-1-2/web-1", True),
         ("/cg/shardwright-1-2", False),
         ("/cg/shardwright-1-2/../system.slice", False),
         ("/cg/system.slice/web-1", False),

@@ -170,12 +170,15 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).strip(".") or "_"
 
 
-def is_ours(path: str, base: str) -> bool:
-    """Whether that is a sandbox's folder beneath ``base``, by its name alone."""
-    if os.path.normpath(path) != path or not path.startswith(base.rstrip("/") + "/"):
+def is_ours(path: str, top: str) -> bool:
+    """Whether that is a sandbox's folder in the hierarchy mounted at ``top``, by its name alone.
+
+    Anywhere in it: who restarts may have been started in another control group than who made it.
+    """
+    if os.path.normpath(path) != path or not path.startswith(top.rstrip("/") + "/"):
         return False
-    parts = path[len(base.rstrip("/")) + 1 :].split("/")
-    return len(parts) == 2 and _OWNER.fullmatch(parts[0]) is not None
+    parts = path[len(top.rstrip("/")) + 1 :].split("/")
+    return len(parts) >= 2 and _OWNER.fullmatch(parts[-2]) is not None
 
 
 def stale_folders(base: str, own: str, alive: Collection[str]) -> list[str]:

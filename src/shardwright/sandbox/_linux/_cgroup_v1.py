@@ -182,9 +182,9 @@ class CgroupV1(ControlGroups):
     def open(self, paths: Collection[str]) -> ControlGroup | None:
         folders = {
             controller: path
-            for controller, base in self._bases.items()
+            for controller in self._bases
             for path in paths
-            if _cgroup.is_ours(path, base) and os.path.isdir(path)
+            if _cgroup.is_ours(path, self._tops[controller]) and os.path.isdir(path)
         }
         return GroupV1(folders) if folders else None
 

@@ -220,7 +220,7 @@ class CgroupV2(ControlGroups):
 
     def open(self, paths: Collection[str]) -> ControlGroup | None:
         for path in paths:
-            if _cgroup.is_ours(path, self._base) and os.path.isdir(path):
+            if _cgroup.is_ours(path, self._top) and os.path.isdir(path):
                 return GroupV2(path, self._controllers)
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import weakref
@@ -19,7 +20,7 @@ from shardwright.model.limits import Limits, Resources
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
 from shardwright.sandbox._linux._detect import detect
-from shardwright.sandbox._linux._procfs import children, memory_total_bytes, process_stat, read_text, start_ticks
+from shardwright.sandbox._linux._procfs import children, memory_total_bytes, start_ticks
 from shardwright.sandbox.process._sandbox import ProcessSandbox
 from shardwright.sandbox.process._start import Plan, signals_blocked, start
 
@@ -179,25 +180,19 @@ class ProcessBackend(SandboxBackend):
         """Remove control groups that dead keepers left, and what still runs in them. Returns what was removed."""
         return self.groups.sweep(alive)
 
-    def reap_orphans(self) -> int:
-        """Wait for ended children that came to us when their parents died (a keeper is a sub-reaper).
+    def reap_orphans(self, keep: Collection[int] = ()) -> int:
+        """Wait for ended children that came to us when their parents died, as they come to a sub-reaper.
 
-        Takes those alone that lived in our control groups, or in the session of one of our sandboxes; never the first
-        process of a sandbox. Returns how many.
+        That is every ended child but the first processes of our sandboxes, whose status ``poll`` tells, and ``keep``:
+        for a process that starts no other children, as a keeper. Returns how many.
         """
+        ours = {pid for pid, sandbox in self._sandboxes.items() if not sandbox.deleted}
         count = 0
         for pid in children(os.getpid()):
-            if pid in self._sandboxes:
+            if pid in ours or pid in keep:
                 continue
-            stat = process_stat(pid)
-            if stat is None or stat.state != "Z":
-                continue
-            where = read_text(f"/proc/{pid}/cgroup") or ""
-            if f"/{self.groups.owner}/" in where or stat.session in self._sandboxes:
-                try:
-                    count += os.waitpid(pid, os.WNOHANG)[0] == pid
-                except ChildProcessError:
-                    continue
+            with contextlib.suppress(ChildProcessError):
+                count += os.waitpid(pid, os.WNOHANG)[0] == pid
         return count
 
     def close(self) -> None:

@@ -20,8 +20,9 @@ class ProcessSandbox(Sandbox):
     """A process, those it started, and their control group if there is one.
 
     Without a control group it holds on to its processes by their process group: a child that makes a session of its own
-    escapes ``kill``, and ``usage`` tells of the first process alone. An ended child stays a zombie until ``delete``, so
-    that its pid keeps naming its process group.
+    escapes ``kill``, as do the children of a process that its own parent (a template) has waited for already; and
+    ``usage`` tells of the first process alone. An ended child stays a zombie until ``delete``, so that its pid keeps
+    naming its process group.
     """
 
     def __init__(self, handle: SandboxHandle, descriptor: int, group: ControlGroup | None) -> None:
@@ -30,10 +31,10 @@ class ProcessSandbox(Sandbox):
         self._group = group
         self._exit: Exit | None = None
         self._killed = False
-        self._deleted = False
+        self.deleted = False
 
     def __repr__(self) -> str:
-        state = "deleted" if self._deleted else str(self._exit) if self._exit else "running"
+        state = "deleted" if self.deleted else str(self._exit) if self._exit else "running"
         return f"<ProcessSandbox {self.handle.shard} pid={self.handle.pid} {state}>"
 
     def fileno(self) -> int:
@@ -44,7 +45,7 @@ class ProcessSandbox(Sandbox):
 
     def resize(self, limits: Limits) -> Limits:
         """Amounts that ``limits`` does not state stay as they are."""
-        if self._deleted or self.poll() is not None:
+        if self.deleted or self.poll() is not None:
             raise SandboxError(f"the sandbox of {self.handle.shard} has ended")
         if self._group is None:
             raise SandboxError(
@@ -54,13 +55,13 @@ class ProcessSandbox(Sandbox):
         return self._group.apply(limits)
 
     def usage(self) -> Usage | None:
-        if self._deleted or self.poll() is not None:
+        if self.deleted or self.poll() is not None:
             return None
         measured = self._group.usage() if self._group is not None else None
         return measured or process_usage(self.handle.pid)
 
     def poll(self) -> Exit | None:
-        if self._exit is None and not self._deleted and _pidfd.has_ended(self._descriptor):
+        if self._exit is None and not self.deleted and _pidfd.has_ended(self._descriptor):
             status = _pidfd.exit_status(self._descriptor, reap=False)
             self._exit = Exit(status, out_of_memory=self._ran_out_of_memory(status))
         return self._exit
@@ -72,7 +73,7 @@ class ProcessSandbox(Sandbox):
         return self._group.out_of_memory_kills() > 0
 
     def kill(self) -> None:
-        if self._deleted:
+        if self.deleted:
             return
         self.poll()  # how it ended by itself, if it did, is known from here on
         self._killed = True
@@ -87,7 +88,7 @@ class ProcessSandbox(Sandbox):
 
     def delete(self) -> None:
         """Raises SandboxError when something did not end in time; ``delete`` may then be called again."""
-        if self._deleted:
+        if self.deleted:
             return
         self.kill()
         if not _pidfd.has_ended(self._descriptor, _END_TIMEOUT_S):
@@ -105,14 +106,14 @@ class ProcessSandbox(Sandbox):
         _pidfd.exit_status(self._descriptor, reap=True)
         os.close(self._descriptor)
         self._descriptor = -1
-        self._deleted = True
+        self.deleted = True
 
     def release(self) -> None:
         """Close descriptors and let it run: whoever holds the handle may adopt it."""
-        if self._deleted:
+        if self.deleted:
             return
         if self._group is not None:
             self._group.close()
         os.close(self._descriptor)
         self._descriptor = -1
-        self._deleted = True
+        self.deleted = True
