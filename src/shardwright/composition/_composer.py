@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from shardwright.composition._check import check
 from shardwright.composition._match import Lack, Match, match
 from shardwright.composition._needs import needs_of
-from shardwright.composition._queue import PATIENCE, Fairness, Waiting, deadlocked, never_fits
+from shardwright.composition._queue import PATIENCE, Fairness, Waiting, deadlocked, in_turn, never_fits
 from shardwright.composition._roster import Entry, Roster, SessionEntry, Spec, label
 from shardwright.composition._values import (
     Abort,
@@ -35,6 +35,7 @@ from shardwright.composition._values import (
 )
 from shardwright.errors import InternalError
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
+from shardwright.model.limits import Resources
 from shardwright.model.manifest import Component, ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.placement import Capacity
@@ -64,8 +65,9 @@ class Composer:
     ``poll`` after anything was freed, and when a deadline may have passed. ``request`` numbers are the caller's, unique
     among those in progress. ``now`` and deadlines are seconds of one clock that never goes back. Not thread-safe.
 
-    ``new_id`` makes shard ids; ``wanted`` says whether the WarmPool wants one more free shard of a component. The
-    capacity is the composer's own from here on. Raises InternalError when it is misused.
+    ``new_id`` makes shard ids; ``wanted`` says whether the WarmPool wants one more free shard of a component;
+    ``patience`` is how often a queued request may be overtaken by younger ones. The capacity is the composer's own from
+    here on. Raises InternalError when it is misused.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Composer:
         new_id: Callable[[ComponentName], ShardId],
         *,
         wanted: Callable[[Component, int], bool] = keep_below_maximum,
+        patience: int = PATIENCE,
     ) -> None:
         specs = {}
         for definition in plan.definitions:
@@ -86,6 +89,7 @@ class Composer:
         self._plan = plan
         self._new_id = new_id
         self._wanted = wanted
+        self._patience = patience
         self._roster = Roster(specs, capacity)
         self._queue: list[Waiting] = []
         self._compositions: dict[int, _Composition] = {}
@@ -112,6 +116,14 @@ class Composer:
     def queued(self) -> tuple[int, ...]:
         """The requests that wait, oldest first."""
         return tuple(waiting.request for waiting in self._queue)
+
+    def reserved(self) -> Resources:
+        """The sum of the guarantees of all shards that exist."""
+        return self._roster.capacity.reserved()
+
+    def left(self) -> Resources:
+        """What may still be guaranteed; resources that are not limited are None."""
+        return self._roster.capacity.left()
 
     def next_deadline_s(self) -> float | None:
         """When ``poll`` must be asked at the latest."""
@@ -144,14 +156,16 @@ class Composer:
             return self._refuse(waiting, now, "its deadline has passed", "allow more time")
         if reason := never_fits(self._roster, session, waiting.needs):
             return self._refuse(waiting, now, f"it can never be met: {reason}", _CLOSE)
-        found, reason = self._attempt(waiting, self._queue, Fairness(self._roster, (*self._queue, waiting)))
+        order = in_turn(self._roster, (*self._queue, waiting))
+        older = order[: order.index(waiting)]
+        found, reason = self._attempt(waiting, older, self._fairness(order))
         if found is not None and not found.waits:
-            return self._grant(waiting, found, now, self._queue)
+            return self._grant(waiting, found, now, older)
         self._queue.append(waiting)
         if waiting in deadlocked(self._roster, self._queue):
             self._queue.remove(waiting)
             return self._refuse(waiting, now, f"it would wait for ever for sessions that wait for it: {reason}", _CLOSE)
-        return self._wait(waiting, len(self._queue), found, reason, now)
+        return self._wait(waiting, len(older) + 1, found, reason, now)
 
     def acquire(
         self,
@@ -183,16 +197,18 @@ class Composer:
             decisions.append(self._refuse(waiting, now, waited, _CLOSE))
         while stuck := deadlocked(self._roster, self._queue):
             self._queue.remove(stuck[-1])
-            reason = "it would wait for ever for sessions that wait for it"
+            alone = never_fits(self._roster, stuck[-1].session, stuck[-1].needs)
+            reason = f"it can never be met beside what its session holds by now: {alone}"
+            reason = reason if alone else "it would wait for ever for sessions that wait for it"
             decisions.append(self._refuse(stuck[-1], now, reason, _CLOSE))
         older: list[Waiting] = []
-        fairness = Fairness(self._roster, self._queue)
-        for waiting in tuple(self._queue):
+        fairness = self._fairness(self._queue)
+        for waiting in in_turn(self._roster, self._queue):
             found, reason = self._attempt(waiting, older, fairness)
             if found is not None and not found.waits:
                 self._queue.remove(waiting)
                 decisions.append(self._grant(waiting, found, now, older))
-                fairness = Fairness(self._roster, self._queue)
+                fairness = self._fairness(self._queue)
                 continue
             older.append(waiting)
             if found is not None and found.evict:
@@ -372,8 +388,11 @@ class Composer:
             return None, found.reason
         blocker = fairness.blocker(waiting, found, older)
         if blocker is not None:
-            return None, f"request {blocker.request} is older and was overtaken {PATIENCE} times"
+            return None, f"request {blocker.request} is older and was overtaken {blocker.overtaken} times"
         return found, found.waits
+
+    def _fairness(self, queue: Sequence[Waiting]) -> Fairness:
+        return Fairness(self._roster, queue, self._patience)
 
     def _inputs(self, waiting: Waiting, now: float) -> Inputs:
         return (

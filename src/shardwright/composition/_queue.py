@@ -6,12 +6,13 @@ waits for. ``deadlocked`` finds that by reduction, as for any system of reusable
 that does not wait ends, which is the best that can happen; whoever can then be served is served and ends too; who is
 left can never be served, and the youngest of them is refused at once.
 
-Why nothing starves. Requests are served first come, first served. A younger one may overtake an older one that cannot
-be served yet, so that a big request does not idle the machine, but only ``PATIENCE`` times: then the old one blocks
-those behind it, what sessions give back accumulates, and it is served after finitely many sessions have ended. Two
-kinds of younger requests pass a blocking one all the same, because they cannot starve it: those that only join what
-others hold anyway, when the old one fits beside all that is so held; and late requests of sessions whose shards the old
-one needs, since holding them up would hold up the old one too, and no new session joins them in the meantime.
+Why nothing starves. Late requests are served before the others (sessions that have begun go on and end before more
+begin; they are finitely many), otherwise it is first come, first served. One may overtake another that cannot be served
+yet, so that a big request does not idle the machine, but only ``patience`` times: then that one blocks those behind it,
+what sessions give back accumulates, and it is served after finitely many sessions have ended. Two kinds of requests
+pass a blocking one all the same, because they cannot starve it: those that only join what others hold anyway, when the
+blocking one fits beside all that is so held; and late requests while the blocking one cannot be met unless a session
+that waits ends, since holding those up might hold it up too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from shardwright.composition._values import Need
 from shardwright.model.ids import SessionNumber
 from shardwright.model.manifest import ScopeKind
 
-PATIENCE = 16  # how often a waiting request is overtaken before it blocks the queue
+PATIENCE = 16  # how often, unless told otherwise, a waiting request is overtaken before it blocks the queue
 
 
 @dataclass(slots=True)
@@ -54,6 +55,11 @@ def never_fits(roster: Roster, session: SessionNumber, needs: Sequence[Need]) ->
     return alone.waits
 
 
+def in_turn(roster: Roster, queue: Sequence[Waiting]) -> list[Waiting]:
+    """The queue in the order of service: late requests, then the others; each first come, first served."""
+    return sorted(queue, key=lambda waiting: not is_late(roster, waiting.session))
+
+
 class Fairness:
     """Answers who may overtake whom, for one state of the roster: make a new one after every grant.
 
@@ -61,16 +67,18 @@ class Fairness:
     of requests queued they would be asked hundreds of times.
     """
 
-    def __init__(self, roster: Roster, queue: Sequence[Waiting]) -> None:
+    def __init__(self, roster: Roster, queue: Sequence[Waiting], patience: int = PATIENCE) -> None:
         self._roster = roster
+        self._patience = patience
         self._late = {waiting.session for waiting in queue if is_late(roster, waiting.session)}
+        self._turns: dict[int, bool] = {}
         self._starved: dict[int, bool] = {}
         self._dependent: dict[int, bool] = {}
 
     def blocker(self, younger: Waiting, found: Match, older: Sequence[Waiting]) -> Waiting | None:
         """Who of ``older`` must be served before ``younger``, which could be met by ``found``; None: nobody."""
-        for each in older:
-            if each.overtaken < PATIENCE:
+        for place, each in enumerate(older):
+            if each.overtaken < self._patience or self._waits_its_turn(each, older[:place]):
                 continue
             if not found.consumes and not self._starves(each):
                 continue
@@ -78,6 +86,13 @@ class Fairness:
                 continue
             return each
         return None
+
+    def _waits_its_turn(self, each: Waiting, older: Sequence[Waiting]) -> bool:
+        """Whether it is not what it lacks that keeps it, but one before it, who is judged in its own right."""
+        if each.request not in self._turns:
+            found = match(self._roster, each.session, each.needs)
+            self._turns[each.request] = isinstance(found, Match) and self.blocker(each, found, older) is not None
+        return self._turns[each.request]
 
     def _starves(self, blocker: Waiting) -> bool:
         """Whether the shared instances and keys that are held now, if held for ever, would keep it waiting."""

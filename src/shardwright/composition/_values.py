@@ -48,6 +48,11 @@ class ShardRecord:
     def held(self) -> bool:
         return bool(self.sessions)
 
+    @property
+    def spare(self) -> bool:
+        """Whether the controller may count on it or drop it: in the WarmPool, or an instance that serves no session."""
+        return not self.sessions and self.key is None and self.status in (ShardStatus.STARTING, ShardStatus.READY)
+
 
 @dataclass(frozen=True, slots=True)
 class Need:

@@ -94,9 +94,9 @@ def backoff_s(failed_starts: int, *, longest_s: float = 30.0) -> float:
 class KeepMinimum:
     """Keep ``warm.min`` shards free and ``scale.min`` shared instances running, and never more than ``warm.max`` free.
 
-    Surplus free shards below ``warm.max`` stay (they cost nothing to keep that was not reserved already, and
-    composition stops them when it needs the room); above it those idle longest go first. While requests wait for shards
-    the WarmPool takes no capacity from them; shared instances are still started, for requests may wait for those.
+    Free shards up to ``warm.max`` stay (their guarantee is reserved already, and composition stops them when it needs the
+    room); above it those idle longest go first. While requests wait for shards nothing is refilled: it would take the
+    room that composition is making for them, and what they need they launch themselves.
     A component whose starts fail is left alone for 1, 2, 4, ... 30 s, so that one that cannot start never spins.
     """
 
@@ -136,14 +136,14 @@ class KeepMinimum:
 def _wanted(pool: ComponentPool, queued: int) -> tuple[int, str]:
     """How many more shards there should be, by the manifest alone, and why."""
     component = pool.component
+    if queued:
+        return 0, "requests are waiting for shards"
     if pool.scope is ScopeKind.SHARED:
         lowest = min(component.scale.min, component.scale.max)
         wanted, why = lowest - pool.exist, f"{pool.exist} instances run, scale.min is {component.scale.min}"
     else:
         lowest = min(component.warm.min, component.warm.max)
         wanted, why = lowest - len(pool.free), f"{len(pool.free)} shards are free, warm.min is {component.warm.min}"
-        if queued:
-            return 0, "requests are waiting for shards"
     if component.usage.max_instances is not None:
         wanted = min(wanted, component.usage.max_instances - pool.exist)
     return wanted, why

@@ -1,1 +1,82 @@
-"""guest"""
+"""What runs inside a wall, and the halves of it that the node uses too: calls, control messages, inproc shards."""
+
+from shardwright.guest._caller import Caller, key_of
+from shardwright.guest._chains import Chains
+from shardwright.guest._context import NOWHERE, CallContext, current_call
+from shardwright.guest._control import (
+    HEADER,
+    MAX_FROM_GUEST,
+    VERSION,
+    Accept,
+    Bind,
+    Bound,
+    Enter,
+    Failed,
+    Finished,
+    Forget,
+    Fork,
+    Forked,
+    Hello,
+    Init,
+    Note,
+    Offer,
+    Ready,
+    RunMain,
+    SessionBegins,
+    SessionEnds,
+    Stop,
+    Unbind,
+    decode_from_guest,
+    frame,
+)
+from shardwright.guest._handles import Handle, HandleType
+from shardwright.guest._hub import Hub
+from shardwright.guest._link import Link
+from shardwright.guest._namespace import Namespace
+from shardwright.guest._router import Binder, Route, Router
+from shardwright.guest._runtime import Runtime, edge_codec
+from shardwright.guest._stubs import Proxies
+
+__all__ = [
+    "HEADER",
+    "MAX_FROM_GUEST",
+    "NOWHERE",
+    "VERSION",
+    "Accept",
+    "Bind",
+    "Binder",
+    "Bound",
+    "CallContext",
+    "Caller",
+    "Chains",
+    "Enter",
+    "Failed",
+    "Finished",
+    "Forget",
+    "Fork",
+    "Forked",
+    "Handle",
+    "HandleType",
+    "Hello",
+    "Hub",
+    "Init",
+    "Link",
+    "Namespace",
+    "Note",
+    "Offer",
+    "Proxies",
+    "Ready",
+    "Route",
+    "Router",
+    "RunMain",
+    "Runtime",
+    "SessionBegins",
+    "SessionEnds",
+    "Stop",
+    "Unbind",
+    "current_call",
+    "decode_from_guest",
+    "edge_codec",
+    "frame",
+    "key_of",
+]

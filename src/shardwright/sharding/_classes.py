@@ -31,20 +31,24 @@ _BUILDING = frozenset({"__init__", "__new__", "__post_init__", "__setstate__", "
                        "__attrs_post_init__", "__class_getitem__"})  # fmt: skip
 # calls whose result in an attribute is a plain value
 _PLAIN_CALLS = frozenset({
-    *(f"builtins.{name}" for name in ("int", "float", "str", "bytes", "bytearray", "bool", "complex", "list", "tuple", "dict",
-      "set", "frozenset", "len", "sum", "min", "max", "sorted", "abs", "round", "repr", "range", "type", "super", "divmod",
+    *(f"builtins.{name}" for name in ("int", "float", "str", "bytes", "bytearray", "bool", "complex", "list",
+    "tuple", "dict",
+      "set", "frozenset", "len", "sum", "min", "max", "sorted", "abs", "round", "repr", "range", "type", "super",
+      "divmod",
       "pow", "ord", "chr", "hash", "id", "getattr", "format", "isinstance", "any", "all", "hex")),
     "collections.OrderedDict", "collections.Counter", "collections.deque", "collections.defaultdict",
     "decimal.Decimal", "fractions.Fraction", "pathlib.Path", "pathlib.PurePath", "pathlib.PurePosixPath",
     "datetime.datetime", "datetime.datetime.now", "datetime.datetime.utcnow", "datetime.date", "datetime.date.today",
-    "datetime.timedelta", "datetime.time", "time.time", "time.monotonic", "time.perf_counter", "uuid.uuid4", "uuid.UUID",
+    "datetime.timedelta", "datetime.time", "time.time", "time.monotonic", "time.perf_counter", "uuid.uuid4",
+    "uuid.UUID",
     "re.compile", "copy.copy", "copy.deepcopy", "math.sqrt", "os.path.join", "os.fspath", "types.MappingProxyType",
     "dataclasses.field", "enum.auto", "enum.property", "operator.itemgetter", "operator.attrgetter", "json.loads",
     "json.dumps",
 })  # fmt: skip
 _HIDDEN = frozenset({
     "__init__", "__new__", "__del__", "__init_subclass__", "__class_getitem__", "__getattr__", "__getattribute__",
-    "__setattr__", "__delattr__", "__dir__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__",
+    "__setattr__", "__delattr__", "__dir__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__",
+    "__getnewargs__",
     "__getnewargs_ex__", "__copy__", "__deepcopy__", "__set_name__", "__post_init__", "__slots__", "__subclasshook__",
     "__instancecheck__", "__subclasscheck__", "__prepare__",
 })  # fmt: skip
@@ -78,7 +82,8 @@ class ClassFacts:
     @property
     def is_abstract_base(self) -> bool:
         return Ref("abc", "ABC") in self.bases or any(
-            keyword.arg == "metaclass" and ast.unparse(keyword.value).endswith("ABCMeta") for keyword in self.node.keywords
+            keyword.arg == "metaclass" and ast.unparse(keyword.value).endswith("ABCMeta")
+            for keyword in self.node.keywords
         )
 
 
@@ -130,11 +135,7 @@ class ClassBook:
         if node is None:
             self._known[ref] = None
             return None
-        bases = tuple(
-            base
-            for item in node.bases
-            if (base := self._resolver.expression(ref.module, item)) is not None
-        )
+        bases = tuple(base for item in node.bases if (base := self._resolver.expression(ref.module, item)) is not None)
         facts = ClassFacts(ref, node, "plain", bases)
         self._known[ref] = facts  # before looking at bases, for a class may name itself
         facts.nature = self._nature(facts, len(bases) < len(node.bases))
@@ -282,8 +283,11 @@ class ClassBook:
             found = self._constructor(above) if above is not None else None
             if found is not None:
                 return found
-        if facts.nature == "plain" and all(f"{base.module}.{base.name}" in ("builtins.object", "abc.ABC", "typing.Generic")
-                                           or self.facts(base) is not None for base in facts.bases):
+        if facts.nature == "plain" and all(
+            f"{base.module}.{base.name}" in ("builtins.object", "abc.ABC", "typing.Generic")
+            or self.facts(base) is not None
+            for base in facts.bases
+        ):
             return FunctionFacts(facts.ref.name, facts.node.lineno, "(self)", ())
         return None
 
@@ -300,7 +304,15 @@ def constants_of(node: ast.ClassDef) -> dict[str, str]:
             continue
         if text and not name.startswith("__") and not text.startswith(("[", "{")):
             found[name] = text
-    stored = {item.attr for item in ast.walk(node) if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store)}
+    if not found:
+        return found
+    stored = {
+        item.attr
+        for method in node.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+        for item in ast.walk(method)
+        if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store)
+    }
     return {name: text for name, text in found.items() if name not in stored}
 
 
@@ -315,9 +327,7 @@ def _method_kind(item: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
             kind = "class"
         elif text in _PROPERTIES:
             kind = "property"
-        elif text.endswith((".setter", ".deleter")):
-            return ""
-        elif text.endswith(("overload",)):
+        elif text.endswith((".setter", ".deleter")) or text.endswith(("overload",)):
             return ""
     return kind
 

@@ -1,4 +1,4 @@
-"""Which components call which: found in the code, merged with what the manifest declares; and the hazards at each edge."""
+"""Which components call which: found in the code, merged with the manifest; and the hazards at each edge."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _COMMON_METHODS = frozenset(
     name
     for kind in (str, bytes, list, dict, set, tuple, int, float, object, BaseException, memoryview)
     for name in dir(kind)
-) | {"close", "read", "write", "open", "run", "start", "stop", "send", "recv", "get", "put", "put_nowait", "join", "set",
-     "wait", "flush", "acquire", "release", "group", "match", "search", "execute", "commit", "submit", "result"}  # fmt: skip
+) | set(
+    "close read write open run start stop send recv get put put_nowait join set wait flush acquire release group match"
+    " search execute commit submit result".split()
+)
 
 
 @dataclass(slots=True)
@@ -127,8 +129,14 @@ class _Finder:
             symbols = surface.symbols
             if not symbols.is_dynamic:
                 near = nearest(use.ref.top, set(symbols.bindings))
-                self.note("SW268", Severity.WARNING, f"{symbols.module.relative} defines no {use.ref.top!r}", site, component,
-                          f"did you mean {near!r}?" if near else "correct the name")  # fmt: skip
+                self.note(
+                    "SW268",
+                    Severity.WARNING,
+                    f"{symbols.module.relative} defines no {use.ref.top!r}",
+                    site,
+                    component,
+                    f"did you mean {near!r}?" if near else "correct the name",
+                )
         elif kind is NameKind.REMOTE:
             found.add("reads", short, site)
             self._read(component, callee, use, short, site)
@@ -144,7 +152,7 @@ class _Finder:
         primary = self.program.component(owner).module
         if ref.module == primary:
             return ref.name
-        return f"{ref.module[len(primary) + 1:]}.{ref.name}" if ref.module.startswith(primary + ".") else str(ref)
+        return f"{ref.module[len(primary) + 1 :]}.{ref.name}" if ref.module.startswith(primary + ".") else str(ref)
 
     def _dynamic(self, component: ComponentName) -> None:
         """Modules used as a whole: passed on, or imported by a computed way."""
@@ -165,25 +173,49 @@ class _Finder:
         if use.kind is UseKind.SET:
             if kind is NameKind.STATEFUL:
                 found.add("writes", short, site)
-                self.note("SW263", Severity.REFUSAL, f"{component} writes attribute {short} of an object behind a handle",
-                          site, component, f"give {use.ref.name.rpartition('.')[0]} a method that sets it")  # fmt: skip
+                self.note(
+                    "SW263",
+                    Severity.REFUSAL,
+                    f"{component} writes attribute {short} of an object behind a handle",
+                    site,
+                    component,
+                    f"give {use.ref.name.rpartition('.')[0]} a method that sets it",
+                )
             else:  # a copy of its own
                 self.calls.pop((component, callee)) if not found.sites else None
             return
         found.add("writes", short, site)
-        self.note("SW262", Severity.REFUSAL, f"{component} changes {short} of component {callee} from outside", site,
-                  component, f"give {callee} a function that changes it")  # fmt: skip
+        self.note(
+            "SW262",
+            Severity.REFUSAL,
+            f"{component} changes {short} of component {callee} from outside",
+            site,
+            component,
+            f"give {callee} a function that changes it",
+        )
 
     def _read(self, component: ComponentName, callee: ComponentName, use: Use, short: str, site: Site) -> None:
         late = self.program.late_writes(use.ref)
         if use.kind is UseKind.IMPORT and late:
-            self.note("SW265", Severity.REFUSAL,
-                      f"{component} imports {short} of {callee} by name, but it changes after import "
-                      f"({self._evidence(use.ref)})", site, component, f"read it through a function of {callee}")  # fmt: skip
+            self.note(
+                "SW265",
+                Severity.REFUSAL,
+                f"{component} imports {short} of {callee} by name, but it changes after import "
+                f"({self._evidence(use.ref)})",
+                site,
+                component,
+                f"read it through a function of {callee}",
+            )
             return
         why = f"it changes ({self._evidence(use.ref)})" if late else "its value is made when the owner is imported"
-        self.note("SW261", Severity.WARNING, f"{component} reads {short} of {callee}: {why}; each read asks the owner for a copy",
-                  site, component, f"read it through a function of {callee}")  # fmt: skip
+        self.note(
+            "SW261",
+            Severity.WARNING,
+            f"{component} reads {short} of {callee}: {why}; each read asks the owner for a copy",
+            site,
+            component,
+            f"read it through a function of {callee}",
+        )
 
     def _evidence(self, ref: Ref) -> str:
         module, use = self.program.late_writes(ref)[0]
@@ -195,20 +227,40 @@ class _Finder:
         surface = self.surfaces[use.ref.module]
         if kind is NameKind.STATEFUL:
             if use.kind is UseKind.SUBCLASS:
-                self.note("SW251", Severity.REFUSAL, f"a class of {component} inherits from {short}, which {callee} holds",
-                          site, component, "keep both classes in one component, or wrap instead of inherit")  # fmt: skip
+                self.note(
+                    "SW251",
+                    Severity.REFUSAL,
+                    f"a class of {component} inherits from {short}, which {callee} holds",
+                    site,
+                    component,
+                    "keep both classes in one component, or wrap instead of inherit",
+                )
             if use.kind is UseKind.ENTER and (use.instance or "." not in use.ref.name):
-                self.note("SW264", Severity.REFUSAL, f"{component} enters {short} of {callee} as a context manager", site,
-                          component, f"enter it inside {callee}, or offer a function that does the whole")  # fmt: skip
+                self.note(
+                    "SW264",
+                    Severity.REFUSAL,
+                    f"{component} enters {short} of {callee} as a context manager",
+                    site,
+                    component,
+                    f"enter it inside {callee}, or offer a function that does the whole",
+                )
             facts = self.program.classes.facts(Ref(use.ref.module, use.ref.top))
             method = facts.methods.get(use.ref.name.partition(".")[2]) if facts is not None else None
             if method is not None and use.kind in (UseKind.CALL, UseKind.ENTER):
-                self._streams(component, callee, method.facts.is_generator, method.facts.is_context_manager, short, site)
+                self._streams(
+                    component, callee, method.facts.is_generator, method.facts.is_context_manager, short, site
+                )
             return
         function = surface.functions[use.ref.top]
         if "." in use.ref.name and use.kind is not UseKind.IMPORT:
-            self.note("SW267", Severity.WARNING, f"{component} uses attribute {short} of a function of {callee}", site,
-                      component, f"offer it as a function of {callee}")  # fmt: skip
+            self.note(
+                "SW267",
+                Severity.WARNING,
+                f"{component} uses attribute {short} of a function of {callee}",
+                site,
+                component,
+                f"offer it as a function of {callee}",
+            )
             return
         if use.kind in (UseKind.CALL, UseKind.ENTER):
             self._streams(component, callee, function.is_generator, function.is_context_manager, short, site)
@@ -217,16 +269,34 @@ class _Finder:
         self, component: ComponentName, callee: ComponentName, generator: bool, managed: bool, short: str, site: Site
     ) -> None:
         if generator:
-            self.note("SW260", Severity.REFUSAL, f"{component} calls generator {short} of {callee}; it is not yet streamed",
-                      site, component, "return a list, or keep caller and generator in one component")  # fmt: skip
+            self.note(
+                "SW260",
+                Severity.REFUSAL,
+                f"{component} calls generator {short} of {callee}; it is not yet streamed",
+                site,
+                component,
+                "return a list, or keep caller and generator in one component",
+            )
         if managed:
-            self.note("SW264", Severity.REFUSAL, f"{component} enters {short} of {callee} as a context manager", site,
-                      component, f"enter it inside {callee}, or offer a function that does the whole")  # fmt: skip
+            self.note(
+                "SW264",
+                Severity.REFUSAL,
+                f"{component} enters {short} of {callee} as a context manager",
+                site,
+                component,
+                f"enter it inside {callee}, or offer a function that does the whole",
+            )
 
     def _arguments(self, component: ComponentName, callee: ComponentName, use: Use, short: str, site: Site) -> None:
         if use.unsafe_argument:
-            self.note("SW266", Severity.WARNING, f"{component} passes {use.unsafe_argument} to {short} of {callee}, which cannot "
-                      "be copied", site, component, "pass a value, or a function at the top of a module")  # fmt: skip
+            self.note(
+                "SW266",
+                Severity.WARNING,
+                f"{component} passes {use.unsafe_argument} to {short} of {callee}, which cannot be copied",
+                site,
+                component,
+                "pass a value, or a function at the top of a module",
+            )
         for callback in use.callbacks:
             surface = self.surfaces.get(callback.module)
             owner = self.program.owners.get(callback.module)
@@ -289,24 +359,56 @@ class _Finder:
             found, rule = self.calls.get(pair), rules.pop(pair, None)
             reason = found.reason if found is not None else "declared in the manifest"
             sites = tuple(sorted(found.sites, key=lambda site: (site.path, site.line))) if found is not None else ()
-            result.edges.append(PlanEdge(
-                caller, callee, reason, pair in declared, found is not None, sites,
-                rule.pickle if rule is not None else False, rule.allow if rule is not None else (),
-            ))  # fmt: skip
+            result.edges.append(
+                PlanEdge(
+                    caller,
+                    callee,
+                    reason,
+                    pair in declared,
+                    found is not None,
+                    sites,
+                    rule.pickle if rule is not None else False,
+                    rule.allow if rule is not None else (),
+                )
+            )
             if found is not None and pair not in declared and caller != MAIN_COMPONENT:
-                self.note("SW220", Severity.NOTE, f"{caller} {found.reason} of {callee}; the edge was added",
-                          sites[0], caller, f"add {callee!r} to its depends_on")  # fmt: skip
+                self.note(
+                    "SW220",
+                    Severity.NOTE,
+                    f"{caller} {found.reason} of {callee}; the edge was added",
+                    sites[0],
+                    caller,
+                    f"add {callee!r} to its depends_on",
+                )
             elif found is None:
-                self.note("SW221", Severity.WARNING, f"{caller} declares that it depends on {callee}, but no call was found",
-                          None, caller, "remove it, or keep it for calls that cannot be seen")  # fmt: skip
+                self.note(
+                    "SW221",
+                    Severity.WARNING,
+                    f"{caller} declares that it depends on {callee}, but no call was found",
+                    None,
+                    caller,
+                    "remove it, or keep it for calls that cannot be seen",
+                )
         for pair, found in sorted(self.values.items()):
             if pair not in self.calls and pair not in declared:
                 site = min(found.sites, key=lambda item: (item.path, item.line))
-                self.note("SW222", Severity.NOTE, f"{pair[0]} only {found.reason} of {pair[1]}; no edge is needed", site,
-                          pair[0], "")  # fmt: skip
+                self.note(
+                    "SW222",
+                    Severity.NOTE,
+                    f"{pair[0]} only {found.reason} of {pair[1]}; no edge is needed",
+                    site,
+                    pair[0],
+                    "",
+                )
         for caller, callee in sorted(rules):
-            self.note("SW223", Severity.WARNING, f"the rule for the edge {caller} -> {callee} applies to no edge of the plan",
-                      None, caller, "remove the rule, or declare the edge in depends_on")  # fmt: skip
+            self.note(
+                "SW223",
+                Severity.WARNING,
+                f"the rule for the edge {caller} -> {callee} applies to no edge of the plan",
+                None,
+                caller,
+                "remove the rule, or declare the edge in depends_on",
+            )
         result.diagnostics = list(self.diagnostics.values())
         return result
 
@@ -318,7 +420,9 @@ class _Finder:
                     near = nearest(callee, {str(name) for name in self.components})
                     raise PlanError(
                         f"SW207 component {component.name!r} depends on unknown component {callee!r}",
-                        remedy=f"did you mean {near!r}?" if near else "declare the component, or remove it from depends_on",
+                        remedy=f"did you mean {near!r}?"
+                        if near
+                        else "declare the component, or remove it from depends_on",
                     )
                 if callee != component.name:
                     declared.add((component.name, callee))

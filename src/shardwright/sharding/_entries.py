@@ -56,7 +56,7 @@ def entries_of(program: Program, component: Component) -> tuple[tuple[EntryPoint
             if module == component.module:
                 chosen[found.name] = found
             else:
-                later.append((f"{module[len(prefix):]}.{found.name}", f"{module}.{found.name}", found))
+                later.append((f"{module[len(prefix) :]}.{found.name}", f"{module}.{found.name}", found))
     for name, found in _reexports(program, component):
         chosen.setdefault(name, found)
     for short, full, found in later:
@@ -67,10 +67,19 @@ def entries_of(program: Program, component: Component) -> tuple[tuple[EntryPoint
         key, refusal = _key(program, component, name, found)
         if refusal is not None:
             diagnostics.append(refusal)
-        entries.append(EntryPoint(
-            MethodId(number), name, found.ref.module, found.ref.name, found.kind, found.facts.is_async,
-            found.facts.is_generator, key, found.facts.line,
-        ))  # fmt: skip
+        entries.append(
+            EntryPoint(
+                MethodId(number),
+                name,
+                found.ref.module,
+                found.ref.name,
+                found.kind,
+                found.facts.is_async,
+                found.facts.is_generator,
+                key,
+                found.facts.line,
+            )
+        )
     if component.scope.kind is ScopeKind.KEY and entries and not any(entry.key is not None for entry in entries):
         _refuse_key(component, chosen)
     return tuple(entries), diagnostics
@@ -83,10 +92,19 @@ def main_entries(program: Program) -> tuple[EntryPoint, ...]:
     assert symbols is not None
     found = {name: facts for name in symbols.bindings if (facts := function_facts(program, symbols, name)) is not None}
     return tuple(
-        EntryPoint(MethodId(number), name, symbols.module.name, name, EntryKind.FUNCTION, found[name].is_async,
-                   found[name].is_generator, None, found[name].line)
+        EntryPoint(
+            MethodId(number),
+            name,
+            symbols.module.name,
+            name,
+            EntryKind.FUNCTION,
+            found[name].is_async,
+            found[name].is_generator,
+            None,
+            found[name].line,
+        )
         for number, name in enumerate(sorted(found))
-    )  # fmt: skip
+    )
 
 
 def _of_module(program: Program, component: Component, symbols: Symbols) -> list[_Found]:
@@ -122,10 +140,16 @@ def _of_class(program: Program, ref: Ref, name: str) -> list[_Found]:
     for method in facts.methods.values():
         if method.kind == "property":
             continue
-        found.append(_Found(
-            f"{name}.{method.name}", EntryKind.METHOD, method.facts, Ref(ref.module, f"{ref.name}.{method.name}"),
-            0 if method.kind == "static" else 1, needs_key=method.kind != "method",
-        ))  # fmt: skip
+        found.append(
+            _Found(
+                f"{name}.{method.name}",
+                EntryKind.METHOD,
+                method.facts,
+                Ref(ref.module, f"{ref.name}.{method.name}"),
+                0 if method.kind == "static" else 1,
+                needs_key=method.kind != "method",
+            )
+        )
     return found
 
 
@@ -175,10 +199,13 @@ def _key(
     source = program.tree.loaded[found.ref.module]
     argument = component.scope.argument
     return None, Diagnostic(
-        "SW240", Severity.REFUSAL, f"{component.name}.{name} cannot be routed: it has no argument {argument!r}",
-        Site(source.relative, found.facts.line), ComponentName(component.name),
+        "SW240",
+        Severity.REFUSAL,
+        f"{component.name}.{name} cannot be routed: it has no argument {argument!r}",
+        Site(source.relative, found.facts.line),
+        ComponentName(component.name),
         f"add the argument {argument!r}, or move {name} to a component of another scope",
-    )  # fmt: skip
+    )
 
 
 def _refuse_key(component: Component, chosen: dict[str, _Found]) -> None:

@@ -12,7 +12,8 @@ ANYTHING = "(*args, **kwargs)"
 # decorators that leave the way of calling as it is
 _PRESERVING = frozenset({
     "functools.lru_cache", "functools.cache", "functools.singledispatch", "typing.final", "typing.no_type_check",
-    "builtins.property", "functools.cached_property", "typing.override", "typing.overload", "typing_extensions.override", "typing_extensions.deprecated",
+    "builtins.property", "functools.cached_property", "typing.override", "typing.overload",
+    "typing_extensions.override", "typing_extensions.deprecated",
     "warnings.deprecated", "abc.abstractmethod", "builtins.staticmethod", "builtins.classmethod", "atexit.register",
     "contextlib.contextmanager", "contextlib.asynccontextmanager", "functools.wraps",
 })  # fmt: skip
@@ -67,7 +68,10 @@ def parameters_of(arguments: ast.arguments) -> tuple[Parameter, ...]:
     plain = [*arguments.posonlyargs, *arguments.args]
     padding: list[ast.expr | None] = [None] * (len(plain) - len(arguments.defaults))
     defaults = padding + list(arguments.defaults)
-    found = [Parameter(arg.arg, place, literal(default)) for place, (arg, default) in enumerate(zip(plain, defaults, strict=True))]
+    found = [
+        Parameter(arg.arg, place, literal(default))
+        for place, (arg, default) in enumerate(zip(plain, defaults, strict=True))
+    ]
     found += [
         Parameter(arg.arg, -1, literal(default))
         for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
@@ -147,18 +151,14 @@ def _returns_call(node: ast.FunctionDef) -> bool:
     return any(isinstance(item, ast.Return) and isinstance(item.value, ast.Call) for item in ast.walk(node))
 
 
-def returned_function(
-    resolver: Resolver, ref: Ref, depth: int
-) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+def returned_function(resolver: Resolver, ref: Ref, depth: int) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
     """The nested function that a decorator of the application returns; ``depth`` 2 for a decorator factory."""
     binding = resolver.binding(ref)
     if binding is None or "." in ref.name or not isinstance(binding.node, ast.FunctionDef):
         return None
     node: ast.FunctionDef | ast.AsyncFunctionDef = binding.node
     for _ in range(depth):
-        nested = {
-            item.name: item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
+        nested = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
         returned = [item.value for item in ast.walk(node) if isinstance(item, ast.Return)]
         names = [value.id for value in returned if isinstance(value, ast.Name) and value.id in nested]
         if not names:

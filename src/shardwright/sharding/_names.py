@@ -72,7 +72,10 @@ def _visit(
                 _visit(node.value, needs, scopes, later, class_names)
         case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
             bound = frozenset(
-                item.id for generator in node.generators for item in ast.walk(generator.target) if isinstance(item, ast.Name)
+                item.id
+                for generator in node.generators
+                for item in ast.walk(generator.target)
+                if isinstance(item, ast.Name)
             )
             for child in ast.iter_child_nodes(node):
                 _visit(child, needs, (bound, *scopes), later, class_names)
@@ -116,8 +119,11 @@ def _bound(body: list[ast.AST] | list[ast.stmt]) -> tuple[frozenset[str], frozen
             case ast.Lambda():
                 continue
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
-                bound.update(item.target.id for item in ast.walk(node)
-                             if isinstance(item, ast.NamedExpr) and isinstance(item.target, ast.Name))
+                bound.update(
+                    item.target.id
+                    for item in ast.walk(node)
+                    if isinstance(item, ast.NamedExpr) and isinstance(item.target, ast.Name)
+                )
                 continue
             case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
                 bound.update((alias.asname or alias.name).partition(".")[0] for alias in aliases)

@@ -164,11 +164,16 @@ def _common_globals(program: Program, components: tuple[ComponentName, ...]) -> 
         module, use = writes[0]
         site = Site(program.tree.loaded[module].relative, use.line)
         names = ", ".join(importers)
-        found.append(Diagnostic(
-            "SW231", Severity.WARNING,
-            f"{ref.name} of common module {ref.module} is written after import; the shards of {names} each have their own copy",
-            site, None, f"give {ref.module} to one component",
-        ))  # fmt: skip
+        found.append(
+            Diagnostic(
+                "SW231",
+                Severity.WARNING,
+                f"{ref.name} of common module {ref.module} is written after import; the shards of {names} each have their own copy",
+                site,
+                None,
+                f"give {ref.module} to one component",
+            )
+        )
     return found
 
 
@@ -184,10 +189,17 @@ def _process_settings(program: Program, components: tuple[ComponentName, ...]) -
                     continue
                 site = Site(program.tree.loaded[module].relative, touch.line)
                 what = touch.name if touch.kind == "process" else f"environment variable {touch.name}"
-                found.setdefault(site, Diagnostic(
-                    "SW232", Severity.WARNING, f"{what} is set for the whole process; only the shard that runs this sees it",
-                    site, program.owners.get(module), "set it at import, in a common module",
-                ))  # fmt: skip
+                found.setdefault(
+                    site,
+                    Diagnostic(
+                        "SW232",
+                        Severity.WARNING,
+                        f"{what} is set for the whole process; only the shard that runs this sees it",
+                        site,
+                        program.owners.get(module),
+                        "set it at import, in a common module",
+                    ),
+                )
     return list(found.values())
 
 
@@ -202,13 +214,27 @@ def _class_notes(program: Program, surfaces: dict[str, Surface]) -> list[Diagnos
             site = Site(surface.symbols.module.relative, node.lineno)
             if facts.global_writes:
                 at = Site(site.path, facts.global_writes[0])
-                found.append(Diagnostic("SW253", Severity.WARNING, f"value class {name} writes globals of {module}; every shard "
-                                        "writes its own copy", at, owner, "list it in `stateful`"))  # fmt: skip
+                found.append(
+                    Diagnostic(
+                        "SW253",
+                        Severity.WARNING,
+                        f"value class {name} writes globals of {module}; every shard writes its own copy",
+                        at,
+                        owner,
+                        "list it in `stateful`",
+                    )
+                )
             elif facts.changes and facts.nature == "record":
-                found.append(Diagnostic(
-                    "SW252", Severity.NOTE, f"{name} changes itself ({facts.changes[0][1]}); copies do not follow each other",
-                    Site(site.path, facts.changes[0][0]), owner, f'list "{name}" in `stateful` if its instances are shared',
-                ))  # fmt: skip
+                found.append(
+                    Diagnostic(
+                        "SW252",
+                        Severity.NOTE,
+                        f"{name} changes itself ({facts.changes[0][1]}); copies do not follow each other",
+                        Site(site.path, facts.changes[0][0]),
+                        owner,
+                        f'list "{name}" in `stateful` if its instances are shared',
+                    )
+                )
     return found
 
 
@@ -222,12 +248,28 @@ def _routes(manifest: Manifest, definitions: list[ShardDefinition]) -> list[Diag
             known = {point.name for point in definition.entry_points}
             if entry not in known:
                 near = nearest(entry, known)
-                found.append(Diagnostic("SW224", Severity.REFUSAL, f"route {route.path} calls {route.call}, which is no entry point",
-                                        None, definition.component, f"did you mean {name}.{near}?" if near else ""))  # fmt: skip
+                found.append(
+                    Diagnostic(
+                        "SW224",
+                        Severity.REFUSAL,
+                        f"route {route.path} calls {route.call}, which is no entry point",
+                        None,
+                        definition.component,
+                        f"did you mean {name}.{near}?" if near else "",
+                    )
+                )
         served = by_name.get(ComponentName(route.app)) if route.app else None
         if served is not None and not any(point.kind is EntryKind.APPLICATION for point in served.entry_points):
-            found.append(Diagnostic("SW224", Severity.REFUSAL, f"route {route.path} serves {route.app}, which has no application",
-                                    None, served.component, 'name it in `code = "module:attribute"`'))  # fmt: skip
+            found.append(
+                Diagnostic(
+                    "SW224",
+                    Severity.REFUSAL,
+                    f"route {route.path} serves {route.app}, which has no application",
+                    None,
+                    served.component,
+                    'name it in `code = "module:attribute"`',
+                )
+            )
     return found
 
 

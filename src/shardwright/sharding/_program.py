@@ -185,7 +185,9 @@ class Program:
                 if not use.deferred and use.ref.module == name:
                     continue
                 binding = self.resolver.binding(use.ref)
-                if use.kind is UseKind.MUTATE and (binding is None or binding.kind in (Bind.FUNCTION, Bind.FROM, Bind.IMPORT)):
+                if use.kind is UseKind.MUTATE and (
+                    binding is None or binding.kind in (Bind.FUNCTION, Bind.FROM, Bind.IMPORT)
+                ):
                     continue
                 found.setdefault(Ref(use.ref.module, use.ref.top), []).append((name, use))
         return found
@@ -220,7 +222,7 @@ class Program:
         component = self.component(owner)
         names = {ref.name, f"{ref.module}:{ref.name}", f"{ref.module}.{ref.name}"}
         if ref.module.startswith(component.module + "."):
-            names.add(f"{ref.module[len(component.module) + 1:]}.{ref.name}")
+            names.add(f"{ref.module[len(component.module) + 1 :]}.{ref.name}")
         if names & set(component.value):
             return "value"
         if names & set(component.stateful):
@@ -236,7 +238,7 @@ class Program:
                 for name, _ in classes_in(self.tree.loaded[module].tree):
                     known |= {name, f"{module}:{name}", f"{module}.{name}"}
                     if module.startswith(component.module + "."):
-                        known.add(f"{module[len(component.module) + 1:]}.{name}")
+                        known.add(f"{module[len(component.module) + 1 :]}.{name}")
             for name in (*component.stateful, *component.value):
                 if name not in known:
                     near = nearest(name, known)

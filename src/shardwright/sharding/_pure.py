@@ -10,8 +10,10 @@ from collections.abc import Callable
 from shardwright.sharding._symbols import Ref
 
 _BUILTIN_CALLS = frozenset({
-    "frozenset", "set", "dict", "list", "tuple", "int", "str", "float", "bytes", "bytearray", "bool", "complex", "range",
-    "len", "min", "max", "sum", "sorted", "abs", "round", "enumerate", "zip", "reversed", "object", "ord", "chr", "slice",
+    "frozenset", "set", "dict", "list", "tuple", "int", "str", "float", "bytes", "bytearray", "bool", "complex",
+    "range",
+    "len", "min", "max", "sum", "sorted", "abs", "round", "enumerate", "zip", "reversed", "object", "ord", "chr",
+    "slice",
     "repr", "divmod", "pow", "type", "any", "all", "map", "filter", "hex", "bin", "oct", "property", "staticmethod",
 })  # fmt: skip
 _CALLS = frozenset({
@@ -28,7 +30,8 @@ _CALLS = frozenset({
     "builtins.dict.fromkeys", "builtins.bytes.fromhex", "struct.calcsize", "zoneinfo.ZoneInfo", "json.loads",
 })  # fmt: skip
 _METHODS = frozenset({
-    "split", "rsplit", "splitlines", "strip", "lstrip", "rstrip", "join", "format", "encode", "decode", "lower", "upper",
+    "split", "rsplit", "splitlines", "strip", "lstrip", "rstrip", "join", "format", "encode", "decode", "lower",
+    "upper",
     "title", "replace", "items", "keys", "values", "get", "copy", "union", "intersection", "difference", "partition",
     "rpartition", "startswith", "endswith", "count", "index", "removeprefix", "removesuffix", "zfill", "ljust", "rjust",
     "center", "translate", "total_seconds", "casefold", "capitalize", "symmetric_difference", "issubset", "issuperset",
@@ -57,8 +60,11 @@ class Purity:
             case None | ast.Constant():
                 return True
             case ast.Name(id=name):
-                return name in local or self._kept(name) or (name == "__name__") or (
-                    hasattr(builtins, name) and not self._shadowed(node)
+                return (
+                    name in local
+                    or self._kept(name)
+                    or (name == "__name__")
+                    or (hasattr(builtins, name) and not self._shadowed(node))
                 )
             case ast.Attribute(value=base):
                 ref = self._resolve(node)
@@ -69,9 +75,12 @@ class Purity:
                 return self._call(node, local)
             case ast.Lambda():
                 return True
-            case ast.ListComp(generators=generators) | ast.SetComp(generators=generators) | ast.GeneratorExp(
-                generators=generators
-            ) | ast.DictComp(generators=generators):
+            case (
+                ast.ListComp(generators=generators)
+                | ast.SetComp(generators=generators)
+                | ast.GeneratorExp(generators=generators)
+                | ast.DictComp(generators=generators)
+            ):
                 inner = local | {
                     item.id for one in generators for item in ast.walk(one.target) if isinstance(item, ast.Name)
                 }
@@ -79,10 +88,24 @@ class Purity:
                 parts += [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
                 return not any(one.is_async for one in generators) and all(self.pure(part, inner) for part in parts)
             case (
-                ast.Tuple() | ast.List() | ast.Set() | ast.Dict() | ast.BinOp() | ast.UnaryOp() | ast.BoolOp() | ast.Compare()
-                | ast.IfExp() | ast.Subscript() | ast.Slice() | ast.Starred() | ast.JoinedStr() | ast.FormattedValue()
+                ast.Tuple()
+                | ast.List()
+                | ast.Set()
+                | ast.Dict()
+                | ast.BinOp()
+                | ast.UnaryOp()
+                | ast.BoolOp()
+                | ast.Compare()
+                | ast.IfExp()
+                | ast.Subscript()
+                | ast.Slice()
+                | ast.Starred()
+                | ast.JoinedStr()
+                | ast.FormattedValue()
             ):
-                return all(self.pure(child, local) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
+                return all(
+                    self.pure(child, local) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)
+                )
         return False
 
     def _shadowed(self, node: ast.Name) -> bool:
@@ -104,7 +127,9 @@ class Purity:
         if isinstance(node.func, ast.Attribute) and node.func.attr in _METHODS:
             owner = self._resolve(node.func.value)
             inner = node.func.value
-            plain = isinstance(inner, ast.Constant | ast.Name | ast.Call | ast.Attribute | ast.BinOp | ast.JoinedStr | ast.Dict)
+            plain = isinstance(
+                inner, ast.Constant | ast.Name | ast.Call | ast.Attribute | ast.BinOp | ast.JoinedStr | ast.Dict
+            )
             is_module = owner is not None and not owner.name
             return plain and not is_module and self.pure(inner, local)
         return False

@@ -1,7 +1,7 @@
-"""One walk over a module: what it uses of other modules, what it writes after import, which files and variables it reads.
+"""One walk over a module: what it uses of others, what it writes after import, which files and variables it reads.
 
-Names are resolved through scopes, imports and simple local types (``x = World()``, annotations); what cannot be resolved is
-left out here, for a statically uncertain use must never be the reason for a cut.
+Names are resolved through scopes, imports and simple local types (``x = World()``, annotations); what cannot be
+resolved is left out here, for a statically uncertain use must never be the reason for a cut.
 """
 
 from __future__ import annotations
@@ -487,11 +487,15 @@ class _Walker:
                 self.inside(node)
 
     def inside(self, node: ast.AST) -> None:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.expr):
-                self.expression(child)
-            elif isinstance(child, ast.comprehension | ast.keyword):
-                self.inside(child)
+        for name in node._fields:  # by hand, for large tables of literals are the bulk of many a program
+            child = getattr(node, name, None)
+            for item in child if type(child) is list else (child,):
+                if type(item) is ast.Constant:
+                    continue
+                if isinstance(item, ast.expr):
+                    self.expression(item)
+                elif isinstance(item, ast.comprehension | ast.keyword):
+                    self.inside(item)
 
     def load(self, node: ast.expr, kind: UseKind, **more: object) -> None:
         """Records the longest resolved chain of a dotted name, then looks at what it stands on."""
@@ -588,7 +592,9 @@ class _Walker:
             if self.resolver.tree.locate(name) is not None:
                 self.found.dynamic.append((Ref(name), node.lineno))
         elif known in ("builtins.open", "io.open", "codecs.open") and text is not None:
-            mode = node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg == "mode"), None)
+            mode = (
+                node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg == "mode"), None)
+            )
             letters = str(mode.value) if isinstance(mode, ast.Constant) else "r"
             self.touch("file", text, any(letter in letters for letter in "wax+"), node.lineno)
         elif known in ("sqlite3.connect", "shelve.open", "dbm.open") and text is not None and text != ":memory:":

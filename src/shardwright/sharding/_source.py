@@ -126,7 +126,8 @@ class SourceTree:
             line = getattr(error, "lineno", None) or 1
             what = getattr(error, "msg", None) or str(error)
             raise PlanError(
-                f"SW202 {relative}:{line}: {what}", remedy="correct the syntax, or leave the file out of the application"
+                f"SW202 {relative}:{line}: {what}",
+                remedy="correct the syntax, or leave the file out of the application",
             ) from error
         digest = hashlib.sha256(raw).hexdigest()
         return SourceModule(name, str(path), relative, place.is_package, text, tree, digest)
@@ -153,7 +154,9 @@ class SourceTree:
         """The existing module with the most similar name; empty when none is near."""
         names: set[str] = set()
         for item in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if (item.suffix == ".py" and item.stem.isidentifier()) or (item.is_dir() and (item / "__init__.py").is_file()):
+            if (item.suffix == ".py" and item.stem.isidentifier()) or (
+                item.is_dir() and (item / "__init__.py").is_file()
+            ):
                 names.add(item.stem)
         top = name.partition(".")[0]
         for known in difflib.get_close_matches(top, sorted(names), 3, 0.6) or ():

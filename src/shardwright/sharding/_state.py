@@ -36,7 +36,11 @@ def evidence_of(program: Program, surfaces: dict[str, Surface], modules: tuple[s
     for ref, writes in program.written_globals.items():
         if ref.module in mine:
             module, use = writes[0]
-            found.append(StateEvidence(f"{ref.name} is written after import", Site(program.tree.loaded[module].relative, use.line)))
+            found.append(
+                StateEvidence(
+                    f"{ref.name} is written after import", Site(program.tree.loaded[module].relative, use.line)
+                )
+            )
     for name in modules:
         surface = surfaces.get(name)
         source = program.tree.loaded[name]
@@ -47,7 +51,11 @@ def evidence_of(program: Program, surfaces: dict[str, Surface], modules: tuple[s
             why = facts.why if facts is not None else ""
             found.append(StateEvidence(f"class {qualname} is stateful: {why}", Site(source.relative, node.lineno)))
         for use in program.scan(name).uses:
-            if not use.deferred or use.ref.module not in mine or use.kind not in (UseKind.LOAD, UseKind.CALL, UseKind.ENTER):
+            if (
+                not use.deferred
+                or use.ref.module not in mine
+                or use.kind not in (UseKind.LOAD, UseKind.CALL, UseKind.ENTER)
+            ):
                 continue
             home = surfaces.get(use.ref.module)
             if home is None or home.kind(use.ref.top) is not NameKind.REMOTE or program.late_writes(use.ref):
@@ -76,9 +84,9 @@ def _is_stateless(program: Program, surface: Surface, ref: Ref) -> bool:
     text = ast.unparse(value)
     calls = [item for item in ast.walk(value) if isinstance(item, ast.Call)]
     known = all(
-        (called := program.resolver.expression(ref.module, call.func)) is not None
+        ((called := program.resolver.expression(ref.module, call.func)) is not None
         and (called.module in ("os", "os.path", "pathlib", "builtins", "json", "math", "time", "platform", "socket.gethostname")
-             and called.name not in ("open", "input", "iter"))
+             and called.name not in ("open", "input", "iter")))
         or (called is None and isinstance(call.func, ast.Attribute) and call.func.attr in (
             "resolve", "absolute", "read_text", "read_bytes", "get", "split", "strip", "lower", "upper", "encode", "decode",
             "joinpath", "with_name", "with_suffix", "expanduser"))
@@ -87,9 +95,7 @@ def _is_stateless(program: Program, surface: Surface, ref: Ref) -> bool:
     return bool(text) and known and bool(calls or not isinstance(value, ast.Name))
 
 
-def state_of(
-    component: Component, evidence: list[StateEvidence]
-) -> tuple[StateKind, list[Diagnostic]]:
+def state_of(component: Component, evidence: list[StateEvidence]) -> tuple[StateKind, list[Diagnostic]]:
     """The state of a component, decided. Raises PlanError for kinds that do not exist yet, and for several shared copies."""
     name = ComponentName(component.name)
     if component.state in (StateKind.JOURNAL, StateKind.REPLICA):

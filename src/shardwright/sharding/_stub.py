@@ -16,10 +16,10 @@ from shardwright.sharding._surface import Surface, statements
 from shardwright.sharding._symbols import Bind, Ref, import_bindings, is_main_guard, is_type_checking, target_names
 
 # A function of a copied class may use a global that only the owner has: the module's own ``__getattr__`` asks for it.
-_ASK = '''
+_ASK = """
 def __shardwright_value__(name):
     return getattr(__import__("sys").modules[__name__], name)
-'''
+"""
 _STATIC_TESTS = frozenset({"sys.version_info", "sys.platform", "os.name", "sys.implementation", "platform.system"})
 
 
@@ -37,6 +37,11 @@ class _Writer:
         self.lines = self.module.text.splitlines(keepends=True)
         self.emitted: set[str] = set()
         self.asks = False
+        self.crowd: dict[int, int] = {}  # how many statements share a line
+        for statement in self.module.tree.body:
+            first = min([statement.lineno, *(item.lineno for item in getattr(statement, "decorator_list", []))])
+            for line in {first, statement.end_lineno or first}:
+                self.crowd[line] = self.crowd.get(line, 0) + 1
 
     def run(self) -> str:
         body = self.module.tree.body
@@ -71,7 +76,9 @@ class _Writer:
             case ast.Try() | ast.TryStar():
                 return self.attempt(node)
             case ast.Delete():
-                names = [name for target in node.targets for name in target_names(target) if name in self.surface.constants]
+                names = [
+                    name for target in node.targets for name in target_names(target) if name in self.surface.constants
+                ]
                 return f"del {', '.join(names)}" if names else ""
             case _ if isinstance(getattr(node, "name", None), ast.Name):  # type X = ...
                 return self.verbatim(node)
@@ -83,14 +90,8 @@ class _Writer:
         for decorator in getattr(node, "decorator_list", []):
             first = min(first, decorator.lineno)
         text = "".join(self.lines[first - 1 : last])
-        if node.col_offset == 0 and not text[:1].isspace():
-            try:
-                again = ast.parse(text)
-            except SyntaxError:
-                return ast.unparse(node)
-            if len(again.body) == 1:
-                return text
-        return ast.unparse(node)
+        alone = all(self.crowd.get(line) == 1 for line in (first, last))
+        return text if node.col_offset == 0 and alone else ast.unparse(node)
 
     def imports(self, node: ast.Import | ast.ImportFrom) -> str:
         if isinstance(node, ast.ImportFrom):
@@ -178,11 +179,11 @@ class _Writer:
         everything = [*node.body, *(item for handler in node.handlers for item in handler.body), *node.orelse]
         hoisted = self.hoisted([*everything, *node.finalbody])
         names = {
-            name
-            for statement, _ in statements([*everything, *node.finalbody])
-            for name in _bound_by(self, statement)
+            name for statement, _ in statements([*everything, *node.finalbody]) for name in _bound_by(self, statement)
         }
-        if not names & (self.surface.needed | self.surface.constants | self.surface.values.keys() | self.surface.stateful.keys()):
+        if not names & (
+            self.surface.needed | self.surface.constants | self.surface.values.keys() | self.surface.stateful.keys()
+        ):
             return hoisted
         self.surface.needed |= {name for name in names if self.is_import(name)}
         body = self.block(node.body)
@@ -221,9 +222,7 @@ class _Writer:
         return "\n".join(texts)
 
     def hoisted(self, body: list[ast.stmt]) -> str:
-        names = [
-            item.name for item, _ in statements(body) if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
+        names = [item.name for item, _ in statements(body) if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)]
         return "\n".join(text for name in names if (text := self.function(name)))
 
     # -- functions and classes -----------------------------------------------------------------------------------
@@ -303,7 +302,12 @@ class _Writer:
         for item in facts.node.bases:
             ref = self.program.resolver.expression(self.module.name, item)
             above = self.program.classes.facts(ref) if ref is not None else None
-            if above is not None and not above.stateful and above.is_abstract_base and isinstance(item, ast.Name | ast.Attribute):
+            if (
+                above is not None
+                and not above.stateful
+                and above.is_abstract_base
+                and isinstance(item, ast.Name | ast.Attribute)
+            ):
                 found.append(ast.unparse(item))
         return found
 

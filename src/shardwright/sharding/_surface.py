@@ -18,7 +18,6 @@ from shardwright.sharding._symbols import (
     Bind,
     Ref,
     Symbols,
-    import_bindings,
     is_main_guard,
     is_type_checking,
     target_names,
@@ -367,7 +366,11 @@ def _changed_in(node: ast.AST) -> set[str]:
             found |= _changed_by(item.target) | set(target_names(item.target))
         elif isinstance(item, ast.Call):
             function = item.func
-            if isinstance(function, ast.Attribute) and function.attr in MUTATORS and isinstance(function.value, ast.Name):
+            if (
+                isinstance(function, ast.Attribute)
+                and function.attr in MUTATORS
+                and isinstance(function.value, ast.Name)
+            ):
                 found.add(function.value.id)
             if isinstance(node, ast.Expr) and not (isinstance(function, ast.Name) and function.id in ("print", "len")):
                 found |= {argument.id for argument in item.args if isinstance(argument, ast.Name)}
@@ -387,4 +390,6 @@ def _immediate_calls(node: ast.ClassDef) -> Iterator[ast.expr]:
         if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
             todo += [default for default in (*item.args.defaults, *item.args.kw_defaults) if default is not None]
         elif not isinstance(item, ast.Lambda):
-            todo.extend(child for child in ast.iter_child_nodes(item) if child not in getattr(item, "decorator_list", []))
+            todo.extend(
+                child for child in ast.iter_child_nodes(item) if child not in getattr(item, "decorator_list", [])
+            )

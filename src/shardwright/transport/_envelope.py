@@ -79,8 +79,6 @@ def unpack(frame: memoryview) -> Envelope:
 
     Raises ProtocolViolation, naming what is wrong, when the frame is not exactly one well-formed message.
     """
-    if type(frame) is not memoryview:
-        frame = memoryview(frame)
     frame = _flat(frame)
     size = len(frame)
     if size < HEADER_BYTES:

@@ -154,12 +154,13 @@ class ClassTable:
         else:
             _refuse_own_copying(cls)
         slots = tuple(_slots(cls))
-        plan = ClassPlan(cls, name, kind, base, cls.__dictoffset__ != 0, slots, cls.__hash__ is not object.__hash__)
+        plan = ClassPlan(cls, name, kind, base, cls.__dictoffset__ != 0, slots, _finds(cls, "__hash__") is not object)
         if plan.has_dict and not _plain_dict_attribute(cls):
             raise Refusal(None, f"instance of {name}, which replaces __dict__")
         if kind not in (Kind.ENUM, Kind.EXCEPTION):
             try:
-                base.__new__(cls)
+                new: Any = base.__new__
+                new(cls)
             except TypeError as error:
                 raise Refusal(None, f"instance of {name}, which cannot be built from its attributes: {error}") from None
         return plan
@@ -210,6 +211,11 @@ def _slots(cls: type) -> Iterable[tuple[str, Any]]:
                 wire = name if name not in seen else f"{owner.__qualname__}.{name}"
                 seen.add(wire)
                 yield wire, descriptor
+
+
+def _finds(cls: type, name: str) -> type:
+    """The class that an attribute comes from."""
+    return next(owner for owner in cls.__mro__ if name in vars(owner))
 
 
 def _plain_dict_attribute(cls: type) -> bool:

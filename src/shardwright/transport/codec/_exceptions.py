@@ -37,8 +37,11 @@ _BUILTIN: dict[str, type[BaseException]] = {
     for name, thing in vars(builtins).items()
     if isinstance(thing, type) and issubclass(thing, BaseException) and thing.__name__ == name
 }
-_OURS: dict[str, type[BaseException]] = {f"shardwright.errors:{n}": getattr(errors, n) for n in errors.__all__}
-_OURS = {name: thing for name, thing in _OURS.items() if isinstance(thing, type)}
+_OURS: dict[str, type[BaseException]] = {
+    f"{thing.__module__}:{name}": thing
+    for name, thing in vars(errors).items()
+    if isinstance(thing, type) and issubclass(thing, ShardwrightError)
+}
 # Of the standard library: known by name wherever the receiver has the module loaded already.
 _LIBRARY = frozenset(
     {
@@ -298,7 +301,8 @@ def _read_names(d: Decoder) -> list[str]:
 
 def _new(cls: type) -> BaseException:
     base = next(k for k in cls.__mro__ if not k.__flags__ & _HEAP_TYPE)
-    made: BaseException = base.__new__(cls)
+    new: Any = base.__new__
+    made: BaseException = new(cls)
     return made
 
 
@@ -399,7 +403,7 @@ def read_contents(d: Decoder, thing: Any) -> None:
     if notes:
         state["__notes__"] = notes
     held = (args, base, names, fields, state, slots, cause, context, bool(suppress), frames)
-    d.fill(0, _fill, thing, held, _same)
+    d.fill(_fill, thing, held, _same)
 
 
 def _read_slot_values(d: Decoder, thing: Any) -> tuple[Any, list[Any]] | None:
@@ -467,7 +471,7 @@ def _read_frames(d: Decoder) -> list[tuple[str, str, int]]:
 
 
 def _traceback(frames: list[tuple[str, str, int]]) -> TracebackType | None:
-    from tblib import Traceback
+    from tblib import Traceback  # type: ignore[import-untyped]  # only where an exception arrives
 
     link = None
     safe: dict[str, str] = {}

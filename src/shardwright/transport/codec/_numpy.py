@@ -54,7 +54,7 @@ def _dtype_text(value: Any) -> str:
 
 
 def _array(s: Encoder, value: Any) -> None:
-    if s.known(value, _array_contents):
+    if s.known(value):
         return
     text = _dtype_text(value)
     flags = _F_ORDER if value.flags.f_contiguous and not value.flags.c_contiguous else 0
@@ -135,7 +135,7 @@ def _read_contents(d: Decoder, thing: Any) -> None:
     raw = d.own_raw()
     if len(raw) != thing.nbytes:
         raise violation(f"an array of {thing.nbytes} bytes with {len(raw)}")
-    d.fill(0, _fill, thing, raw, _same)
+    d.fill(_fill, thing, raw, _same)
 
 
 def _fill(thing: Any, raw: Any) -> None:

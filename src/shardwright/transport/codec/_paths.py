@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from shardwright.transport.codec._classes import instance_dict
 
-__all__ = ["Describe", "Step", "describe_call", "describe_value", "path_to"]
+__all__ = ["Describe", "Step", "children", "describe_call", "describe_value", "path_to"]
 
 Step: TypeAlias = tuple[str, Any]
 """One step into a value: ("item", index), ("key", key), ("attribute", name), ("element" or "key of", None)."""
@@ -70,7 +70,7 @@ def path_to(root: object, offender: object) -> tuple[Step, ...] | None:
                 step, way = way
                 steps.append(step)
             return tuple(reversed(steps))
-        for step, child in _children(thing):
+        for step, child in children(thing):
             if id(child) not in seen:
                 seen.add(id(child))
                 keep.append(child)
@@ -78,7 +78,8 @@ def path_to(root: object, offender: object) -> tuple[Step, ...] | None:
     return None
 
 
-def _children(thing: Any) -> Iterator[tuple[Step, Any]]:
+def children(thing: Any) -> Iterator[tuple[Step, Any]]:
+    """What an object holds, and the step to each; runs no code of its class."""
     if isinstance(thing, (str, bytes, int, float)):
         pass
     elif isinstance(thing, dict):

@@ -60,7 +60,9 @@ def _dump(value: object, outcome: Outcome) -> tuple[bytes, tuple[Part, ...]]:
         return payload, tuple(buffer.raw() for buffer in buffers)
     except Exception as error:
         raise CannotCross(
-            f"the value does not pickle: {error}", outcome=outcome, remedy="pass plain data, or keep both sides together"
+            f"the value does not pickle: {error}",
+            outcome=outcome,
+            remedy="pass plain data, or keep both together",
         ) from error
 
 

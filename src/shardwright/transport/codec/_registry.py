@@ -36,9 +36,7 @@ BY_CLASS: dict[type, Registered] = {}
 BY_NAME: dict[str, Registered] = {}
 
 
-def register(
-    cls: type[T], name: str, to_parts: Callable[[T], tuple[Any, ...]], from_parts: Callable[..., T]
-) -> None:
+def register(cls: type[T], name: str, to_parts: Callable[[T], tuple[Any, ...]], from_parts: Callable[..., T]) -> None:
     """Let instances of exactly ``cls`` cross, on this side, under ``name`` (the same on both sides).
 
     ``from_parts`` is called with whatever a peer sent: it must check its arguments, must not run what they name, and

@@ -66,7 +66,7 @@ class TaggedCodec:
     ) -> tuple[bytes, tuple[Part, ...], Memo]:
         """The payload, its buffers, and the memo that the reply will need.
 
-        ``describe`` words the path in CannotCross; ``describe_call`` suits a request that is ``(positional, keywords)``.
+        ``describe`` words the path in CannotCross; ``describe_call`` suits one that is ``(positional, keywords)``.
         The buffers are views of the caller's own objects where these are immutable.
         """
         s = Encoder(self, [])
@@ -86,6 +86,7 @@ class TaggedCodec:
             d = Decoder(self, payload, buffers, [], snapshots)
             value = d.value()
             d.drain()
+            d.settle()
         except ShardwrightError:
             raise
         except Exception as error:
@@ -112,7 +113,7 @@ class TaggedCodec:
             self._read_changes(d)
             value = d.value()
             d.drain()
-            _apply(d)
+            d.settle()
         except ShardwrightError:
             raise
         except Exception as error:
@@ -149,7 +150,7 @@ class TaggedCodec:
             if not issubclass(type(value), BaseException):
                 raise violation("an error that is no exception")
             d.drain()
-            _apply(d)
+            d.settle()
         except ShardwrightError:
             raise
         except Exception as error:
@@ -173,7 +174,7 @@ class TaggedCodec:
         n = d.count()
         if not n:
             return
-        d.later = ([], [])
+        d.later = []
         last = -1
         for _ in range(n):
             number = d.number()
@@ -264,9 +265,7 @@ class TaggedCodec:
 
     # -- refusing ------------------------------------------------------------------------------------------------
 
-    def _cannot_cross(
-        self, refusal: Refusal, roots: Sequence[tuple[object, Describe]], outcome: Outcome
-    ) -> NoReturn:
+    def _cannot_cross(self, refusal: Refusal, roots: Sequence[tuple[object, Describe]], outcome: Outcome) -> NoReturn:
         where = ""
         for root, describe in roots:
             steps = path_to(root, refusal.offender)
@@ -341,13 +340,6 @@ def _parts(d: Decoder) -> Any:
 
 
 decoding.DISPATCH[Tag.PARTS] = _parts
-
-
-def _apply(d: Decoder) -> None:
-    if d.later is not None:
-        for phase in d.later:
-            for fill, thing, held in phase:
-                fill(thing, held)
 
 
 def _translated(error: Exception) -> ShardwrightError:

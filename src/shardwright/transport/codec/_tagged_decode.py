@@ -3,6 +3,8 @@
 Every length is compared with the bytes that are left before anything of that size is made, every new object is
 charged against ``max_items``, recursion is bounded by ``max_depth`` (only immutable values and hashed keys recurse),
 each buffer is used exactly once. No code of a listed class runs but ``__hash__`` and ``__eq__`` of keys.
+
+One file beyond 400 lines: one dispatch table, whose functions mirror those of ``_tagged_encode`` line by line.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from enum import Flag
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
-from shardwright.errors import MessageTooLarge
 from shardwright.transport.codec import _wire as wire
 from shardwright.transport.codec._classes import ClassPlan, instance_dict
 from shardwright.transport.codec._memo import Compare, Snapshot, same_elements, same_sequence
-from shardwright.transport.codec._wire import LARGE_BYTES, SHARED_BYTES, Kind, Tag, violation
+from shardwright.transport.codec._paths import children
+from shardwright.transport.codec._wire import SHARED_BYTES, Kind, Tag, violation
 
 if TYPE_CHECKING:
     from shardwright.transport.codec._tagged import TaggedCodec
@@ -52,6 +54,7 @@ class Decoder:
         "end",
         "filled",
         "frontier",
+        "hashing",
         "items",
         "later",
         "next_buffer",
@@ -89,7 +92,8 @@ class Decoder:
         self.depth = codec.limits.max_depth
         self.items = codec.limits.max_items
         self.snapshots = snapshots
-        self.later: tuple[list[Any], list[Any]] | None = None
+        self.later: list[tuple[Fill, Any, Any]] | None = None
+        self.hashing: dict[int, tuple[Fill, Any, Any, list[Any]]] = {}
         self.now = False
 
     def value(self) -> Any:
@@ -192,17 +196,73 @@ class Decoder:
         objects.append(thing)
         return thing
 
-    def fill(self, phase: int, fill: Fill, thing: Any, held: Any, unchanged: Compare) -> None:
-        """Put the contents into the object: now, or, in a reply, when all of it has been read.
-
-        ``phase`` 1 is for what looks at hashes: after attributes and lists have their contents.
-        """
-        if self.later is not None and not self.now:
-            self.later[phase].append((fill, thing, held))
-        else:
+    def fill(self, fill: Fill, thing: Any, held: Any, unchanged: Compare) -> None:
+        """Put the contents into the object; in a reply that changes something, when all of it has been read."""
+        if self.later is None or self.now:
             fill(thing, held)
+        else:
+            self.later.append((fill, thing, held))
         if self.snapshots is not None:
             self.snapshots.append((thing, held, unchanged))
+
+    def fill_hashed(self, fill: Fill, thing: Any, held: Any, keys: list[Any], unchanged: Compare) -> None:
+        """The same for what hashes its keys: these must be complete first."""
+        if self.now or (self.later is None and all(map(_plain, keys))):
+            fill(thing, held)
+        else:
+            self.hashing[id(thing)] = (fill, thing, held, keys)
+        if self.snapshots is not None:
+            self.snapshots.append((thing, held, unchanged))
+
+    def settle(self) -> None:
+        """Everything has been read: fill what had to wait."""
+        if self.later is not None:
+            for fill, thing, held in self.later:
+                fill(thing, held)
+        waiting = self.hashing
+        looks = _MOST_LOOKS
+        while waiting:
+            # The keys of one may lead to another that waits: that one first. Where they lead back, any order will do.
+            stack: list[tuple[int, bool]] = [(next(iter(waiting)), False)]
+            chosen: dict[int, Any] = {}
+            while stack:
+                number, ready = stack.pop()
+                if ready:
+                    fill, thing, held, _ = chosen[number]
+                    fill(thing, held)
+                    continue
+                entry = waiting.pop(number, None)
+                if entry is None:
+                    continue
+                chosen[number] = entry
+                keys = entry[3]
+                frontier = list(keys) if len(chosen) == 1 else [*keys, *_values(entry[2])]
+                stack.append((number, True))
+                seen = set()
+                while frontier and looks:
+                    looks -= 1
+                    held = frontier.pop()
+                    if type(held) in wire.ATOMS or id(held) in seen:
+                        continue
+                    seen.add(id(held))
+                    if id(held) in waiting:
+                        stack.append((id(held), False))
+                    else:
+                        frontier.extend(child for _, child in children(held))
+
+
+_MOST_LOOKS = 1_000_000  # for the right order; beyond, things are filled in the order of their numbers
+
+
+def _plain(key: Any) -> bool:
+    return type(key) in wire.ATOMS or (type(key) is tuple and all(map(_plain, key)))
+
+
+def _values(held: Any) -> Any:
+    """The values of what ``_pairs`` read, also inside a default dict's contents; none for a set."""
+    if type(held) is tuple:
+        return held[1] if type(held[1]) is list else held[1][1]
+    return ()
 
 
 # -- scalars ---------------------------------------------------------------------------------------------------
@@ -316,7 +376,7 @@ def elements(d: Decoder) -> list[Any]:
     raw = d.raw
     values = []
     for _ in range(n):  # no comprehension: in 3.11 it is a frame more per level
-        values.append(DISPATCH[raw[d.at]](d))  # noqa: PERF401
+        values.append(DISPATCH[raw[d.at]](d))
     d.depth += 1
     return values
 
@@ -389,6 +449,7 @@ def _contents_now(d: Decoder, number: int, contents: Contents, thing: Any) -> No
 
 
 def _fill(d: Decoder) -> Any:
+    """The contents of a shell that stands already, and then the value that needed them."""
     d.at += 1
     n = d.number()
     queue = d.queue
@@ -398,7 +459,10 @@ def _fill(d: Decoder) -> Any:
         raise violation(f"FILL of object {n}, which awaits no contents")
     number, contents, thing = queue[at]
     _contents_now(d, number, contents, thing)
-    return thing
+    d.enter()  # any number of these may follow each other
+    value = d.value()
+    d.depth += 1
+    return value
 
 
 # -- mutable containers ----------------------------------------------------------------------------------------
@@ -410,7 +474,7 @@ def _list(d: Decoder) -> list[Any]:
 
 
 def list_contents(d: Decoder, thing: Any) -> None:
-    d.fill(0, _fill_list, thing, _flat_elements(d), _same_list)
+    d.fill(_fill_list, thing, _flat_elements(d), _same_list)
 
 
 def _fill_list(thing: Any, held: list[Any]) -> None:
@@ -438,7 +502,8 @@ def _pairs(d: Decoder) -> tuple[list[Any], list[Any]]:
 
 
 def dict_contents(d: Decoder, thing: Any) -> None:
-    d.fill(1, _fill_dict, thing, _pairs(d), _same_dict)
+    held = _pairs(d)
+    d.fill_hashed(_fill_dict, thing, held, held[0], _same_dict)
 
 
 def _fill_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> None:
@@ -457,7 +522,8 @@ def _same_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> bool:
 
 
 def ordered_dict_contents(d: Decoder, thing: Any) -> None:
-    d.fill(1, _fill_ordered_dict, thing, _pairs(d), _same_ordered_dict)
+    held = _pairs(d)
+    d.fill_hashed(_fill_ordered_dict, thing, held, held[0], _same_ordered_dict)
 
 
 def _fill_ordered_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> None:
@@ -490,7 +556,8 @@ def default_dict_contents(d: Decoder, thing: Any) -> None:
     factory = d.value()
     if factory is not None and not callable(factory):
         raise violation("a default factory that is no class")
-    d.fill(1, _fill_default_dict, thing, (factory, _pairs(d)), _same_default_dict)
+    held = _pairs(d)
+    d.fill_hashed(_fill_default_dict, thing, (factory, held), held[0], _same_default_dict)
 
 
 def _fill_default_dict(thing: Any, held: Any) -> None:
@@ -517,7 +584,8 @@ def _set(d: Decoder) -> set[Any]:
 
 
 def set_contents(d: Decoder, thing: Any) -> None:
-    d.fill(1, _fill_set, thing, _flat_elements(d), _same_set)
+    held = _flat_elements(d)
+    d.fill_hashed(_fill_set, thing, held, held, _same_set)
 
 
 def _fill_set(thing: Any, held: list[Any]) -> None:
@@ -536,7 +604,7 @@ def _bytearray(d: Decoder) -> bytearray:
 
 
 def bytearray_contents(d: Decoder, thing: Any) -> None:
-    d.fill(0, _fill_bytearray, thing, d.own_raw(), bytearray.__eq__)
+    d.fill(_fill_bytearray, thing, d.own_raw(), bytearray.__eq__)
 
 
 def _fill_bytearray(thing: Any, held: Any) -> None:
@@ -545,7 +613,7 @@ def _fill_bytearray(thing: Any, held: Any) -> None:
 
 def _deque(d: Decoder) -> Any:
     d.at += 1
-    return d.shell(collections.deque((), _maxlen(d)), deque_contents, wire.WEIGHT_DEQUE)
+    return d.shell(collections.deque(maxlen=_maxlen(d)), deque_contents, wire.WEIGHT_DEQUE)
 
 
 def _maxlen(d: Decoder) -> int | None:
@@ -557,7 +625,7 @@ def deque_contents(d: Decoder, thing: Any) -> None:
     held = _flat_elements(d)
     if thing.maxlen is not None and len(held) > thing.maxlen:
         raise violation("a deque longer than its greatest length")
-    d.fill(0, _fill_deque, thing, held, _same_deque)
+    d.fill(_fill_deque, thing, held, _same_deque)
 
 
 def _fill_deque(thing: Any, held: list[Any]) -> None:
@@ -591,7 +659,7 @@ def array_contents(d: Decoder, thing: Any) -> None:
         fresh.byteswap()
     if fresh.typecode == "u":
         fresh.tounicode()  # raises for what is no character
-    d.fill(0, _fill_array, thing, fresh, _same_array)
+    d.fill(_fill_array, thing, fresh, _same_array)
 
 
 def _fill_array(thing: Any, held: Any) -> None:
@@ -730,7 +798,7 @@ def read_attributes(d: Decoder, thing: Any) -> None:
     if form == 2:
         if not isinstance(thing, dict):
             raise violation("attributes that are the object itself, which is no dict")
-        d.fill(0, _fill_self, thing, None, _same_self)
+        d.fill(_fill_self, thing, None, _same_self)
         return
     if form == 0:
         names = d.attribute_names.get(cls)
@@ -744,7 +812,7 @@ def read_attributes(d: Decoder, thing: Any) -> None:
         raise violation(f"attributes of form {form}")
     raw = d.raw
     values = [DISPATCH[raw[d.at]](d) for _ in names]
-    d.fill(0, _fill_attributes, thing, (names, values), _same_attributes)
+    d.fill(_fill_attributes, thing, (names, values), _same_attributes)
 
 
 def _fill_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> None:
@@ -780,7 +848,7 @@ def read_slots(d: Decoder, slots: tuple[tuple[str, Any], ...], thing: Any) -> No
             values.append(_UNSET)
         else:
             values.append(d.value())
-    d.fill(0, _fill_slots, thing, (slots, values), _same_slots)
+    d.fill(_fill_slots, thing, (slots, values), _same_slots)
 
 
 def _fill_slots(thing: Any, held: tuple[tuple[tuple[str, Any], ...], list[Any]]) -> None:
@@ -880,4 +948,3 @@ CONTENTS: dict[type, Contents] = {
     collections.Counter: dict_contents,
     array.array: array_contents,
 }
-assert LARGE_BYTES > SHARED_BYTES

@@ -10,11 +10,12 @@ from enum import IntEnum
 
 from shardwright.errors import ProtocolViolation
 
-__all__ = ["LARGE_BYTES", "SHARED_BYTES", "CodecLimits", "Kind", "Refusal", "Tag", "violation"]
+__all__ = ["ATOMS", "LARGE_BYTES", "SHARED_BYTES", "CodecLimits", "Kind", "Refusal", "Tag", "violation"]
 
 LARGE_BYTES = 32 * 1024  # from here on, bytes travel out of band
 SHARED_BYTES = 128  # from here on, str and bytes are remembered, so that aliases are sent once
 
+ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})  # hashed without looking further
 NOW_LEVELS = 3  # how many levels of max_depth contents that a hash needs count for
 
 NUMBER_1_BYTE = 248  # a count below this is one byte; 247 + k announces k bytes, little-endian

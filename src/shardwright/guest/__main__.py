@@ -1,0 +1,112 @@
+"""What runs inside a wall: ``python -m shardwright.guest CONTROL LIFELINE`` (descriptors).
+
+The only place where a guest reads its environment or its arguments.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+
+import msgspec
+
+from shardwright.errors import ChannelClosed
+from shardwright.guest._control import VERSION, ControlSocket, Enter, Hello, Init
+from shardwright.guest._fresh import hold_lifeline
+from shardwright.guest._output import tag_output
+from shardwright.guest._runtime import Runtime
+from shardwright.guest._shard import Shard
+from shardwright.guest._template import ForkServer, ImportFailed, announce, import_component, prepare_imports
+from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.shard import ShardPlan
+from shardwright.transport.socket import SocketTransport
+
+
+def main(argv: list[str]) -> int:
+    """The exit status of the guest."""
+    control = ControlSocket(int(argv[1]))
+    lifeline = hold_lifeline(int(argv[2]))
+    os.close(int(argv[2]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        control.send(Hello(VERSION))
+        init, _ = control.receive()
+        if not isinstance(init, Init):
+            return 64
+        return _template(control, init, lifeline) if init.role == "template" else _spawned(control, init)
+    except ChannelClosed:
+        return 70
+
+
+def _runtime(init: Init) -> Runtime:
+    plan = msgspec.msgpack.decode(init.plan, type=ShardPlan)
+    runtime = Runtime(plan, ComponentName(init.component))
+    sys.argv[:] = init.argv
+    prepare_imports(runtime, init.paths)
+    return runtime
+
+
+def _template(control: ControlSocket, init: Init, lifeline: int) -> int:
+    runtime = _runtime(init)
+    try:
+        imported = import_component(runtime)
+    except ImportFailed as failed:
+        announce(control, failed)
+        return 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.collect()
+    gc.freeze()  # what is shared stays shared: the collector will not touch it in the children
+    announce(control, imported)
+    descriptor = ForkServer(control, imported, lifeline).run()
+    if descriptor is None:
+        return 0
+    control = ControlSocket(descriptor)
+    control.send(Hello(VERSION))
+    shard = _enter(control, runtime)
+    announce(control, imported)
+    return _serve(shard)
+
+
+def _spawned(control: ControlSocket, init: Init) -> int:
+    runtime = _runtime(init)
+    shard = _enter(control, runtime)
+    try:
+        imported = import_component(runtime)
+    except ImportFailed as failed:
+        announce(control, failed)
+        return 1
+    announce(control, imported)
+    return _serve(shard)
+
+
+def _enter(control: ControlSocket, runtime: Runtime) -> Shard:
+    message, descriptors = control.receive()
+    if not isinstance(message, Enter):
+        raise ChannelClosed("the node did not say who this is")
+    if message.terminal:
+        for target, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    else:
+        tag_output(descriptors[0])
+    shard = Shard(runtime, control, {"socket": SocketTransport()})
+    shard.enter(ShardId(message.shard), message.secrets)
+    return shard
+
+
+def _serve(shard: Shard) -> int:
+    try:
+        status = shard.serve()
+    except KeyboardInterrupt:
+        status = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads of user code must not hold a shard that was told to end
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,349 @@
+"""Outgoing calls: from a proxy's arguments to a message, and from the reply to a result.
+
+A blocked thread puts the shard's baton down while it waits, runs calls of its own chain that come back meanwhile, and
+takes the baton up again before it goes on with user code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from queue import Empty
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from shardwright.errors import (
+    CallError,
+    CannotCross,
+    ChannelClosed,
+    DeadlineExceeded,
+    NotPermitted,
+    ProtocolViolation,
+    ShardLost,
+)
+from shardwright.guest._chains import Chains, Waiting
+from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
+from shardwright.guest._link import Link, Ticket
+from shardwright.guest._router import Route, Router
+from shardwright.model.envelope import Envelope, Kind
+from shardwright.model.ids import MethodId, ShardId
+from shardwright.model.manifest import ScopeKind, StateKind
+from shardwright.model.shard import EntryPoint, ShardDefinition
+from shardwright.transport import Describe, describe_call
+from shardwright.transport.codec import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shardwright.guest._mailbox import Mailbox
+
+Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any]]
+"""What a CALL carries: object id (None for a function), positional and keyword arguments."""
+
+
+class Caller:
+    """Makes calls for one shard. ``mailbox`` is None where there is no baton to put down (the node's own client)."""
+
+    def __init__(self, router: Router, chains: Chains, mailbox: Mailbox | None) -> None:
+        self.router = router
+        self.chains = chains
+        self.mailbox = mailbox
+        self.calls_out = 0
+
+    # -- blocking ----------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        target: tuple[ShardId, int] | None = None,
+        route: Route | None = None,
+    ) -> Any:
+        """Call and wait. Raises the callee's exception, or a CallError that tells the outcome."""
+        context = current_call.get()
+        if route is None:
+            route = self._route(definition, entry, args, kwargs, target, context)
+        arguments: Arguments = (target[1] if target else None, args, dict(kwargs))
+        return self._exchange(definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context)
+
+    def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
+        """Read an attribute of a module (by its name) or of an object (by its id)."""
+        context = current_call.get()
+        return self._exchange(definition, route, Kind.GET, MethodId(0), (owner, name), f"reading {name}", context)
+
+    def _exchange(
+        self,
+        definition: ShardDefinition,
+        route: Route,
+        kind: Kind,
+        method: MethodId,
+        value: object,
+        what: str,
+        context: CallContext,
+    ) -> Any:
+        while True:
+            link = self._known(definition, route, context)
+            if link is None:
+                with self.parked():
+                    link = self.router.link(definition, route, context)
+            try:
+                payload, buffers, memo = link.codec.encode_request(value, describe=_describe(definition, what))
+                envelope = _envelope(link, kind, method, payload, buffers, context)
+                waiting = Waiting(envelope.chain, context.session)
+                self.chains.enter(waiting)
+                try:
+                    if not self._begin(definition, route, link, envelope, waiting, what):
+                        continue
+                    outcome = self._wait(link, waiting, envelope, what)
+                finally:
+                    for late in self.chains.leave(waiting):
+                        late.resubmit()
+            finally:
+                self.router.request_done(definition, route, link)
+            return self._result(route, link, outcome, memo, what, context)
+
+    def _known(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link | None:
+        if definition.scope.kind is ScopeKind.REQUEST and route.shard is None:
+            return None
+        return self.router.known(definition, route, context)
+
+    def _begin(
+        self, definition: ShardDefinition, route: Route, link: Link, envelope: Envelope, ticket: Ticket, what: str
+    ) -> bool:
+        """Send the call. False: the shard had gone, nothing was started, and no state is lost by asking for another."""
+        try:
+            link.begin(envelope, ticket)
+        except ChannelClosed as closed:
+            # a message that was not taken over whole cannot have been run
+            link.close()
+            if definition.state is StateKind.NONE and route.shard is None:
+                return False
+            self.router.told(route, envelope.session)
+            raise ShardLost(
+                f"{what}: {link.peer.shard} is gone, and with it the state that this session had there",
+                outcome="not started",
+                remedy="the next call starts from fresh state",
+            ) from closed
+        except DeadlineExceeded:
+            raise DeadlineExceeded(f"{what}: the deadline had passed", outcome="not started") from None
+        self.calls_out += 1
+        return True
+
+    def _wait(self, link: Link, waiting: Waiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
+        mailbox = self.mailbox
+        parked = mailbox is not None and mailbox.holds()
+        if parked:
+            assert mailbox is not None
+            mailbox.release()
+        try:
+            while True:
+                timeout_s = None
+                if envelope.deadline_ns:
+                    timeout_s = max(0.0, (envelope.deadline_ns - time.monotonic_ns()) / 1e9)
+                try:
+                    item = waiting.inbox.get(timeout=timeout_s)
+                except Empty:
+                    if link.abandon(envelope.call_id):
+                        raise DeadlineExceeded(f"{what}: no reply within the deadline") from None
+                    item = waiting.inbox.get()  # it arrived just now
+                if isinstance(item, (Envelope, ChannelClosed)):
+                    return item
+                if mailbox is not None:
+                    mailbox.acquire()
+                try:
+                    item.run()
+                finally:
+                    if mailbox is not None:
+                        mailbox.release()
+        except BaseException:
+            link.abandon(envelope.call_id)
+            raise
+        finally:
+            if parked:
+                assert mailbox is not None
+                mailbox.acquire()
+
+    @contextmanager
+    def parked(self) -> Iterator[None]:
+        """Put the baton down for a while, if this thread has it."""
+        mailbox = self.mailbox
+        if mailbox is None or not mailbox.holds():
+            yield
+            return
+        mailbox.release()
+        try:
+            yield
+        finally:
+            mailbox.acquire()
+
+    # -- awaiting ----------------------------------------------------------------------------------------------
+
+    async def call_async(
+        self,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        target: tuple[ShardId, int] | None = None,
+        route: Route | None = None,
+    ) -> Any:
+        """Call and await. Cancelling the awaiting task cancels the call."""
+        context = current_call.get()
+        if route is None:
+            route = self._route(definition, entry, args, kwargs, target, context)
+        loop = asyncio.get_running_loop()
+        arguments: Arguments = (target[1] if target else None, args, dict(kwargs))
+        while True:
+            link = self._known(definition, route, context)
+            if link is None:
+                link = await loop.run_in_executor(None, self.router.link, definition, route, context)
+            try:
+                payload, buffers, memo = link.codec.encode_request(arguments, describe=_describe(definition, entry.name))
+                envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context)
+                awaited = _Awaited(loop)
+                if not self._begin(definition, route, link, envelope, awaited, entry.name):
+                    continue
+                try:
+                    outcome = await asyncio.wait_for(awaited.future, context.remaining_s())
+                except TimeoutError:
+                    link.abandon(envelope.call_id)
+                    raise DeadlineExceeded(f"{entry.name}: no reply within the deadline") from None
+                except BaseException:
+                    link.abandon(envelope.call_id)
+                    raise
+            finally:
+                self.router.request_done(definition, route, link)
+            return self._result(route, link, outcome, memo, entry.name, context)
+
+    # -- both --------------------------------------------------------------------------------------------------
+
+    def _route(
+        self,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        target: tuple[ShardId, int] | None,
+        context: CallContext,
+    ) -> Route:
+        if target is not None:
+            return Route(definition.component, shard=target[0])
+        key = None
+        if definition.scope.kind is ScopeKind.KEY:
+            key = key_of(definition, entry, args, kwargs)
+        return self.router.route(definition, context.session, key)
+
+    def _result(
+        self,
+        route: Route,
+        link: Link,
+        outcome: Envelope | ChannelClosed,
+        memo: Any,
+        what: str,
+        context: CallContext,
+    ) -> Any:
+        if isinstance(outcome, ChannelClosed):
+            self.router.told(route, context.session)
+            _raise_lost(link, what, outcome)
+        try:
+            if outcome.kind is Kind.RESULT:
+                return link.codec.decode_reply(outcome.payload, outcome.buffers, memo)
+            error = link.codec.decode_error(outcome.payload, outcome.buffers, memo)
+        except ProtocolViolation as violation:
+            link.close()
+            raise CallError(f"{what}: {link.peer.shard} sent a reply that cannot be read: {violation}") from violation
+        raise error
+
+
+class _Awaited:
+    """The ticket of an awaited call."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[Envelope | ChannelClosed] = loop.create_future()
+
+    def deliver(self, outcome: Envelope | ChannelClosed) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._settle, outcome)
+        except RuntimeError:
+            pass  # the loop was closed meanwhile: nobody waits
+
+    def _settle(self, outcome: Envelope | ChannelClosed) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+
+def key_of(
+    definition: ShardDefinition, entry: EntryPoint, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str:
+    """The value of the argument that routes this call, as the name of its shard.
+
+    Raises NotPermitted when the entry point has no such argument, TypeError when it is missing or not a plain value.
+    """
+    where = entry.key
+    if where is None:
+        raise NotPermitted(
+            f"{definition.component}.{entry.name} has no argument {definition.scope.argument!r} to find its shard by",
+            outcome="not started",
+            remedy=f"give it one, or change the scope of {definition.component}",
+        )
+    if where.name in kwargs:
+        value = kwargs[where.name]
+    elif 0 <= where.position < len(args):
+        value = args[where.position]
+    elif where.default:
+        return where.default
+    else:
+        raise TypeError(f"{entry.name}() missing 1 required argument: {where.name!r}")
+    if not isinstance(value, (str, int, bytes, tuple, type(None))):
+        raise CannotCross(
+            f"{entry.name}(): {where.name!r} routes the call and must be a str, int, bytes or tuple of them, "
+            f"not {type(value).__name__}",
+            outcome="not started",
+        )
+    return repr(value)
+
+
+def _envelope(
+    link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext
+) -> Envelope:
+    call_id = link.next_id()
+    return Envelope(
+        kind=kind,
+        call_id=call_id,
+        session=context.session,
+        method=method,
+        deadline_ns=context.deadline_ns,
+        trace_id=context.trace_id if context is not NOWHERE else os.urandom(16),
+        span_id=context.span_id,
+        chain=context.chain or new_identifier(),
+        codec=link.codec_id,
+        payload=payload,
+        buffers=buffers,
+    )
+
+
+def _raise_lost(link: Link, what: str, closed: ChannelClosed) -> NoReturn:
+    if isinstance(closed, ProtocolViolation):
+        raise ShardLost(f"{what}: {link.peer.shard} broke the protocol and was cut off: {closed}") from closed
+    raise ShardLost(f"{what}: {link.peer.shard} ended while it was running this call") from closed
+
+
+def _describe(definition: ShardDefinition, what: str) -> Describe:
+    """Words for where an argument that does not fit sits."""
+
+    def describe(steps: tuple[Step, ...]) -> str:
+        # the request is (object id, positional, keywords); people count from the first argument
+        if steps and steps[0][0] == "item" and steps[0][1] > 0:
+            steps = (("item", steps[0][1] - 1), *steps[1:])
+        return f"{definition.component}.{what}(): {describe_call(steps)}"
+
+    return describe

@@ -1,0 +1,75 @@
+"""Which threads of this process wait for which causal chain.
+
+A call that comes back into a shard (A to B to A) belongs to the chain that the shard waits on. It is given to the waiting
+thread itself: recursion keeps its thread, thread-locals stay true, and no thread is spent on depth.
+
+A waiting thread takes from its own queue either its outcome or a call to run. When it leaves, calls that were given to it
+too late are returned to be run elsewhere; offering and leaving exclude each other by ``_mutex``, so no call is lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+from shardwright.errors import ChannelClosed
+from shardwright.model.envelope import Envelope
+from shardwright.model.ids import SessionNumber
+
+
+class Waiting:
+    """A blocked thread's ticket: outcomes and calls to run arrive in ``inbox``."""
+
+    __slots__ = ("chain", "inbox", "session", "thread")
+
+    def __init__(self, chain: int, session: SessionNumber) -> None:
+        self.chain = chain
+        self.session = session
+        self.thread = threading.get_ident()
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+
+    def deliver(self, outcome: Envelope | ChannelClosed) -> None:
+        self.inbox.put(outcome)
+
+
+class Chains:
+    """The waiting threads of one process, by chain."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._waiting: dict[int, list[Waiting]] = {}
+
+    def enter(self, waiting: Waiting) -> None:
+        with self._mutex:
+            self._waiting.setdefault(waiting.chain, []).append(waiting)
+
+    def leave(self, waiting: Waiting) -> list[Any]:
+        """The thread no longer waits; returns calls that came too late for it."""
+        with self._mutex:
+            stack = self._waiting[waiting.chain]
+            stack.remove(waiting)
+            if not stack:
+                del self._waiting[waiting.chain]
+        late = []
+        while not waiting.inbox.empty():
+            item = waiting.inbox.get()
+            if not isinstance(item, (Envelope, ChannelClosed)):
+                late.append(item)
+        return late
+
+    def offer(self, chain: int, call: object) -> bool:
+        """Give a call to the latest thread that waits on its chain; False when none does."""
+        if not chain:
+            return False
+        with self._mutex:
+            stack = self._waiting.get(chain)
+            if not stack:
+                return False
+            stack[-1].inbox.put(call)
+            return True
+
+    def waits(self, chain: int, thread: int | None) -> bool:
+        """Whether that thread waits on that chain."""
+        with self._mutex:
+            return any(waiting.thread == thread for waiting in self._waiting.get(chain, ()))

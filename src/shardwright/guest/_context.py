@@ -1,0 +1,49 @@
+"""What a running call knows of itself: its session, its causal chain, its deadline, its trace."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+from shardwright.model.ids import NO_SESSION, SessionNumber
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """The context of one call. ``chain`` is 0 outside any call: the next call begins a chain of its own.
+
+    ``deadline_ns`` is absolute CLOCK_MONOTONIC nanoseconds, 0 for none. ``session_name`` is for people.
+    """
+
+    session: SessionNumber = NO_SESSION
+    session_name: str = ""
+    chain: int = 0
+    deadline_ns: int = 0
+    trace_id: bytes = b"\0" * 16
+    span_id: int = 0
+
+    def remaining_s(self) -> float | None:
+        """Seconds left until the deadline (never below 0), or None without one."""
+        if not self.deadline_ns:
+            return None
+        return max(0.0, (self.deadline_ns - time.monotonic_ns()) / 1e9)
+
+    def within(self, timeout_s: float | None) -> CallContext:
+        """The same context with a deadline at most ``timeout_s`` from now."""
+        if timeout_s is None:
+            return self
+        deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
+        if self.deadline_ns:
+            deadline_ns = min(deadline_ns, self.deadline_ns)
+        return replace(self, deadline_ns=deadline_ns)
+
+
+NOWHERE = CallContext()
+current_call: ContextVar[CallContext] = ContextVar("shardwright_call", default=NOWHERE)
+
+
+def new_identifier() -> int:
+    """A non-zero random u64; from the kernel, so that forks of one template never agree."""
+    return int.from_bytes(os.urandom(8), "little") | 1

@@ -1,0 +1,82 @@
+"""Fresh randomness after a fork, and the lifeline that ends a shard with its keeper.
+
+All forks of a template share its memory: without this, siblings would draw equal random numbers. What they still share is
+stated in the documentation: the hash seed and the address layout.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import signal
+import sys
+from types import TracebackType
+
+
+class SeedWatch:
+    """Notices whether user code seeds the global generators while it is imported; a chosen seed is then kept."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self.random_seeded = False
+        self.numpy_seeded = False
+        self._original = random.seed
+
+    def __enter__(self) -> SeedWatch:
+        def seed(*args: object, **kwargs: object) -> None:
+            self.random_seeded = True
+            self._original(*args, **kwargs)  # type: ignore[arg-type]
+
+        random.seed = seed
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        random.seed = self._original
+        if "numpy.random" in sys.modules:
+            self.numpy_seeded = any(self._seeds(module) for module in list(sys.modules.values()))
+
+    def _seeds(self, module: object) -> bool:
+        """Whether a module of the application seems to seed numpy. A textual guess, on the side of keeping a seed."""
+        path = getattr(module, "__file__", None)
+        if not isinstance(path, str) or not path.startswith(self._root + os.sep) or not path.endswith(".py"):
+            return False
+        try:
+            with open(path, "rb") as source:
+                return b"random.seed(" in source.read()
+        except OSError:
+            return False
+
+
+def refresh(watch: SeedWatch) -> None:
+    """Give this process randomness of its own. To be called in the child, before user code runs."""
+    if not watch.random_seeded:
+        random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None and not watch.numpy_seeded:
+        numpy_random.seed()
+    ssl = sys.modules.get("ssl")
+    if ssl is not None:
+        ssl.RAND_add(os.urandom(32), 32.0)
+    uuid = sys.modules.get("uuid")
+    if uuid is not None:
+        uuid._last_timestamp = None
+        uuid._node = None  # uuid1 of siblings differ by node and clock sequence
+
+
+def hold_lifeline(descriptor: int) -> int:
+    """Ask the kernel to kill this process group when the other end of the pipe closes; returns the descriptor to keep.
+
+    The signal comes from the kernel itself (O_ASYNC with F_SETSIG), so it reaches a process that is busy or stuck. Each
+    process opens the pipe anew, since the wish belongs to the open file and forks share that.
+    """
+    own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_RDONLY | os.O_NONBLOCK | os.O_ASYNC)
+    try:
+        if os.read(own, 1) == b"":  # it closed before we asked
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+    except BlockingIOError:
+        pass
+    return own

@@ -1,0 +1,188 @@
+"""The serial mailbox of a shard: one call runs at a time, and whoever waits for another shard lets the next one in.
+
+Plain Python code was written for one thread. A shard therefore runs its calls one by one, under a *baton*. A call that
+waits for another shard puts the baton down, so calls that come back (A to B to A), and two shards that call each other,
+do not deadlock: the places where a call may be overtaken are just its own calls to other shards (and the awaits of its
+coroutines), never between two of its other lines.
+
+Correctness, in brief. All fields are guarded by ``_mutex``, and ``_mutex`` is never held while waiting. The baton is held
+(``_held``) or free. It is handed over, never dropped while somebody wants it: whoever puts it down gives it to the oldest
+resumer, else to a worker with the oldest queued call, and only if neither exists is it free. A resumer waits on a lock of
+its own that just the giver releases, so no wake-up is lost. New calls never overtake resumers, resumers are finite, so
+no queued call starves as long as running calls end or wait. Worker threads are bounded: when all of them wait for other
+shards, a further call is refused (Overloaded) instead of queued, for nobody here could be sure ever to run it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from shardwright.errors import Overloaded
+
+Work = Callable[[], None]  # must not raise
+MAX_WORKERS = 256
+
+
+class Mailbox:
+    """Runs work one at a time on worker threads. ``limit`` bounds the calls that may wait in the queue."""
+
+    def __init__(self, *, limit: int, name: str = "shard", max_workers: int = MAX_WORKERS) -> None:
+        self._limit = limit
+        self._name = name
+        self._max_workers = max_workers
+        self._mutex = threading.Lock()
+        self._held = False
+        self._holder: int | None = None
+        self._queue: deque[Work] = deque()
+        self._resumers: deque[_Waiter] = deque()
+        self._idle: list[_Worker] = []
+        self._workers = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Mailbox {self._name} {'busy' if self._held else 'free'}, {len(self._queue)} queued, "
+            f"{len(self._resumers)} resuming, {self._workers} workers>"
+        )
+
+    @property
+    def depth(self) -> int:
+        """Calls that wait in the queue."""
+        return len(self._queue)
+
+    @property
+    def contended(self) -> bool:
+        """Whether somebody waits for the baton."""
+        return bool(self._queue or self._resumers)
+
+    def submit(self, work: Work) -> None:
+        """Run ``work`` when its turn comes. Raises Overloaded when the queue is full; then it will not run."""
+        with self._mutex:
+            if self._closed:
+                raise Overloaded("the shard is stopping")
+            if self._held:
+                if len(self._queue) >= self._limit:
+                    raise Overloaded(
+                        f"{self._name}: {len(self._queue)} calls already wait (queue = {self._limit})",
+                        remedy="slow the callers down, raise `queue`, or raise `scale.max`",
+                    )
+                self._queue.append(work)
+                return
+            worker = self._take_worker()
+            if worker is None:
+                raise Overloaded(f"{self._name}: all {self._max_workers} threads of the shard wait for other shards")
+            self._held = True
+        worker.give(work)
+
+    def holds(self) -> bool:
+        """Whether the calling thread has the baton."""
+        return self._held and self._holder == threading.get_ident()
+
+    def acquire(self) -> None:
+        """Take the baton, ahead of queued calls; waits while another thread has it."""
+        with self._mutex:
+            if not self._held:
+                self._held = True
+                self._holder = threading.get_ident()
+                return
+            waiter = _Waiter()
+            self._resumers.append(waiter)
+        waiter.wait()
+        self._holder = threading.get_ident()
+
+    def release(self) -> None:
+        """Put the baton down and let the next one run."""
+        with self._mutex:
+            self._holder = None
+            if self._resumers:
+                self._resumers.popleft().wake()
+                return
+            if self._queue:
+                worker = self._take_worker()
+                if worker is not None:
+                    worker.give(self._queue.popleft())
+                    return
+            self._held = False
+
+    def close(self) -> None:
+        """End idle workers; queued calls are dropped, running ones end by themselves."""
+        with self._mutex:
+            self._closed = True
+            self._queue.clear()
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.give(None)
+
+    def _take_worker(self) -> _Worker | None:
+        """An idle worker, or a new one; None when there are too many. Called under the mutex."""
+        if self._idle:
+            return self._idle.pop()
+        if self._workers >= self._max_workers:
+            return None
+        self._workers += 1
+        return _Worker(self, f"{self._name}-{self._workers}")
+
+    def _next(self, worker: _Worker) -> Work | None:
+        """The worker that has the baton asks for more; None says: be idle, the baton is no longer yours."""
+        with self._mutex:
+            if self._resumers:
+                self._holder = None
+                self._resumers.popleft().wake()
+            elif self._queue:
+                return self._queue.popleft()
+            else:
+                self._holder = None
+                self._held = False
+            self._idle.append(worker)
+            return None
+
+
+class _Waiter:
+    """A binary semaphore that is waited for once and released once."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self) -> None:
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        self._lock.release()
+
+
+class _Worker:
+    """One thread of the mailbox. It is given work only together with the baton."""
+
+    def __init__(self, mailbox: Mailbox, name: str) -> None:
+        self._mailbox = mailbox
+        self._given: deque[Work | None] = deque()
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._thread: threading.Thread | None = None
+        self._name = name
+
+    def give(self, work: Work | None) -> None:
+        self._given.append(work)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._wake.release()
+
+    def _run(self) -> None:
+        mailbox = self._mailbox
+        while True:
+            self._wake.acquire()
+            work = self._given.popleft()
+            if work is None:
+                return
+            while work is not None:
+                mailbox._holder = threading.get_ident()
+                work()
+                work = mailbox._next(self)
+            if mailbox._closed:
+                return

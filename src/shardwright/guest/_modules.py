@@ -1,0 +1,70 @@
+"""Generated modules: executing the plan's stub source, and finding it on import."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import linecache
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from shardwright.guest._stubs import Face, Proxies
+from shardwright.model.ids import ComponentName
+from shardwright.model.shard import ModuleSurface, ShardPlan
+
+
+def fill(module: ModuleType, surface: ModuleSurface, proxies: Proxies) -> None:
+    """Execute the stub source in ``module``; names it does not have are asked of the owner."""
+    namespace = module.__dict__
+    namespace["__shardwright__"] = Face(proxies, surface, namespace)
+    filename = f"<generated {surface.module}>"
+    linecache.cache[filename] = (
+        len(surface.stub_source), None, surface.stub_source.splitlines(keepends=True), filename,
+    )  # fmt: skip
+    exec(compile(surface.stub_source, filename, "exec", dont_inherit=True), namespace)
+    definition = proxies.plan.definition(surface.owner)
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {surface.module!r} has no attribute {name!r}")
+        return proxies.read_module(definition, surface.module, name)
+
+    namespace["__getattr__"] = __getattr__
+
+
+class GeneratedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """First on ``sys.meta_path`` of a shard: modules that other components own are generated, all others are real."""
+
+    def __init__(self, plan: ShardPlan, component: ComponentName, proxies: Proxies) -> None:
+        self._surfaces = {surface.module: surface for surface in plan.modules if surface.owner != component}
+        self._root = Path(plan.root)
+        self._proxies = proxies
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        surface = self._surfaces.get(fullname)
+        if surface is None:
+            return None
+        spec = importlib.machinery.ModuleSpec(
+            fullname, self, origin=str(self._root / surface.path), is_package=surface.is_package
+        )
+        spec.has_location = True
+        if surface.is_package:
+            spec.submodule_search_locations = [str((self._root / surface.path).parent)]
+        return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        fill(module, self._surfaces[module.__name__], self._proxies)
+
+    def install(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def remove(self) -> None:
+        sys.meta_path.remove(self)

@@ -1,0 +1,134 @@
+"""Standard output and logging of user code, tagged by session, on the shard's log pipe.
+
+Whole lines go out as one write each. A line with a tag begins with a record separator and a small JSON object; a line
+without one (written by C code straight to the descriptor) is just text. Lines longer than the pipe's atomic size are cut
+into pieces, each with its tag.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import threading
+from typing import Any
+
+from shardwright.guest._context import current_call
+
+MARK = "\x1e"
+SPLIT = "\x1f"
+_PIECE = 3500  # below PIPE_BUF (4096) with its tag, so that pieces of several threads never mix
+
+
+class TaggedStream(io.TextIOBase):
+    """A text stream whose lines say which session wrote them. Line-buffered per thread; never closes the pipe."""
+
+    def __init__(self, descriptor: int, stream: str) -> None:
+        self._descriptor = descriptor
+        self._stream = stream
+        self._local = threading.local()
+        self._binary = _Binary(self)
+
+    encoding = "utf-8"  # type: ignore[assignment]
+    errors = "backslashreplace"  # type: ignore[assignment]
+
+    @property
+    def name(self) -> str:
+        return f"<{self._stream}>"
+
+    @property
+    def buffer(self) -> io.RawIOBase:
+        return self._binary
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 1 if self._stream == "stdout" else 2
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        held = getattr(self._local, "text", "") + text
+        *lines, rest = held.split("\n")
+        self._local.text = rest
+        for line in lines:
+            self._emit(line, {"o": self._stream})
+        return len(text)
+
+    def flush(self) -> None:
+        rest = getattr(self._local, "text", "")
+        if rest:
+            self._local.text = ""
+            self._emit(rest, {"o": self._stream, "p": 1})  # p: the line goes on
+
+    def log(self, record: logging.LogRecord, text: str) -> None:
+        for line in text.split("\n"):
+            self._emit(line, {"o": "log", "l": record.levelname, "n": record.name})
+
+    def _emit(self, line: str, tag: dict[str, Any]) -> None:
+        session = current_call.get().session
+        if session:
+            tag["s"] = session
+        for start in range(0, max(1, len(line)), _PIECE // 4):  # four bytes a character at most
+            piece = line[start : start + _PIECE // 4]
+            head = dict(tag, p=1) if start + _PIECE // 4 < len(line) else tag
+            encoded = f"{MARK}{json.dumps(head)}{SPLIT}{piece}\n".encode("utf-8", "backslashreplace")
+            try:
+                os.write(self._descriptor, encoded)
+            except OSError:
+                return  # the node is gone; user code must not fail for that
+
+
+class _Binary(io.RawIOBase):
+    """``sys.stdout.buffer`` of a shard."""
+
+    def __init__(self, text: TaggedStream) -> None:
+        self._text = text
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._text.write(bytes(view).decode("utf-8", "backslashreplace"))
+        return len(view)
+
+    def flush(self) -> None:
+        self._text.flush()
+
+
+class _LastResort(logging.Handler):
+    """Takes the place of logging's handler of last resort, so that records of unconfigured programs keep their names."""
+
+    def __init__(self, stream: TaggedStream) -> None:
+        super().__init__(logging.WARNING)
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._stream.log(record, self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def tag_output(descriptor: int) -> None:
+    """Send descriptors 1 and 2 and Python's streams of this process to the log pipe, which this uses up."""
+    import sys
+
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    errors = TaggedStream(2, "stderr")
+    # handlers that were configured at import hold the old streams: give them the new ones
+    replaced = {id(sys.stdout): TaggedStream(1, "stdout"), id(sys.stderr): errors}
+    for logger in [logging.getLogger(), *map(logging.getLogger, list(logging.Logger.manager.loggerDict))]:
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler) and id(handler.stream) in replaced:
+                handler.setStream(replaced[id(handler.stream)])
+    sys.stdout, sys.stderr = replaced[id(sys.stdout)], replaced[id(sys.stderr)]
+    logging.lastResort = _LastResort(errors)

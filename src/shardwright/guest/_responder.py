@@ -1,0 +1,295 @@
+"""Incoming calls: who may call what, whose turn it is, and the reply.
+
+The hub's thread admits or refuses; user code runs on the mailbox's threads, on the thread that waits for the call's own
+chain, or, for coroutines, on the shard's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+from shardwright.errors import (
+    CallError,
+    CannotCross,
+    DeadlineExceeded,
+    NotPermitted,
+    Overloaded,
+    ProtocolViolation,
+    ShardwrightError,
+    WouldDeadlock,
+)
+from shardwright.guest._chains import Chains
+from shardwright.guest._context import CallContext, current_call
+from shardwright.guest._link import Link
+from shardwright.guest._loop import ShardLoop
+from shardwright.guest._mailbox import Mailbox
+from shardwright.guest._objects import FLOATING, HOLDERS, Objects
+from shardwright.model.envelope import Envelope, Kind
+from shardwright.model.ids import SessionNumber
+from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
+
+Resolve = Callable[[str, str], Any]
+"""(module, qualified name) -> the object, in the owner's own modules."""
+
+
+class Responder:
+    """Answers the calls that reach one shard."""
+
+    def __init__(
+        self,
+        definition: ShardDefinition,
+        *,
+        mailbox: Mailbox,
+        loop: ShardLoop,
+        chains: Chains,
+        objects: Objects,
+        resolve: Resolve,
+        session_name: Callable[[SessionNumber], str],
+    ) -> None:
+        self.definition = definition
+        self.mailbox = mailbox
+        self.loop = loop
+        self.chains = chains
+        self.objects = objects
+        self.resolve = resolve
+        self.session_name = session_name
+        self.calls_in = 0
+        self.refused = 0
+        self._running: dict[tuple[int, int], IncomingCall] = {}
+        self._modules = frozenset(definition.code.modules)
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls run or wait here."""
+        return bool(self._running)
+
+    def on_message(self, link: Link, envelope: Envelope) -> None:
+        kind = envelope.kind
+        if kind is Kind.CALL or kind is Kind.GET:
+            self._admit(link, envelope)
+        elif kind is Kind.CANCEL:
+            call = self._running.get((id(link), envelope.call_id))
+            if call is not None:
+                call.cancel()
+        elif kind is Kind.ADDREF:
+            self._count(envelope, lambda object_id, count: self.objects.add(object_id, FLOATING, count))
+        elif kind is Kind.RELEASE:
+            self._count(envelope, lambda object_id, count: self.objects.release(object_id, id(link), count))
+
+    @staticmethod
+    def _count(envelope: Envelope, change: Callable[[int, int], None]) -> None:
+        if len(envelope.payload) == HOLDERS.size:
+            change(*HOLDERS.unpack(envelope.payload))
+
+    def link_closed(self, link: Link) -> None:
+        """The caller is gone: what it asked for is cancelled, what it held is released."""
+        for key, call in list(self._running.items()):
+            if key[0] == id(link):
+                call.cancel()
+        self.objects.holder_gone(id(link))
+
+    def _admit(self, link: Link, envelope: Envelope) -> None:
+        call = IncomingCall(self, link, envelope)
+        try:
+            call.check()
+            self._running[id(link), envelope.call_id] = call
+            if call.is_async:
+                if self.chains.waits(envelope.chain, self.loop.thread_id):
+                    raise WouldDeadlock(
+                        f"{call.what} is a coroutine of an event loop that is blocked waiting for this very call",
+                        outcome="not started",
+                        remedy="await the call that leads here, or put both parts into one component",
+                    )
+                if self.loop.in_flight >= self.definition.queue:
+                    raise Overloaded(f"{self.definition.component}: {self.loop.in_flight} coroutines already run")
+                self.loop.start(call)
+            elif not self.chains.offer(envelope.chain, call):
+                self.mailbox.submit(call.run)
+        except ShardwrightError as error:
+            self.refused += 1
+            call.refuse(error)
+
+    def forget(self, link: Link, call_id: int) -> None:
+        self._running.pop((id(link), call_id), None)
+
+
+class IncomingCall:
+    """One call to be answered, exactly once."""
+
+    __slots__ = ("cancelled", "entry", "envelope", "is_async", "link", "memo", "owner", "task", "what")
+
+    def __init__(self, owner: Responder, link: Link, envelope: Envelope) -> None:
+        self.owner = owner
+        self.link = link
+        self.envelope = envelope
+        self.entry: EntryPoint | None = None
+        self.is_async = False
+        self.cancelled = False
+        self.task: asyncio.Task[None] | None = None
+        self.memo: Any = None
+        self.what = "reading an attribute"
+
+    def __repr__(self) -> str:
+        return f"<IncomingCall {self.what} from {self.link.peer.shard}>"
+
+    # -- the hub's thread --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises NotPermitted, DeadlineExceeded."""
+        envelope, peer, owner = self.envelope, self.link.peer, self.owner
+        if not peer.may_call or (peer.sessions is not None and envelope.session not in peer.sessions):
+            raise NotPermitted(
+                f"{peer.shard} may not call {owner.definition.component} for this session", outcome="not started"
+            )
+        if envelope.kind is Kind.CALL:
+            entries = owner.definition.entry_points
+            if envelope.method >= len(entries):
+                raise NotPermitted(f"{owner.definition.component} has no entry point {envelope.method}")
+            self.entry = entries[envelope.method]
+            self.what = f"{owner.definition.component}.{self.entry.name}()"
+            self.is_async = self.entry.is_async
+        if envelope.deadline_ns and time.monotonic_ns() > envelope.deadline_ns:
+            raise DeadlineExceeded(f"{self.what}: the deadline had passed", outcome="not started")
+
+    def cancel(self) -> None:
+        """The caller no longer waits. What has not begun will not; a coroutine is cancelled; other code runs on."""
+        self.cancelled = True
+        if self.task is not None:
+            self.owner.loop.cancel(self.task)
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer without having run anything."""
+        self._send(Kind.ERROR, *self.link.codec.encode_error(error, self.memo))
+
+    def resubmit(self) -> None:
+        """It was given to a waiting thread that left before it could run it."""
+        try:
+            self.owner.mailbox.submit(self.run)
+        except Overloaded as error:
+            self.refuse(error)
+
+    # -- a thread that has the baton ---------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run to the end and answer. Never raises."""
+        if self.cancelled:
+            self.owner.forget(self.link, self.envelope.call_id)
+            return
+        Context().run(self._run)
+
+    def _run(self) -> None:
+        try:
+            result = self._enter()
+            if inspect.iscoroutine(result):
+                # a function that was not seen to be a coroutine function, but is one
+                self.owner.loop.start(self, result)
+                return
+        except BaseException as error:
+            self._failed(error)
+        else:
+            self._returned(result)
+
+    async def run_async(self, coroutine: Any = None) -> None:
+        """The same on the shard's event loop; the task's context is fresh."""
+        try:
+            result = await (self._enter() if coroutine is None else coroutine)
+        except BaseException as error:
+            self._failed(error)
+        else:
+            self._returned(result)
+
+    def _enter(self) -> Any:
+        owner, envelope = self.owner, self.envelope
+        if envelope.deadline_ns and time.monotonic_ns() > envelope.deadline_ns:
+            raise DeadlineExceeded(f"{self.what}: the deadline passed in the queue", outcome="not started")
+        current_call.set(
+            CallContext(
+                session=envelope.session,
+                session_name=owner.session_name(envelope.session),
+                chain=envelope.chain,
+                deadline_ns=envelope.deadline_ns,
+                trace_id=bytes(envelope.trace_id),
+                span_id=envelope.span_id,
+            )
+        )
+        if envelope.codec is not self.link.codec_id:
+            raise NotPermitted(f"{self.what}: the codec {envelope.codec.name} is not permitted on this edge")
+        try:
+            value, self.memo = self.link.codec.decode_request(envelope.payload, envelope.buffers)
+        except ProtocolViolation as violation:
+            raise CallError(f"{self.what}: the request cannot be read: {violation}", outcome="not started") from None
+        owner.calls_in += 1
+        if envelope.kind is Kind.GET:
+            return self._read(value)
+        target, args, kwargs = self._arguments(value)
+        entry = self.entry
+        assert entry is not None
+        if target is not None:
+            return getattr(owner.objects.get(target), entry.qualname.rpartition(".")[2])(*args, **kwargs)
+        if entry.kind is EntryKind.APPLICATION:
+            raise NotPermitted(f"{self.what} is an application and cannot be called", outcome="not started")
+        return owner.resolve(entry.module, entry.qualname)(*args, **kwargs)
+
+    def _arguments(self, value: Any) -> tuple[int | None, tuple[Any, ...], dict[str, Any]]:
+        match value:
+            case (int() | None as target, tuple() as args, dict() as kwargs) if all(type(k) is str for k in kwargs):
+                return target, args, kwargs
+        raise CallError(f"{self.what}: the request is not a call", outcome="not started")
+
+    def _read(self, value: Any) -> Any:
+        match value:
+            case (str() | int() as owner, str() as name) if not name.startswith("__"):
+                if isinstance(owner, int):
+                    found = getattr(self.owner.objects.get(owner), name)
+                elif owner in self.owner._modules:
+                    found = self.owner.resolve(owner, name)
+                else:
+                    raise NotPermitted(f"{owner} is not a module of {self.owner.definition.component}")
+                if callable(found) and not isinstance(found, type) and self.owner.objects is not None:
+                    raise CannotCross(f"{name!r} is a {type(found).__name__} and stays in its shard", outcome="failed")
+                return found
+        raise NotPermitted("only plain attributes can be read", outcome="not started")
+
+    # -- the answer --------------------------------------------------------------------------------------------
+
+    def _returned(self, result: Any) -> None:
+        try:
+            payload, buffers = self.link.codec.encode_reply(result, self.memo)
+        except CannotCross as error:
+            self._failed(CannotCross(f"{self.what}: {error.message}", outcome="failed", remedy=error.remedy))
+        except BaseException as error:
+            self._failed(error)
+        else:
+            self._send(Kind.RESULT, payload, buffers)
+
+    def _failed(self, error: BaseException) -> None:
+        try:
+            payload, buffers = self.link.codec.encode_error(error, self.memo)
+        except BaseException as second:
+            payload, buffers = self.link.codec.encode_error(
+                CallError(f"{self.what} raised {type(error).__name__}, which cannot be sent: {second}", outcome="failed"),
+                None,
+            )
+        self._send(Kind.ERROR, payload, buffers)
+
+    def _send(self, kind: Kind, payload: Any, buffers: Any) -> None:
+        self.owner.forget(self.link, self.envelope.call_id)
+        if self.cancelled and self.link.closed:
+            return
+        self.link.post(
+            Envelope(
+                kind=kind,
+                call_id=self.envelope.call_id,
+                session=self.envelope.session,
+                trace_id=self.envelope.trace_id,
+                chain=self.envelope.chain,
+                codec=self.link.codec_id,
+                payload=payload,
+                buffers=buffers,
+            )
+        )

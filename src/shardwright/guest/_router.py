@@ -1,0 +1,162 @@
+"""Which link a call takes: bindings by component, session and key, and what happens when one is lost.
+
+A binding is asked for once and then cached. When the shard behind it dies, calls in flight fail; for a component that
+keeps state, every session that had used the lost shard is told exactly once (by its failed call, or by its next one)
+before a fresh shard answers it: state is never silently fresh.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from shardwright.errors import ShardLost
+from shardwright.guest._context import CallContext
+from shardwright.guest._link import Link
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.model.manifest import ScopeKind, StateKind
+from shardwright.model.shard import ShardDefinition
+
+
+class Route(NamedTuple):
+    """The name of a binding. ``shard`` is set to reach one shard in particular (an object behind a handle)."""
+
+    component: ComponentName
+    session: SessionNumber | None = None
+    key: str | None = None
+    shard: ShardId | None = None
+
+
+class Binder(Protocol):
+    """Who makes bindings: the node."""
+
+    def bind(self, route: Route, context: CallContext) -> Sequence[Link]:
+        """Links to the shards of this route, at least one. Blocks; raises CallError or NodeError."""
+        ...
+
+    def release(self, route: Route, link: Link) -> None:
+        """A shard of request scope has served its request."""
+        ...
+
+
+class _Binding:
+    __slots__ = ("debts", "links", "stateful", "users")
+
+    def __init__(self, stateful: bool) -> None:
+        self.stateful = stateful
+        self.links: list[Link] = []
+        self.users: set[SessionNumber] = set()
+        self.debts: dict[SessionNumber, str] = {}  # sessions not yet told of a loss, and by which shard
+
+
+class Router:
+    """The bindings of one shard (or of the node's own client)."""
+
+    def __init__(self, binder: Binder) -> None:
+        self.binder = binder
+        self._mutex = threading.Lock()
+        self._bindings: dict[Route, _Binding] = {}
+        self._binding_now: dict[Route, threading.Lock] = {}
+
+    def route(self, definition: ShardDefinition, session: SessionNumber, key: str | None) -> Route:
+        """The route of a call to that component."""
+        kind = definition.scope.kind
+        if kind is ScopeKind.SHARED:
+            return Route(definition.component)
+        if kind is ScopeKind.KEY:
+            return Route(definition.component, key=key)
+        return Route(definition.component, session=session)
+
+    def link(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
+        """The link to use now, bound if need be (then this blocks). Raises ShardLost for a loss not yet told."""
+        if definition.scope.kind is ScopeKind.REQUEST and route.shard is None:
+            return self.binder.bind(route, context)[0]
+        link = self.known(definition, route, context)
+        if link is not None:
+            return link
+        with self._mutex:
+            once = self._binding_now.setdefault(route, threading.Lock())
+        with once:  # the first caller binds, the others wait for it and find it done
+            link = self.known(definition, route, context)
+            if link is not None:
+                return link
+            links = self.binder.bind(route, context)
+            with self._mutex:
+                binding = self._bindings.setdefault(route, _Binding(definition.state is not StateKind.NONE))
+                binding.links.extend(link for link in links if link not in binding.links)
+                binding.users.add(context.session)
+            return links[0]
+
+    def known(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link | None:
+        """The cached link, or None. Raises ShardLost for a loss not yet told."""
+        binding = self._bindings.get(route)
+        if binding is None:
+            return None
+        with self._mutex:
+            lost = binding.debts.pop(context.session, None)
+            if lost is not None:
+                raise ShardLost(
+                    f"{lost} is gone, and with it the state that this session had in {definition.component}",
+                    outcome="not started",
+                    remedy="the next call starts from fresh state",
+                )
+            if not binding.links:
+                return None
+            binding.users.add(context.session)
+            links = binding.links
+            return links[0] if len(links) == 1 else min(links, key=lambda link: link.in_flight)
+
+    def link_to(self, shard: ShardId) -> Link | None:
+        """An open link to that shard, if there is one."""
+        with self._mutex:
+            for binding in self._bindings.values():
+                for link in binding.links:
+                    if link.peer.shard == shard:
+                        return link
+        return None
+
+    def offered(self, route: Route, link: Link) -> None:
+        """The node offers a further shard of a route that is bound already."""
+        with self._mutex:
+            binding = self._bindings.get(route)
+            if binding is not None and link not in binding.links:
+                binding.links.append(link)
+
+    def lost(self, link: Link) -> None:
+        """The shard behind a link is gone."""
+        with self._mutex:
+            for binding in self._bindings.values():
+                if link in binding.links:
+                    binding.links = [other for other in binding.links if other is not link]
+                    if binding.stateful:
+                        binding.debts.update(dict.fromkeys(binding.users, str(link.peer.shard)))
+                        binding.users.clear()
+
+    def told(self, route: Route, session: SessionNumber) -> None:
+        """A call of that session in flight has failed: it knows of the loss."""
+        with self._mutex:
+            binding = self._bindings.get(route)
+            if binding is not None:
+                binding.debts.pop(session, None)
+
+    def request_done(self, definition: ShardDefinition, route: Route, link: Link) -> None:
+        if definition.scope.kind is ScopeKind.REQUEST and route.shard is None:
+            self.binder.release(route, link)
+
+    def forget(self, route: Route) -> list[Link]:
+        """Drop a binding; returns its links."""
+        with self._mutex:
+            binding = self._bindings.pop(route, None)
+            return binding.links if binding is not None else []
+
+    def session_ended(self, session: SessionNumber) -> list[Link]:
+        """Forget a session; returns links that nobody here will use again."""
+        unused: list[Link] = []
+        with self._mutex:
+            for route in [r for r in self._bindings if r.session == session]:
+                unused.extend(self._bindings.pop(route).links)
+            for binding in self._bindings.values():
+                binding.users.discard(session)
+                binding.debts.pop(session, None)
+        return unused

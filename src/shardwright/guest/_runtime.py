@@ -1,0 +1,238 @@
+"""Everything that one shard is made of, joined. Nothing here is global: several shards may live in one process (--inproc)."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from shardwright.contracts.transport import Channel
+from shardwright.errors import CallError, InternalError
+from shardwright.guest._caller import Caller
+from shardwright.guest._chains import Chains
+from shardwright.guest._context import CallContext, current_call
+from shardwright.guest._handles import Handle, HandleType
+from shardwright.guest._hub import Hub
+from shardwright.guest._link import Link
+from shardwright.guest._loop import ShardLoop
+from shardwright.guest._mailbox import Mailbox
+from shardwright.guest._objects import Objects
+from shardwright.guest._responder import Responder
+from shardwright.guest._router import Binder, Route, Router
+from shardwright.guest._stubs import Proxies
+from shardwright.model.endpoint import Peer
+from shardwright.model.envelope import Envelope
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.model.shard import ShardPlan
+from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
+
+Import = Callable[[str], ModuleType]
+
+
+class NotRunning(CallError):
+    """Another component was called while this one was imported into a template, which has no peers."""
+
+    code = "SW311"
+    fault = "you"
+
+
+@dataclass(slots=True)
+class _Unbound:
+    """The binder of a process that has no node yet. ``refused`` tells whether somebody tried."""
+
+    refused: str = ""
+
+    def bind(self, route: Route, context: CallContext) -> Sequence[Link]:
+        self.refused = f"{route.component} was called during import"
+        raise NotRunning(self.refused, outcome="not started", remedy='use start = "spawn" for this component')
+
+    def release(self, route: Route, link: Link) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Sessions:
+    """Names of the sessions that a shard serves, for logs and for user code's questions."""
+
+    names: dict[SessionNumber, str] = field(default_factory=dict)
+
+    def name(self, number: SessionNumber) -> str:
+        return self.names.get(number, "")
+
+
+class Runtime:
+    """One shard. Made before its code is imported; ``activate`` starts threads and so must come after any fork."""
+
+    def __init__(self, plan: ShardPlan, component: ComponentName, *, import_module: Import | None = None) -> None:
+        self.plan = plan
+        self.definition = plan.definition(component)
+        self.component = component
+        self.shard = ShardId("")
+        self.import_module: Import = import_module or importlib.import_module
+        self.unbound = _Unbound()
+        self.mailbox = Mailbox(limit=self.definition.queue, name=component)
+        self.router = Router(self.unbound)
+        self.chains = Chains()
+        self.caller = Caller(self.router, self.chains, self.mailbox)
+        self.proxies = Proxies(plan, self.caller)
+        self.objects = Objects()
+        self.sessions = Sessions()
+        self.loop = ShardLoop(self.mailbox, component)
+        self.responder = Responder(
+            self.definition,
+            mailbox=self.mailbox,
+            loop=self.loop,
+            chains=self.chains,
+            objects=self.objects,
+            resolve=self.resolve,
+            session_name=self.sessions.name,
+        )
+        self._hub: Hub | None = None
+        self._links: set[Link] = set()
+        self._mutex = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.shard or self.component}, {len(self._links)} links>"
+
+    def activate(self, shard: ShardId, binder: Binder) -> None:
+        """Begin to live as ``shard``."""
+        self.shard = shard
+        self.router.binder = binder
+        self._hub = Hub(f"{shard}-hub")
+
+    # -- links -------------------------------------------------------------------------------------------------
+
+    def connect(self, channel: Channel, peer: Peer, *, outgoing: bool) -> Link:
+        """Start a conversation with a peer that the node vouched for; ``outgoing`` when this shard is the caller."""
+        if self._hub is None:
+            raise InternalError("a shard that is not active has no links")
+        caller, callee = (self.component, peer.component) if outgoing else (peer.component, self.component)
+        link = Link(channel, peer, self.codec(caller, callee), self._hub, self)
+        if isinstance(link.codec, TaggedCodec) and isinstance(link.codec.handles, LinkHandles):
+            link.codec.handles.link = link
+        with self._mutex:
+            self._links.add(link)
+        return link
+
+    def codec(self, caller: ComponentName, callee: ComponentName) -> CallCodec:
+        """What the edge permits."""
+        return edge_codec(self.plan, caller, callee, self.value_class, LinkHandles(self))
+
+    def on_message(self, link: Link, envelope: Envelope) -> None:
+        self.responder.on_message(link, envelope)
+
+    def on_link_closed(self, link: Link) -> None:
+        with self._mutex:
+            self._links.discard(link)
+        self.router.lost(link)
+        self.responder.link_closed(link)
+
+    # -- sessions ----------------------------------------------------------------------------------------------
+
+    def session_begins(self, number: SessionNumber, name: str) -> None:
+        self.sessions.names[number] = name
+
+    def session_ends(self, number: SessionNumber) -> None:
+        self.sessions.names.pop(number, None)
+        self.objects.session_ended(number)
+        for link in self.router.session_ended(number):
+            link.close()
+
+    def forget(self, component: ComponentName, session: SessionNumber) -> None:
+        """A session's shard was given back while the session goes on."""
+        for link in self.router.forget(Route(component, session=session)):
+            link.close()
+
+    # -- code --------------------------------------------------------------------------------------------------
+
+    def resolve(self, module: str, qualname: str) -> Any:
+        """The object that an entry point names, in this shard's own modules."""
+        found: Any = self.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+        return found
+
+    def value_class(self, name: str) -> type:
+        """A class that the plan lets travel by copy."""
+        module, _, qualname = name.partition(":")
+        found = self.resolve(module, qualname)
+        if not isinstance(found, type):
+            raise InternalError(f"{name} is not a class")
+        return found
+
+    def close(self) -> None:
+        """End all conversations and threads."""
+        self.loop.close()
+        self.mailbox.close()
+        with self._mutex:
+            links = list(self._links)
+        for link in links:
+            link.close()
+        if self._hub is not None:
+            self._hub.close()
+
+
+class LinkHandles:
+    """How handles cross one link (the codec's HandleHook)."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._stateful = frozenset(runtime.plan.stateful_classes)
+        self._known: dict[type, str] = {}
+        self.link: Link | None = None
+
+    def reference(self, value: object) -> tuple[str, int, str] | None:
+        cls = type(value)
+        if isinstance(cls, HandleType):
+            assert isinstance(value, Handle)
+            self._runtime.proxies.pass_on(value)
+            return value._sw_shard, value._sw_object, f"{cls.__module__}:{cls._qualname}"
+        name = self._known.get(cls)
+        if name is None:
+            name = self._known[cls] = next(
+                (
+                    f"{base.__module__}:{base.__qualname__}"
+                    for base in cls.__mro__
+                    if f"{base.__module__}:{base.__qualname__}" in self._stateful
+                ),
+                "",
+            )
+        if not name or self.link is None:
+            return None
+        object_id = self._runtime.objects.export(value, id(self.link), current_call.get().session)
+        return self._runtime.shard, object_id, name
+
+    def resolve(self, shard: str, object_id: int, class_name: str) -> object:
+        runtime = self._runtime
+        if shard == runtime.shard:
+            return runtime.objects.get(object_id)
+        if class_name not in self._stateful:
+            raise CallError(f"{class_name} is not a class that handles stand for", outcome="failed")
+        module, _, qualname = class_name.partition(":")
+        cls = runtime.resolve(module, qualname)
+        if not isinstance(cls, HandleType):
+            raise CallError(f"{class_name} lives here, but its object is said to live in {shard}", outcome="failed")
+        return runtime.proxies.handles.get(cls, ShardId(shard), object_id)  # type: ignore[arg-type]
+
+
+def edge_codec(
+    plan: ShardPlan, caller: ComponentName, callee: ComponentName, value_class: Callable[[str], type], handles: HandleHook
+) -> CallCodec:
+    """What an edge of the plan permits: the tagged codec with the plan's classes, or pickle where the manifest opts in."""
+    edge = plan.edge(caller, callee)
+    if edge is not None and edge.pickle:
+        return PickleCodec()
+    allowed = plan.value_classes + (edge.classes if edge is not None else ())
+    return TaggedCodec(ClassTable(allowed, value_class), handles=handles)
+
+
+def peer_of(component: str, shard: str, sessions: Sequence[int] | None) -> Peer:
+    return Peer(
+        ComponentName(component),
+        ShardId(shard),
+        None if sessions is None else frozenset(SessionNumber(number) for number in sessions),
+    )
+

@@ -1,0 +1,233 @@
+"""One shard in a process of its own: its control conversation with the node, and its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from shardwright import errors
+from shardwright.contracts.transport import Transport
+from shardwright.errors import CallError, ChannelClosed, ShardLost, ShardwrightError
+from shardwright.guest._context import CallContext, current_call
+from shardwright.guest._control import (
+    Accept,
+    Bind,
+    Bound,
+    ControlSocket,
+    Finished,
+    Forget,
+    Note,
+    Offer,
+    RunMain,
+    SessionBegins,
+    SessionEnds,
+    Stop,
+    Unbind,
+)
+from shardwright.guest._link import Link
+from shardwright.guest._router import Route
+from shardwright.guest._runtime import Runtime, peer_of
+from shardwright.model.endpoint import Endpoint
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+
+EXIT_NODE_GONE = 70
+
+
+class ControlBinder:
+    """Asks the node for bindings."""
+
+    def __init__(self, control: ControlSocket) -> None:
+        self._control = control
+        self._mutex = threading.Lock()
+        self._next = 1
+        self._asked: dict[int, tuple[SimpleQueue[Any], list[Link]]] = {}
+
+    def bind(self, route: Route, context: CallContext) -> Sequence[Link]:
+        answer: SimpleQueue[Any] = SimpleQueue()
+        links: list[Link] = []
+        with self._mutex:
+            request = self._next
+            self._next += 1
+            self._asked[request] = (answer, links)
+        try:
+            self._control.send(Bind(request, route.component, context.session, route.key, route.shard))
+        except ChannelClosed as gone:
+            raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
+        bound: Bound | None = answer.get()
+        if bound is None:
+            raise ShardLost("the node is gone", outcome="not started")
+        if not links:
+            raise refusal(bound)
+        return links
+
+    def release(self, route: Route, link: Link) -> None:
+        try:
+            self._control.send(Unbind(route.component, link.peer.shard))
+        except ChannelClosed:
+            pass
+        link.close()
+
+    def offered(self, request: int, link: Link) -> None:
+        asked = self._asked.get(request)
+        if asked is None:
+            link.close()
+        else:
+            asked[1].append(link)
+
+    def answered(self, bound: Bound) -> None:
+        with self._mutex:
+            asked = self._asked.pop(bound.request, None)
+        if asked is not None:
+            asked[0].put(bound)
+
+    def node_gone(self) -> None:
+        with self._mutex:
+            asked, self._asked = self._asked, {}
+        for answer, _ in asked.values():
+            answer.put(None)
+
+
+def refusal(bound: Bound) -> ShardwrightError:
+    """The error that the node's answer stands for."""
+    for name in errors.__all__:
+        cls = getattr(errors, name)
+        if isinstance(cls, type) and issubclass(cls, ShardwrightError) and cls.code == bound.code:
+            if issubclass(cls, CallError):
+                outcome: Any = bound.outcome
+                return cls(bound.error, outcome=outcome, remedy=bound.remedy)
+            return cls(bound.error, remedy=bound.remedy)
+    return CallError(bound.error, outcome="not started", remedy=bound.remedy)
+
+
+class Shard:
+    """The life of a shard's process from Enter to its end."""
+
+    def __init__(self, runtime: Runtime, control: ControlSocket, transports: Mapping[str, Transport]) -> None:
+        self.runtime = runtime
+        self.control = control
+        self.transports = transports
+        self.binder = ControlBinder(control)
+        self._main: SimpleQueue[RunMain | None] = SimpleQueue()
+        self._stopping = False
+
+    def enter(self, shard: ShardId, secrets: Mapping[str, str]) -> None:
+        """Become ``shard``: secrets into the environment, threads started, messages of the node heard."""
+        os.environ.update(secrets)
+        self.runtime.activate(shard, self.binder)
+        threading.Thread(target=self._listen, name=f"{shard}-control", daemon=True).start()
+
+    def serve(self) -> int:
+        """Serve until told to stop; the exit status. Runs on the main thread, which runs ``app.main`` where asked to."""
+        while True:
+            job = self._main.get()
+            if job is None:
+                return 0
+            self._run_main(job.target, SessionNumber(job.session))
+
+    def _run_main(self, target: str, session: SessionNumber) -> None:
+        mailbox = self.runtime.mailbox
+        module, _, name = target.partition(":")
+        mailbox.acquire()
+        current_call.set(CallContext(session=session, session_name=self.runtime.sessions.name(session)))
+        text = ""
+        try:
+            result = self.runtime.resolve(module, name)() if name else self.runtime.import_module(module)
+            status = _exit_status(result) if name else 0
+        except SystemExit as end:
+            status = _exit_status(end.code)
+            if end.code is not None and not isinstance(end.code, int):
+                text = f"{end.code}\n"
+        except BaseException as error:
+            status = 130 if isinstance(error, KeyboardInterrupt) else 1
+            text = "".join(traceback.format_exception(without_guest_frames(error)))
+        finally:
+            mailbox.release()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        self._send(Finished(status, text))
+
+    def _listen(self) -> None:
+        """The control thread."""
+        try:
+            while True:
+                message, descriptors = self.control.receive()
+                self._obey(message, descriptors)
+        except ChannelClosed:
+            if not self._stopping:
+                # no node, no purpose: what state there was is the node's to give up
+                self.binder.node_gone()
+                os._exit(EXIT_NODE_GONE)
+
+    def _obey(self, message: Any, descriptors: list[int]) -> None:
+        runtime = self.runtime
+        match message:
+            case Accept():
+                channel = self._open(message.transport, descriptors)
+                runtime.connect(channel, peer_of(message.component, message.shard, message.sessions), outgoing=False)
+            case Offer():
+                channel = self._open(message.transport, descriptors)
+                link = runtime.connect(channel, peer_of(message.component, message.shard, None), outgoing=True)
+                if message.request:
+                    self.binder.offered(message.request, link)
+                else:
+                    runtime.router.offered(Route(ComponentName(message.component)), link)
+            case Bound():
+                self.binder.answered(message)
+            case SessionBegins():
+                runtime.session_begins(SessionNumber(message.session), message.name)
+            case SessionEnds():
+                runtime.session_ends(SessionNumber(message.session))
+            case Forget():
+                runtime.forget(ComponentName(message.component), SessionNumber(message.session))
+            case RunMain():
+                self._main.put(message)
+            case Stop():
+                threading.Thread(target=self._stop, args=(message.grace_s,), daemon=True).start()
+
+    def _open(self, transport: str, descriptors: list[int]) -> Any:
+        return self.transports[transport].open(Endpoint(transport, tuple(descriptors)))
+
+    def _stop(self, grace_s: float) -> None:
+        self._stopping = True
+        end_s = time.monotonic() + grace_s
+        while self.runtime.responder.busy and time.monotonic() < end_s:
+            time.sleep(0.005)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        os._exit(0)
+
+    def _send(self, message: Any) -> None:
+        try:
+            self.control.send(message)
+        except ChannelClosed:
+            pass
+
+    def note(self, kind: str, message: str) -> None:
+        self._send(Note(kind, message))
+
+
+def _exit_status(code: object) -> int:
+    """The exit status that Python gives for ``sys.exit(code)``."""
+    if code is None:
+        return 0
+    return code & 0xFF if isinstance(code, int) else 1
+
+
+def without_guest_frames(error: BaseException) -> BaseException:
+    """The same exception, its traceback beginning with the user's first frame."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None and "/shardwright/guest/" in frame.tb_frame.f_code.co_filename:
+        frame = frame.tb_next
+    return error.with_traceback(frame)

@@ -1,0 +1,202 @@
+"""Importing a component's code, and forking shards from the process that did.
+
+``os.fork`` is used on purpose: libc's and Python's at-fork handlers must run, or a child that had imported numpy hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardwright.errors import ChannelClosed
+from shardwright.guest._control import ControlSocket, Failed, Fork, Forked, Ready, Stop
+from shardwright.guest._fresh import SeedWatch, hold_lifeline, refresh
+from shardwright.guest._modules import GeneratedFinder
+from shardwright.guest._runtime import Runtime
+
+_KNOWN_POOLS = ("numpy", "scipy")  # their thread pools have at-fork handlers
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What importing did. ``reason`` says why shards cannot be forked from here; empty when they can."""
+
+    import_s: float
+    seeds: SeedWatch
+    reason: str
+
+
+class ImportFailed(Exception):
+    """Carries the user's own traceback as text."""
+
+    def __init__(self, message: str, user_traceback: str) -> None:
+        super().__init__(message)
+        self.user_traceback = user_traceback
+
+
+def import_component(runtime: Runtime) -> Imported:
+    """Import the component's primary module, then what else holds its entry points.
+
+    Raises ImportFailed when the primary module does not import (other modules may fail: their calls then will).
+    """
+    before = Side.look()
+    begun_s = time.perf_counter()
+    primary = runtime.definition.code.primary
+    with SeedWatch(runtime.plan.root) as seeds:
+        if primary:
+            _import(primary, runtime)
+        for module in sorted({entry.module for entry in runtime.definition.entry_points} - {primary}):
+            with contextlib.suppress(ImportFailed):
+                _import(module, runtime)
+    return Imported(time.perf_counter() - begun_s, seeds, runtime.unbound.refused or before.changed(Side.look()))
+
+
+def _import(module: str, runtime: Runtime) -> None:
+    try:
+        importlib.import_module(module)
+    except BaseException as error:  # a component that calls sys.exit() while imported must be told of, not obeyed
+        if runtime.unbound.refused:
+            raise ImportFailed(f"importing {module}: {runtime.unbound.refused}", "") from None
+        raise ImportFailed(
+            f"importing {module} raised {type(error).__name__}: {error}", user_traceback(error, runtime.plan.root)
+        ) from None
+
+
+def user_traceback(error: BaseException, root: str) -> str:
+    """The traceback without the frames that led to the user's first one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((i for i, frame in enumerate(frames) if Path(frame.filename).is_relative_to(root)), None)
+    skip = first if first is not None else len(frames)
+    error_only = traceback.format_exception_only(error)
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames[skip:]), *error_only]
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        lines = [*traceback.format_exception(cause), "\nThe exception above led to this one:\n\n", *lines]
+    return "".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What an import may leave behind that a fork would not carry over."""
+
+    python_threads: int
+    kernel_threads: int
+    children: frozenset[str]
+
+    @classmethod
+    def look(cls) -> Side:
+        tasks = Path("/proc/self/task")
+        kernel, children = 1, set()
+        with contextlib.suppress(OSError):
+            names = os.listdir(tasks)
+            kernel = len(names)
+            for name in names:
+                with contextlib.suppress(OSError):
+                    children.update((tasks / name / "children").read_text().split())
+        return cls(threading.active_count(), kernel, frozenset(children))
+
+    def changed(self, after: Side) -> str:
+        """Why a fork would lose something; empty when it would not."""
+        if after.python_threads > self.python_threads:
+            names = ", ".join(t.name for t in threading.enumerate() if t is not threading.main_thread())
+            return f"importing starts threads ({names})"
+        if after.children - self.children:
+            return "importing starts processes"
+        if "libcuda.so" in _maps():
+            return "importing initialises CUDA"
+        if after.kernel_threads > self.kernel_threads and not any(name in sys.modules for name in _KNOWN_POOLS):
+            return "importing starts native threads"
+        return ""
+
+
+def _maps() -> str:
+    try:
+        return Path("/proc/self/maps").read_text()
+    except OSError:
+        return ""
+
+
+def prepare_imports(runtime: Runtime, paths: tuple[str, ...]) -> None:
+    """The component's import path and generated modules."""
+    sys.path[:0] = [path for path in paths if path not in sys.path]
+    GeneratedFinder(runtime.plan, runtime.component, runtime.proxies).install()
+
+
+class ForkServer:
+    """The template's loop: fork a shard for each Fork message, reap, end with the node."""
+
+    def __init__(self, control: ControlSocket, imported: Imported, lifeline: int) -> None:
+        self._control = control
+        self._imported = imported
+        self._lifeline = lifeline
+        self._children: set[int] = set()
+
+    def run(self) -> int | None:
+        """Returns a descriptor in a forked child (its control socket), None in the template when it is to end."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        while True:
+            ready, _, _ = select.select([self._control, wake_read], [], [])
+            if wake_read in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake_read, 4096)
+                self._reap()
+            if self._control not in ready:
+                continue
+            try:
+                message, descriptors = self._control.receive()
+            except ChannelClosed:
+                return None
+            if isinstance(message, Stop):
+                return None
+            if not isinstance(message, Fork):
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                continue
+            try:
+                pid = os.fork()
+            except OSError as error:
+                os.close(descriptors[0])
+                self._control.send(Forked(message.shard, f"fork failed: {error}"))
+                continue
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.close(wake_read)
+                os.close(wake_write)
+                self._control.close()
+                self._become_shard()
+                return descriptors[0]
+            self._children.add(pid)
+            os.close(descriptors[0])
+            self._control.send(Forked(message.shard))
+
+    def _become_shard(self) -> None:
+        os.setsid()
+        old = self._lifeline
+        self._lifeline = hold_lifeline(old)
+        os.close(old)
+        refresh(self._imported.seeds)
+
+    def _reap(self) -> None:
+        for pid in list(self._children):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    self._children.discard(pid)
+
+
+def announce(control: ControlSocket, imported: Imported | ImportFailed) -> None:
+    if isinstance(imported, ImportFailed):
+        control.send(Failed(str(imported)[:4000], imported.user_traceback[-60_000:]))
+    else:
+        control.send(Ready(imported.import_s, not imported.reason, imported.reason))

@@ -1,0 +1,201 @@
+"""The node's own client: calls from the process that started the node, through the same links that shards use.
+
+The application's code is not imported here: data classes come from modules that the user's program has imported already,
+or from private copies of just the generated and common modules that define them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shardwright.contracts.transport import Transport
+from shardwright.errors import CallError, InternalError, NodeError, NotPermitted
+from shardwright.guest import (
+    Bind,
+    CallContext,
+    Caller,
+    Chains,
+    Handle,
+    HandleType,
+    Hub,
+    Link,
+    Namespace,
+    Proxies,
+    Route,
+    Router,
+    current_call,
+    edge_codec,
+)
+from shardwright.model.envelope import Envelope
+from shardwright.model.ids import SessionNumber, ShardId
+from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition, ShardPlan
+from shardwright.node._core import CLIENT, Core
+
+
+class Client:
+    """Calls into the node's shards from any thread, or awaits from any event loop."""
+
+    def __init__(self, plan: ShardPlan, core: Core, loop: asyncio.AbstractEventLoop, transport: Transport) -> None:
+        self._plan = plan
+        self._core = core
+        self._loop = loop
+        self._transport = transport
+        self._hub = Hub("client-hub")
+        self.router = Router(self)
+        self._caller = Caller(self.router, Chains(), None)
+        self._proxies = Proxies(plan, self._caller)
+        self._namespace = Namespace(plan, None, self._proxies)
+        self._stateful = frozenset(plan.stateful_classes)
+        self._links: set[Link] = set()
+        self._mutex = threading.Lock()
+
+    def entry(self, target: str) -> tuple[ShardDefinition, EntryPoint]:
+        """The entry point that ``component.name`` names. Raises NotPermitted with the nearest name."""
+        component, _, name = target.partition(".")
+        try:
+            definition = self._plan.definition(component)
+        except KeyError:
+            names = [str(d.component) for d in self._plan.definitions]
+            raise NotPermitted(
+                f"there is no component {component!r}", outcome="not started", remedy=_nearest(component, names)
+            ) from None
+        if not name:
+            name = definition.code.attribute or "main"
+        try:
+            entry = definition.entry(name)
+        except KeyError:
+            entries = [e.name for e in definition.entry_points]
+            raise NotPermitted(
+                f"{component} has no entry point {name!r}", outcome="not started", remedy=_nearest(name, entries)
+            ) from None
+        if entry.kind is EntryKind.METHOD and "." in entry.name:
+            raise NotPermitted(
+                f"{target} is a method: construct a {entry.name.rpartition('.')[0]} and call it on the handle",
+                outcome="not started",
+            )
+        return definition, entry
+
+    def call(self, context: CallContext, target: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        definition, entry = self.entry(target)
+        token = current_call.set(context)
+        try:
+            return self._caller.call(definition, entry, args, kwargs)
+        finally:
+            current_call.reset(token)
+
+    async def call_async(
+        self, context: CallContext, target: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        definition, entry = self.entry(target)
+        token = current_call.set(context)
+        try:
+            return await self._caller.call_async(definition, entry, args, kwargs)
+        finally:
+            current_call.reset(token)
+
+    def session_ended(self, number: SessionNumber) -> None:
+        for link in self.router.session_ended(number):
+            link.close()
+
+    def close(self) -> None:
+        with self._mutex:
+            links = list(self._links)
+        for link in links:
+            link.close()
+        self._hub.close()
+
+    # -- Binder ------------------------------------------------------------------------------------------------
+
+    def bind(self, route: Route, context: CallContext) -> Sequence[Link]:
+        if threading.current_thread() is getattr(self._loop, "thread", None):
+            raise InternalError("a blocking call from the node's own event loop")
+        asked = self._core.bind(CLIENT, Bind(0, route.component, context.session, route.key, route.shard))
+        try:
+            pairs = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        except RuntimeError as error:
+            asked.close()
+            raise NodeError(f"the node has stopped: {error}") from None
+        links = []
+        for peer, endpoint in pairs:
+            handles = _ClientHandles(self)
+            codec = edge_codec(self._plan, CLIENT.component, peer.component, self._value_class, handles)
+            link = Link(self._transport.open(endpoint), peer, codec, self._hub, self)
+            with self._mutex:
+                self._links.add(link)
+            links.append(link)
+        return links
+
+    def release(self, route: Route, link: Link) -> None:
+        shard = link.peer.shard
+        self._loop.call_soon_threadsafe(self._core.release_request, shard)
+        link.close()
+
+    # -- Incoming ----------------------------------------------------------------------------------------------
+
+    def on_message(self, link: Link, envelope: Envelope) -> None:
+        link.close()  # nobody calls the client
+
+    def on_link_closed(self, link: Link) -> None:
+        with self._mutex:
+            self._links.discard(link)
+        self.router.lost(link)
+
+    # -- classes -----------------------------------------------------------------------------------------------
+
+    def _value_class(self, name: str) -> type:
+        module, _, qualname = name.partition(":")
+        found: Any = self._imported(module) or self._namespace.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+        if not isinstance(found, type):
+            raise InternalError(f"{name} is not a class")
+        return found
+
+    def _imported(self, module: str) -> Any:
+        """The user's own import of that module, if it is of the same file."""
+        found = sys.modules.get(module)
+        path = getattr(found, "__file__", None)
+        if found is None or not path:
+            return None
+        base = Path(self._plan.root, *module.split("."))
+        ours = (base / "__init__.py", base.with_suffix(".py"))
+        return found if os.path.realpath(path) in {os.path.realpath(p) for p in ours} else None
+
+
+class _ClientHandles:
+    """Handles in the hands of the user's program."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def reference(self, value: object) -> tuple[str, int, str] | None:
+        cls = type(value)
+        if not isinstance(cls, HandleType):
+            return None
+        assert isinstance(value, Handle)
+        self._client._proxies.pass_on(value)
+        return value._sw_shard, value._sw_object, f"{cls.__module__}:{cls._qualname}"
+
+    def resolve(self, shard: str, object_id: int, class_name: str) -> object:
+        client = self._client
+        if class_name not in client._stateful:
+            raise CallError(f"{class_name} is not a class that handles stand for", outcome="failed")
+        module, _, qualname = class_name.partition(":")
+        cls: Any = client._namespace.import_module(module)
+        for part in qualname.split("."):
+            cls = getattr(cls, part)
+        return client._proxies.handles.get(cls, ShardId(shard), object_id)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(names)) or 'none'}"
+
+

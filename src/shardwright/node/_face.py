@@ -1,0 +1,422 @@
+"""The public face of a node: plan, start, astart, sessions, calls. Blocking or awaiting, over the same core."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from shardwright.contracts.clock import SystemClock
+from shardwright.errors import ManifestError, NodeError
+from shardwright.guest import CallContext
+from shardwright.manifest import capacity_problems, load
+from shardwright.model.ids import ComponentName, SessionId, SessionNumber, ShardId
+from shardwright.model.limits import Limits, Usage
+from shardwright.model.manifest import Manifest
+from shardwright.model.shard import ShardPlan
+from shardwright.node._client import Client
+from shardwright.node._core import Core, LiveSession
+from shardwright.node._journal import Journal
+from shardwright.node._keeper_client import KeeperClient
+from shardwright.node._launcher import Launcher, ProcessLauncher, Surroundings, read_secrets
+from shardwright.placement import Capacity
+from shardwright.sharding import plan as plan_manifest
+from shardwright.telemetry import EventLog
+from shardwright.transport.inproc import InprocTransport
+from shardwright.transport.socket import SocketTransport
+
+T = TypeVar("T")
+_unnamed = itertools.count(1)
+
+
+def plan(path: str | Path, *, profile: str | None = None, environment: Mapping[str, str] | None = None) -> ShardPlan:
+    """The plan of the application at ``path`` (its folder or its manifest). Reads code, imports none.
+
+    Raises ManifestError, PlanError.
+    """
+    return plan_manifest(load(path, profile=profile, environment=environment or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """One shard as ``ps`` shows it."""
+
+    id: ShardId
+    component: ComponentName
+    status: str
+    pid: int
+    scope: str
+    key: str | None
+    sessions: tuple[str, ...]
+    start: str
+    transport: str
+    guarantee_cpu: float | None
+    guarantee_memory_bytes: int | None
+    ceiling_cpu: float | None
+    ceiling_memory_bytes: int | None
+    usage: Usage | None
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a node; everything has a default."""
+
+    inproc: bool = False
+    profile: str | None = None
+    environment: Mapping[str, str] | None = None
+    state: Path | None = None  # where the journal lives; default below the user's state folder
+    argv: tuple[str, ...] = ()
+    terminal: bool = False  # app.main gets this process's standard streams
+
+
+class Running:
+    """A node that runs in a thread of this process. Made by ``start`` and ``astart``."""
+
+    def __init__(self, path: str | Path, options: Options) -> None:
+        environment = dict(os.environ) if options.environment is None else dict(options.environment)
+        self.manifest: Manifest = load(path, profile=options.profile, environment=environment)
+        self.plan: ShardPlan = plan_manifest(self.manifest)
+        self.options = options
+        self._environment = environment
+        self._clock = SystemClock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="shardwright-node", daemon=True)
+        self._closed = False
+        self._failed = ""
+        self._keeper: KeeperClient | None = None
+        self._secrets = read_secrets(self.manifest, environment)
+        self.events = EventLog(clock=self._clock)
+        self.lost = threading.Event()  # set when the node cannot go on
+        self.core: Core
+        self.client: Client
+        self._thread.start()
+        try:
+            self.submit(self._open()).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<node of {self.manifest.app}, {'closed' if self._closed else 'running'}>"
+
+    # -- the loop's thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run a coroutine on the node's loop."""
+        if self._closed:
+            coroutine.close()
+            raise NodeError("the node has stopped")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _open(self) -> None:
+        manifest = self.manifest
+        transport = InprocTransport() if self.options.inproc else SocketTransport()
+        state = self.options.state or state_folder(self._environment) / manifest.app
+        journal = Journal(state / "journal.sqlite3", f"{os.getpid()}")
+        terminal = self._terminal_component()
+        surroundings = Surroundings(self._environment, os.getcwd(), self.options.argv or (sys.argv[0],), self._secrets)
+        capacity = Capacity.of_machine(manifest.policy) if self.options.inproc else None
+        if capacity is None:
+            self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone)
+            described = await self._keeper.describe()
+            problems = capacity_problems(manifest, described.capacity)
+            if problems:
+                raise ManifestError("the manifest asks for more than this machine has", problems=problems)
+            policy = manifest.policy
+            capacity = Capacity(described.capacity, policy.reserve, policy.overcommit_cpu)
+        self.core = Core(
+            manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
+            clock=self._clock, terminal=terminal,
+        )  # fmt: skip
+        self.client = Client(self.plan, self.core, self._loop, transport)
+        launcher: Launcher
+        if self._keeper is None:
+            from shardwright.node._inproc import InprocLauncher
+
+            launcher = InprocLauncher(self.plan, transport, self.core.bind, self.core)
+        else:
+            launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs)
+            if described.reason:
+                self.core.record("limits", described.reason)
+            if described.swept:
+                self.core.record("swept", f"removed what earlier nodes left: {', '.join(described.swept)}")
+        await self.core.open(launcher)
+
+    def _terminal_component(self) -> ComponentName | None:
+        return self.main_component() if self.options.terminal else None
+
+    def main_component(self) -> ComponentName | None:
+        """The component whose shard runs ``app.main``; None when there is none."""
+        module = self.manifest.main.partition(":")[0]
+        if not module:
+            return None
+        for surface in self.plan.modules:
+            if surface.module == module:
+                return surface.owner
+        return ComponentName("main")
+
+    def _keeper_gone(self) -> None:
+        if self._closed:
+            return
+        self._failed = "the keeper died, and every shard with it"
+        self.core.fail(self._failed)
+        self.lost.set()
+
+    async def _shut(self, grace_s: float) -> None:
+        core = getattr(self, "core", None)
+        if core is not None:
+            await core.close(grace_s)
+            self.core.journal.close()
+        elif self._keeper is not None:
+            await self._keeper.close()
+
+    # -- sessions ----------------------------------------------------------------------------------------------
+
+    async def begin(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> LiveSession:
+        return await self.core.begin_session(
+            name or f"session-{os.getpid()}-{next(_unnamed)}", dict(keys or {}), timeout_s=timeout_s
+        )
+
+    def end(self, number: SessionNumber) -> None:
+        """End a session, from any thread."""
+        self.client.session_ended(number)
+        if not self._closed:
+            done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+            def end() -> None:
+                self.core.end_session(number)
+                done.set_result(None)
+
+            self._loop.call_soon_threadsafe(end)
+            done.result(30)
+
+    async def status(self) -> list[ShardStatus]:
+        """All shards, with their usage now."""
+        core = self.core
+        assert core.launcher is not None
+        records = core.records()
+        names = {session.number: session.name for session in core.sessions()}
+        usages = await core.launcher.usages([record.id for record in records])
+        now = self._clock.monotonic_s()
+        return [
+            ShardStatus(
+                id=r.id, component=r.component, status=str(r.status), pid=core.ports()[r.id].pid if r.id in core.ports() else 0,
+                scope=str(self.plan.definition(r.component).scope), key=r.key,
+                sessions=tuple(names[n] for n in r.sessions if n in names), start=core.launcher.how(r.component),
+                transport=core.transport.name, guarantee_cpu=r.limits.guarantee.cpu,
+                guarantee_memory_bytes=r.limits.guarantee.memory_bytes, ceiling_cpu=r.limits.ceiling.cpu,
+                ceiling_memory_bytes=r.limits.ceiling.memory_bytes, usage=usages.get(r.id), age_s=now - r.created_s,
+            )
+            for r in records
+        ]  # fmt: skip
+
+    def close(self, grace_s: float = 2.0) -> None:
+        """Stop everything; nothing remains. Idempotent."""
+        if self._closed:
+            return
+        future = asyncio.run_coroutine_threadsafe(self._shut(grace_s), self._loop)
+        self._closed = True
+        try:
+            future.result(60)
+        finally:
+            client = getattr(self, "client", None)
+            if client is not None:
+                client.close()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+            self._loop.close()
+
+
+class Session:
+    """One lived use: the shards that it needs, composed whole, given back at its end."""
+
+    def __init__(self, running: Running, live: LiveSession) -> None:
+        self._running = running
+        self._live = live
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<session {self._live.name}{', ended' if self._ended else ''}>"
+
+    @property
+    def name(self) -> SessionId:
+        return SessionId(self._live.name)
+
+    def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``component.function``. Raises what the function raises, or a CallError with the outcome."""
+        return self._running.client.call(self.context(), target, args, kwargs)
+
+    def context(self, timeout_s: float | None = None) -> CallContext:
+        live = self._live
+        return CallContext(session=live.number, session_name=live.name, trace_id=os.urandom(16)).within(timeout_s)
+
+    def with_timeout(self, timeout_s: float) -> Deadline:
+        """``session.with_timeout(0.5).call(...)``: the same with a deadline, which travels with the call."""
+        return Deadline(self, timeout_s)
+
+    def end(self) -> None:
+        """Give the shards back. Idempotent."""
+        if not self._ended:
+            self._ended = True
+            self._running.end(self._live.number)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A session's calls under a deadline."""
+
+    session: Session
+    timeout_s: float
+
+    def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any:
+        context = self.session.context(self.timeout_s)
+        return self.session._running.client.call(context, target, args, kwargs)
+
+
+class Node:
+    """A running node, blocking. ``with shardwright.start(path) as node: ...``"""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+
+    def __repr__(self) -> str:
+        return repr(self.running)
+
+    @property
+    def plan(self) -> ShardPlan:
+        return self.running.plan
+
+    def session(
+        self, name: str | None = None, *, keys: Mapping[str, Any] | None = None, timeout_s: float | None = None
+    ) -> Session:
+        """Compose a session. ``keys``: the key of each keyed component that it will use, to have those ready as well.
+
+        Raises CompositionRefused when it cannot have all its shards within ``timeout_s`` (10 s); then it has none.
+        """
+        return Session(self.running, self.running.submit(self.running.begin(name, keys, timeout_s)).result())
+
+    def shards(self) -> list[ShardStatus]:
+        return self.running.submit(self.running.status()).result()
+
+    def resize(
+        self,
+        target: str,
+        *,
+        guarantee: Mapping[str, Any] | None = None,
+        ceiling: Mapping[str, Any] | None = None,
+    ) -> dict[ShardId, Limits]:
+        """Change limits of a shard, or of all shards of a component, while they run; returns what reads back."""
+        from shardwright.node._resize import resize
+
+        return self.running.submit(resize(self.running.core, target, guarantee or {}, ceiling or {})).result()
+
+    def close(self) -> None:
+        self.running.close()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncSession(Session):
+    """The same, awaiting."""
+
+    async def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any:
+        return await self._running.client.call_async(self.context(), target, args, kwargs)
+
+    async def __aenter__(self) -> AsyncSession:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.end))
+
+
+class AsyncNode:
+    """A running node, awaiting. ``async with shardwright.astart(path) as node: ...``"""
+
+    def __init__(self, path: str | Path, options: Options) -> None:
+        self._path = path
+        self._options = options
+        self.running: Running
+
+    async def __aenter__(self) -> AsyncNode:
+        loop = asyncio.get_running_loop()
+        self.running = await loop.run_in_executor(None, Running, self._path, self._options)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.running.close))
+
+    @property
+    def plan(self) -> ShardPlan:
+        return self.running.plan
+
+    async def session(
+        self, name: str | None = None, *, keys: Mapping[str, Any] | None = None, timeout_s: float | None = None
+    ) -> AsyncSession:
+        live = await asyncio.wrap_future(self.running.submit(self.running.begin(name, keys, timeout_s)))
+        return AsyncSession(self.running, live)
+
+    async def shards(self) -> list[ShardStatus]:
+        return await asyncio.wrap_future(self.running.submit(self.running.status()))
+
+
+def start(
+    path: str | Path,
+    *,
+    inproc: bool = False,
+    profile: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    state: str | Path | None = None,
+) -> Node:
+    """Start a node for the application at ``path``; returns when its minimum of shards is ready.
+
+    The node lives in a thread of this process, its shards in processes of their own (with ``inproc``, in this one).
+    Raises ManifestError, PlanError, ComponentImportError, StartFailed, NodeError; then nothing was left running.
+    """
+    return Node(Running(path, Options(inproc, profile, environment, Path(state) if state else None)))
+
+
+def astart(
+    path: str | Path,
+    *,
+    inproc: bool = False,
+    profile: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    state: str | Path | None = None,
+) -> AsyncNode:
+    """The same for asyncio: ``async with astart(path) as node``."""
+    return AsyncNode(path, Options(inproc, profile, environment, Path(state) if state else None))
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Where journals live: the user's state folder."""
+    base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "/tmp"), ".local", "state")
+    return Path(base) / "shardwright"
+
+

@@ -1,0 +1,67 @@
+"""Frames with descriptors over a Unix stream socket: ``u32 length, u16 descriptors``, body (see ``guest._control``)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+
+from shardwright.errors import ProtocolViolation
+from shardwright.guest import HEADER
+
+_MAX_DESCRIPTORS = 32
+
+
+class FrameReader:
+    """Takes frames out of a non-blocking or blocking socket; never reads more than one gulp at a time.
+
+    ``descriptors`` False: any that come are closed (a guest has none to give). ``limit`` bounds a frame.
+    """
+
+    def __init__(self, sock: socket.socket, *, limit: int, descriptors: bool) -> None:
+        self._socket = sock
+        self._limit = limit
+        self._wants = descriptors
+        self._buffer = bytearray()
+        self._received: deque[int] = deque()
+        self.pid: int | None = None  # of the latest sender, vouched for by the kernel where SO_PASSCRED is set
+
+    def gulp(self) -> bool:
+        """Read once. False at the end. Raises BlockingIOError when there is nothing."""
+        space = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS)
+        chunk, ancillary, _, _ = self._socket.recvmsg(65536, space, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, value in ancillary:
+            if level != socket.SOL_SOCKET:
+                continue
+            if kind == socket.SCM_RIGHTS:
+                count = len(value) // 4
+                for index in range(count):
+                    descriptor = int.from_bytes(value[4 * index : 4 * index + 4], "little")
+                    if self._wants:
+                        self._received.append(descriptor)
+                    else:
+                        os.close(descriptor)
+            elif kind == socket.SCM_CREDENTIALS:
+                self.pid = int.from_bytes(value[:4], "little")
+        self._buffer += chunk
+        return bool(chunk)
+
+    def frames(self) -> list[tuple[bytes, list[int]]]:
+        """All whole frames so far. Raises ProtocolViolation."""
+        found = []
+        while len(self._buffer) >= HEADER.size:
+            length, count = HEADER.unpack_from(self._buffer)
+            if length > self._limit:
+                raise ProtocolViolation(f"a control frame of {length} bytes; {self._limit} are permitted")
+            if len(self._buffer) < HEADER.size + length:
+                break
+            body = bytes(self._buffer[HEADER.size : HEADER.size + length])
+            del self._buffer[: HEADER.size + length]
+            if count > (len(self._received) if self._wants else 0):
+                raise ProtocolViolation("descriptors that were announced did not come")
+            found.append((body, [self._received.popleft() for _ in range(count)]))
+        return found
+
+    def close(self) -> None:
+        while self._received:
+            os.close(self._received.popleft())

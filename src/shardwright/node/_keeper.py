@@ -1,0 +1,164 @@
+"""The keeper: the tiny process that owns sandboxes, so that they end, and are cleaned up after, whatever happens to the node.
+
+``python -m shardwright.node._keeper SOCKET GRACE_S``. Single-threaded. It holds the writing end of the lifeline: when the
+keeper dies, the kernel kills every template and shard (see ``guest._fresh.hold_lifeline``). When the node dies, it waits
+for the grace, kills everything, removes control groups, and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from shardwright.contracts.sandbox import LaunchSpec, Sandbox
+from shardwright.errors import ShardwrightError
+from shardwright.guest import frame
+from shardwright.model.ids import ShardId
+from shardwright.node._frames import FrameReader
+from shardwright.node._keeper_messages import (
+    Adopt,
+    Applied,
+    AskUsage,
+    Delete,
+    Deleted,
+    Describe,
+    Described,
+    Done,
+    Kill,
+    Launch,
+    Refused,
+    Resize,
+    Started,
+    Usages,
+    to_keeper,
+)
+from shardwright.sandbox import become_subreaper
+from shardwright.sandbox.process import ProcessBackend
+
+MAX_FRAME = 16 * 1024 * 1024
+
+
+class Keeper:
+    """Serves one node over one socket."""
+
+    def __init__(self, sock: socket.socket, grace_s: float) -> None:
+        self._socket = sock
+        self._grace_s = grace_s
+        self._backend = ProcessBackend()
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._frames = FrameReader(sock, limit=MAX_FRAME, descriptors=True)
+        self._lifeline_read, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
+        self._swept: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        """Until the node is gone; then end everything."""
+        self._swept = self._backend.sweep()
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        try:
+            while True:
+                ready, _, _ = select.select([self._socket, wake_read], [], [])
+                if wake_read in ready:
+                    os.read(wake_read, 4096)
+                    self._backend.reap_orphans()
+                if self._socket in ready:
+                    if not self._frames.gulp():
+                        break
+                    for body, descriptors in self._frames.frames():
+                        self._answer(to_keeper.decode(body), descriptors)
+        except (ConnectionError, BrokenPipeError):
+            pass
+        finally:
+            if self._sandboxes and self._grace_s:
+                time.sleep(self._grace_s)
+            self._end()
+
+    def _end(self) -> None:
+        for sandbox in self._sandboxes.values():
+            sandbox.kill()
+        os.close(self._lifeline_write)  # and what we were never told of
+        for sandbox in self._sandboxes.values():
+            try:
+                sandbox.delete()
+            except ShardwrightError as error:
+                print(f"keeper: {error}", file=sys.stderr)
+        self._backend.reap_orphans()
+        self._backend.close()
+
+    def _answer(self, message: Any, descriptors: list[int]) -> None:
+        out: list[int] = []
+        try:
+            answer, out = self._do(message, descriptors)
+        except ShardwrightError as error:
+            answer = Refused(message.request, error.message, error.remedy)
+        except OSError as error:
+            answer = Refused(message.request, f"{type(message).__name__.lower()}: {error}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        data = frame(answer, len(out))
+        sent = socket.send_fds(self._socket, [data], out) if out else 0
+        self._socket.sendall(data[sent:])
+
+    def _do(self, message: Any, descriptors: list[int]) -> tuple[Any, list[int]]:
+        match message:
+            case Launch():
+                mapped = dict(zip(message.targets, descriptors, strict=True)) | {message.lifeline: self._lifeline_read}
+                spec = LaunchSpec(
+                    shard=ShardId(message.shard),
+                    arguments=message.arguments,
+                    environment=message.environment,
+                    working_directory=message.working_directory,
+                    descriptors=mapped,
+                    limits=message.limits,
+                    max_pids=message.max_pids,
+                )
+                return self._started(message.request, self._backend.launch(spec))
+            case Adopt():
+                return self._started(message.request, self._backend.adopt(message.handle, message.limits))
+            case Resize():
+                return Applied(message.request, self._sandboxes[message.shard].resize(message.limits)), []
+            case Kill():
+                if message.shard in self._sandboxes:
+                    self._sandboxes[message.shard].kill()
+                return Done(message.request), []
+            case Delete():
+                sandbox = self._sandboxes.pop(message.shard, None)
+                if sandbox is None:
+                    return Deleted(message.request, None), []
+                sandbox.kill()
+                sandbox.delete()
+                return Deleted(message.request, sandbox.poll()), []
+            case AskUsage():
+                found = {s: self._sandboxes[s].usage() for s in message.shards if s in self._sandboxes}
+                return Usages(message.request, found), []
+            case Describe():
+                enforces = self._backend.capabilities().enforces
+                return Described(
+                    message.request, self._backend.capacity(), enforces, self._backend.reason, self._swept, os.getpid()
+                ), []
+        raise ShardwrightError(f"the keeper does not know {type(message).__name__}")
+
+    def _started(self, request: int, sandbox: Sandbox | None) -> tuple[Started, list[int]]:
+        if sandbox is None:
+            return Started(request, None), []
+        self._sandboxes[sandbox.handle.shard] = sandbox
+        return Started(request, sandbox.handle), [sandbox.fileno()]
+
+
+def main(argv: list[str]) -> None:
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with the node, and not before it
+    become_subreaper()
+    Keeper(socket.socket(fileno=int(argv[1])), float(argv[2])).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,214 @@
+"""The node's side of its keeper: requests with answers, and the news that it died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import shardwright.errors as errors_module
+from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.errors import NodeError, SandboxError
+from shardwright.guest import frame
+from shardwright.model.ids import ShardId
+from shardwright.model.limits import Limits, Usage
+from shardwright.node._frames import FrameReader
+from shardwright.node._keeper_messages import (
+    Adopt,
+    AskUsage,
+    Delete,
+    Describe,
+    Described,
+    Kill,
+    Launch,
+    Refused,
+    Resize,
+    from_keeper,
+)
+
+GUEST_CONTROL = 3
+GUEST_LIFELINE = 4
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """How to run one of our modules in a fresh interpreter that finds just what this one's installation has."""
+    source = str(Path(errors_module.__file__).parent.parent)
+    code = (
+        "import sys, runpy; "
+        f"sys.path.append({source!r}) if {source!r} not in sys.path else None; "
+        "sys.argv[:] = sys.argv[1:]; "
+        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-P", "-c", code, module, *arguments]
+
+
+class KeeperClient:
+    """One keeper process. Use from the node's event loop alone."""
+
+    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket, on_gone: Callable[[], None]) -> None:
+        self._process = process
+        self._socket = sock
+        self._frames = FrameReader(sock, limit=16 * 1024 * 1024, descriptors=True)
+        self._ids = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
+        self._on_gone = on_gone
+        self._loop = asyncio.get_running_loop()
+        self._outbox: list[tuple[bytes, list[int]]] = []
+        self._gone = False
+        self._loop.add_reader(sock, self._readable)
+
+    @classmethod
+    def start(cls, grace_s: float, on_gone: Callable[[], None]) -> KeeperClient:
+        """Start a keeper for this node."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                python_command("shardwright.node._keeper", str(theirs.fileno()), str(grace_s)),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+            )
+        ours.setblocking(False)
+        return cls(process, ours, on_gone)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def describe(self) -> Described:
+        answer, _ = await self._ask(Describe(next(self._ids)), [])
+        assert isinstance(answer, Described)
+        return answer
+
+    async def launch(
+        self,
+        shard: ShardId,
+        arguments: list[str],
+        environment: dict[str, str],
+        working_directory: str,
+        descriptors: dict[int, int],
+        limits: Limits,
+        max_pids: int = 256,
+    ) -> tuple[SandboxHandle, int]:
+        """The handle and the pidfd (the caller's to close). Raises SandboxError. ``descriptors`` stay the caller's."""
+        message = Launch(
+            next(self._ids), shard, tuple(arguments), environment, working_directory, tuple(descriptors), GUEST_LIFELINE,
+            limits, max_pids,
+        )  # fmt: skip
+        answer, received = await self._ask(message, list(descriptors.values()))
+        return answer.handle, received[0]
+
+    async def adopt(self, handle: SandboxHandle, limits: Limits) -> tuple[SandboxHandle, int] | None:
+        """Put a forked process under limits; None when it has ended."""
+        answer, received = await self._ask(Adopt(next(self._ids), handle, limits), [])
+        return (answer.handle, received[0]) if answer.handle is not None else None
+
+    async def resize(self, shard: ShardId, limits: Limits) -> Limits:
+        answer, _ = await self._ask(Resize(next(self._ids), shard, limits), [])
+        found: Limits = answer.limits
+        return found
+
+    async def kill(self, shard: ShardId) -> None:
+        await self._ask(Kill(next(self._ids), shard), [])
+
+    async def delete(self, shard: ShardId) -> Exit | None:
+        """End it and remove every trace."""
+        answer, _ = await self._ask(Delete(next(self._ids), shard), [])
+        found: Exit | None = answer.exit
+        return found
+
+    async def usages(self, shards: list[ShardId]) -> dict[str, Usage | None]:
+        answer, _ = await self._ask(AskUsage(next(self._ids), tuple(shards)), [])
+        found: dict[str, Usage | None] = answer.usages
+        return found
+
+    async def close(self) -> None:
+        """Let it end everything, and wait for that."""
+        self._gone = True
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._frames.close()
+        self._fail()
+        await self._loop.run_in_executor(None, self._wait)
+
+    def _wait(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+
+    async def _ask(self, message: Any, descriptors: list[int]) -> tuple[Any, list[int]]:
+        if self._gone:
+            raise NodeError("the keeper is gone", remedy="start the node again")
+        future: asyncio.Future[tuple[Any, list[int]]] = self._loop.create_future()
+        self._asked[message.request] = future
+        # the descriptors must live until they were sent, whatever becomes of the caller meanwhile
+        self._outbox.append((frame(message, len(descriptors)), [os.dup(d) for d in descriptors]))
+        self._flush()
+        answer, received = await asyncio.shield(future)
+        if isinstance(answer, Refused):
+            raise SandboxError(answer.message, remedy=answer.remedy)
+        return answer, received
+
+    def _flush(self) -> None:
+        while self._outbox:
+            data, descriptors = self._outbox[0]
+            try:
+                sent = socket.send_fds(self._socket, [data], descriptors) if descriptors else self._socket.send(data)
+            except BlockingIOError:
+                self._loop.add_writer(self._socket, self._flush)
+                return
+            except OSError:
+                self._lost()
+                return
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if sent == len(data):
+                self._outbox.pop(0)
+            else:
+                self._outbox[0] = (data[sent:], [])
+        self._loop.remove_writer(self._socket)
+
+    def _readable(self) -> None:
+        try:
+            alive = self._frames.gulp()
+        except BlockingIOError:
+            return
+        except OSError:
+            alive = False
+        if not alive:
+            self._lost()
+            return
+        for body, descriptors in self._frames.frames():
+            answer = from_keeper.decode(body)
+            future = self._asked.pop(answer.request, None)
+            if future is None or future.done():
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            else:
+                future.set_result((answer, descriptors))
+
+    def _lost(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._fail()
+            self._on_gone()
+
+    def _fail(self) -> None:
+        for _, descriptors in self._outbox:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._outbox.clear()
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(NodeError("the keeper is gone", remedy="start the node again"))
+                future.exception()  # looked at: whoever was cancelled meanwhile will not
+        self._asked.clear()

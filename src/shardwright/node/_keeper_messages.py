@@ -1,0 +1,98 @@
+"""What node and keeper say to each other. Both are ours; the keeper still trusts nothing that it did not make itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.model.limits import Limits, Resources, Usage
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="t"):
+    request: int
+
+
+class Launch(_Message, frozen=True, tag="launch"):
+    """Descriptors come with the frame, one for each of ``targets``. ``lifeline`` is the number to map the pipe to."""
+
+    shard: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    working_directory: str
+    targets: tuple[int, ...]
+    lifeline: int
+    limits: Limits
+    max_pids: int
+
+
+class Adopt(_Message, frozen=True, tag="adopt"):
+    """Take over a process that a template forked, under these limits."""
+
+    handle: SandboxHandle
+    limits: Limits
+
+
+class Resize(_Message, frozen=True, tag="resize"):
+    shard: str
+    limits: Limits
+
+
+class Kill(_Message, frozen=True, tag="kill"):
+    shard: str
+
+
+class Delete(_Message, frozen=True, tag="delete"):
+    shard: str
+
+
+class AskUsage(_Message, frozen=True, tag="usage?"):
+    shards: tuple[str, ...]
+
+
+class Describe(_Message, frozen=True, tag="describe"):
+    pass
+
+
+class Started(_Message, frozen=True, tag="started"):
+    """The pidfd comes with the frame. Without a handle: the process is gone."""
+
+    handle: SandboxHandle | None
+
+
+class Applied(_Message, frozen=True, tag="applied"):
+    limits: Limits
+
+
+class Deleted(_Message, frozen=True, tag="deleted"):
+    exit: Exit | None
+
+
+class Usages(_Message, frozen=True, tag="usages"):
+    usages: dict[str, Usage | None]
+
+
+class Described(_Message, frozen=True, tag="described"):
+    capacity: Resources
+    enforces: tuple[str, ...]
+    reason: str
+    swept: tuple[str, ...]
+    pid: int
+
+
+class Done(_Message, frozen=True, tag="done"):
+    pass
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    message: str
+    remedy: str = ""
+
+
+ToKeeper = Launch | Adopt | Resize | Kill | Delete | AskUsage | Describe
+FromKeeper = Started | Applied | Deleted | Usages | Described | Done | Refused
+
+to_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToKeeper)
+from_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromKeeper)
+

@@ -1,0 +1,357 @@
+"""Making shards: a Launcher turns a decided launch into a running, ready shard, or into one clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
+from shardwright.guest import VERSION, Enter, Failed, Fork, Forked, Hello, Init, Ready
+from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.limits import Limits, Usage
+from shardwright.model.manifest import Component, Manifest, Start
+from shardwright.model.shard import ShardPlan
+from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
+from shardwright.node._logs import Logs
+from shardwright.node._port import GuestPort, ShardPort, control_pair
+from shardwright.sandbox import process_start_ticks
+
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "COVERAGE_PROCESS_START")
+THREADS = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+class Launcher(ABC):
+    """Starts and ends shards for a node."""
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Make templates, so that shards start fast. Raises ComponentImportError, StartFailed."""
+
+    @abstractmethod
+    async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
+        """A ready shard. Raises ComponentImportError, StartFailed, SandboxError; then nothing of it is left."""
+
+    @abstractmethod
+    async def end(self, port: ShardPort) -> Exit | None:
+        """Kill it if it still runs, and remove every trace; tells how it ended."""
+
+    @abstractmethod
+    async def usages(self, shards: list[ShardId]) -> Mapping[str, Usage | None]: ...
+
+    @abstractmethod
+    async def resize(self, shard: ShardId, limits: Limits) -> Limits: ...
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End everything that is left."""
+
+    def how(self, component: ComponentName) -> str:
+        """How shards of this component start, for people."""
+        return "spawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the shards' processes inherit from whoever started the node."""
+
+    environment: Mapping[str, str]
+    working_directory: str
+    argv: tuple[str, ...]
+    secrets: Mapping[ComponentName, Mapping[str, str]] = field(default_factory=dict)
+
+    def environment_of(self, component: Component | None) -> dict[str, str]:
+        """No host environment beyond a fixed few and what the manifest names."""
+        names = [*PASSED_ON, *(component.env if component is not None else ())]
+        return THREADS | {name: self.environment[name] for name in names if name in self.environment}
+
+
+class ProcessLauncher(Launcher):
+    """Shards in processes: forked from a template of their component, or spawned."""
+
+    def __init__(
+        self, keeper: KeeperClient, manifest: Manifest, plan: ShardPlan, surroundings: Surroundings, logs: Logs
+    ) -> None:
+        self._keeper = keeper
+        self._manifest = manifest
+        self._plan = plan
+        self._plan_bytes = msgspec.msgpack.encode(plan)
+        self._surroundings = surroundings
+        self._logs = logs
+        self._templates: dict[ComponentName, _Template] = {}
+        self._spawned: dict[ComponentName, str] = {}  # component -> why it has no template
+        self._importing = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+        self._making: dict[ComponentName, asyncio.Lock] = {}
+        self._pidfds: set[int] = set()
+
+    async def prepare(self) -> None:
+        wanted = [d.component for d in self._plan.definitions if self._start_of(d.component) is not Start.SPAWN]
+        results = await asyncio.gather(*(self._template(component) for component in wanted), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def how(self, component: ComponentName) -> str:
+        if component in self._spawned:
+            return f"spawn: {self._spawned[component]}"
+        return "template" if component in self._templates else "spawn"
+
+    async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
+        template = None
+        if self._start_of(component) is not Start.SPAWN and component not in self._spawned:
+            template = await self._template(component)
+        if template is not None:
+            return await self._fork(template, shard, limits, terminal)
+        return await self._spawn(component, shard, limits, terminal)
+
+    async def end(self, port: ShardPort) -> Exit | None:
+        if isinstance(port, GuestPort):
+            port.close("it was ended")
+        try:
+            return await self._keeper.delete(port.shard)
+        finally:
+            self._logs.drain()
+
+    async def usages(self, shards: list[ShardId]) -> Mapping[str, Usage | None]:
+        return await self._keeper.usages(shards)
+
+    async def resize(self, shard: ShardId, limits: Limits) -> Limits:
+        return await self._keeper.resize(shard, limits)
+
+    async def close(self) -> None:
+        for template in list(self._templates.values()):
+            template.port.close("the node ends")
+        await self._keeper.close()
+        for pidfd in self._pidfds:
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+        self._pidfds.clear()
+
+    # -- templates ---------------------------------------------------------------------------------------------
+
+    def _component(self, name: ComponentName) -> Component:
+        try:
+            return self._manifest.component(name)
+        except KeyError:
+            return Component(name=name, code=self._plan.definition(name).code.primary)
+
+    def _start_of(self, name: ComponentName) -> Start:
+        start = self._plan.definition(name).start
+        if start is Start.AUTO and self._surroundings.secrets.get(name):
+            return Start.SPAWN  # a template holds no keys, and code may read them while it is imported
+        return start
+
+    async def _template(self, component: ComponentName) -> _Template | None:
+        """The running template of a component; None when its shards must be spawned."""
+        async with self._making.setdefault(component, asyncio.Lock()):
+            found = self._templates.get(component)
+            if found is not None and not found.port.closed:
+                return found
+            if component in self._spawned:
+                return None
+            async with self._importing:
+                port, ready = await self._begin(component, ShardId(f"template-{component}"), "template", Limits(), False)
+            if not ready.forkable:
+                if self._start_of(component) is Start.TEMPLATE:
+                    await self.end(port)
+                    raise StartFailed(
+                        f"{component} cannot start from a template: {ready.reason}", remedy='use start = "auto" or "spawn"'
+                    )
+                self._spawned[component] = ready.reason
+                await self.end(port)
+                return None
+            found = self._templates[component] = _Template(port)
+            found.watch()
+            return found
+
+    async def _fork(self, template: _Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
+        ours, theirs = control_pair()
+        port = GuestPort(shard, template.port.component, ours)
+        try:
+            forked = template.fork(shard, theirs.detach())
+            hello = await self._expect(port, Hello, forked)
+            self._check(hello)
+            handle = SandboxHandle(1, "process", shard, port.pid, process_start_ticks(port.pid) or 0)
+            adopted = await self._keeper.adopt(handle, limits)
+            if adopted is None:
+                raise StartFailed(f"{shard} ended before it began")
+            self._watch(port, adopted[1])
+            self._enter(port, terminal)
+            await self._expect(port, Ready)
+            return port
+        except BaseException:
+            await self._clean_up(port)
+            raise
+
+    async def _spawn(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
+        async with self._importing:
+            port, _ = await self._begin(component, shard, "shard", limits, terminal)
+        return port
+
+    async def _begin(
+        self, component: ComponentName, shard: ShardId, role: str, limits: Limits, terminal: bool
+    ) -> tuple[GuestPort, Ready]:
+        """A fresh interpreter that has imported the component."""
+        ours, theirs = control_pair()
+        port = GuestPort(shard, component, ours)
+        log = self._logs.pipe(shard)
+        try:
+            with theirs:
+                _, pidfd = await self._keeper.launch(
+                    shard,
+                    python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
+                    self._surroundings.environment_of(self._component(component)),
+                    self._surroundings.working_directory,
+                    {GUEST_CONTROL: theirs.fileno(), 1: log, 2: log},
+                    limits,
+                )
+            self._watch(port, pidfd)
+            self._check(await self._expect(port, Hello))
+            port.send(Init(self._plan_bytes, component, role, (self._plan.root,), self._surroundings.argv))
+            if role == "shard":
+                self._enter(port, terminal)
+            ready = await self._expect(port, Ready)
+            assert isinstance(ready, Ready)
+            return port, ready
+        except BaseException:
+            await self._clean_up(port)
+            raise
+        finally:
+            os.close(log)
+
+    def _enter(self, port: GuestPort, terminal: bool) -> None:
+        secrets = dict(self._surroundings.secrets.get(port.component, {}))
+        if terminal:
+            descriptors = tuple(os.dup(stream) for stream in (0, 1, 2))
+        else:
+            descriptors = (self._logs.pipe(port.shard),)
+        port.send(Enter(port.shard, secrets, terminal), descriptors)
+
+    # -- starting ----------------------------------------------------------------------------------------------
+
+    async def _expect(self, port: GuestPort, kind: type[Any], failed: asyncio.Future[str] | None = None) -> Any:
+        """The next message, which must be of that kind."""
+        timeout_s = self._component(port.component).start_timeout_s
+        waiting = asyncio.ensure_future(port.next_message())
+        futures: set[asyncio.Future[Any]] = {waiting} if failed is None else {waiting, failed}
+        try:
+            done, _ = await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+        if not done:
+            raise StartFailed(
+                f"{port.component} did not become ready within {timeout_s:g} s (hangs during import?)",
+                log=self._logs.last_lines(port.shard),
+                remedy="raise start_timeout in its section of the manifest, or look at what its import waits for",
+            )
+        if failed is not None and failed in done and waiting not in done:
+            raise StartFailed(f"{port.shard}: {failed.result()}")
+        message = waiting.result()
+        if isinstance(message, kind):
+            return message
+        if isinstance(message, Failed):
+            raise ComponentImportError(
+                f"component {port.component} cannot be imported: {message.message}", user_traceback=message.traceback
+            )
+        if message is None:
+            ended = await self.end(port)
+            self._logs.drain()
+            raise StartFailed(
+                f"{port.component} ended while it started: {ended or port.closed}",
+                log=self._logs.last_lines(port.shard),
+                remedy="its import must not end the process",
+            )
+        raise StartFailed(f"{port.shard} sent {type(message).__name__} instead of {kind.__name__}")
+
+    @staticmethod
+    def _check(hello: Hello) -> None:
+        if hello.version != VERSION:
+            raise StartFailed(
+                f"the guest speaks control version {hello.version}, the node {VERSION}",
+                remedy="guest and node must be of one installation",
+            )
+
+    def _watch(self, port: GuestPort, pidfd: int) -> None:
+        """The pidfd tells of the end even when a child of the shard keeps its control socket open."""
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            self._pidfds.discard(pidfd)
+            # what it sent last comes first
+            loop.call_soon(port.close, "it ended")
+
+        self._pidfds.add(pidfd)
+        loop.add_reader(pidfd, ended)
+
+    async def _clean_up(self, port: GuestPort) -> None:
+        with contextlib.suppress(SandboxError, NodeError):
+            await asyncio.shield(self.end(port))
+
+
+class _Template:
+    """A running template, and the forks asked of it."""
+
+    def __init__(self, port: GuestPort) -> None:
+        self.port = port
+        self._asked: dict[str, asyncio.Future[str]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def watch(self) -> None:
+        self._task = asyncio.create_task(self._read(), name=f"{self.port.shard} messages")
+
+    def fork(self, shard: ShardId, descriptor: int) -> asyncio.Future[str]:
+        """Ask for a fork; the future is done only when it failed, with the reason."""
+        failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._asked[shard] = failed
+        self.port.send(Fork(shard), (descriptor,))
+        return failed
+
+    async def _read(self) -> None:
+        while True:
+            message = await self.port.next_message()
+            if isinstance(message, Forked):
+                future = self._asked.pop(message.shard, None)
+                if future is not None and message.error and not future.done():
+                    future.set_result(message.error)
+            elif message is None:
+                for future in self._asked.values():
+                    if not future.done():
+                        future.set_result("the template ended")
+                return
+            else:
+                self.port.close(f"the template sent {type(message).__name__} out of turn")
+
+
+def read_secrets(manifest: Manifest, environment: Mapping[str, str]) -> dict[ComponentName, dict[str, str]]:
+    """The values of all secrets. Raises NodeError that names the secret, never its value."""
+    found: dict[ComponentName, dict[str, str]] = {}
+    folder = Path(manifest.path).parent
+    for component in manifest.components:
+        for name, source in component.secrets.items():
+            kind, _, rest = source.partition(":")
+            try:
+                if kind == "file":
+                    value = (folder / rest).read_text().removesuffix("\n")
+                elif kind == "env":
+                    value = environment[rest]
+                else:
+                    raise NodeError(f"secret {name} of {component.name}: {kind!r} is no source", remedy="use file: or env:")
+            except (OSError, UnicodeDecodeError) as error:
+                raise NodeError(f"secret {name} of {component.name} cannot be read: {error}") from None
+            except KeyError:
+                raise NodeError(f"secret {name} of {component.name}: {rest} is not in the environment") from None
+            found.setdefault(component.name, {})[name] = value
+    return found
+
+

@@ -1,0 +1,247 @@
+"""The node's end of a running shard or template: what it may be told, and what it may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any, Protocol
+
+from shardwright.errors import ProtocolViolation
+from shardwright.guest import (
+    MAX_FROM_GUEST,
+    Accept,
+    Bind,
+    Bound,
+    Finished,
+    Forget,
+    Note,
+    Offer,
+    RunMain,
+    SessionBegins,
+    SessionEnds,
+    Stop,
+    Unbind,
+    decode_from_guest,
+    frame,
+)
+from shardwright.model.endpoint import Endpoint, Peer
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.node._frames import FrameReader
+
+MAX_UNREAD = 64 * 1024 * 1024  # a guest that lets more than this of its control messages lie is ended
+
+
+class PortEvents(Protocol):
+    """Who listens: the node. Called on its event loop."""
+
+    def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
+
+    def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+    def on_finished(self, port: ShardPort, finished: Finished) -> None: ...
+
+    def on_note(self, port: ShardPort, note: Note) -> None: ...
+
+    def on_gone(self, port: ShardPort, reason: str) -> None: ...
+
+
+class ShardPort(ABC):
+    """A running shard as the node sees it. Endpoints that are given away are used up, whatever happens."""
+
+    shard: ShardId
+    component: ComponentName
+    pid: int
+
+    @abstractmethod
+    def accept(self, peer: Peer, endpoint: Endpoint) -> None:
+        """Serve ``peer`` over this endpoint."""
+
+    @abstractmethod
+    def offer(self, request: int, peer: Peer, endpoint: Endpoint) -> None:
+        """One link of the answer to a Bind."""
+
+    @abstractmethod
+    def bound(self, answer: Bound) -> None: ...
+
+    @abstractmethod
+    def session_begins(self, number: SessionNumber, name: str) -> None: ...
+
+    @abstractmethod
+    def session_ends(self, number: SessionNumber) -> None: ...
+
+    @abstractmethod
+    def forget(self, component: ComponentName, session: SessionNumber) -> None: ...
+
+    @abstractmethod
+    def run_main(self, target: str, session: SessionNumber) -> None: ...
+
+    @abstractmethod
+    def stop(self, grace_s: float) -> None: ...
+
+
+class GuestPort(ShardPort):
+    """A guest in a process of its own, over its control socket. Use from the node's event loop alone.
+
+    Before ``attach``, messages wait for ``next_message``; after it they go to the node as events.
+    """
+
+    def __init__(self, shard: ShardId, component: ComponentName, sock: socket.socket) -> None:
+        self.shard = shard
+        self.component = component
+        self.pid = 0
+        self._socket = sock
+        sock.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._frames = FrameReader(sock, limit=MAX_FROM_GUEST, descriptors=False)
+        self._outbox: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._unread = 0
+        self._inbox: asyncio.Queue[Any] = asyncio.Queue()
+        self._events: PortEvents | None = None
+        self._closed = ""
+        self._loop.add_reader(sock, self._readable)
+
+    def __repr__(self) -> str:
+        return f"<GuestPort {self.shard} pid {self.pid}{' closed: ' + self._closed if self._closed else ''}>"
+
+    @property
+    def closed(self) -> str:
+        """Why it is closed; empty while it is open."""
+        return self._closed
+
+    async def next_message(self) -> Any:
+        """The next message before ``attach``; None when the guest is gone."""
+        return await self._inbox.get()
+
+    def attach(self, events: PortEvents) -> None:
+        """From now on messages are events; what came already, first."""
+        self._events = events
+        while not self._inbox.empty():
+            self._dispatch(self._inbox.get_nowait())
+
+    def send(self, message: Any, descriptors: tuple[int, ...] = ()) -> None:
+        """Send soon; uses the descriptors up."""
+        if self._closed:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        data = frame(message, len(descriptors))
+        self._unread += len(data)
+        self._outbox.append((memoryview(data), descriptors))
+        self._flush()
+        if self._unread > MAX_UNREAD:
+            self.close("it does not read its control messages")
+
+    def close(self, reason: str) -> None:
+        """End the conversation; the node hears of it once, through ``on_gone``."""
+        if self._closed:
+            return
+        self._closed = reason
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._frames.close()
+        for _, descriptors in self._outbox:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._outbox.clear()
+        self._dispatch(None)
+
+    # -- ShardPort ---------------------------------------------------------------------------------------------
+
+    def accept(self, peer: Peer, endpoint: Endpoint) -> None:
+        sessions = None if peer.sessions is None else tuple(peer.sessions)
+        self.send(Accept(peer.component, peer.shard, endpoint.transport, sessions), endpoint.descriptors)
+
+    def offer(self, request: int, peer: Peer, endpoint: Endpoint) -> None:
+        self.send(Offer(request, peer.component, peer.shard, endpoint.transport), endpoint.descriptors)
+
+    def bound(self, answer: Bound) -> None:
+        self.send(answer)
+
+    def session_begins(self, number: SessionNumber, name: str) -> None:
+        self.send(SessionBegins(number, name))
+
+    def session_ends(self, number: SessionNumber) -> None:
+        self.send(SessionEnds(number))
+
+    def forget(self, component: ComponentName, session: SessionNumber) -> None:
+        self.send(Forget(component, session))
+
+    def run_main(self, target: str, session: SessionNumber) -> None:
+        self.send(RunMain(target, session))
+
+    def stop(self, grace_s: float) -> None:
+        self.send(Stop(grace_s))
+
+    # -- the event loop ----------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        while self._outbox:
+            data, descriptors = self._outbox[0]
+            try:
+                sent = (
+                    socket.send_fds(self._socket, [data], list(descriptors))
+                    if descriptors
+                    else self._socket.send(data, socket.MSG_NOSIGNAL)
+                )
+            except BlockingIOError:
+                self._loop.add_writer(self._socket, self._flush)
+                return
+            except OSError as error:
+                self.close(f"its control socket broke: {error}")
+                return
+            self._unread -= sent
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if sent == len(data):
+                self._outbox.popleft()
+            else:
+                self._outbox[0] = (data[sent:], ())
+        self._loop.remove_writer(self._socket)
+
+    def _readable(self) -> None:
+        try:
+            if not self._frames.gulp():
+                self.close("it ended")
+                return
+            if not self.pid and self._frames.pid:
+                self.pid = self._frames.pid
+            for body, _ in self._frames.frames():
+                self._dispatch(decode_from_guest(body))
+        except BlockingIOError:
+            pass
+        except ProtocolViolation as violation:
+            self.close(f"it broke the control protocol: {violation}")
+        except OSError as error:
+            self.close(f"its control socket broke: {error}")
+
+    def _dispatch(self, message: Any) -> None:
+        events = self._events
+        if events is None:
+            self._inbox.put_nowait(message)
+            return
+        match message:
+            case None:
+                events.on_gone(self, self._closed)
+            case Bind():
+                events.on_bind(self, message)
+            case Unbind():
+                events.on_unbind(self, message)
+            case Finished():
+                events.on_finished(self, message)
+            case Note():
+                events.on_note(self, message)
+            case _:
+                self.close(f"it sent {type(message).__name__} out of turn")
+
+
+def control_pair() -> tuple[socket.socket, socket.socket]:
+    """The node's and the guest's end; the kernel tells the node who speaks."""
+    ours, theirs = socket.socketpair()
+    with contextlib.suppress(OSError):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours, theirs
