@@ -110,8 +110,8 @@ def _classes_below(statement: ast.stmt, prefix: str) -> Iterator[tuple[str, ast.
 class ClassBook:
     """Facts about every class of the application, made on demand.
 
-    ``declared`` answers ``"stateful"``, ``"value"`` or ``""`` for a class that the manifest speaks of; ``owned`` says whether
-    a component owns a module; ``writes_globals`` lists the lines where a class writes globals of its module.
+    ``declared`` answers ``"stateful"``, ``"value"`` or ``""`` for a class that the manifest speaks of; ``owned`` says
+    whether a component owns a module; ``writes_globals`` lists the lines where a class writes globals of its module.
     """
 
     def __init__(

@@ -20,9 +20,9 @@ _COMMON_METHODS = frozenset(
     for kind in (str, bytes, list, dict, set, tuple, int, float, object, BaseException, memoryview)
     for name in dir(kind)
 ) | set(
-    "close read write open run start stop send recv get put put_nowait join set wait flush acquire release group match"
-    " search execute commit submit result".split()
-)
+    ["close", "read", "write", "open", "run", "start", "stop", "send", "recv", "get", "put", "put_nowait", "join", "set",
+     "wait", "flush", "acquire", "release", "group", "match", "search", "execute", "commit", "submit", "result"]
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -323,7 +323,7 @@ class _Finder:
             reach = self._closure(component)
             for module in self.program.code_of(component):
                 for method, line, _ in self.program.scan(module).unknown_calls:
-                    holders = self.by_method.get(method, ())
+                    holders = self.by_method.get(method, [])
                     owners = {self.program.owners[ref.module] for ref in holders}
                     if len(owners) != 1 or component in owners:
                         continue

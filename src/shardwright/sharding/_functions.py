@@ -168,7 +168,7 @@ def returned_function(resolver: Resolver, ref: Ref, depth: int) -> ast.FunctionD
 
 
 def made_by_call(resolver: Resolver, module: str, name: str, value: ast.expr) -> FunctionFacts | None:
-    """The facts of ``name = lambda ...``, ``name = partial(g, 1)``, ``name = decorator(g)``; ``None`` if no function."""
+    """The facts of ``name = lambda ...``, ``name = partial(g, 1)``, ``name = decorator(g)``, else ``None``."""
     if isinstance(value, ast.Lambda):
         return FunctionFacts(name, value.lineno, signature_of(value.args), parameters_of(value.args))
     if not isinstance(value, ast.Call):

@@ -34,8 +34,8 @@ _RANK = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 def plan(manifest: Manifest) -> ShardPlan:
     """Plans an application by reading its source below ``manifest.root``; imports none of it.
 
-    The same manifest and source give the same plan. Hazards are diagnostics of the plan; what makes a plan impossible (bad
-    syntax, missing modules or names, contradictions between manifest and code) raises PlanError with a remedy.
+    The same manifest and source give the same plan. Hazards are diagnostics of the plan; what makes a plan
+    impossible (bad syntax, missing modules or names, contradictions between manifest and code) raises PlanError with a remedy.
     """
     program = Program(manifest)
     surfaces = {module: judge(program, module) for module in sorted(program.owners)}
@@ -168,7 +168,8 @@ def _common_globals(program: Program, components: tuple[ComponentName, ...]) -> 
             Diagnostic(
                 "SW231",
                 Severity.WARNING,
-                f"{ref.name} of common module {ref.module} is written after import; the shards of {names} each have their own copy",
+                f"{ref.name} of common module {ref.module} is written after import; "
+                f"the shards of {names} each have their own copy",
                 site,
                 None,
                 f"give {ref.module} to one component",

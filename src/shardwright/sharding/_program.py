@@ -115,7 +115,7 @@ class Program:
         )
 
     def _find_common(self) -> dict[str, SourceModule]:
-        """Common modules: whatever the application's code reaches, and the rest of the packages reached below the root."""
+        """Common modules: whatever the application's code reaches, and the rest of the packages it reaches."""
         starts = [*self.owners, *([self.main_module.name] if self.main_module is not None else [])]
         reached: set[str] = set()
         todo = list(starts)
@@ -158,7 +158,7 @@ class Program:
         return found
 
     def code_of(self, component: str) -> tuple[str, ...]:
-        """The modules whose code a shard of the component runs: its own and the common ones it imports, transitively."""
+        """The modules whose code a shard of the component runs: its own and the common ones imported."""
         seen: set[str] = set()
         todo = list(self.starts_of(component))
         for name in tuple(todo):

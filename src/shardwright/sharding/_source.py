@@ -90,7 +90,7 @@ class SourceTree:
         return _in_folders(above.folders, last) if above is not None and above.is_package else None
 
     def adopt(self, name: str) -> Place | None:
-        """Like `locate`, and when the module is not below the root, makes an installed package part of the application."""
+        """Like `locate`; an installed package that is not below the root becomes part of the application."""
         place = self.locate(name)
         top = name.partition(".")[0]
         if place is None and self.locate(top) is None:
@@ -100,7 +100,7 @@ class SourceTree:
         return place
 
     def load(self, name: str) -> SourceModule | None:
-        """The parsed module; ``None`` when it is not part of the application or has no source. PlanError: bad syntax."""
+        """The parsed module; ``None`` when it is not of the application or has no source. PlanError: bad syntax."""
         module = self._modules.get(name)
         if module is not None:
             return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 
 from shardwright.errors import PlanError
@@ -18,6 +19,11 @@ _STATELESS = frozenset({
     "threading.Lock", "threading.RLock", "threading.Semaphore", "threading.BoundedSemaphore", "threading.Condition",
     "asyncio.Lock", "asyncio.Semaphore", "logging.getLogger", "contextvars.ContextVar", "argparse.ArgumentParser",
     "typer.Typer", "click.Group", "builtins.object",
+})  # fmt: skip
+_VALUE_MODULES = frozenset({"os", "os.path", "pathlib", "builtins", "json", "math", "time", "platform"})
+_VALUE_METHODS = frozenset({
+    "resolve", "absolute", "read_text", "read_bytes", "get", "split", "strip", "lower", "upper", "encode", "decode",
+    "joinpath", "with_name", "with_suffix", "expanduser",
 })  # fmt: skip
 
 
@@ -70,33 +76,28 @@ def evidence_of(program: Program, surfaces: dict[str, Surface], modules: tuple[s
 
 
 def _is_stateless(program: Program, surface: Surface, ref: Ref) -> bool:
-    import ast
-
+    """Whether the object behind a global is a lock, or a mere value computed from files, paths and the environment."""
     binding = surface.symbols.last(ref.top)
     value = binding.value if binding is not None else None
-    if isinstance(value, ast.Call):
-        called = program.resolver.expression(ref.module, value.func)
-        if called is not None and f"{called.module}.{called.name}" in (*_STATELESS, "os.getenv", "os.environ.get"):
-            return True
     if value is None:
         return False
-    # an expression over environment, paths and the like makes a value, not an object with state
-    text = ast.unparse(value)
     calls = [item for item in ast.walk(value) if isinstance(item, ast.Call)]
-    known = all(
-        ((called := program.resolver.expression(ref.module, call.func)) is not None
-        and (called.module in ("os", "os.path", "pathlib", "builtins", "json", "math", "time", "platform", "socket.gethostname")
-             and called.name not in ("open", "input", "iter")))
-        or (called is None and isinstance(call.func, ast.Attribute) and call.func.attr in (
-            "resolve", "absolute", "read_text", "read_bytes", "get", "split", "strip", "lower", "upper", "encode", "decode",
-            "joinpath", "with_name", "with_suffix", "expanduser"))
-        for call in calls
-    )  # fmt: skip
-    return bool(text) and known and bool(calls or not isinstance(value, ast.Name))
+    if not calls:
+        return not isinstance(value, ast.Name)
+    for call in calls:
+        called = program.resolver.expression(ref.module, call.func)
+        if called is None:
+            if not (isinstance(call.func, ast.Attribute) and call.func.attr in _VALUE_METHODS):
+                return False
+        elif f"{called.module}.{called.name}" in _STATELESS:
+            continue
+        elif called.module not in _VALUE_MODULES or called.name in ("open", "input", "iter"):
+            return False
+    return True
 
 
 def state_of(component: Component, evidence: list[StateEvidence]) -> tuple[StateKind, list[Diagnostic]]:
-    """The state of a component, decided. Raises PlanError for kinds that do not exist yet, and for several shared copies."""
+    """The state of a component, decided. Raises PlanError for kinds that do not exist yet and for shared copies."""
     name = ComponentName(component.name)
     if component.state in (StateKind.JOURNAL, StateKind.REPLICA):
         raise PlanError(
@@ -108,8 +109,16 @@ def state_of(component: Component, evidence: list[StateEvidence]) -> tuple[State
         state = StateKind.MEMORY if evidence else StateKind.NONE
         if evidence:
             more = f" (and {len(evidence) - 1} more)" if len(evidence) > 1 else ""
-            notes.append(Diagnostic("SW230", Severity.NOTE, f"{name} keeps state in memory: {evidence[0].text}{more}",
-                                    evidence[0].site, name, 'set `state = "none"` if the state does not matter'))  # fmt: skip
+            notes.append(
+                Diagnostic(
+                    "SW230",
+                    Severity.NOTE,
+                    f"{name} keeps state in memory: {evidence[0].text}{more}",
+                    evidence[0].site,
+                    name,
+                    'set `state = "none"` if the state does not matter',
+                )
+            )
     if state is StateKind.MEMORY and component.scope.kind is ScopeKind.SHARED and component.scale.max > 1:
         where = f"{evidence[0].site}: {evidence[0].text}" if evidence else "the manifest says so"
         raise PlanError(

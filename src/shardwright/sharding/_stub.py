@@ -1,7 +1,7 @@
 """Writes the source of the generated module that stands for an owned module in the shards of others.
 
-Constants, data classes and exceptions are copied verbatim in their order; functions and stateful classes are declared through
-``__shardwright__``; everything else is left out, so that reading it asks the owner.
+Constants, data classes and exceptions are copied verbatim in their order; functions and stateful classes are declared
+through ``__shardwright__``; everything else is left out, so that reading it asks the owner.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class _Writer:
                 continue
             home = self.program.resolver.canonical(ref) if kind is Bind.FROM else ref
             if kind is Bind.FROM and home == Ref(f"{ref.module}.{ref.name}"):
-                # a submodule: `from package import module` would first ask the package for the attribute, that is, its owner
+                # `from package import submodule` would first ask the package for the attribute, that is, its owner
                 modules.append(f"import {home.module} as {name}")
             else:
                 kept.append(f"{alias.name} as {alias.asname}" if alias.asname else alias.name)

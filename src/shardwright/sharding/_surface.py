@@ -1,4 +1,4 @@
-"""What the rest of the application sees of an owned module: which names stay real, which are stubs, which the owner answers."""
+"""What others see of an owned module: which names stay real, which are stubs, which the owner answers."""
 
 from __future__ import annotations
 
