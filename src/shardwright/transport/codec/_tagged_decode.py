@@ -449,17 +449,17 @@ def _contents_now(d: Decoder, number: int, contents: Contents, thing: Any) -> No
 
 
 def _fill(d: Decoder) -> Any:
-    """The contents of a shell that stands already, and then the value that needed them."""
-    d.at += 1
-    n = d.number()
+    """Contents of shells that stand already, and then the value that needed them."""
     queue = d.queue
     first = bisect_left(queue, d.base, key=itemgetter(0))
-    at = bisect_left(queue, n, first, key=itemgetter(0))
-    if n <= d.frontier or n in d.filled or at == len(queue) or queue[at][0] != n:
-        raise violation(f"FILL of object {n}, which awaits no contents")
-    number, contents, thing = queue[at]
-    _contents_now(d, number, contents, thing)
-    d.enter()  # any number of these may follow each other
+    while d.raw[d.at] == Tag.FILL:
+        d.at += 1
+        n = d.number()
+        at = bisect_left(queue, n, first, key=itemgetter(0))
+        if n <= d.frontier or n in d.filled or at == len(queue) or queue[at][0] != n:
+            raise violation(f"FILL of object {n}, which awaits no contents")
+        _contents_now(d, *queue[at])
+    d.enter()
     value = d.value()
     d.depth += 1
     return value
