@@ -38,7 +38,7 @@ CODES: dict[str, Code] = {
         ("SW211", None, "The kind of state asked for is not available in this version.", "Use `state = \"memory\"`."),
         # -- edges ------------------------------------------------------------------------------------------------
         ("SW220", _N, "An edge that the code needs is not in `depends_on`; it was added.", "Declare it."),
-        ("SW221", _W, "An edge in `depends_on` is used nowhere in the code.", "Remove it, or keep it for hidden calls."),
+        ("SW221", _W, "An edge in `depends_on` is used nowhere in the code.", "Remove it, or keep it for hidden use."),
         ("SW222", _N, "A component takes only values of another one; no edge is needed.", "Nothing to do."),
         ("SW223", _W, "An `[[edges]]` rule names an edge that the plan does not have.", "Remove the rule."),
         ("SW224", _R, "A route names an entry point that the plan does not have.", "Use the nearest name given."),

@@ -19,10 +19,10 @@ _COMMON_METHODS = frozenset(
     name
     for kind in (str, bytes, list, dict, set, tuple, int, float, object, BaseException, memoryview)
     for name in dir(kind)
-) | set(
-    ["close", "read", "write", "open", "run", "start", "stop", "send", "recv", "get", "put", "put_nowait", "join", "set",
-     "wait", "flush", "acquire", "release", "group", "match", "search", "execute", "commit", "submit", "result"]
-)  # fmt: skip
+) | {
+    "close", "read", "write", "open", "run", "start", "stop", "send", "recv", "get", "put", "put_nowait", "join", "set",
+    "wait", "flush", "acquire", "release", "group", "match", "search", "execute", "commit", "submit", "result",
+}  # fmt: skip
 
 
 @dataclass(slots=True)

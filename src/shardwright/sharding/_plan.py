@@ -10,7 +10,6 @@ from shardwright.model.shard import (
     CodeSegment,
     Diagnostic,
     EntryKind,
-    EntryPoint,
     ModuleSurface,
     PlanEdge,
     Severity,
@@ -26,7 +25,7 @@ from shardwright.sharding._source import nearest
 from shardwright.sharding._state import dependencies_of, evidence_of, state_of
 from shardwright.sharding._stub import stub_source
 from shardwright.sharding._surface import Surface, judge
-from shardwright.sharding._symbols import Bind, Ref
+from shardwright.sharding._symbols import Ref
 
 _RANK = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -35,7 +34,8 @@ def plan(manifest: Manifest) -> ShardPlan:
     """Plans an application by reading its source below ``manifest.root``; imports none of it.
 
     The same manifest and source give the same plan. Hazards are diagnostics of the plan; what makes a plan
-    impossible (bad syntax, missing modules or names, contradictions between manifest and code) raises PlanError with a remedy.
+    impossible (bad syntax, missing modules or names, contradictions between manifest and code) raises PlanError with a
+    remedy.
     """
     program = Program(manifest)
     surfaces = {module: judge(program, module) for module in sorted(program.owners)}
@@ -272,6 +272,3 @@ def _routes(manifest: Manifest, definitions: list[ShardDefinition]) -> list[Diag
                 )
             )
     return found
-
-
-__all__ = ["Bind", "EntryPoint", "plan"]

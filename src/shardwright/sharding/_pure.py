@@ -42,7 +42,8 @@ _UNSTEADY = frozenset({"os.environ", "sys.argv", "sys.path", "sys.stdout", "sys.
 
 class Purity:
     """Judges expressions of one module. ``resolve`` gives the home of a dotted name, ``kept`` says whether a
-    top-level name exists in the generated module, ``constructible`` whether calling a class of the application has no effects."""
+    top-level name exists in the generated module, ``constructible`` whether calling a class of the
+    application has no effects."""
 
     def __init__(
         self,

@@ -1,0 +1,291 @@
+"""Proposes a manifest for an application that has none: its parts as components, with what they read and write."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardwright.errors import PlanError
+from shardwright.sharding._scan import Scan, scan
+from shardwright.sharding._source import SourceModule, SourceTree
+from shardwright.sharding._symbols import Bind, Resolver
+
+# modules that everything imports: values, errors, settings
+_COMMON = re.compile(
+    r"(__init__|__main__|__about__|_?version|main|cli|__?cli__?|command_?line|conftest|setup|_?types?|typing|_?models?|schemas?"
+    r"|entities|errors?|exceptions?|_?constants?|consts?|config|conf|settings|logging|logs?|_?compat|tests?|testing|demo)$"
+)
+_NETWORK = {
+    "socket": "a socket", "requests": "HTTP", "httpx": "HTTP", "aiohttp": "HTTP", "urllib3": "HTTP", "urllib": "HTTP",
+    "http": "HTTP", "psycopg": "PostgreSQL", "psycopg2": "PostgreSQL", "asyncpg": "PostgreSQL", "pymysql": "MySQL",
+    "MySQLdb": "MySQL", "redis": "Redis", "pymongo": "MongoDB", "smtplib": "SMTP", "ftplib": "FTP", "paramiko": "SSH",
+    "boto3": "AWS", "botocore": "AWS", "grpc": "gRPC", "websockets": "WebSocket", "pika": "AMQP", "kafka": "Kafka",
+    "elasticsearch": "Elasticsearch", "sqlalchemy": "a database", "ldap3": "LDAP",
+}  # fmt: skip
+_SKIPPED_FOLDERS = frozenset(
+    {"tests", "test", "docs", "doc", "examples", "scripts", "build", "dist", "venv", "env", "site-packages"}
+)
+_PLAIN_NAME = re.compile(r"[a-z][a-z0-9_-]*$")
+
+
+@dataclass(slots=True)
+class _Part:
+    """A component in the making."""
+
+    name: str
+    code: str
+    modules: list[str]
+    environment: set[str] = field(default_factory=set)
+    reads: set[str] = field(default_factory=set)
+    writes: set[str] = field(default_factory=set)
+    network: set[str] = field(default_factory=set)
+    keys: list[str] = field(default_factory=list)
+    depends_on: set[str] = field(default_factory=set)
+
+
+def propose_manifest(folder: str | Path) -> str:
+    """TOML text of a manifest for the application below ``folder``; it loads and plans as it stands.
+
+    Raises PlanError when there is no Python module to propose, or one that cannot be parsed.
+    """
+    base = Path(folder).resolve()
+    root = _import_root(base)
+    tree = SourceTree(str(root))
+    package = _top_package(base, root, tree)
+    resolver = Resolver(tree)
+    names = _candidates(tree, package, root)
+    main = _main(tree, resolver, package, root)
+    parts = _parts(tree, resolver, names, main.partition(":")[0])
+    if not parts:
+        raise PlanError(
+            f"SW203 {base}: no module with functions or classes was found to make a component of",
+            remedy="name the folder that holds the application's package",
+        )
+    _fill(tree, resolver, parts)
+    return _toml(base, root, package, main, parts)
+
+
+# -- finding the parts ---------------------------------------------------------------------------------------------
+
+
+def _import_root(base: Path) -> Path:
+    """The folder that goes on ``sys.path``: ``src``, the parent of a package, else the folder itself."""
+    if not base.is_dir():
+        raise PlanError(f"SW203 {base} is not a folder", remedy="name the folder that holds the application")
+    if (base / "__init__.py").is_file():
+        root = base.parent
+        while (root / "__init__.py").is_file():
+            root = root.parent
+        return root
+    source = base / "src"
+    if source.is_dir() and not (source / "__init__.py").is_file() and _modules_in(source):
+        return source
+    return base
+
+
+def _modules_in(folder: Path) -> list[str]:
+    found = []
+    for item in sorted(folder.iterdir()):
+        if item.name.startswith((".", "_")) or not item.stem.isidentifier():
+            continue
+        if item.is_dir() and item.name not in _SKIPPED_FOLDERS and (item / "__init__.py").is_file():
+            found.append(item.name)
+        elif item.suffix == ".py" and item.stem not in ("setup", "conftest") and not item.stem.startswith("test_"):
+            found.append(item.stem)
+    return found
+
+
+def _top_package(base: Path, root: Path, tree: SourceTree) -> str:
+    """The application's one package; empty when its modules lie side by side in the root."""
+    if base != root and (base / "__init__.py").is_file():
+        return ".".join(base.relative_to(root).parts)
+    packages = [name for name in _modules_in(root) if (place := tree.locate(name)) is not None and place.is_package]
+    if len(packages) == 1:
+        return packages[0]
+    same = [name for name in packages if name == base.name.replace("-", "_")]
+    return same[0] if same else ""
+
+
+def _candidates(tree: SourceTree, package: str, root: Path) -> list[str]:
+    """Direct submodules and subpackages of the package, or the modules in the root."""
+    if not package:
+        return _modules_in(root)
+    children = [name for name in tree.beneath(package) if name.count(".") == package.count(".") + 1]
+    return children or [package]
+
+
+def _main(tree: SourceTree, resolver: Resolver, package: str, root: Path) -> str:
+    """``module:function`` of the program's main function; empty when there is none to be seen."""
+    if package:
+        candidates = [f"{package}.__main__", f"{package}.cli", f"{package}.main", f"{package}.app", package]
+        candidates += [name for name in _modules_in(root) if name != package]
+    else:
+        candidates = ["main", "__main__", "cli", "app", *_modules_in(root)]
+    for function in ("main", "cli", "run"):
+        for name in candidates:
+            symbols = resolver.symbols(name)
+            binding = symbols.last(function) if symbols is not None else None
+            if binding is None:
+                continue
+            if binding.kind is Bind.FUNCTION:
+                return f"{name}:{function}"
+            home = resolver.attribute(name, function)
+            inner = resolver.binding(home)
+            if binding.kind is Bind.FROM and inner is not None and inner.kind is Bind.FUNCTION:
+                return f"{name}:{function}"
+    return ""
+
+
+def _parts(tree: SourceTree, resolver: Resolver, names: list[str], main_module: str) -> list[_Part]:
+    parts: list[_Part] = []
+    alone = len(names) == 1
+    for name in names:
+        last = name.rpartition(".")[2]
+        if (_COMMON.match(last) and not alone) or (name == main_module and not alone):
+            continue
+        modules = [item for item in (name, *tree.beneath(name)) if tree.load(item) is not None]
+        if main_module in modules and len(modules) == 1 and not alone:
+            continue
+        if not any(_has_units(tree.loaded[item]) for item in modules):
+            continue
+        parts.append(_Part(_component_name(last, parts), name, modules))
+    return parts
+
+
+def _component_name(last: str, parts: list[_Part]) -> str:
+    name = last.strip("_").lower() or "part"
+    if not _PLAIN_NAME.match(name) or name == "main":
+        name = f"part-{name}"
+    taken = {part.name for part in parts}
+    return name if name not in taken else f"{name}-{len(taken)}"
+
+
+def _has_units(module: SourceModule) -> bool:
+    """Whether a module has something to call: a function, or a class that does things."""
+    for statement in module.tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            return True
+        if isinstance(statement, ast.ClassDef) and any(
+            isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and not item.name.startswith("__")
+            for item in statement.body
+        ):
+            return True
+    return False
+
+
+# -- filling them in -----------------------------------------------------------------------------------------------
+
+
+def _fill(tree: SourceTree, resolver: Resolver, parts: list[_Part]) -> None:
+    owners = {module: part for part in parts for module in part.modules}
+    for part in parts:
+        for module in part.modules:
+            found = scan(resolver, tree.loaded[module])
+            _touches(part, found)
+            for name, _ in found.imports:
+                other = owners.get(name)
+                if other is not None and other is not part:
+                    part.depends_on.add(other.name)
+            part.network |= {_NETWORK[top] for top in _foreign_imports(found.module) if top in _NETWORK}
+            part.keys += _shared_arguments(found.module)
+
+
+def _touches(part: _Part, found: Scan) -> None:
+    for touch in found.touches:
+        if touch.kind == "environment" and touch.name != "*":
+            part.environment.add(touch.name)
+        elif touch.kind == "file" and touch.name and "\0" not in touch.name:
+            (part.writes if touch.writes else part.reads).add(touch.name)
+
+
+def _foreign_imports(module: SourceModule) -> set[str]:
+    found: set[str] = set()
+    for item in ast.walk(module.tree):
+        if isinstance(item, ast.Import):
+            found |= {
+                alias.name.partition(".")[0] for alias in item.names if alias.name not in ("http", "urllib.parse")
+            }
+        elif isinstance(item, ast.ImportFrom) and not item.level and item.module and item.module != "urllib.parse":
+            found.add(item.module.partition(".")[0])
+    return found
+
+
+def _shared_arguments(module: SourceModule) -> list[str]:
+    """First arguments of public functions: candidates for a key."""
+    return [
+        statement.args.args[0].arg
+        for statement in module.tree.body
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not statement.name.startswith("_")
+        and statement.args.args
+    ]
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def _text(value: str) -> str:
+    """A TOML basic string; JSON's escapes are a subset of TOML's."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _list(values: set[str]) -> str:
+    return "[" + ", ".join(_text(value) for value in sorted(values)) + "]"
+
+
+def _toml(base: Path, root: Path, package: str, main: str, parts: list[_Part]) -> str:
+    app = re.sub(r"[^a-z0-9_-]+", "-", (package.rpartition(".")[2] or base.name).lower()).strip("-_")
+    place = base if base != root and root.is_relative_to(base) else root
+    relative = root.relative_to(place).as_posix() if root != place else "."
+    if base != root and not root.is_relative_to(base):  # a package folder: the manifest goes inside it
+        relative = "/".join([".."] * len(base.relative_to(root).parts))
+    lines = ["[app]", f"name = {_text(app if _PLAIN_NAME.match(app) else f'app-{app}'.rstrip('-'))}"]
+    lines.append(f"root = {_text(relative)}  # the folder that Python imports from, relative to this file")
+    if main:
+        lines.append(f"main = {_text(main)}  # what `shardwright run` executes")
+    else:
+        lines.append('# main = "module:function"  # what `shardwright run` executes')
+    for part in parts:
+        lines += ["", *_section(part)]
+    lines += [
+        "",
+        "# [gateway]",
+        '# bind = "127.0.0.1:8000"',
+        "# [[routes]]",
+        '# path = "/api/items/{item}"',
+        '# methods = ["GET"]',
+        f'# call = "{parts[0].name}.function"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _section(part: _Part) -> list[str]:
+    lines = [f"[components.{part.name}]", f"code = {_text(part.code)}"]
+    if part.depends_on:
+        lines.append(f"# imports {', '.join(sorted(part.depends_on))}; which of them it calls is read from the code")
+    lines.append('scope = "shared"  # shared | session | request | key:<argument name>')
+    key = _likely_key(part.keys)
+    if key:
+        lines.append(f'# scope = "key:{key}"  # one shard for each {key}')
+    if part.environment:
+        lines.append(f"env = {_list(part.environment)}")
+    if part.reads or part.writes:
+        parts = [f"read = {_list(part.reads - part.writes)}"] if part.reads - part.writes else []
+        parts += [f"write = {_list(part.writes)}"] if part.writes else []
+        lines.append(f"files = {{ {', '.join(parts)} }}")
+    if part.network:
+        lines.append(f'# network = {{ egress = ["host:port"] }}  # the code speaks {", ".join(sorted(part.network))}')
+    lines.append('# resources = { cpu = 0.25, memory = "64MiB" }  # the guarantee')
+    lines.append('# limits = { cpu = 1.0, memory = "256MiB" }  # the ceiling')
+    return lines
+
+
+def _likely_key(names: list[str]) -> str:
+    """An argument that at least two functions, and most of them, begin with."""
+    for name in sorted(set(names)):
+        if names.count(name) >= 2 and names.count(name) * 2 > len(names) and name not in ("self", "cls", "args"):
+            return name
+    return ""
