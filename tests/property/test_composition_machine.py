@@ -1,7 +1,7 @@
 """Random applications, random events, tiny nodes: composition stays whole, fair to its bounds, and never gets stuck.
 
-Every promise checked here is also shown to be able to fail: the same machine runs over composers with a planted bug, and
-must find it.
+Every promise checked here is also shown to be able to fail: the same machine runs over composers with a planted bug,
+and must find it.
 """
 
 from __future__ import annotations

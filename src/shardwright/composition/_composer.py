@@ -36,7 +36,7 @@ from shardwright.composition._values import (
 from shardwright.errors import InternalError
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Resources
-from shardwright.model.manifest import Component, ScopeKind
+from shardwright.model.manifest import Component, implicit, ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.placement import Capacity
 
@@ -84,7 +84,7 @@ class Composer:
         for definition in plan.definitions:
             name = definition.component
             # the implicit main component has no section in the manifest
-            component = components.get(name) or Component(name=name, code=definition.code.primary)
+            component = components.get(name) or implicit(name, definition.code.primary)
             specs[name] = Spec(component, definition)
         self._plan = plan
         self._new_id = new_id

@@ -94,9 +94,9 @@ def backoff_s(failed_starts: int, *, longest_s: float = 30.0) -> float:
 class KeepMinimum:
     """Keep ``warm.min`` shards free and ``scale.min`` shared instances running, and never more than ``warm.max`` free.
 
-    Free shards up to ``warm.max`` stay (their guarantee is reserved already, and composition stops them when it needs the
-    room); above it those idle longest go first. While requests wait for shards nothing is refilled: it would take the
-    room that composition is making for them, and what they need they launch themselves.
+    Free shards up to ``warm.max`` stay (their guarantee is reserved already, and composition stops them when it needs
+    the room); above it those idle longest go first. While requests wait for shards nothing is refilled: it would take
+    the room that composition is making for them, and what they need they launch themselves.
     A component whose starts fail is left alone for 1, 2, 4, ... 30 s, so that one that cannot start never spins.
     """
 

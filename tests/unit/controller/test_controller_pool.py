@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_a_component_that_cannot_start_is_tried_ever_more_seldom() -> None:
         if counts(PoolState((failing,), ROOM), now):
             tries.append(now)
             failing = replace(failing, failed_starts=failing.failed_starts + 1, failed_s=now)
-    gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(tries)]
     assert gaps[:5] == pytest.approx([1, 2, 4, 8, 16])
     assert set(gaps[5:]) == {30.0}
     assert len(tries) == 1 + 5 + 18

@@ -45,7 +45,8 @@ def test_what_lacks_is_named_with_its_amount() -> None:
     capacity.reserve(shard(1), limits(1.5, 200 * MIB))
     assert capacity.explain(limits(0.5, 56 * MIB)) == ""
     assert capacity.explain(limits(1.0, 64 * MIB)) == (
-        "cpu (cores): 1 asked, 0.5 of 2 left, 0.5 too little; memory: 64MiB asked, 56MiB of 256MiB left, 8MiB too little"
+        "cpu (cores): 1 asked, 0.5 of 2 left, 0.5 too little; "
+        "memory: 64MiB asked, 56MiB of 256MiB left, 8MiB too little"
     )
 
 
@@ -67,7 +68,7 @@ def test_reserving_twice_or_too_much_or_releasing_twice_changes_nothing() -> Non
     capacity.reserve(shard(1), limits(0.75))
     with pytest.raises(ValueError, match="already"):
         capacity.reserve(shard(1), limits(0.1))
-    with pytest.raises(ValueError, match="0.25 too little"):
+    with pytest.raises(ValueError, match=r"cpu .*too little"):
         capacity.reserve(shard(2), limits(0.5))
     assert capacity.reserved().cpu == 0.75
     capacity.release(shard(1))
