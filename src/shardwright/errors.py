@@ -83,7 +83,7 @@ class ManifestError(ShardwrightError):
     """The manifest cannot be used. ``problems`` holds every problem found, already rendered, in file order."""
 
     code = "SW100"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
     def __init__(self, message: str, *, problems: tuple[str, ...] = (), remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
@@ -97,7 +97,7 @@ class PlanError(ShardwrightError):
     """The application cannot be planned: code missing, unreadable or contradictory."""
 
     code = "SW200"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
 
 class CutRefused(PlanError):
@@ -113,7 +113,7 @@ class ComponentImportError(ShardwrightError):
     """
 
     code = "SW210"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
     def __init__(self, message: str, *, user_traceback: str = "", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
@@ -127,7 +127,7 @@ class CallError(ShardwrightError):
     """A call across a cut edge did not return. ``outcome`` says what is known of its effects."""
 
     code = "SW300"
-    fault = "world"
+    fault: ClassVar[Fault] = "world"
 
     def __init__(self, message: str, *, outcome: Outcome = "unknown", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
@@ -159,21 +159,21 @@ class CannotCross(CallError, TypeError):
     """An argument or result does not fit the codec of this edge; it names the argument and the type."""
 
     code = "SW304"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
 
 class MessageTooLarge(CallError):
     """A message is larger than the edge permits."""
 
     code = "SW305"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
 
 class NotPermitted(CallError):
     """The caller's identity may not reach this component, session or entry point."""
 
     code = "SW306"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
 
 class HandleExpired(CallError, ReferenceError):
@@ -186,14 +186,14 @@ class WouldDeadlock(CallError):
     """A blocking call from an event loop came back into that same loop."""
 
     code = "SW308"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
 
 class RemoteError(CallError):
     """An exception of the callee that cannot be rebuilt here; ``type_name`` names its type."""
 
     code = "SW309"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
     def __init__(
         self, message: str, *, type_name: str = "", outcome: Outcome = "failed", remedy: str = ""
@@ -209,7 +209,7 @@ class ChannelClosed(ShardwrightError):
     """The channel was closed by this side, or its peer is gone."""
 
     code = "SW400"
-    fault = "world"
+    fault: ClassVar[Fault] = "world"
 
 
 class ProtocolViolation(ChannelClosed):
@@ -225,7 +225,7 @@ class SandboxError(ShardwrightError):
     """A sandbox could not be made, changed or ended."""
 
     code = "SW500"
-    fault = "world"
+    fault: ClassVar[Fault] = "world"
 
 
 class StartFailed(SandboxError):
@@ -242,7 +242,7 @@ class NodeError(ShardwrightError):
     """The node cannot start, is gone, or refuses."""
 
     code = "SW600"
-    fault = "world"
+    fault: ClassVar[Fault] = "world"
 
 
 class CompositionRefused(NodeError):

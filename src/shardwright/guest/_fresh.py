@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 from types import TracebackType
+from typing import Any
 
 
 class SeedWatch:
@@ -58,7 +59,7 @@ def refresh(watch: SeedWatch) -> None:
     ssl = sys.modules.get("ssl")
     if ssl is not None:
         ssl.RAND_add(os.urandom(32), 32.0)
-    uuid = sys.modules.get("uuid")
+    uuid: Any = sys.modules.get("uuid")
     if uuid is not None:
         uuid._last_timestamp = None
         uuid._node = None  # uuid1 of siblings differ by node and clock sequence

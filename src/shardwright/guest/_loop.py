@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shardwright.guest._responder import IncomingCall
 
 
-class _PoliteSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _PoliteSelector(selectors.DefaultSelector):
     """Puts the baton down for the time of a select."""
 
     def __init__(self, mailbox: Mailbox) -> None:

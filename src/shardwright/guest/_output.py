@@ -30,8 +30,8 @@ class TaggedStream(io.TextIOBase):
         self._local = threading.local()
         self._binary = _Binary(self)
 
-    encoding = "utf-8"  # type: ignore[assignment]
-    errors = "backslashreplace"  # type: ignore[assignment]
+    encoding = "utf-8"
+    errors = "backslashreplace"
 
     @property
     def name(self) -> str:

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from shardwright.contracts.transport import Channel
-from shardwright.errors import CallError, InternalError
+from shardwright.errors import CallError, Fault, InternalError
 from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import CallContext, current_call
@@ -36,7 +36,7 @@ class NotRunning(CallError):
     """Another component was called while this one was imported into a template, which has no peers."""
 
     code = "SW311"
-    fault = "you"
+    fault: ClassVar[Fault] = "you"
 
 
 @dataclass(slots=True)
@@ -185,11 +185,11 @@ class LinkHandles:
         self.link: Link | None = None
 
     def reference(self, value: object) -> tuple[str, int, str] | None:
-        cls = type(value)
-        if isinstance(cls, HandleType):
-            assert isinstance(value, Handle)
+        if isinstance(value, Handle):
+            handle_class = type(value)
             self._runtime.proxies.pass_on(value)
-            return value._sw_shard, value._sw_object, f"{cls.__module__}:{cls._qualname}"
+            return value._sw_shard, value._sw_object, f"{handle_class.__module__}:{handle_class._qualname}"
+        cls = type(value)
         name = self._known.get(cls)
         if name is None:
             name = self._known[cls] = next(

@@ -114,10 +114,11 @@ class Face:
     ) -> Callable[..., Any]:
         """A proxy for a function of the module."""
         definition, entry = self._proxies.entry(self._surface.module, name)
-        if is_generator:
-            return self._dressed(_refuse_generator(definition, entry), name, name, signature, doc, line)
         stub = self._async_stub(definition, entry) if is_async else self._stub(definition, entry)
-        return self._dressed(stub, name, name, signature, doc, line)
+        if is_generator:
+            stub = _refuse_generator(definition, entry)
+        dressed: Callable[..., Any] = self._dressed(stub, name, name, signature, doc, line)
+        return dressed
 
     def handle_class(
         self,
@@ -128,7 +129,7 @@ class Face:
         doc: str | None = None,
         line: int = 0,
         signature: str = "",
-    ) -> type[Handle]:
+    ) -> HandleType:
         """A class whose instances live with the owner."""
         found = [self._namespace.get(base) if isinstance(base, str) else base for base in bases]
         handles = tuple(base for base in found if isinstance(base, HandleType))

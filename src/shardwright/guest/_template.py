@@ -146,12 +146,12 @@ class ForkServer:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while True:
-            ready, _, _ = select.select([self._control, wake_read], [], [])
+            ready, _, _ = select.select([self._control.fileno(), wake_read], [], [])
             if wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_read, 4096)
                 self._reap()
-            if self._control not in ready:
+            if self._control.fileno() not in ready:
                 continue
             try:
                 message, descriptors = self._control.receive()

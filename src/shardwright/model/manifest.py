@@ -124,6 +124,11 @@ class Component:
         return self.code.partition(":")[2]
 
 
+def implicit(name: ComponentName, code: str) -> Component:
+    """The component that runs ``app.main`` where the manifest declares none for it: started when asked for alone."""
+    return Component(name=name, code=code, scale=Scale(min=0, max=1))
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeRule:
     """One ``[[edges]]`` section: an exception for one edge of the plan."""

@@ -23,7 +23,6 @@ from shardwright.guest import (
     Caller,
     Chains,
     Handle,
-    HandleType,
     Hub,
     Link,
     Namespace,
@@ -176,10 +175,9 @@ class _ClientHandles:
         self._client = client
 
     def reference(self, value: object) -> tuple[str, int, str] | None:
-        cls = type(value)
-        if not isinstance(cls, HandleType):
+        if not isinstance(value, Handle):
             return None
-        assert isinstance(value, Handle)
+        cls = type(value)
         self._client._proxies.pass_on(value)
         return value._sw_shard, value._sw_object, f"{cls.__module__}:{cls._qualname}"
 

@@ -78,7 +78,7 @@ class Journal:
             "WHERE (? IS NULL OR kind = ?) ORDER BY sequence DESC LIMIT ?",
             (kind, kind, count),
         ).fetchall()
-        return [Decided(*row[:-1], json.loads(row[-1])) for row in reversed(rows)]
+        return [Decided._make((*row[:8], json.loads(row[8]))) for row in reversed(rows)]
 
     def close(self) -> None:
         self._database.close()

@@ -63,11 +63,11 @@ class Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
             while True:
-                ready, _, _ = select.select([self._socket, wake_read], [], [])
+                ready, _, _ = select.select([self._socket.fileno(), wake_read], [], [])
                 if wake_read in ready:
                     os.read(wake_read, 4096)
                     self._backend.reap_orphans()
-                if self._socket in ready:
+                if self._socket.fileno() in ready:
                     if not self._frames.gulp():
                         break
                     for body, descriptors in self._frames.frames():

@@ -18,7 +18,7 @@ from shardwright.errors import ComponentImportError, NodeError, SandboxError, St
 from shardwright.guest import VERSION, Enter, Failed, Fork, Forked, Hello, Init, Ready
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Usage
-from shardwright.model.manifest import Component, Manifest, Start
+from shardwright.model.manifest import Component, Manifest, Start, implicit
 from shardwright.model.shard import ShardPlan
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
 from shardwright.node._logs import Logs
@@ -141,7 +141,7 @@ class ProcessLauncher(Launcher):
         try:
             return self._manifest.component(name)
         except KeyError:
-            return Component(name=name, code=self._plan.definition(name).code.primary)
+            return implicit(name, self._plan.definition(name).code.primary)
 
     def _start_of(self, name: ComponentName) -> Start:
         start = self._plan.definition(name).start

@@ -57,6 +57,10 @@ class ShardPort(ABC):
     pid: int
 
     @abstractmethod
+    def attach(self, events: PortEvents) -> None:
+        """From now on what it says are events; what it said before, first."""
+
+    @abstractmethod
     def accept(self, peer: Peer, endpoint: Endpoint) -> None:
         """Serve ``peer`` over this endpoint."""
 

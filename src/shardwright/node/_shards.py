@@ -1,0 +1,381 @@
+"""The shards of a node: decisions of the composer and the pool's policy, performed.
+
+Decisions are synchronous and atomic between two awaits. What waits for shards to start waits on futures keyed by request;
+an aborted composition fails its future, so nobody waits for what will not come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, Protocol
+
+from shardwright.composition import (
+    Abort,
+    Composer,
+    Decision,
+    Effect,
+    Granted,
+    Launch,
+    Lease,
+    Need,
+    Queued,
+    Refused,
+    ReturnToPool,
+    ShardRecord,
+    ShardStatus,
+    Stop,
+    Unbind,
+)
+from shardwright.contracts.clock import Clock
+from shardwright.controller import ComponentPool, PooledShard, PoolPolicy, PoolState, Refill
+from shardwright.errors import CompositionRefused, NodeError, ShardwrightError
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.model.manifest import Component, ScopeKind
+from shardwright.model.shard import ShardPlan
+from shardwright.node._launcher import Launcher
+from shardwright.node._port import ShardPort
+
+COMPOSE_TIMEOUT_S = 10.0
+STOP_GRACE_S = 2.0
+
+
+class ShardEvents(Protocol):
+    """Who listens: the node's core."""
+
+    def record(
+        self,
+        kind: str,
+        reason: str,
+        *,
+        component: str = "",
+        shard: str = "",
+        session: str = "",
+        inputs: Iterable[tuple[str, object]] = (),
+    ) -> None: ...
+
+    def session_name(self, number: int) -> str: ...
+
+    def shard_ready(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:
+        """It may be called from now on."""
+
+    def shard_ended(self, shard: ShardId, reason: str) -> None: ...
+
+
+class Shards:
+    """All shards of one node. Use from its event loop alone."""
+
+    def __init__(
+        self,
+        plan: ShardPlan,
+        components: Mapping[ComponentName, Component],
+        composer: Composer,
+        policy: PoolPolicy,
+        clock: Clock,
+        events: ShardEvents,
+        terminal: ComponentName | None,
+    ) -> None:
+        self.composer = composer
+        self.ports: dict[ShardId, ShardPort] = {}
+        self.launcher: Launcher | None = None
+        self._plan = plan
+        self._components = components
+        self._policy = policy
+        self._clock = clock
+        self._events = events
+        self._terminal = terminal
+        self._requests = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._grants: dict[int, Granted] = {}
+        self._failures: dict[ComponentName, tuple[int, float]] = {}
+        self._first_failure: dict[ComponentName, ShardwrightError] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopping: set[ShardId] = set()
+        self._tick_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<Shards {len(self.ports)} running, {len(self._waiting)} requests wait>"
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    async def open(self, launcher: Launcher) -> None:
+        """Templates made, minimum of shards ready. Raises what hindered it; then ``close`` is still to be called."""
+        self.launcher = launcher
+        self._loop = asyncio.get_running_loop()
+        await launcher.prepare()
+        self._tick()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+            for error in self._first_failure.values():
+                raise error
+        self._periodic()
+
+    async def close(self, grace_s: float) -> None:
+        """End every shard; nothing remains."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.fail(NodeError("the node is stopping"))
+        for port in list(self.ports.values()):
+            port.stop(grace_s)
+        end_s = self._clock.monotonic_s() + grace_s
+        while self.ports and self._clock.monotonic_s() < end_s:
+            await asyncio.sleep(0.005)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=5)
+        if self.launcher is not None:
+            for port in list(self.ports.values()):
+                with contextlib.suppress(ShardwrightError):
+                    await self.launcher.end(port)
+            await self.launcher.close()
+
+    def fail(self, error: NodeError) -> None:
+        """Fail every request that waits."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+
+    # -- taking ------------------------------------------------------------------------------------------------
+
+    async def compose(self, session: SessionNumber, needs: tuple[Need, ...], timeout_s: float | None) -> Granted:
+        """All that a session needs, or CompositionRefused and none of it."""
+        now = self._clock.monotonic_s()
+        deadline_s = now + (COMPOSE_TIMEOUT_S if timeout_s is None else timeout_s)
+        return await self._settled(self.composer.compose(next(self._requests), session, needs, now, deadline_s))
+
+    async def acquire(self, session: SessionNumber, component: ComponentName, key: str | None) -> Lease:
+        """The shard for that component and key, held or bound now. Raises CompositionRefused."""
+        need = next((d for d in self._plan.definitions if d.component == component), None)
+        assert need is not None
+        if need.scope.kind is not ScopeKind.REQUEST:
+            held = self.composer.lease(session, component, key)
+            if held is not None and held in self.ports:
+                return Lease(component, held, key)
+        request, now = next(self._requests), self._clock.monotonic_s()
+        decision = self.composer.acquire(request, session, component, key, now, now + COMPOSE_TIMEOUT_S)
+        granted = await self._settled(decision)
+        return next(lease for lease in granted.leases if lease.component == component and lease.key == key)
+
+    # -- decisions and effects ---------------------------------------------------------------------------------
+
+    async def _settled(self, decision: Decision) -> Granted:
+        """The composition, whole. Raises CompositionRefused, or what hindered a start."""
+        request = decision.request
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting[request] = future
+        self._decided(decision)
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self.perform(self.composer.cancel(request, self._clock.monotonic_s()))
+            self.freed()
+            raise
+        finally:
+            self._waiting.pop(request, None)
+        return self._grants.pop(request)
+
+    def _decided(self, decision: Decision) -> None:
+        session = self._events.session_name(decision.session)
+        match decision:
+            case Granted():
+                self._grants[decision.request] = decision
+                leases = ", ".join(f"{lease.component}={lease.shard}" for lease in decision.leases)
+                self._events.record("lease", decision.reason, session=session, inputs=(("leases", leases), *decision.inputs))
+                for launch in decision.launches:
+                    self._begin(launch)
+                if decision.ready:
+                    self._resolve(decision.request)
+            case Queued():
+                self._events.record("queue", decision.reason, session=session, inputs=decision.inputs)
+                self.perform(decision.effects)
+                self._arm()
+            case Refused():
+                self._events.record("refuse", decision.reason, session=session, inputs=decision.inputs)
+                self._reject(decision.request, CompositionRefused(decision.reason, remedy=decision.remedy))
+
+    def _resolve(self, request: int) -> None:
+        future = self._waiting.get(request)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def _reject(self, request: int, error: BaseException) -> None:
+        self._grants.pop(request, None)
+        future = self._waiting.get(request)
+        if future is not None and not future.done():
+            future.set_exception(error)
+            future.exception()
+
+    def perform(self, effects: Iterable[Effect], error: ShardwrightError | None = None) -> None:
+        for effect in effects:
+            match effect:
+                case Abort():
+                    self._events.record("abort", effect.reason, session=self._events.session_name(effect.session), inputs=effect.inputs)
+                    self._reject(effect.request, error or CompositionRefused(effect.reason, remedy=effect.remedy))
+                case ReturnToPool():
+                    self._events.record("return", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs)
+                case Stop():
+                    self._events.record("stop", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs)
+                    self.spawn(self._stop(effect.shard))
+                case Unbind():
+                    self._events.record("unbind", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs)
+                    for port in self.ports.values():
+                        port.forget(effect.component, effect.session)
+
+    def _begin(self, launch: Launch) -> None:
+        self._events.record("launch", launch.reason, component=launch.component, shard=launch.shard, inputs=launch.inputs)
+        self.spawn(self._launch(launch))
+
+    async def _launch(self, launch: Launch) -> None:
+        assert self.launcher is not None
+        begun_s = self._clock.monotonic_s()
+        terminal = launch.component == self._terminal
+        try:
+            port = await self.launcher.launch(launch.component, launch.shard, launch.limits, terminal)
+        except ShardwrightError as error:
+            count, _ = self._failures.get(launch.component, (0, 0.0))
+            now = self._clock.monotonic_s()
+            self._failures[launch.component] = (count + 1, now)
+            self._first_failure.setdefault(launch.component, error)
+            self._events.record("failure", f"it did not start: {error}", component=launch.component, shard=launch.shard)
+            self.perform(self.composer.start_failed(launch.shard, str(error), now), error)
+            self.freed()
+            return
+        now = self._clock.monotonic_s()
+        self._failures.pop(launch.component, None)
+        self.ports[launch.shard] = port
+        self._events.record(
+            "ready", self.launcher.how(launch.component), component=launch.component, shard=launch.shard,
+            inputs=(("start_s", round(now - begun_s, 6)), ("pid", port.pid)),
+        )  # fmt: skip
+        record = self.composer.shard(launch.shard)
+        self._events.shard_ready(port, record.sessions if record is not None else ())
+        for request in self.composer.started(launch.shard, now):
+            self._resolve(request)
+        self._later_tick()
+
+    async def _stop(self, shard: ShardId) -> None:
+        port = self.ports.get(shard)
+        if port is None:
+            return
+        self._stopping.add(shard)
+        port.stop(STOP_GRACE_S)
+        end_s = self._clock.monotonic_s() + STOP_GRACE_S + 1.0
+        while shard in self.ports and self._clock.monotonic_s() < end_s:
+            await asyncio.sleep(0.01)
+        if shard in self.ports:
+            self.gone(port, "it did not stop in time")
+
+    def freed(self) -> None:
+        """Something was given back: queued requests may be served now, and the pool may want more."""
+        for decision in self.composer.poll(self._clock.monotonic_s()):
+            self._decided(decision)
+        self._later_tick()
+
+    # -- the pool ----------------------------------------------------------------------------------------------
+
+    def _later_tick(self) -> None:
+        if not self._tick_due and not self._closing:
+            self._tick_due = True
+            self._loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._tick_due = False
+        if self._closing:
+            return
+        now = self._clock.monotonic_s()
+        for action in self._policy.decide(self._pool_state(), now):
+            if isinstance(action, Refill):
+                for _ in range(action.count):
+                    decision = self.composer.launch(action.component, now, action.reason)
+                    if isinstance(decision, Refused):
+                        self._events.record("refuse", decision.reason, component=action.component, inputs=decision.inputs)
+                        break
+                    self._begin(decision)
+            else:
+                self.perform(self.composer.evict(action.shard, now, action.reason))
+
+    def _pool_state(self) -> PoolState:
+        by_component: dict[ComponentName, list[ShardRecord]] = {name: [] for name in self._components}
+        for record in self.composer.shards():
+            by_component[record.component].append(record)
+        pools = []
+        for definition in self._plan.definitions:
+            records = by_component[definition.component]
+            free = tuple(
+                PooledShard(r.id, r.status is ShardStatus.READY, r.idle_since_s or r.created_s)
+                for r in records
+                if r.status in (ShardStatus.READY, ShardStatus.STARTING)
+                and (r.free or (r.scope is ScopeKind.SHARED and not r.held))
+            )
+            count, failed_s = self._failures.get(definition.component, (0, 0.0))
+            component = self._components[definition.component]
+            kind = definition.scope.kind
+            pools.append(ComponentPool(component, kind, definition.limits, len(records), free, count, failed_s))
+        return PoolState(tuple(pools), self.composer.left(), len(self.composer.queued()))
+
+    def _periodic(self) -> None:
+        """Expiry, deadlines and retries; four times a second."""
+        if self._closing:
+            return
+        now = self._clock.monotonic_s()
+        effects = self.composer.expire(now)
+        if effects:
+            self.perform(effects)
+        if effects or self.composer.queued():
+            self.freed()
+        else:
+            self._later_tick()
+        self._timer = self._loop.call_later(0.25, self._periodic)
+
+    def _arm(self) -> None:
+        deadline_s = self.composer.next_deadline_s()
+        if deadline_s is not None:
+            self._loop.call_later(max(0.0, deadline_s - self._clock.monotonic_s()) + 0.001, self.freed)
+
+    # -- ends --------------------------------------------------------------------------------------------------
+
+    def gone(self, port: ShardPort, reason: str) -> None:
+        """A shard ended, by itself or by our will."""
+        if self.ports.pop(port.shard, None) is None:
+            return
+        self.spawn(self._bury(port, reason))
+
+    async def _bury(self, port: ShardPort, reason: str) -> None:
+        assert self.launcher is not None
+        try:
+            ended = await self.launcher.end(port)
+            reason = str(ended) if ended is not None and ended.status is not None else reason
+        except ShardwrightError as error:
+            reason = f"{reason}; cleaning up: {error}"
+        now = self._clock.monotonic_s()
+        shard = port.shard
+        wanted = shard in self._stopping
+        self._stopping.discard(shard)
+        if self.composer.shard(shard) is not None:
+            loss = self.composer.exited(shard, now, reason)
+            sessions = ",".join(self._events.session_name(s) for s in loss.sessions)
+            kind = "ended" if wanted or loss.expected or self._closing else "loss"
+            self._events.record(kind, reason, component=port.component, shard=shard, inputs=(("sessions", sessions), *loss.inputs))
+            self.perform(loss.effects)
+        self._events.shard_ended(shard, reason)
+        if not self._closing:
+            self.freed()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it as a task of the node, which is ended with the node."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._loop.call_exception_handler({"message": "a task of the node failed", "exception": task.exception()})
+
