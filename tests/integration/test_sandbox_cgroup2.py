@@ -118,7 +118,7 @@ def test_controllers_that_are_not_there_are_named(base: Path) -> None:
 def test_room_is_made_only_in_a_group_that_is_ours(base: Path) -> None:
     """A group that hands controllers down may hold no processes: ours move one down, those of others stay."""
 
-    def room_in_child(other_inside: bool) -> int:
+    def room_in_child() -> int:
         pid = os.fork()
         if pid == 0:
             files = ControlFiles(str(base))
@@ -139,17 +139,39 @@ def test_room_is_made_only_in_a_group_that_is_ours(base: Path) -> None:
         os._exit(0)
     try:
         (base / "cgroup.procs").write_text(str(sleeper))
-        assert room_in_child(other_inside=True) == 0
+        assert room_in_child() == 0
     finally:
         os.kill(sleeper, signal.SIGKILL)
         os.waitpid(sleeper, 0)
-    assert room_in_child(other_inside=False) == 11
+    assert room_in_child() == 11
+
+
+def test_room_is_made_in_a_delegated_group(base: Path) -> None:
+    """systemd marks what it delegates; there everything inside is moved."""
+    try:
+        os.setxattr(base, "user.delegate", b"1")
+    except OSError as error:
+        pytest.skip(f"this kernel keeps no marks on control groups: {error}")
+    sleeper = os.fork()
+    if sleeper == 0:
+        signal.pause()
+        os._exit(0)
+    files = ControlFiles(str(base))
+    try:
+        (base / "cgroup.procs").write_text(str(sleeper))
+        assert _make_room(files)
+        assert (base / "shardwright.members" / "cgroup.procs").read_text().split() == [str(sleeper)]
+        assert (base / "cgroup.procs").read_text() == ""
+    finally:
+        files.close()
+        os.kill(sleeper, signal.SIGKILL)
+        os.waitpid(sleeper, 0)
 
 
 def test_sweep(base: Path) -> None:
     groups = bare(base)
     ticks = (_procfs.start_ticks(os.getpid()) or 0) + 1
-    namespace = OWNER  # our own name, with a start time that no process of this pid has
+    # our own name, with a start time that no process of this pid has
     dead = base / f"shardwright-{os.getpid()}-{ticks}"
     (dead / "web-1").mkdir(parents=True)
     sleeper = os.fork()
@@ -161,7 +183,7 @@ def test_sweep(base: Path) -> None:
         assert groups.sweep(alive=[dead.name]) == ()
         assert groups.sweep() == (str(dead),)
         assert os.waitstatus_to_exitcode(os.waitpid(sleeper, 0)[1]) == -signal.SIGKILL
-        assert (base / namespace).is_dir()
+        assert (base / OWNER).is_dir()
     finally:
         groups.close()
     assert not dead.exists()

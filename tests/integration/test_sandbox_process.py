@@ -268,6 +268,22 @@ def test_forged_control_groups_of_a_handle_are_not_opened(limiting: ProcessBacke
         sandbox.delete()
 
 
+def test_adopting_with_impossible_limits_changes_nothing(limiting: ProcessBackend) -> None:
+    impossible = Limits(ceiling=Resources(memory_bytes=-5))
+    sandbox = limiting.launch(shell("exec sleep 1000"))
+    try:
+        with pytest.raises(SandboxError, match="cannot set"):
+            limiting.adopt(sandbox.handle, impossible)
+        stranger = dataclasses.replace(sandbox.handle, shard=ShardId("it-2"), control_groups=())
+        with pytest.raises(SandboxError, match="cannot set"):
+            limiting.adopt(stranger, impossible)
+        assert sandbox.poll() is None
+        inside = Path(f"/proc/{sandbox.handle.pid}/cgroup").read_text()
+        assert "/it-1" in inside and "/it-2" not in inside
+    finally:
+        sandbox.delete()
+
+
 def test_without_control_groups_the_process_is_measured() -> None:
     backend = ProcessBackend(NoCgroups("switched off by a test"))
     assert backend.reason == "switched off by a test"

@@ -258,3 +258,66 @@ def test_owner_is_dead_only_for_certain() -> None:
     assert not _cgroup.owner_is_dead(f"shardwright-{pid}-{int(start) + 1}-12345"), "of another pid namespace"
     for other in ("shardwright-1", "shardwright-demo", "docker", f"shardwright-{pid}-{start}.scope"):
         assert not _cgroup.owner_is_dead(other)
+
+
+OWNER = "shardwright-1-1"
+HANDED_DOWN = {"cgroup.controllers": "cpu io memory pids", "cgroup.subtree_control": ""}
+
+
+def test_v2_hands_controllers_down(tmp_path: Path) -> None:
+    base = folder_of(tmp_path / "scope", HANDED_DOWN)
+    own = folder_of(base / OWNER, {**HANDED_DOWN, "cpu.weight": "100", "memory.low": "0"})
+    groups = CgroupV2.prepare(str(base), str(tmp_path), OWNER)
+    assert isinstance(groups, CgroupV2)
+    assert groups.enforces == ("cpu", "memory", "pids")
+    assert groups.reason == ""
+    for folder in (base, own):
+        assert first_line(folder / "cgroup.subtree_control") == "+cpu +memory +pids"
+    assert first_line(own / "cpu.weight") == str(min(100 * (os.cpu_count() or 1), 10_000))
+    assert first_line(own / "memory.low") == "max"
+
+
+def test_v2_starts_again_where_room_was_made_before(tmp_path: Path) -> None:
+    """Our processes, and so our own path, are then in the group that they were moved to."""
+    base = folder_of(tmp_path / "scope", HANDED_DOWN)
+    folder_of(base / OWNER, HANDED_DOWN)
+    folder_of(base / "shardwright.members", {"cgroup.controllers": ""})
+    assert isinstance(CgroupV2.prepare(str(base / "shardwright.members"), str(tmp_path), OWNER), CgroupV2)
+
+
+def test_v2_that_refuses_is_told_and_left_as_it_was(tmp_path: Path) -> None:
+    base = folder_of(tmp_path / "scope", {"cgroup.controllers": "cpu memory pids"})
+    reason = CgroupV2.prepare(str(base), str(tmp_path), OWNER)
+    assert reason == f"{base}: No such file or directory"
+    assert not (base / OWNER).exists()
+
+
+def test_v2_group_that_cannot_be_made_again(tmp_path: Path) -> None:
+    base = folder_of(tmp_path / "scope", {"cgroup.controllers": "cpu memory pids"})
+    groups = CgroupV2(str(base), str(tmp_path), OWNER, ("cpu",), "")
+    with pytest.raises(SandboxError, match="no longer available"):
+        groups.create("web-1", Limits(), 10)
+
+
+def test_v1_group_is_undone_when_its_limits_are_refused(tmp_path: Path) -> None:
+    bases = {name: str(folder_of(tmp_path / name, {})) for name in ("cpu", "memory")}
+    groups = CgroupV1(bases, bases, OWNER, {})
+    with pytest.raises(SandboxError, match="is not there"):
+        groups.create("web-1", LIMITS, 10)
+    for base in bases.values():
+        assert not Path(base, OWNER, "web-1").exists()
+    groups.close()
+    for base in bases.values():
+        assert os.listdir(base) == []
+
+
+def test_what_the_kernel_does_not_take_over_is_told(tmp_path: Path) -> None:
+    """A file that swallows what is written to it."""
+    folder = folder_of(tmp_path, {})
+    (folder / "limit").symlink_to(os.devnull)
+    files = ControlFiles(str(folder))
+    try:
+        with pytest.raises(SandboxError, match=r"did not take over a limit: wrote '5' .* it reads ''"):
+            apply([Step(files, "limit", "5", "a limit")])
+    finally:
+        files.close()
