@@ -286,7 +286,7 @@ def link(target: Any, value: Any, keys: list[Any], how: int) -> None:
             target.note = value  # type: ignore[attr-defined]
     elif isinstance(target, collections.deque):
         target.append(value)
-    elif isinstance(target, bytearray) or isinstance(target, array.array):
+    elif isinstance(target, bytearray | array.array):
         target.append(how)
     elif isinstance(target, Item):
         target.parts = value

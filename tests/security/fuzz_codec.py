@@ -1,0 +1,171 @@
+"""Throws mutated messages at the tagged codec and the envelope: `python tests/security/fuzz_codec.py --seconds N`.
+
+Anything but a value or ProtocolViolation is a finding: it is printed with its seed, and the exit status is 1. With
+atheris installed, `--atheris` lets coverage guide the mutations instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import datetime
+import enum
+import fractions
+import random
+import sys
+import time
+from decimal import Decimal
+from typing import Any
+
+from shardwright.errors import ProtocolViolation
+from shardwright.model.envelope import Envelope, Kind, PayloadCodec
+from shardwright.transport._envelope import pack, unpack
+from shardwright.transport.codec import ClassTable, CodecLimits, TaggedCodec
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    name: str
+    tags: frozenset[Any] = frozenset()
+
+
+@dataclasses.dataclass
+class Box:
+    held: Any = None
+
+
+class Mood(enum.Enum):
+    GOOD = 1
+
+
+class Failed(ValueError):
+    pass
+
+
+LISTED = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in (Key, Box, Mood, Failed)}
+CODEC = TaggedCodec(ClassTable(LISTED, LISTED.__getitem__), limits=CodecLimits(max_bytes=1 << 20, max_items=100_000))
+
+
+def samples() -> list[tuple[bytes, tuple[Any, ...]]]:
+    """Valid requests, replies and errors that between them use every tag."""
+    box = Box([1, {"a": 2}])
+    box.held.append(box)
+    tags = (Key("k", frozenset({Key("inner")})), {Key("x"): 1, (1, 2): {3}}, collections.Counter("aab"))
+    values: list[Any] = [
+        ("sword", 2, -1, 1 << 20, 1 << 40, 1 << 400, 1.5, 2j, None, True, ..., NotImplemented, b"x" * 200, "é" * 200),
+        (box, box, [box], collections.deque([1], 3), collections.defaultdict(list, a=[1]), bytearray(b"abc")),
+        tags,
+        (datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC), Decimal("1.5"), fractions.Fraction(1, 3), Mood.GOOD),
+        (
+            slice(1, None),
+            range(3),
+            frozenset({1, ("a",)}),
+            int,
+            len,
+            "\ud800",
+            collections.OrderedDict(a=1),
+            b"y" * 40000,
+        ),
+    ]
+    made: list[tuple[bytes, tuple[Any, ...]]] = []
+    for value in values:
+        payload, buffers, _ = CODEC.encode_request(value)
+        made.append((payload, buffers))
+        copy, memo = CODEC.decode_request(payload, buffers)
+        if value[0] is box:
+            copy[0].held.append("changed")
+        made.append(CODEC.encode_reply(copy, memo))
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise Failed("outer", box) from error
+    except Failed as error:
+        error.add_note("a note")
+        made.append(CODEC.encode_error(error))
+        made.append(CODEC.encode_error(ExceptionGroup("both", [error, OSError(2, "gone", "file")])))
+    return made
+
+
+def mutated(raw: bytes, chance: random.Random) -> bytes:
+    """A few random changes: flipped bits, cut, repeated, moved and random bytes."""
+    out = bytearray(raw)
+    for _ in range(chance.choice((1, 1, 1, 2, 4, 16))):
+        at = chance.randrange(len(out) + 1)
+        action = chance.randrange(6)
+        if action == 0 and at < len(out):
+            out[at] ^= 1 << chance.randrange(8)
+        elif action == 1:
+            del out[at:]
+        elif action == 2:
+            out[at:at] = out[at : at + chance.randrange(1, 40)]
+        elif action == 3 and at < len(out):
+            out[at] = chance.choice((0, 1, 0x7F, 0x80, 0xF8, 0xFE, 0xFF, chance.randrange(256)))
+        elif action == 4:
+            del out[at : at + chance.randrange(1, 20)]
+        else:
+            out[at:at] = chance.randbytes(chance.randrange(1, 12))
+    return bytes(out)
+
+
+def attempt(payload: bytes, buffers: tuple[Any, ...]) -> int:
+    """Feed one message to every reader; returns how many took it for valid. Raises on a finding."""
+    accepted = 0
+    caller = [[1, 2], {"a": 1}, {1}, Box(1), bytearray(b"z")]
+    _, _, memo = CODEC.encode_request(caller)
+    for read in (
+        lambda: CODEC.decode_request(payload, buffers),
+        lambda: CODEC.decode_reply(payload, buffers, memo),
+        lambda: CODEC.decode_error(payload, buffers, memo),
+        lambda: unpack(memoryview(payload)),
+    ):
+        try:
+            read()
+        except ProtocolViolation:
+            continue
+        accepted += 1
+    return accepted
+
+
+def corpus() -> list[tuple[bytes, tuple[Any, ...]]]:
+    made = samples()
+    payload, buffers = made[0]
+    frame = Envelope(Kind.CALL, 7, codec=PayloadCodec.TAGGED, payload=payload, buffers=(b"abc", *buffers))
+    return [*made, (b"".join(bytes(part) for part in pack(frame)), ())]
+
+
+def run(seconds: float, seed: int) -> int:
+    seeds = corpus()
+    stop = time.monotonic() + seconds
+    tried = accepted = 0
+    while time.monotonic() < stop:
+        for _ in range(100):
+            chance = random.Random(seed + tried)
+            payload, buffers = chance.choice(seeds)
+            try:
+                accepted += attempt(mutated(payload, chance), buffers)
+            except BaseException:
+                print(f"finding: --seed {seed + tried}", file=sys.stderr)
+                raise
+            tried += 1
+    print(f"{tried} messages, {accepted} readings accepted, no findings")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--atheris", action="store_true", help="coverage-guided, endless, if atheris is installed")
+    options = parser.parse_args()
+    if options.atheris:
+        import atheris
+
+        atheris.Setup(sys.argv[:1], lambda raw: attempt(raw, ()))
+        atheris.Fuzz()
+    return run(options.seconds, options.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
