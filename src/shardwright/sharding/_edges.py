@@ -37,8 +37,11 @@ class _Found:
     @property
     def reason(self) -> str:
         texts = []
+        told = {name for verb, names in self.reasons.items() if verb != "imports" for name in names}
         for verb in sorted(self.reasons):
-            names = sorted(self.reasons[verb])
+            names = sorted(self.reasons[verb] - told if verb == "imports" else self.reasons[verb])
+            if not names:
+                continue
             shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             texts.append(f"{verb} {shown}")
         return "; ".join(texts)
@@ -375,7 +378,7 @@ class _Finder:
                 self.note(
                     "SW220",
                     Severity.NOTE,
-                    f"{caller} {found.reason} of {callee}; the edge was added",
+                    f"the edge {caller} -> {callee} was added: {found.reason}",
                     sites[0],
                     caller,
                     f"add {callee!r} to its depends_on",
@@ -395,7 +398,7 @@ class _Finder:
                 self.note(
                     "SW222",
                     Severity.NOTE,
-                    f"{pair[0]} only {found.reason} of {pair[1]}; no edge is needed",
+                    f"no edge {pair[0]} -> {pair[1]} is needed: {found.reason}, which are copied",
                     site,
                     pair[0],
                     "",

@@ -11,7 +11,7 @@ from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.manifest import Component, ScopeKind
 from shardwright.model.shard import Diagnostic, EntryKind, EntryPoint, KeyArgument, Severity, Site
 from shardwright.sharding._classes import classes_in
-from shardwright.sharding._functions import FunctionFacts, describe, made_by_call
+from shardwright.sharding._functions import ANYTHING, FunctionFacts, describe, made_by_call
 from shardwright.sharding._program import Program
 from shardwright.sharding._symbols import Bind, Ref, Symbols
 
@@ -91,6 +91,20 @@ def main_entries(program: Program) -> tuple[EntryPoint, ...]:
     symbols = program.resolver.symbols(program.main_module.name)
     assert symbols is not None
     found = {name: facts for name in symbols.bindings if (facts := function_facts(program, symbols, name)) is not None}
+    attribute = program.manifest.main.partition(":")[2]
+    binding = symbols.last(attribute) if attribute else None
+    if attribute not in found and binding is not None and "." not in attribute:  # `from app.cli import main`
+        home = program.resolver.attribute(symbols.module.name, attribute)
+        other = program.resolver.symbols(home.module)
+        facts = function_facts(program, other, home.name) if other is not None else None
+        found[attribute] = FunctionFacts(
+            attribute,
+            binding.line,
+            ANYTHING,
+            (),
+            facts.is_async if facts else False,
+            facts.is_generator if facts else False,
+        )
     return tuple(
         EntryPoint(
             MethodId(number),

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardwright.errors import PlanError
+from shardwright.model.ids import ComponentName
+from shardwright.model.manifest import Component, Manifest
+from shardwright.sharding._plan import plan
 from shardwright.sharding._scan import Scan, scan
 from shardwright.sharding._source import SourceModule, SourceTree
 from shardwright.sharding._symbols import Bind, Resolver
@@ -64,6 +67,7 @@ def propose_manifest(folder: str | Path) -> str:
             f"SW203 {base}: no module with functions or classes was found to make a component of",
             remedy="name the folder that holds the application's package",
         )
+    parts = _without_refusals(base, root, main, parts)
     _fill(tree, resolver, parts)
     return _toml(base, root, package, main, parts)
 
@@ -130,13 +134,42 @@ def _main(tree: SourceTree, resolver: Resolver, package: str, root: Path) -> str
             binding = symbols.last(function) if symbols is not None else None
             if binding is None:
                 continue
-            if binding.kind is Bind.FUNCTION:
-                return f"{name}:{function}"
+            # where it is defined, for importing a `__main__` often runs the program
             home = resolver.attribute(name, function)
             inner = resolver.binding(home)
-            if binding.kind is Bind.FROM and inner is not None and inner.kind is Bind.FUNCTION:
-                return f"{name}:{function}"
+            symbols = resolver.symbols(home.module)
+            if inner is None or inner.kind is not Bind.FUNCTION or "." in home.name or symbols is None:
+                continue
+            if not _calls_at_import(symbols.module, home.name):
+                return f"{home.module}:{home.name}"
     return ""
+
+
+def _calls_at_import(module: SourceModule, function: str) -> bool:
+    """Whether importing the module runs the function."""
+    for statement in module.tree.body:
+        if isinstance(statement, ast.Expr | ast.Raise):
+            for item in ast.walk(statement):
+                if isinstance(item, ast.Call) and isinstance(item.func, ast.Name) and item.func.id == function:
+                    return True
+    return False
+
+
+def _without_refusals(base: Path, root: Path, main: str, parts: list[_Part]) -> list[_Part]:
+    """Parts that would be refused at an edge stay common: drops the called side until the plan has no refusal."""
+    while True:
+        components = tuple(Component(ComponentName(part.name), part.code) for part in parts)
+        found = plan(Manifest(base.name, str(base / "shardwright.toml"), str(root), main, components=components))
+        refused = {
+            edge.callee
+            for refusal in found.refusals
+            for edge in found.edges
+            if edge.caller == refusal.component and refusal.site in edge.sites
+        }
+        kept = [part for part in parts if part.name not in refused]
+        if not refused or not kept or len(kept) == len(parts):
+            return parts
+        parts = kept
 
 
 def _parts(tree: SourceTree, resolver: Resolver, names: list[str], main_module: str) -> list[_Part]:
