@@ -249,12 +249,13 @@ class Node(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 50))
     def cancel(self, pick: int) -> None:
-        known = sorted({*self.queued, *self.starting})
+        known = sorted(self.needs)
         if known:
-            request = known[pick % len(known)]
+            request = known[-1 - pick % len(known)]
             self.queued.pop(request, None)
             self.performed(self.composer.cancel(request, self.now))
             assert request not in self.starting and request not in self.composer.queued()
+            assert not any(s.request == request and s.held for s in self.composer.shards())
 
     @rule(pick=st.integers(0, 50))
     def drain(self, pick: int) -> None:

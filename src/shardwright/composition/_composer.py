@@ -36,7 +36,7 @@ from shardwright.composition._values import (
 from shardwright.errors import InternalError
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Resources
-from shardwright.model.manifest import Component, implicit, ScopeKind
+from shardwright.model.manifest import Component, ScopeKind, implicit
 from shardwright.model.shard import ShardPlan
 from shardwright.placement import Capacity
 
@@ -306,11 +306,14 @@ class Composer:
     def cancel(self, request: int, now: float) -> tuple[Effect, ...]:
         """Nobody waits for this request any more: it leaves the queue, or what it was granted is given back.
 
-        A composition that was whole already is the session's: then nothing happens.
+        The leases of a composition that was whole already are the session's and stay, but for request-scoped ones.
         """
         self._queue = [waiting for waiting in self._queue if waiting.request != request]
         composition = self._compositions.get(request)
-        return self._abort(composition, now, "it was cancelled") if composition else ()
+        if composition is not None:
+            return self._abort(composition, now, "it was cancelled")
+        mine = [entry.id for entry in self._roster.shards.values() if entry.request == request]
+        return tuple(effect for shard in mine for effect in self.release_request(shard, now))
 
     def end_session(self, session: SessionNumber, now: float) -> tuple[Effect, ...]:
         """Everything that the session holds or waits for is given back. Idempotent.

@@ -109,7 +109,10 @@ class ReturnToPool:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the shard; its guarantee stays reserved until ``exited`` says that it is gone."""
+    """End the shard; its guarantee stays reserved until ``exited`` says that it is gone.
+
+    It may still be starting: then end it as soon as it can be ended, or answer ``start_failed``.
+    """
 
     shard: ShardId
     component: ComponentName

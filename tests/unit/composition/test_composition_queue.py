@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from shardwright.composition import Composer, Queued, Refused
+from shardwright.composition._queue import Waiting
 from shardwright.errors import InternalError
-from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 
 Make = Any
@@ -183,6 +184,30 @@ def _second_owner(composer: Composer) -> None:
     composer._roster.by_key.clear()
 
 
+def _one_sided(composer: Composer) -> None:
+    composer._roster.shards[ShardId("web-1")].sessions.discard(1)  # type: ignore[arg-type]
+
+
+def _reused(composer: Composer) -> None:
+    composer._roster.shards[ShardId("state-2")].history |= {"session 8", "session 9"}
+
+
+def _free_again(composer: Composer) -> None:
+    launch = composer.launch(ComponentName("state"), 0.0, "warm.min")
+    composer._roster.shards[launch.shard].used = True  # type: ignore[union-attr]
+
+
+def _queued_and_granted(composer: Composer) -> None:
+    composer._queue.append(Waiting(1, SessionNumber(1), (), 0.0, None))
+
+
+def _half(composer: Composer) -> None:
+    session = composer._roster.sessions[SessionNumber(1)]
+    (need,) = [need for need in session.holds if need.component == "state"]
+    entry = composer._roster.shards[session.holds.pop(need).shard]
+    composer._roster.unhold(entry, session.number, 0.0)
+
+
 def _too_many(composer: Composer) -> None:
     spec = composer._roster.specs[ComponentName("web")]
     composer._roster.add(type(composer._roster.shards[ShardId("web-1")])(ShardId("web-9"), spec, 0.0))
@@ -197,6 +222,11 @@ def _too_many(composer: Composer) -> None:
         (_two_in_one, "serves 2 sessions, 1 permitted"),
         (_ghost, "which is gone"),
         (_second_owner, "not its only owner"),
+        (_one_sided, "in truth"),
+        (_reused, "1 permitted without reuse"),
+        (_free_again, "may not be reused, and is free"),
+        (_queued_and_granted, "queued and granted"),
+        (_half, "which its session does not hold"),
         (_too_many, "has 2 shards, 1 are permitted"),
     ],
 )

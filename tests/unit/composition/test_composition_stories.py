@@ -52,7 +52,8 @@ def test_every_decision_says_why_and_from_what(arena: Any) -> None:
     granted = arena.compose(1, "web")
     assert granted.reason == "0 leased, 2 launched"
     assert dict(granted.inputs) == {
-        "needs": "web, state", "waited_s": 0.0, "queued": 0, "shards": 0, "capacity": "<Capacity cpu (cores) 0/8; 0 shards>",
+        "needs": "web, state", "waited_s": 0.0, "queued": 0, "shards": 0,
+        "capacity": "<Capacity cpu (cores) 0/8; 0 shards>",
     }  # fmt: skip
     assert granted.launches[0].reason == "no shard for web was free"
     assert dict(granted.launches[0].inputs)["request"] == 1
@@ -282,6 +283,25 @@ def test_cancelling(story: StoryType, make: Make) -> None:
     tale.compose(3, "state")
     tale.all_started()
     assert tale.composer.cancel(3, 1.0) == () and tale.holds(3) == ["state-1"], "whole: it is the session's"
+
+
+def test_cancelling_a_request_that_was_just_granted_gives_its_own_shard_back(arena: Any) -> None:
+    arena.acquire(1, "image")
+    arena.all_started()
+    (stop,) = arena.composer.cancel(1, 1.0)
+    assert isinstance(stop, Stop) and stop.shard == "image-3"
+    assert arena.holds(1) == ["web-1", "state-2"]
+
+
+def test_views(arena: Any) -> None:
+    arena.compose(1, "web", keys={"world": "north"})
+    record = arena.composer.shard(ShardId("world-3"))
+    assert record is not None and record.held and not record.spare and (record.key, record.sessions) == ("north", (1,))
+    assert arena.composer.shard(ShardId("world-9")) is None
+    assert repr(arena.composer) == "<Composer 3 shards, 1 sessions, 0 queued>"
+    assert arena.composer.left().cpu == 5.0
+    (session,) = arena.composer.sessions()
+    assert [str(Need(lease.component, lease.key)) for lease in session.leases] == ["web", "state", "world[north]"]
 
 
 def test_ending_a_session_answers_all_that_it_waits_for(story: StoryType, make: Make) -> None:
