@@ -22,6 +22,7 @@ from shardwright.model.ids import ComponentName, SessionId, SessionNumber, Shard
 from shardwright.model.limits import Limits, Usage
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
+from shardwright.node._checks import not_enforced, refuse_unbuilt
 from shardwright.node._client import Client
 from shardwright.node._core import Core, LiveSession
 from shardwright.node._journal import Journal
@@ -84,6 +85,7 @@ class Running:
     def __init__(self, path: str | Path, options: Options) -> None:
         environment = dict(os.environ) if options.environment is None else dict(options.environment)
         self.manifest: Manifest = load(path, profile=options.profile, environment=environment)
+        refuse_unbuilt(self.manifest)
         self.plan: ShardPlan = plan_manifest(self.manifest)
         self.options = options
         self._environment = environment
@@ -151,6 +153,8 @@ class Running:
             launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs)
             if described.reason:
                 self.core.record("limits", described.reason)
+            for line in not_enforced(manifest, described.enforces):
+                self.core.record("limits", line)
             if described.swept:
                 self.core.record("swept", f"removed what earlier nodes left: {', '.join(described.swept)}")
         await self.core.open(launcher)
