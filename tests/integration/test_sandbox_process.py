@@ -354,15 +354,16 @@ def test_sweep_removes_what_a_dead_keeper_left(limiting: ProcessBackend) -> None
 
     with keeper(work) as (pid, line):
         owner, guest, *folders = line.split()
-        assert limiting.sweep() == (), "its owner lives"
+        outer = {str(Path(folder).parent) for folder in folders}
+        # other runs on this machine may leave something meanwhile: only ours is looked at
+        assert not outer & set(limiting.sweep()), "its owner lives"
         kill(pid)
-        assert limiting.sweep(alive=[owner]) == (), "it is spared by name"
+        assert not outer & set(limiting.sweep(alive=[owner])), "it is spared by name"
         assert not is_gone(int(guest))
-        removed = limiting.sweep()
-        assert {str(Path(folder).parent) for folder in folders} == set(removed)
-        assert not any(Path(folder).exists() for folder in removed)
+        assert outer <= set(limiting.sweep())
+        assert not any(Path(folder).exists() for folder in outer)
         assert eventually(lambda: is_gone(int(guest)))
-        assert limiting.sweep() == ()
+        assert not outer & set(limiting.sweep())
 
 
 def test_sweep_leaves_what_is_not_certainly_dead(limiting: ProcessBackend) -> None:
@@ -373,7 +374,7 @@ def test_sweep_leaves_what_is_not_certainly_dead(limiting: ProcessBackend) -> No
         for other in others:
             other.mkdir()
         try:
-            assert limiting.sweep() == ()
+            limiting.sweep()
             assert all(other.is_dir() for other in others)
             assert sandbox.poll() is None
         finally:

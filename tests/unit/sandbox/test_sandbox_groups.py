@@ -1,6 +1,6 @@
 """What is written to the files of both versions, against folders with the kernel's file names and formats.
 
-The controllers of version 2 are checked here alone: no kernel with version 2 only was at hand.
+On machines whose controllers are those of one version, this is what checks the other.
 """
 
 from __future__ import annotations
