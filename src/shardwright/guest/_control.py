@@ -142,6 +142,13 @@ class Forked(_Message, frozen=True, tag="forked"):
     error: str = ""
 
 
+class Ended(_Message, frozen=True, tag="ended"):
+    """From a template: a shard that it had forked ended so (exit status, or minus the signal)."""
+
+    shard: str
+    status: int
+
+
 class Bind(_Message, frozen=True, tag="bind"):
     request: int
     component: str
@@ -176,7 +183,7 @@ Accept.descriptors = 1
 Offer.descriptors = 1
 
 FromNode = Init | Fork | Enter | SessionBegins | SessionEnds | Accept | Offer | Bound | Forget | RunMain | Stop
-FromGuest = Hello | Ready | Failed | Forked | Bind | Unbind | Finished | Note
+FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Finished | Note
 
 _encoder = msgspec.msgpack.Encoder()
 _from_node: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromNode)

@@ -120,8 +120,10 @@ class Router:
         """The node offers a further shard of a route that is bound already."""
         with self._mutex:
             binding = self._bindings.get(route)
-            if binding is not None and link not in binding.links:
+            if binding is not None and all(known.peer.shard != link.peer.shard for known in binding.links):
                 binding.links.append(link)
+                return
+        link.close()
 
     def lost(self, link: Link) -> None:
         """The shard behind a link is gone."""

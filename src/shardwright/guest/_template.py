@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from shardwright.errors import ChannelClosed
-from shardwright.guest._control import ControlSocket, Failed, Fork, Forked, Ready, Stop
+from shardwright.guest._control import ControlSocket, Ended, Failed, Fork, Forked, Ready, Stop
 from shardwright.guest._fresh import SeedWatch, hold_lifeline, refresh
 from shardwright.guest._modules import GeneratedFinder
 from shardwright.guest._runtime import Runtime
@@ -138,7 +139,7 @@ class ForkServer:
         self._control = control
         self._imported = imported
         self._lifeline = lifeline
-        self._children: set[int] = set()
+        self._children: dict[int, str] = {}
 
     def run(self) -> int | None:
         """Returns a descriptor in a forked child (its control socket), None in the template when it is to end."""
@@ -164,7 +165,10 @@ class ForkServer:
                     os.close(descriptor)
                 continue
             try:
-                pid = os.fork()
+                with warnings.catch_warnings():
+                    # native pools with at-fork handlers are the threads it would warn of
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    pid = os.fork()
             except OSError as error:
                 os.close(descriptors[0])
                 self._control.send(Forked(message.shard, f"fork failed: {error}"))
@@ -177,7 +181,7 @@ class ForkServer:
                 self._control.close()
                 self._become_shard()
                 return descriptors[0]
-            self._children.add(pid)
+            self._children[pid] = message.shard
             os.close(descriptors[0])
             self._control.send(Forked(message.shard))
 
@@ -191,8 +195,9 @@ class ForkServer:
     def _reap(self) -> None:
         for pid in list(self._children):
             with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                    self._children.discard(pid)
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended == pid:
+                    self._control.send(Ended(self._children.pop(pid), os.waitstatus_to_exitcode(status)))
 
 
 def announce(control: ControlSocket, imported: Imported | ImportFailed) -> None:

@@ -32,6 +32,7 @@ from shardwright.guest import (
     current_call,
     edge_codec,
 )
+from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber, ShardId
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition, ShardPlan
@@ -54,6 +55,7 @@ class Client:
         self._stateful = frozenset(plan.stateful_classes)
         self._links: set[Link] = set()
         self._mutex = threading.Lock()
+        core.offer_client = self.offered
 
     def entry(self, target: str) -> tuple[ShardDefinition, EntryPoint]:
         """The entry point that ``component.name`` names. Raises NotPermitted with the nearest name."""
@@ -121,15 +123,18 @@ class Client:
         except RuntimeError as error:
             asked.close()
             raise NodeError(f"the node has stopped: {error}") from None
-        links = []
-        for peer, endpoint in pairs:
-            handles = _ClientHandles(self)
-            codec = edge_codec(self._plan, CLIENT.component, peer.component, self._value_class, handles)
-            link = Link(self._transport.open(endpoint), peer, codec, self._hub, self)
-            with self._mutex:
-                self._links.add(link)
-            links.append(link)
-        return links
+        return [self._link(peer, endpoint) for peer, endpoint in pairs]
+
+    def _link(self, peer: Peer, endpoint: Endpoint) -> Link:
+        codec = edge_codec(self._plan, CLIENT.component, peer.component, self._value_class, _ClientHandles(self))
+        link = Link(self._transport.open(endpoint), peer, codec, self._hub, self)
+        with self._mutex:
+            self._links.add(link)
+        return link
+
+    def offered(self, peer: Peer, endpoint: Endpoint) -> None:
+        """The node offers a further instance of a shared component. Called on the node's loop."""
+        self.router.offered(Route(peer.component), self._link(peer, endpoint))
 
     def release(self, route: Route, link: Link) -> None:
         shard = link.peer.shard

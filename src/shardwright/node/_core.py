@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shardwright.composition import Composer, ShardRecord, ShardStatus, needs_of
@@ -75,6 +75,8 @@ class Core:
         self.shards = Shards(plan, components, composer, policy or KeepMinimum(), clock, self, terminal)
         self._sessions: dict[SessionNumber, LiveSession] = {}
         self._names: dict[str, SessionNumber] = {}
+        self._callers: dict[ComponentName, dict[ShardId, Peer]] = {}  # of shared components: who is bound to them
+        self.offer_client: Callable[[Peer, Endpoint], None] | None = None
         self._own: dict[ShardId, SessionNumber] = {}  # sessions in which shards act for themselves
         self._numbers = itertools.count(1)
         self._finished: dict[ShardId, asyncio.Future[Finished]] = {}
@@ -181,6 +183,8 @@ class Core:
                     for record in self.shards.composer.shards()
                     if record.component == component and record.status is ShardStatus.READY and record.id not in shards
                 ]
+        if definition.scope.kind is ScopeKind.SHARED and bind.shard is None:
+            self._callers.setdefault(component, {})[caller.shard] = caller
         narrow = definition.scope.kind is ScopeKind.SESSION
         sessions = frozenset({SessionNumber(bind.session)}) if narrow else caller.sessions
         links = []
@@ -273,6 +277,23 @@ class Core:
         for number in sessions:
             self._introduce(self._sessions.get(number), port.shard)
         port.attach(self)
+        for caller in list(self._callers.get(port.component, {}).values()):
+            self._offer(caller, port)
+
+    def _offer(self, caller: Peer, callee: ShardPort) -> None:
+        """A further instance for a caller that is bound to the component already."""
+        offer = self.offer_client if caller is CLIENT else None
+        port = self.shards.ports.get(caller.shard)
+        if port is None and offer is None:
+            self._callers[callee.component].pop(caller.shard, None)
+            return
+        ours, theirs = self.transport.pair()
+        callee.accept(caller, theirs)
+        peer = Peer(callee.component, callee.shard)
+        if port is not None:
+            port.offer(0, peer, ours)
+        elif offer is not None:
+            offer(peer, ours)
 
     def shard_ended(self, shard: ShardId, reason: str) -> None:
         own = self._own.pop(shard, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle
 from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
-from shardwright.guest import VERSION, Enter, Failed, Fork, Forked, Hello, Init, Ready
+from shardwright.guest import VERSION, Ended, Enter, Failed, Fork, Forked, Hello, Init, Ready
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
@@ -26,6 +27,7 @@ from shardwright.node._port import GuestPort, ShardPort, control_pair
 from shardwright.sandbox import process_start_ticks
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "COVERAGE_PROCESS_START")
+_EXITS_KEPT = 256  # reports of a template that nobody asked for
 THREADS = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
@@ -116,9 +118,15 @@ class ProcessLauncher(Launcher):
         if isinstance(port, GuestPort):
             port.close("it was ended")
         try:
-            return await self._keeper.delete(port.shard)
+            found = await self._keeper.delete(port.shard)
         finally:
             self._logs.drain()
+        if found is not None and found.status is None and not found.out_of_memory:
+            # a forked shard is its template's child: that one knows, and says so about now
+            template = self._templates.get(port.component)
+            status = await template.exit_of(port.shard) if template is not None else None
+            return Exit(status)
+        return found
 
     async def usages(self, shards: list[ShardId]) -> Mapping[str, Usage | None]:
         return await self._keeper.usages(shards)
@@ -153,8 +161,10 @@ class ProcessLauncher(Launcher):
         """The running template of a component; None when its shards must be spawned."""
         async with self._making.setdefault(component, asyncio.Lock()):
             found = self._templates.get(component)
-            if found is not None and not found.port.closed:
-                return found
+            if found is not None:
+                if not found.port.closed:
+                    return found
+                await self.end(found.port)
             if component in self._spawned:
                 return None
             async with self._importing:
@@ -305,6 +315,7 @@ class _Template:
     def __init__(self, port: GuestPort) -> None:
         self.port = port
         self._asked: dict[str, asyncio.Future[str]] = {}
+        self._exits: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
@@ -317,6 +328,13 @@ class _Template:
         self.port.send(Fork(shard), (descriptor,))
         return failed
 
+    async def exit_of(self, shard: ShardId, patience_s: float = 0.1) -> int | None:
+        """How a shard that was forked here ended; None when the template does not tell."""
+        end_s = time.monotonic() + patience_s
+        while shard not in self._exits and not self.port.closed and time.monotonic() < end_s:
+            await asyncio.sleep(0.002)
+        return self._exits.pop(shard, None)
+
     async def _read(self) -> None:
         while True:
             message = await self.port.next_message()
@@ -324,6 +342,10 @@ class _Template:
                 future = self._asked.pop(message.shard, None)
                 if future is not None and message.error and not future.done():
                     future.set_result(message.error)
+            elif isinstance(message, Ended):
+                self._exits[message.shard] = message.status
+                while len(self._exits) > _EXITS_KEPT:
+                    del self._exits[next(iter(self._exits))]
             elif message is None:
                 for future in self._asked.values():
                     if not future.done():
