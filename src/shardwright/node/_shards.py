@@ -152,16 +152,16 @@ class Shards:
 
     async def acquire(self, session: SessionNumber, component: ComponentName, key: str | None) -> Lease:
         """The shard for that component and key, held or bound now. Raises CompositionRefused."""
-        need = next((d for d in self._plan.definitions if d.component == component), None)
-        assert need is not None
-        if need.scope.kind is not ScopeKind.REQUEST:
-            held = self.composer.lease(session, component, key)
-            if held is not None and held in self.ports:
-                return Lease(component, held, key)
         request, now = next(self._requests), self._clock.monotonic_s()
         decision = self.composer.acquire(request, session, component, key, now, now + COMPOSE_TIMEOUT_S)
         granted = await self._settled(decision)
-        return next(lease for lease in granted.leases if lease.component == component and lease.key == key)
+        for lease in granted.leases:
+            if lease.component == component and lease.key == key:
+                return lease
+        held = self.composer.lease(session, component, key)
+        if held is None:
+            raise CompositionRefused(f"{component} was lost as soon as it was leased")
+        return Lease(component, held, key)
 
     # -- decisions and effects ---------------------------------------------------------------------------------
 
@@ -174,6 +174,7 @@ class Shards:
         try:
             await asyncio.shield(future)
         except asyncio.CancelledError:
+            self._grants.pop(request, None)
             self.perform(self.composer.cancel(request, self._clock.monotonic_s()))
             self.freed()
             raise
@@ -258,6 +259,9 @@ class Shards:
         self._events.shard_ready(port, record.sessions if record is not None else ())
         for request in self.composer.started(launch.shard, now):
             self._resolve(request)
+        if record is None or record.stopping:
+            # it was decided to stop it while it started
+            await self._stop(launch.shard)
         self._later_tick()
 
     async def _stop(self, shard: ShardId) -> None:
