@@ -149,6 +149,26 @@ def test_any_sequence_of_limits_reads_back(limiting: ProcessBackend) -> None:
         sandbox.delete()
 
 
+def test_few_descriptors_are_held(limiting: ProcessBackend) -> None:
+    """Hundreds of sandboxes fit into the usual limit of 1024: only files in frequent use stay open."""
+    before = len(os.listdir("/proc/self/fd"))
+    sandbox = limiting.launch(
+        shell("exec sleep 1000", limits=Limits(ceiling=Resources(cpu=1.0, memory_bytes=64 * MIB)))
+    )
+    try:
+        assert len(os.listdir("/proc/self/fd")) == before + 1, "the pidfd"
+        sandbox.usage()
+        assert len(os.listdir("/proc/self/fd")) <= before + 6
+        sandbox.resize(Limits(ceiling=Resources(cpu=0.5)))
+        kept = len(os.listdir("/proc/self/fd"))
+        sandbox.resize(Limits(ceiling=Resources(cpu=0.75)))
+        sandbox.usage()
+        assert len(os.listdir("/proc/self/fd")) == kept, "they are used again"
+    finally:
+        sandbox.delete()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_same_shard_twice_is_refused(limiting: ProcessBackend) -> None:
     first = limiting.launch(shell("exec sleep 1000"))
     try:

@@ -66,7 +66,7 @@ class ControlGroup(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close descriptors; the group itself stays."""
+        """Close descriptors; the group itself stays, and further use opens them again."""
 
     def members(self) -> tuple[int, ...]:
         """Processes inside, sub-groups included; empty when the group is gone."""

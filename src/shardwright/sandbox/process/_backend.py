@@ -111,6 +111,8 @@ class ProcessBackend(SandboxBackend):
             start_ticks=start_ticks(pid) or 0,
             control_groups=group.paths if group is not None else (),
         )
+        if group is not None:
+            group.close()  # what was opened to make it: what is used again opens again, and stays
         sandbox = ProcessSandbox(handle, descriptor, group)
         self._sandboxes[pid] = sandbox
         return sandbox
@@ -161,6 +163,7 @@ class ProcessBackend(SandboxBackend):
         if group is not None:
             try:
                 group.attach(handle.pid)
+                group.close()  # as below
             except BaseException:
                 group.remove(1.0)
                 raise
