@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ from shardwright.model.ids import ComponentName, SessionId, SessionNumber, Shard
 from shardwright.model.limits import Limits, Usage
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
+from shardwright.node._api import ApiServer
+from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import not_enforced, refuse_unbuilt
 from shardwright.node._client import Client
 from shardwright.node._core import Core, LiveSession
@@ -77,6 +79,8 @@ class Options:
     state: Path | None = None  # where the journal lives; default below the user's state folder
     argv: tuple[str, ...] = ()
     terminal: bool = False  # app.main gets this process's standard streams
+    api: bool = True  # answer other terminals over a Unix socket
+    runtime: Path | None = None  # the folder of that socket; default by the environment
 
 
 class Running:
@@ -98,6 +102,9 @@ class Running:
         self._secrets = read_secrets(self.manifest, environment)
         self.events = EventLog(clock=self._clock)
         self.lost = threading.Event()  # set when the node cannot go on
+        self.on_stop: Callable[[], None] = self._close_soon  # called on the node's loop when a client asks it to stop
+        self.api: ApiServer | None = None
+        self._opening: asyncio.Task[None] | None = None
         self.core: Core
         self.client: Client
         self._thread.start()
@@ -124,6 +131,7 @@ class Running:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     async def _open(self) -> None:
+        self._opening = asyncio.current_task()
         manifest = self.manifest
         transport = InprocTransport() if self.options.inproc else SocketTransport()
         state = self.options.state or state_folder(self._environment) / manifest.app
@@ -158,6 +166,16 @@ class Running:
             if described.swept:
                 self.core.record("swept", f"removed what earlier nodes left: {', '.join(described.swept)}")
         await self.core.open(launcher)
+        if self.options.api:
+            server = ApiServer(self, self.options.runtime or runtime_folder(self._environment))
+            try:
+                server.open()
+                self.api = server
+            except NodeError as error:
+                self.core.record("api", str(error))
+
+    def _close_soon(self) -> None:
+        threading.Thread(target=self.close, name="shardwright-stop", daemon=True).start()
 
     def _terminal_component(self) -> ComponentName | None:
         return self.main_component() if self.options.terminal else None
@@ -180,6 +198,11 @@ class Running:
         self.lost.set()
 
     async def _shut(self, grace_s: float) -> None:
+        if self._opening is not None and not self._opening.done():  # interrupted while it starts
+            self._opening.cancel()
+            await asyncio.wait({self._opening}, timeout=10)
+        if self.api is not None:
+            await self.api.close()
         core = getattr(self, "core", None)
         if core is not None:
             await core.close(grace_s)

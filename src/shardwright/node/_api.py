@@ -1,0 +1,417 @@
+"""ApiServer: a running node answers other terminals, over a Unix socket of its user's.
+
+It trusts nobody's patience or good sense: the kernel says who is at the other end, lines, connections, calls and
+waiting are bounded, and a follower that reads too slowly loses lines and is told how many. Calls run on threads, never
+on the node's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from shardwright.errors import CallError, MessageTooLarge, NodeError, Overloaded, RemoteError
+from shardwright.guest import CallContext
+from shardwright.model.ids import SessionNumber
+from shardwright.node._api_messages import (
+    MAX_ANSWER,
+    MAX_LINE,
+    AskCall,
+    AskDecisions,
+    AskEvents,
+    AskLogs,
+    AskPs,
+    AskResize,
+    AskSessions,
+    AskStop,
+    Request,
+    answer_line,
+    decode_request,
+    error_line,
+)
+from shardwright.node._api_sockets import listen, peer_uid
+from shardwright.node._api_values import from_json, readable
+from shardwright.node._logs import LogLine, matches
+from shardwright.telemetry import RecordedEvent
+
+if TYPE_CHECKING:
+    from shardwright.node._face import Running
+
+MAX_CONNECTIONS = 64
+MAX_FOLLOWERS = 32
+MAX_CALLS = 16
+FOLLOWER_QUEUE = 2000  # lines
+IDLE_S = 300.0
+FIRST_REQUEST_S = 10.0
+ANSWER_S = 60.0  # a client that takes longer to read its answer is dropped
+MAX_TIMEOUT_S = 7 * 86400.0
+
+T = TypeVar("T")
+
+
+class ApiServer:
+    """Serves one running node. Everything but calls happens on the node's loop."""
+
+    def __init__(self, running: Running, folder: Path) -> None:
+        self._running = running
+        self._folder = folder
+        self._loop = asyncio.get_running_loop()
+        self._listener: socket.socket | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._followers = 0
+        self._calls = 0
+        self._numbers = 0
+        self.path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"<ApiServer at {self.path}, {len(self._connections)} connections>"
+
+    def open(self) -> None:
+        """Listen. Raises NodeError where no socket can be had."""
+        self._listener, self.path = listen(self._folder, self._running.manifest.app)
+        self._loop.add_reader(self._listener, self._accept)
+
+    async def close(self) -> None:
+        """Stop listening, remove the socket, end every conversation. Idempotent."""
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        for task in list(self._connections):
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(set(self._connections), timeout=5)
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(16):
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError:  # out of descriptors: try again later, without spinning
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(0.5, self._resume)
+                return
+            connection.setblocking(False)
+            try:
+                permitted = peer_uid(connection) in (os.geteuid(), 0)
+            except OSError:
+                permitted = False
+            if not permitted or len(self._connections) >= MAX_CONNECTIONS:
+                why = "too many connections" if permitted else "this node belongs to another user"
+                with contextlib.suppress(OSError):
+                    connection.send(error_line(NodeError(why)), socket.MSG_NOSIGNAL)
+                connection.close()
+                continue
+            task = self._loop.create_task(self._serve(connection), name="api connection")
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    def _resume(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener, self._accept)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        reader = asyncio.StreamReader(limit=MAX_LINE, loop=self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+        transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection)
+        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+        wait_s = FIRST_REQUEST_S
+        try:
+            while True:
+                try:
+                    line = await asyncio.wait_for(reader.readuntil(b"\n"), wait_s)
+                except asyncio.LimitOverrunError:
+                    await _write(writer, error_line(MessageTooLarge(f"a request may have {MAX_LINE} bytes at most")))
+                    return
+                except (TimeoutError, asyncio.IncompleteReadError):
+                    return
+                wait_s = IDLE_S
+                await self._one(line, reader, writer)
+        except (TimeoutError, OSError):
+            pass  # it went away, or does not read what it asked for
+        finally:
+            transport.abort()
+
+    async def _one(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = decode_request(line)
+        except ValueError as error:
+            await _write(writer, error_line(CallError(str(error), outcome="not started")))
+            return
+        if isinstance(request, (AskLogs, AskEvents)):
+            await self._lines(request, reader, writer)
+            return
+        try:
+            answer = await self._perform(request)
+        except Exception as error:  # of ours or of user code: the client's to read
+            answer = error_line(error)
+        await _write(writer, answer)
+        if isinstance(request, AskStop):
+            self._running.on_stop()
+
+    # -- verbs -------------------------------------------------------------------------------------------------
+
+    async def _perform(self, request: Request) -> bytes:
+        match request:
+            case AskCall():
+                return await self._call(request)
+            case AskPs():
+                return answer_line(msgspec.to_builtins({"shards": await self._running.status()}))
+            case AskSessions():
+                return answer_line({"sessions": self._sessions()})
+            case AskDecisions():
+                rows = self._running.core.journal.tail(max(1, min(request.count, 10_000)), kind=request.kind)
+                return answer_line({"decisions": [row._asdict() for row in rows]})
+            case AskResize():
+                from shardwright.node._resize import resize
+
+                applied = await resize(self._running.core, request.target, request.guarantee, request.ceiling)
+                return answer_line(msgspec.to_builtins({"resized": applied}))
+            case AskStop():
+                return answer_line({"stopping": True})
+            case _:
+                return answer_line(self._info())
+
+    def _info(self) -> dict[str, Any]:
+        running = self._running
+        return {
+            "app": running.manifest.app,
+            "pid": os.getpid(),
+            "manifest": os.path.realpath(running.manifest.path),
+            "components": [str(d.component) for d in running.plan.definitions],
+            "entry_points": {
+                str(d.component): [e.name for e in d.entry_points] for d in running.plan.definitions
+            },
+            "inproc": running.options.inproc,
+            "journal": str(running.core.journal.path),
+            "python": sys.version.split()[0],
+            "socket": str(self.path),
+        }  # fmt: skip
+
+    def _sessions(self) -> list[dict[str, Any]]:
+        core = self._running.core
+        shards: dict[int, list[str]] = {}
+        for record in core.records():
+            for number in record.sessions:
+                shards.setdefault(number, []).append(record.id)
+        return [
+            {"name": s.name, "number": s.number, "begun_s": s.begun_s, "shards": sorted(shards.get(s.number, []))}
+            for s in core.sessions()
+        ]
+
+    # -- calls -------------------------------------------------------------------------------------------------
+
+    async def _call(self, request: AskCall) -> bytes:
+        core, client = self._running.core, self._running.client
+        if not 0 < request.timeout_s <= MAX_TIMEOUT_S or math.isnan(request.timeout_s):
+            raise CallError(f"timeout_s must be between 0 and {MAX_TIMEOUT_S:g}", outcome="not started")
+        definition, _ = client.entry(request.target)
+        if self._calls >= MAX_CALLS:
+            raise Overloaded(f"{MAX_CALLS} calls from other terminals run already", remedy="try again later")
+        args = tuple(from_json(value) for value in request.args)
+        kwargs = {name: from_json(value) for name, value in request.kwargs.items()}
+        self._calls += 1
+        try:
+            end_s = self._loop.time() + request.timeout_s
+            session = next((s for s in core.sessions() if s.name == request.session), None)
+            own = session is None
+            if session is None:
+                self._numbers += 1
+                name = request.session or f"call-{os.getpid()}-{self._numbers}"
+                wait_s = min(10.0, request.timeout_s)
+                session = await core.begin_session(name, {}, components=[definition.component], timeout_s=wait_s)
+            context = CallContext(session=session.number, session_name=session.name, trace_id=os.urandom(16))
+            context = context.within(max(0.001, end_s - self._loop.time()))
+            try:
+                return await self._on_thread(lambda: _made(client.call(context, request.target, args, kwargs)))
+            finally:
+                if own:
+                    self._end(session.number)
+        finally:
+            self._calls -= 1
+
+    def _end(self, number: SessionNumber) -> None:
+        self._running.client.session_ended(number)
+        self._running.core.end_session(number)
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        """Run on a thread of its own: daemonic, for a call that never ends must not keep the process."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            result: T | None = None
+            failure: BaseException | None = None
+            try:
+                result = work()
+            except BaseException as error:
+                failure = error
+                if isinstance(error, StopIteration) or not isinstance(error, Exception):
+                    # neither a future nor the node's loop may see these
+                    failure = RemoteError(f"it raised {type(error).__name__}: {error}", type_name=type(error).__name__)
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                self._loop.call_soon_threadsafe(done, result, failure)
+
+        threading.Thread(target=run, name="shardwright-api-call", daemon=True).start()
+        return await future
+
+    # -- lines -------------------------------------------------------------------------------------------------
+
+    async def _lines(
+        self, request: AskLogs | AskEvents, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        kept = self._kept(request)
+        if request.tail is not None:
+            kept = kept[-request.tail :] if request.tail > 0 else []
+        if not request.follow:
+            for line in kept:
+                await _write(writer, _line(line))
+            await _write(writer, _END)
+            return
+        if self._followers >= MAX_FOLLOWERS:
+            await _write(writer, error_line(Overloaded(f"{MAX_FOLLOWERS} follow already", remedy="end one of them")))
+            return
+        follower = _Follower()
+        follower.queue.extend(kept)
+        forget = self._subscribe(request, follower)
+        self._followers += 1
+        gone = self._loop.create_task(_gone(reader))
+        sending = self._loop.create_task(_send(follower, writer))
+        try:
+            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            raise ConnectionResetError("the follower has gone")
+        except asyncio.CancelledError:
+            writer.write(_END)  # the node stops
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                await asyncio.wait_for(writer.drain(), 0.2)
+            raise
+        finally:
+            self._followers -= 1
+            forget()
+            for task in (gone, sending):
+                task.cancel()
+            await asyncio.gather(gone, sending, return_exceptions=True)
+
+    def _kept(self, request: AskLogs | AskEvents) -> list[dict[str, Any]]:
+        if isinstance(request, AskLogs):
+            self._running.core.logs.drain()
+            lines = self._running.core.logs.since(request.since, shard=request.shard, session=request.session)
+            return [log_object(line) for line in lines]
+        return [event_object(recorded) for recorded in self._running.events.since(request.since)]
+
+    def _subscribe(self, request: AskLogs | AskEvents, follower: _Follower) -> Callable[[], None]:
+        if isinstance(request, AskLogs):
+
+            def heard(line: LogLine) -> None:
+                if matches(line, request.shard, request.session):
+                    follower.put(log_object(line))
+
+            return self._running.core.logs.subscribe(heard)
+
+        def happened(recorded: RecordedEvent) -> None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(follower.put, event_object(recorded))
+
+        return self._running.events.subscribe(happened)
+
+
+class _Follower:
+    """Lines on their way to one follower; the oldest give way."""
+
+    def __init__(self) -> None:
+        self.queue: deque[dict[str, Any]] = deque()
+        self.lost = 0
+        self.filled = asyncio.Event()
+
+    def put(self, line: dict[str, Any]) -> None:
+        while len(self.queue) >= FOLLOWER_QUEUE:
+            self.queue.popleft()
+            self.lost += 1
+        self.queue.append(line)
+        self.filled.set()
+
+
+async def _send(follower: _Follower, writer: asyncio.StreamWriter) -> None:
+    while True:
+        while follower.queue or follower.lost:
+            if follower.lost:
+                lost, follower.lost = follower.lost, 0
+                writer.write(msgspec.json.encode({"ok": True, "lost": lost}) + b"\n")
+            else:
+                writer.write(_line(follower.queue.popleft()))
+            await writer.drain()
+        follower.filled.clear()
+        await follower.filled.wait()
+
+
+async def _gone(reader: asyncio.StreamReader) -> None:
+    """Returns when the follower has hung up, or says anything: it has nothing to say."""
+    with contextlib.suppress(OSError):
+        await reader.read(1)
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await asyncio.wait_for(writer.drain(), ANSWER_S)
+
+
+def _made(result: Any) -> bytes:
+    """The answer, made on the thread of the call: results may be large, and iterators are still read."""
+    line = answer_line({"value": readable(result), "type": type(result).__qualname__})
+    if len(line) > MAX_ANSWER:
+        raise MessageTooLarge(
+            f"the call ran; its result makes {len(line):,} bytes of JSON, more than {MAX_ANSWER:,}", outcome="failed"
+        )
+    return line
+
+
+def _line(line: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({"ok": True, "line": line}) + b"\n"
+
+
+_END = b'{"ok":true,"end":true}\n'
+
+
+def log_object(line: LogLine) -> dict[str, Any]:
+    return {
+        "sequence": line.sequence, "wall_s": line.wall_s, "shard": line.shard, "stream": line.stream, "text": line.text,
+        "session": line.session, "level": line.level, "logger": line.logger, "partial": line.partial,
+    }  # fmt: skip
+
+
+def event_object(recorded: RecordedEvent) -> dict[str, Any]:
+    event = recorded.event
+    return {
+        "sequence": recorded.sequence, "wall_s": event.wall_s, "kind": event.kind, "message": event.message,
+        "shard": event.shard or "", "session": event.session or "", "component": event.component or "",
+        "attributes": _attributes(event.attributes),
+    }  # fmt: skip
+
+
+def _attributes(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: readable(value) for name, value in pairs}

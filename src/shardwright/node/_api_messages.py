@@ -1,0 +1,131 @@
+"""What clients may ask a running node: one JSON object a line, answered by one JSON object a line (or many, to follow).
+
+An answer is ``{"ok": true, "result": ...}`` or ``{"ok": false, "error": {...}}``. A follower is sent
+``{"ok": true, "line": {...}}`` for each line, ``{"ok": true, "lost": n}`` where it was too slow, and
+``{"ok": true, "end": true}`` last.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import msgspec
+
+from shardwright.errors import CallError, ComponentImportError, ManifestError, ShardwrightError, StartFailed
+
+MAX_LINE = 1 << 20
+MAX_ANSWER = 16 << 20
+DEFAULT_TIMEOUT_S = 60.0
+
+
+class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="verb"):
+    pass
+
+
+class AskInfo(_Request, frozen=True, tag="info"):
+    """What runs here."""
+
+
+class AskPs(_Request, frozen=True, tag="ps"):
+    """All shards, with their usage."""
+
+
+class AskSessions(_Request, frozen=True, tag="sessions"):
+    """All sessions, with their shards."""
+
+
+class AskCall(_Request, frozen=True, tag="call"):
+    """Call ``component.function``, in the session of that name if there is one, else in a session of its own."""
+
+    target: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    session: str | None = None
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+
+class AskLogs(_Request, frozen=True, tag="logs"):
+    """Kept lines after ``since``; with ``follow`` also those to come. ``shard``: a shard's id or a component."""
+
+    since: int = 0
+    follow: bool = False
+    shard: str = ""
+    session: str = ""
+    tail: int | None = None
+
+
+class AskEvents(_Request, frozen=True, tag="events"):
+    """The same for events."""
+
+    since: int = 0
+    follow: bool = False
+    tail: int | None = None
+
+
+class AskDecisions(_Request, frozen=True, tag="decisions"):
+    """The latest rows of the journal, oldest first."""
+
+    count: int = 100
+    kind: str | None = None
+
+
+class AskResize(_Request, frozen=True, tag="resize"):
+    """Change the limits of a shard, or of all shards of a component."""
+
+    target: str
+    guarantee: dict[str, Any] = {}
+    ceiling: dict[str, Any] = {}
+
+
+class AskStop(_Request, frozen=True, tag="stop"):
+    """Stop the node."""
+
+
+Request = AskInfo | AskPs | AskSessions | AskCall | AskLogs | AskEvents | AskDecisions | AskResize | AskStop
+_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+
+
+def decode_request(line: bytes) -> Request:
+    """Raises ValueError that says what is wrong with it."""
+    try:
+        return _decoder.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"this is no request: {error}") from None
+
+
+def answer_line(result: Any) -> bytes:
+    return msgspec.json.encode({"ok": True, "result": result}) + b"\n"
+
+
+def error_line(error: BaseException) -> bytes:
+    return msgspec.json.encode({"ok": False, "error": describe(error)}) + b"\n"
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An error as an object: whose fault, what, what now, and the traceback of user code."""
+    described: dict[str, Any] = {"type": type(error).__qualname__, "message": str(error)}
+    if isinstance(error, ShardwrightError):
+        described |= {"code": error.code, "fault": error.fault, "message": error.message, "remedy": error.remedy}
+    if isinstance(error, CallError):
+        described["outcome"] = error.outcome
+    elif not isinstance(error, ShardwrightError):
+        described["outcome"] = "failed"  # the function ran, and raised
+        described["traceback"] = user_traceback(error)
+    if isinstance(error, ManifestError):
+        described["problems"] = list(error.problems)
+    if isinstance(error, ComponentImportError):
+        described["traceback"] = error.user_traceback
+    if isinstance(error, StartFailed):
+        described["log"] = list(error.log)
+    return described
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback from the user's first frame on, without ours before it."""
+    frame = error.__traceback__
+    while frame is not None and "/shardwright/" in (name := frame.tb_frame.f_code.co_filename):
+        if not any(f"/shardwright/{room}/" in name for room in ("node", "guest", "transport")):
+            break
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame))

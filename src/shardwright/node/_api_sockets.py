@@ -1,0 +1,158 @@
+"""Where nodes listen: one Unix socket for each, in a folder that only its user may enter."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from shardwright.errors import NodeError
+
+_NAME = re.compile(r"(?P<app>.+?)-(?P<pid>\d+)(?:-\d+)?\.sock")
+_LONGEST_NAME = 48  # of an application in a file's name; /proc/self/fd/N/NAME must fit into 107 bytes
+_YOUNG_S = 10.0  # a refused socket as young as this may be between bind and listen
+
+
+def runtime_folder(environment: Mapping[str, str]) -> Path:
+    """Where sockets live: below XDG_RUNTIME_DIR, else in /run/shardwright (root) or /tmp/shardwright-UID (others)."""
+    base = environment.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(base):
+        return Path(base) / "shardwright"
+    return Path("/run/shardwright") if os.geteuid() == 0 else Path(f"/tmp/shardwright-{os.geteuid()}")
+
+
+def listen(folder: Path, app: str) -> tuple[socket.socket, Path]:
+    """A listening socket of this process for ``app``, non-blocking, mode 0600; what dead nodes left is removed first.
+
+    Raises NodeError when the folder cannot be had, or is not ours alone.
+    """
+    try:
+        with _opened(folder, create=True) as descriptor:
+            _sweep(descriptor)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                name = _bind(listener, descriptor, f"{_file_safe(app)}-{os.getpid()}")
+                os.chmod(name, 0o600, dir_fd=descriptor)
+                listener.listen(64)
+                listener.setblocking(False)
+            except BaseException:
+                listener.close()
+                raise
+            return listener, folder / name
+    except OSError as error:
+        raise NodeError(
+            f"no socket for other terminals in {folder}: {error.strerror or error}",
+            remedy="set XDG_RUNTIME_DIR to a folder of yours",
+        ) from error
+
+
+def connect(path: Path, timeout_s: float) -> socket.socket:
+    """A connection to the node that listens at ``path``. Raises OSError when none does."""
+    with _opened(path.parent, create=False) as descriptor:
+        return _connect(descriptor, path.name, timeout_s)
+
+
+def live_sockets(folder: Path) -> list[tuple[Path, int]]:
+    """The sockets of running nodes in ``folder`` with their process ids; those of dead nodes are passed over."""
+    found = []
+    try:
+        with _opened(folder, create=False) as descriptor:
+            for name, pid in _sockets(descriptor):
+                try:
+                    _connect(descriptor, name, 2.0).close()
+                except OSError as error:
+                    if error.errno not in (errno.EAGAIN, errno.EACCES):  # busy, or another user's: it lives
+                        continue
+                found.append((folder / name, pid))
+    except OSError:
+        return []
+    return found
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Who is at the other end, as the kernel says."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", raw)
+    return int(uid)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, *, create: bool) -> Iterator[int]:
+    """The folder by descriptor, so that long paths fit into a socket's address. Not ours alone: PermissionError."""
+    if create:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+            raise PermissionError(errno.EPERM, f"{folder} belongs to another user")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            if not create or status.st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, f"{folder} is open to other users")
+            os.fchmod(descriptor, 0o700)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _bind(listener: socket.socket, folder: int, stem: str) -> str:
+    for number in range(1, 100):  # several nodes of one application in one process
+        name = f"{stem}.sock" if number == 1 else f"{stem}-{number}.sock"
+        try:
+            listener.bind(f"/proc/self/fd/{folder}/{name}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        return name
+    raise OSError(errno.EADDRINUSE, f"too many sockets named {stem}")
+
+
+def _connect(folder: int, name: str, timeout_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(f"/proc/self/fd/{folder}/{name}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _sockets(folder: int) -> list[tuple[str, int]]:
+    return [(name, int(match["pid"])) for name in sorted(os.listdir(folder)) if (match := _NAME.fullmatch(name))]
+
+
+def _sweep(folder: int) -> None:
+    """Remove sockets at which nobody listens any more."""
+    for name, pid in _sockets(folder):
+        with contextlib.suppress(OSError):
+            try:
+                _connect(folder, name, 1.0).close()
+            except ConnectionRefusedError:
+                age_s = time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
+                if age_s > _YOUNG_S or not _alive(pid):
+                    os.unlink(name, dir_fd=folder)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _file_safe(app: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", app)[:_LONGEST_NAME].lstrip(".") or "app"
