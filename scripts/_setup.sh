@@ -104,7 +104,7 @@ setup_environment() {
 
     if [[ -f $stamp && $(cat "$stamp") == "$sum" ]] &&
         { [[ $compiler == no ]] || compgen -G "$root/src/shardwright/transport/shm/_ring*.so" >/dev/null; }; then
-        flock -u 9
+        exec 9>&-
         return 0
     fi
 
@@ -123,5 +123,5 @@ setup_environment() {
         echo "   (no C compiler or no Python.h: channels go over sockets; for shared memory install gcc and python3-dev)"
     fi
     printf '%s\n' "$sum" >"$stamp"
-    flock -u 9
+    exec 9>&-
 }

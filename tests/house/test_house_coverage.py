@@ -10,7 +10,7 @@ from pathlib import Path
 
 import coverage
 
-from house_coverage import install, startup_code
+from house_coverage import PTH, install, startup_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +77,7 @@ def test_processes_with_an_environment_of_their_own_count_while_the_marker_lies_
     config.write_text("[run]\nparallel = true\npatch = fork, _exit\nsigterm = true\n", encoding="utf-8")
     marker = tmp_path / "coverage-run"
     install(marker, config, data_file, tmp_path)
-    line = (tmp_path / "shardwright_coverage.pth").read_text(encoding="utf-8")
+    line = (tmp_path / PTH).read_text(encoding="utf-8")
     assert line == startup_code(marker)
     assert line.count("\n") == 1  # a .pth file is read line by line
     # What site does with the line, in a process that knows nothing of coverage.
@@ -97,3 +97,42 @@ def test_processes_with_an_environment_of_their_own_count_while_the_marker_lies_
     marker.unlink()
     run()
     assert not list(data_file.parent.iterdir())
+
+
+INTERRUPTED = """\
+import signal, sys, threading
+exec({line!r})
+import coverage
+measured = coverage.Coverage(data_file=None, source=[{folder!r}])
+measured.start()
+sys.path.insert(0, {folder!r})
+import fresh  # its functions are new to the tracer each time they are compiled anew
+
+class Interrupt(BaseException):
+    pass
+
+def interrupt(signum, frame):
+    raise Interrupt
+
+signal.signal(signal.SIGVTALRM, interrupt)
+hits = 0
+while hits < 500:
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0002)
+        while True:
+            fresh.step()
+    except Interrupt:
+        hits += 1
+signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+fresh.step()
+measured.stop()
+"""
+
+
+def test_handlers_that_raise_do_not_leave_the_collector_locked(tmp_path: Path) -> None:
+    (tmp_path / "fresh.py").write_text("def step():\n    return 1\n", encoding="utf-8")
+    marker = tmp_path / "coverage-run"
+    marker.write_text("unused\nunused\n", encoding="utf-8")
+    program = INTERRUPTED.format(line=startup_code(marker), folder=str(tmp_path))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    subprocess.run([sys.executable, "-c", program], env={**clean, "COVERAGE_MAIN": "1"}, check=True, timeout=30)

@@ -11,12 +11,22 @@ import argparse
 import sysconfig
 from pathlib import Path
 
-__all__ = ["install", "startup_code"]
+__all__ = ["PTH", "install", "startup_code"]
 
+PTH = "a0_shardwright_coverage.pth"  # read before coverage's own, which is a1_coverage.pth
 MAIN = "COVERAGE_MAIN"  # set for the process that measures by itself (pytest)
 
 _STARTUP = """
 import os
+if os.path.exists({marker!r}):
+    # A signal handler that raises inside the collector's own lock_data(), which is Python, would leave the lock
+    # taken for ever. Called straight from C, acquire and release leave no moment for a handler between them.
+    try:
+        from coverage.collector import Collector
+        Collector.lock_data = property(lambda self: self.data_lock.acquire if self.data_lock else bool)
+        Collector.unlock_data = property(lambda self: self.data_lock.release if self.data_lock else bool)
+    except ImportError:
+        pass
 if not (os.getenv("COVERAGE_PROCESS_START") or os.getenv("COVERAGE_PROCESS_CONFIG") or os.getenv({main!r})):
     try:
         with open({marker!r}, encoding="utf-8") as lines:
@@ -41,7 +51,7 @@ def startup_code(marker: Path) -> str:
 
 def install(marker: Path, config: Path, data_file: Path, site_packages: Path) -> None:
     """Write the ``.pth`` file and the marker; removing the marker ends the measuring."""
-    (site_packages / "shardwright_coverage.pth").write_text(startup_code(marker), encoding="utf-8")
+    (site_packages / PTH).write_text(startup_code(marker), encoding="utf-8")
     marker.write_text(f"{config}\n{data_file}\n", encoding="utf-8")
 
 
