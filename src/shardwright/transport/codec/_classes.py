@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import types
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from shardwright.transport.codec._wire import Kind, Refusal
@@ -153,7 +154,7 @@ class ClassTable:
             base = next(k for k in cls.__mro__ if not k.__flags__ & _HEAP_TYPE)
         else:
             _refuse_own_copying(cls)
-        slots = tuple(_slots(cls))
+        slots = slots_of(cls)
         plan = ClassPlan(cls, name, kind, base, cls.__dictoffset__ != 0, slots, _finds(cls, "__hash__") is not object)
         if plan.has_dict and not _plain_dict_attribute(cls):
             raise Refusal(None, f"instance of {name}, which replaces __dict__")
@@ -201,16 +202,17 @@ def _refuse_own_copying(cls: type) -> None:
             )
 
 
-def _slots(cls: type) -> Iterable[tuple[str, Any]]:
-    seen: set[str] = set()
+@lru_cache(maxsize=1024)
+def slots_of(cls: type) -> tuple[tuple[str, Any], ...]:
+    """Name and descriptor of each slot that a class statement made, the bases' too."""
+    found: dict[str, Any] = {}
     for owner in cls.__mro__:
-        if "__slots__" not in vars(owner):
+        if "__slots__" not in vars(owner) or not owner.__flags__ & _HEAP_TYPE:
             continue
         for name, descriptor in vars(owner).items():
-            if isinstance(descriptor, types.MemberDescriptorType) and descriptor.__objclass__ is owner:
-                wire = name if name not in seen else f"{owner.__qualname__}.{name}"
-                seen.add(wire)
-                yield wire, descriptor
+            if type(descriptor) is types.MemberDescriptorType and descriptor.__objclass__ is owner:
+                found[name if name not in found else f"{owner.__qualname__}.{name}"] = descriptor
+    return tuple(found.items())
 
 
 def _finds(cls: type, name: str) -> type:
@@ -222,5 +224,5 @@ def _plain_dict_attribute(cls: type) -> bool:
     for owner in cls.__mro__:
         descriptor = vars(owner).get("__dict__")
         if descriptor is not None:
-            return isinstance(descriptor, types.GetSetDescriptorType)
+            return isinstance(descriptor, types.GetSetDescriptorType) or not owner.__flags__ & _HEAP_TYPE
     return True

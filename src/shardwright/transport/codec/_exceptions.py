@@ -313,6 +313,7 @@ def _class_for(d: Decoder, names: list[str]) -> type[BaseException]:
             continue
         if index == 0:
             return cls
+        d.charge(wire.WEIGHT_CLASS)
         foreign = _foreign(names[0], cls)
         if foreign is not None:
             return foreign

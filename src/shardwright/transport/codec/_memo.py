@@ -30,9 +30,9 @@ class Memo:
     def __repr__(self) -> str:
         return f"Memo({len(self.objects)} objects, {len(self.snapshots)} mutable)"
 
-    def changed(self) -> list[Any]:
-        """The objects that no longer hold what they held."""
-        return [thing for thing, held, unchanged in self.snapshots if not unchanged(thing, held)]
+    def changed(self) -> list[tuple[Any, Any]]:
+        """The objects that no longer hold what they held, and that."""
+        return [(thing, held) for thing, held, unchanged in self.snapshots if not unchanged(thing, held)]
 
 
 def same_elements(elements: Iterable[Any], held: list[Any]) -> bool:

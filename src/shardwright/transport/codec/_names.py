@@ -28,10 +28,10 @@ _FUNCTIONS = (
 
 BUILTIN_NAMES: dict[str, Any] = {}
 for _thing in (*_TYPES, *_FUNCTIONS):
-    BUILTIN_NAMES[f"python:{_thing.__module__}.{_thing.__qualname__}"] = _thing
+    BUILTIN_NAMES[f"python:{_thing.__qualname__}"] = _thing
 for _thing in vars(builtins).values():
     if isinstance(_thing, type) and issubclass(_thing, BaseException):
-        BUILTIN_NAMES[f"python:builtins.{_thing.__qualname__}"] = _thing
+        BUILTIN_NAMES[f"python:{_thing.__qualname__}"] = _thing
 
 _BY_ID = {id(thing): name for name, thing in BUILTIN_NAMES.items()}
 

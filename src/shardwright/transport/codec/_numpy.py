@@ -135,11 +135,12 @@ def _read_contents(d: Decoder, thing: Any) -> None:
     raw = d.own_raw()
     if len(raw) != thing.nbytes:
         raise violation(f"an array of {thing.nbytes} bytes with {len(raw)}")
-    d.fill(_fill, thing, raw, _same)
+    d.fill(_fill, thing, (raw, thing.shape, thing.dtype), _same)
 
 
-def _fill(thing: Any, raw: Any) -> None:
+def _fill(thing: Any, held: tuple[Any, Any, Any]) -> None:
     numpy = _numpy()
+    raw = held[0]
     writeable = thing.flags.writeable
     order = "F" if thing.flags.f_contiguous and not thing.flags.c_contiguous else "C"
     fresh = numpy.frombuffer(raw, thing.dtype) if thing.dtype.itemsize else numpy.zeros(thing.size, thing.dtype)
@@ -149,7 +150,20 @@ def _fill(thing: Any, raw: Any) -> None:
     thing.flags.writeable = writeable
 
 
-def _same(thing: Any, raw: Any) -> bool:
+def refuse_new_layout(thing: object, held: Any) -> None:
+    """The caller's own array can take new elements, not another shape or dtype."""
+    if contents_encoder(type(thing)) is not None and _layout(thing) != held[1:]:
+        raise Refusal(thing, "a numpy array whose shape or dtype was changed in place", "return a new array instead")
+
+
+def _layout(thing: Any) -> tuple[Any, Any]:
+    return thing.shape, thing.dtype
+
+
+def _same(thing: Any, held: tuple[Any, Any, Any]) -> bool:
+    if _layout(thing) != held[1:]:
+        return False
+    raw = held[0]
     order = "F" if thing.flags.f_contiguous and not thing.flags.c_contiguous else "C"
     same: bool = thing.tobytes(order) == raw
     return same

@@ -6,7 +6,7 @@ import collections
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from shardwright.transport.codec._classes import instance_dict
+from shardwright.transport.codec._classes import instance_dict, slots_of
 
 __all__ = ["Describe", "Step", "children", "describe_call", "describe_value", "path_to"]
 
@@ -80,38 +80,40 @@ def path_to(root: object, offender: object) -> tuple[Step, ...] | None:
 
 def children(thing: Any) -> Iterator[tuple[Step, Any]]:
     """What an object holds, and the step to each; runs no code of its class."""
-    if isinstance(thing, (str, bytes, int, float)):
-        pass
-    elif isinstance(thing, dict):
+    cls: Any = type(thing)  # never isinstance: a handle may answer for another class
+    if issubclass(cls, dict):
         for key, value in list(dict.items(thing)):
             yield ("key", key), value
         for key in list(dict.keys(thing)):
             yield ("a key", None), key
-        if isinstance(thing, collections.defaultdict):
+        if issubclass(cls, collections.defaultdict):
             yield ("default factory", None), thing.default_factory
-    elif isinstance(thing, (list, tuple, collections.deque)):
-        for index, value in enumerate(list(thing)):
+    elif issubclass(cls, (list, tuple, collections.deque)):
+        base: Any = next(k for k in (list, tuple, collections.deque) if issubclass(cls, k))
+        for index, value in enumerate(list(base.__iter__(thing))):
             yield ("item", index), value
-    elif isinstance(thing, (set, frozenset)):
-        for value in list(thing):
+    elif issubclass(cls, (set, frozenset)):
+        for value in list((set if issubclass(cls, set) else frozenset).__iter__(thing)):
             yield ("an element", None), value
-    elif isinstance(thing, slice):
+    elif cls is slice:
         yield from ((("attribute", n), getattr(thing, n)) for n in ("start", "stop", "step"))
-    if isinstance(thing, BaseException):
+    elif issubclass(cls, type):
+        return
+    elif issubclass(cls, BaseException):
         for index, value in enumerate(thing.args):
             yield ("attribute", f"args[{index}]"), value
         yield ("attribute", "__cause__"), thing.__cause__
         yield ("attribute", "__context__"), thing.__context__
-    if isinstance(thing, type):
-        return
-    try:
-        for name, value in list(instance_dict(thing).items()):
-            yield ("attribute", name), value
-    except AttributeError:
-        pass
-    for cls in type(thing).__mro__:
-        for name in vars(cls).get("__slots__", ()):
-            try:
-                yield ("attribute", name), vars(cls)[name].__get__(thing)
-            except (AttributeError, KeyError):
-                continue
+    if cls.__dictoffset__:
+        try:
+            state = instance_dict(thing)
+        except AttributeError:
+            state = {}
+        if type(state) is dict:
+            for name, value in list(state.items()):
+                yield ("attribute", name), value
+    for name, descriptor in slots_of(cls):
+        try:
+            yield ("attribute", name), descriptor.__get__(thing)
+        except AttributeError:
+            continue

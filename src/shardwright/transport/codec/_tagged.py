@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from shardwright.errors import CannotCross, Outcome, ShardwrightError
+from shardwright.errors import CannotCross, MessageTooLarge, Outcome, ShardwrightError
 from shardwright.transport.codec import _exceptions, _numpy, _registry
 from shardwright.transport.codec import _tagged_decode as decoding
 from shardwright.transport.codec import _tagged_encode as encoding
@@ -67,7 +67,7 @@ class TaggedCodec:
         """The payload, its buffers, and the memo that the reply will need.
 
         ``describe`` words the path in CannotCross; ``describe_call`` suits one that is ``(positional, keywords)``.
-        The buffers are views of the caller's own objects where these are immutable.
+        Buffers may be views of the caller's own bytes and arrays: send them before any of those can change.
         """
         s = Encoder(self, [])
         try:
@@ -94,7 +94,10 @@ class TaggedCodec:
         return value, Memo(value, d.objects, snapshots)
 
     def encode_reply(self, value: object, memo: Memo) -> tuple[bytes, tuple[Part, ...]]:
-        """The result, and the new contents of each object of the request that was changed since it arrived."""
+        """The result, and the new contents of each object of the request that was changed since it arrived.
+
+        The memo stays as it was, so that an error can still be encoded when this raises.
+        """
         s = Encoder(self, memo.objects)
         try:
             self._changes(s, memo)
@@ -104,6 +107,9 @@ class TaggedCodec:
             self._cannot_cross(refusal, [(value, _describe_result), (memo.root, describe_call)], "failed")
         except RecursionError:
             self._too_deep("failed")
+        except MessageTooLarge as error:
+            error.outcome = "failed"
+            raise
         return bytes(s.out), tuple(s.buffers)
 
     def decode_reply(self, payload: Part, buffers: Sequence[Part], memo: Memo) -> Any:
@@ -163,7 +169,10 @@ class TaggedCodec:
         if not memo.snapshots:
             s.out.append(0)
             return
-        changed = sorted({s.numbers[id(thing)] for thing in memo.changed()})
+        differing = memo.changed()
+        for thing, held in differing:
+            _numpy.refuse_new_layout(thing, held)
+        changed = sorted({s.numbers[id(thing)] for thing, _ in differing})
         s.number(len(changed))
         for number in changed:
             thing = memo.objects[number]

@@ -60,6 +60,7 @@ class Decoder:
         "next_buffer",
         "now",
         "objects",
+        "open",
         "queue",
         "raw",
         "snapshots",
@@ -87,6 +88,7 @@ class Decoder:
         self.frontier = self.base - 1
         self.queue: list[tuple[int, Contents, Any]] = []
         self.filled: set[int] = set()
+        self.open: set[int] = set()  # objects whose contents are being read because a hash needs them
         self.classes: list[str] = []
         self.attribute_names: dict[type, list[str]] = {}
         self.depth = codec.limits.max_depth
@@ -207,7 +209,11 @@ class Decoder:
 
     def fill_hashed(self, fill: Fill, thing: Any, held: Any, keys: list[Any], unchanged: Compare) -> None:
         """The same for what hashes its keys: these must be complete first."""
-        if self.now or (self.later is None and all(map(_plain, keys))):
+        if self.now:
+            ready = not any(_leads_to(key, self.open) for key in keys)
+        else:
+            ready = self.later is None and all(map(_plain, keys))
+        if ready:
             fill(thing, held)
         else:
             self.hashing[id(thing)] = (fill, thing, held, keys)
@@ -256,6 +262,10 @@ _MOST_LOOKS = 1_000_000  # for the right order; beyond, things are filled in the
 
 def _plain(key: Any) -> bool:
     return type(key) in wire.ATOMS or (type(key) is tuple and all(map(_plain, key)))
+
+
+def _leads_to(key: Any, numbers: set[int]) -> bool:
+    return id(key) in numbers or (type(key) is tuple and any(_leads_to(inner, numbers) for inner in key))
 
 
 def _values(held: Any) -> Any:
@@ -441,10 +451,12 @@ def _now(d: Decoder) -> Any:
 
 def _contents_now(d: Decoder, number: int, contents: Contents, thing: Any) -> None:
     d.filled.add(number)
+    d.open.add(id(thing))
     d.enter(wire.NOW_LEVELS)
     before, d.now = d.now, True
     contents(d, thing)
     d.now = before
+    d.open.discard(id(thing))
     d.depth += wire.NOW_LEVELS
 
 

@@ -61,6 +61,7 @@ class Encoder:
         "now",
         "numbers",
         "objects",
+        "open",
         "out",
         "queue",
         "trial",
@@ -79,6 +80,7 @@ class Encoder:
         self.classes: dict[str, int] = {}
         self.attribute_names: dict[type, tuple[str, ...]] = {}
         self.filled: set[int] = set()
+        self.open: set[int] = set()  # objects whose contents are being written because a hash needs them
         self.depth = 0
         self.items = 0
         self.now = False
@@ -154,12 +156,9 @@ class Encoder:
             if number > self.frontier and number not in self.filled:
                 at = bisect_left(self.queue, number, key=itemgetter(0))
                 if at < len(self.queue) and self.queue[at][0] == number:
-                    self.filled.add(number)
                     self.out.append(Tag.FILL)
                     self.number(number)
-                    self.enter(thing, wire.NOW_LEVELS)
-                    self.queue[at][1](self, thing)
-                    self.depth -= wire.NOW_LEVELS
+                    self.at_once(thing, number, self.queue[at][1])
                     continue
             for _, child in children(thing):
                 if id(child) not in seen and type(child) not in wire.ATOMS:
@@ -173,13 +172,18 @@ class Encoder:
         if self.now:
             self.out.append(Tag.NOW)
             self.out += head
-            self.filled.add(number)
-            self.enter(thing, wire.NOW_LEVELS)
-            contents(self, thing)
-            self.depth -= wire.NOW_LEVELS
+            self.at_once(thing, number, contents)
         else:
             self.out += head
             self.queue.append((number, contents, thing))
+
+    def at_once(self, thing: object, number: int, contents: Encode) -> None:
+        self.filled.add(number)
+        self.enter(thing, wire.NOW_LEVELS)
+        self.open.add(id(thing))
+        contents(self, thing)
+        self.open.discard(id(thing))
+        self.depth -= wire.NOW_LEVELS
 
     def enter(self, thing: object, levels: int = 1) -> None:
         self.depth += levels
@@ -338,11 +342,24 @@ def _frozenset(s: Encoder, value: frozenset[Any]) -> None:
     before, s.now = s.now, True  # unlike a set it cannot be made first and filled later
     try:
         for element in value:
+            if s.open and _leads_to(element, s.open):
+                raise Refusal(
+                    value,
+                    "a frozenset that an element of its own leads to",
+                    "use a set, or break the cycle",
+                )
             s.value(element)
     finally:
         s.now = before
     s.depth -= 1
     s.remember(value)
+
+
+def _leads_to(element: Any, numbers: set[int]) -> bool:
+    if id(element) in numbers:
+        own: Any = type(element)
+        return own.__hash__ is not object.__hash__
+    return isinstance(element, tuple | frozenset) and any(_leads_to(inner, numbers) for inner in element)
 
 
 def _slice(s: Encoder, value: slice) -> None:
@@ -566,10 +583,7 @@ def instance_encoder(plan: ClassPlan) -> Encode:
                 return
             s.out.append(1 if s.now else 0)
             if s.now:
-                s.filled.add(number)
-                s.enter(value, wire.NOW_LEVELS)
-                contents(s, value)
-                s.depth -= wire.NOW_LEVELS
+                s.at_once(value, number, contents)
             else:
                 s.queue.append((number, contents, value))
 

@@ -105,6 +105,7 @@ WEIGHT_DICT = 2
 WEIGHT_SET = 4
 WEIGHT_DEQUE = 12
 WEIGHT_OBJECT = 4
+WEIGHT_CLASS = 64  # made for an exception whose type is unknown here
 
 
 class Refusal(Exception):
