@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from shardwright.sharding._functions import FunctionFacts, describe, literal
 from shardwright.sharding._scan import MUTATORS
-from shardwright.sharding._symbols import Ref, Resolver
+from shardwright.sharding._symbols import CLASS_FACTORIES, Ref, Resolver
 
 _RECORD_BASES = frozenset({
     "typing.NamedTuple", "typing.TypedDict", "typing.Protocol", "typing_extensions.TypedDict",
@@ -138,7 +138,10 @@ class ClassBook:
         bases = tuple(base for item in node.bases if (base := self._resolver.expression(ref.module, item)) is not None)
         facts = ClassFacts(ref, node, "plain", bases)
         self._known[ref] = facts  # before looking at bases, for a class may name itself
-        facts.nature = self._nature(facts, len(bases) < len(node.bases))
+        known = [item for item in node.bases if isinstance(item, ast.Call) and self._is_factory(ref.module, item)]
+        facts.nature = self._nature(facts, len(bases) + len(known) < len(node.bases))
+        if known and facts.nature == "plain":
+            facts.nature = "record"
         facts.global_writes = self._global_writes(ref)
         self._find_changes(facts)
         self._decide(facts)
@@ -163,7 +166,14 @@ class ClassBook:
                 return nature
         return "foreign" if "foreign" in natures or unknown_base else "plain"
 
+    def _is_factory(self, module: str, call: ast.Call) -> bool:
+        """``class P(namedtuple("P", "x y"))``"""
+        called = self._resolver.expression(module, call.func)
+        return called is not None and f"{called.module}.{called.name}" in CLASS_FACTORIES
+
     def _base_nature(self, base: Ref) -> str:
+        if self._resolver.made_class(base):
+            return "record"
         above = self.facts(base)
         if above is not None:
             return above.nature

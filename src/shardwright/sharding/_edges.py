@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -69,8 +70,10 @@ class _Finder:
         self.values: dict[tuple[ComponentName, ComponentName], _Found] = {}
         self.diagnostics: dict[tuple[str, Site | None, str], Diagnostic] = {}
         self.by_method = self._methods()
+        self.declared: set[tuple[ComponentName, ComponentName]] = set()
 
     def run(self) -> Edges:
+        self.declared = self._declared()
         for component in self.components:
             for module, use in self._uses(component):
                 self._judge(component, module, use)
@@ -123,6 +126,15 @@ class _Finder:
             return
         if kind in (NameKind.VALUE, NameKind.CONSTANT):
             self.values.setdefault(pair, _Found()).add("takes", short, site)
+            if kind is NameKind.CONSTANT and use.kind is UseKind.LOAD and self._is_sentinel(use.ref):
+                self.note(
+                    "SW254",
+                    Severity.WARNING,
+                    f"{component} compares with sentinel {short} of {callee}, of which each shard has its own",
+                    site,
+                    component,
+                    "use an Enum member or None instead",
+                )
             return
         if kind is NameKind.IMPORT:
             return
@@ -149,6 +161,15 @@ class _Finder:
             self._hazards(component, callee, use, kind, short, site)
         if use.kind is UseKind.CALL:
             self._arguments(component, callee, use, short, site)
+
+    def _is_sentinel(self, ref: Ref) -> bool:
+        binding = self.program.resolver.binding(ref)
+        value = binding.value if binding is not None else None
+        return (
+            isinstance(value, ast.Call)
+            and self.program.resolver.expression(ref.module, value.func) == Ref("builtins", "object")
+            and "." not in ref.name
+        )
 
     def _short(self, ref: Ref) -> str:
         owner = self.program.owners[ref.module]
@@ -345,15 +366,14 @@ class _Finder:
             if name not in seen:
                 seen.add(name)
                 todo += [callee for caller, callee in self.calls if caller == name]
-                if name != MAIN_COMPONENT:
-                    todo += self.program.component(name).depends_on
+                todo += [callee for caller, callee in self.declared if caller == name]
         return seen
 
     # -- the manifest --------------------------------------------------------------------------------------------
 
     def _merge(self) -> Edges:
         result = Edges()
-        declared = self._declared()
+        declared = self.declared
         rules = {(rule.caller, rule.callee): rule for rule in self.program.manifest.edges}
         for pair in sorted(set(self.calls) | declared):
             caller, callee = pair
@@ -412,7 +432,10 @@ class _Finder:
                 caller,
                 "remove the rule, or declare the edge in depends_on",
             )
-        result.diagnostics = list(self.diagnostics.values())
+        written = {item.site for item in self.diagnostics.values() if item.code == "SW262"}
+        result.diagnostics = [
+            item for item in self.diagnostics.values() if item.code != "SW261" or item.site not in written
+        ]
         return result
 
     def _declared(self) -> set[tuple[ComponentName, ComponentName]]:

@@ -141,6 +141,10 @@ def _classes(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for name, _ in classes_in(program.tree.loaded[module].tree):
             facts = program.classes.facts(Ref(module, name))
             (stateful if facts is not None and facts.stateful else values).add(f"{module}:{name}")
+        symbols = program.resolver.symbols(module)
+        for name in symbols.bindings if symbols is not None else ():
+            if program.resolver.made_class(Ref(module, name)):
+                values.add(f"{module}:{name}")
     return tuple(sorted(values)), tuple(sorted(stateful))
 
 

@@ -435,7 +435,7 @@ class _Walker:
                 self.module_object(base, target.lineno)
                 self.expression(base)
             case ast.Subscript(value=base, slice=index):
-                owner = self.evaluate(base)
+                owner = self.evaluate(_container(base))
                 if isinstance(owner, Ref) and owner.name:
                     if owner == Ref("os", "environ"):
                         self.environ(index, True, target.lineno)
@@ -569,7 +569,7 @@ class _Walker:
             elif isinstance(argument, ast.GeneratorExp):
                 unsafe = "a generator"
         if isinstance(node.func, ast.Attribute):
-            owner = self.evaluate(node.func.value)
+            owner = self.evaluate(_container(node.func.value))
             if node.func.attr in MUTATORS and isinstance(owner, Ref) and owner.name:
                 self.use(owner, UseKind.MUTATE, node.lineno)
             if called is None and owner is None:
@@ -615,6 +615,13 @@ class _Walker:
     def environ(self, name: ast.expr, writes: bool, line: int) -> None:
         literal = name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else "*"
         self.touch("environment", literal, writes, line)
+
+
+def _container(node: ast.expr) -> ast.expr:
+    """What holds ``node``, through any number of ``[...]``."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node
 
 
 def _top_name(statement: ast.stmt) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shardwright.errors import PlanError
 
+_MOST_PACKAGES = 50  # a root with more packages than that is a library folder: too much to look through for a hint
 _EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 
 
@@ -158,10 +159,11 @@ class SourceTree:
                 item.is_dir() and (item / "__init__.py").is_file()
             ):
                 names.add(item.stem)
-        top = name.partition(".")[0]
-        for known in difflib.get_close_matches(top, sorted(names), 3, 0.6) or ():
+        for known in sorted(names)[:_MOST_PACKAGES]:
             names.update(self.beneath(known))
-        return nearest(name, names)
+        last = name.rpartition(".")[2]
+        same = sorted((known for known in names if known.rpartition(".")[2] == last), key=len)
+        return same[0] if same else nearest(name, names)
 
 
 def nearest(name: str, candidates: set[str] | list[str] | tuple[str, ...]) -> str:

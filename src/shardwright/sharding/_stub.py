@@ -49,7 +49,11 @@ class _Writer:
         docstring = ast.get_docstring(self.module.tree, clean=False)
         if docstring is not None:
             body = body[1:]
-        blocks = [text for statement in body if (text := self.statement(statement))]
+        blocks: list[str] = []
+        known: set[str] | None = None
+        while known != self.surface.needed:  # conditions that are kept may need one more import
+            known, self.emitted = set(self.surface.needed), set()
+            blocks = [text for statement in body if (text := self.statement(statement))]
         if docstring is not None:
             parts.append(repr(docstring) if '"""' in docstring or "\\" in docstring else f'"""{docstring}"""')
         parts.append("from __future__ import annotations\n")

@@ -133,6 +133,8 @@ class _Judge:
         )  # fmt: skip
 
     def constructible(self, ref: Ref) -> bool:
+        if self.program.resolver.made_class(ref):
+            return True
         facts = self.program.classes.facts(ref)
         if facts is None or facts.stateful or facts.global_writes:
             return False

@@ -10,6 +10,11 @@ from enum import Enum, auto
 from shardwright.sharding._source import SourceModule, SourceTree
 
 _BUILTINS = frozenset(dir(builtins))
+# calls that make value classes
+CLASS_FACTORIES = frozenset({
+    "collections.namedtuple", "typing.NamedTuple", "typing.TypedDict", "enum.Enum", "enum.IntEnum", "enum.StrEnum",
+    "enum.Flag", "enum.IntFlag", "dataclasses.make_dataclass",
+})  # fmt: skip
 
 
 class Bind(Enum):
@@ -324,6 +329,20 @@ class Resolver:
             else:
                 return None
         return node
+
+    def made_class(self, ref: Ref) -> str:
+        """The factory behind a class made by a call, such as ``P = namedtuple("P", "x y")``; empty for all else."""
+        binding = self.binding(ref)
+        if (
+            binding is None
+            or binding.kind is not Bind.ASSIGN
+            or "." in ref.name
+            or not isinstance(binding.value, ast.Call)
+        ):
+            return ""
+        called = self.expression(ref.module, binding.value.func)
+        known = f"{called.module}.{called.name}" if called is not None else ""
+        return known if known in CLASS_FACTORIES else ""
 
     def expression(self, module: str, node: ast.expr) -> Ref | None:
         """What a dotted name at the top level of a module means; ``None`` for other expressions."""

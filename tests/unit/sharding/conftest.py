@@ -36,7 +36,7 @@ def write(tmp_path: Path) -> Callable[[Files], Path]:
 
 @pytest.fixture
 def plan_app(tmp_path: Path) -> Callable[..., ShardPlan]:
-    """``plan_app(files, component="code" or Component(...), ..., main="", **manifest)``: writes the files and plans them."""
+    """``plan_app(files, {name: code or fields}, main="", **manifest)``: writes the files and plans them."""
 
     def plan_files(
         files: Files, components: Mapping[str, str | dict[str, Any]], main: str = "", **manifest: Any

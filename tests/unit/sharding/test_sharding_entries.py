@@ -73,7 +73,8 @@ def test_functions_constructors_and_methods_are_entry_points_numbered_by_name(pl
     plan = plan_app({"physics.py": PHYSICS}, {"physics": "physics"})
     entries = plan.definition("physics").entry_points
     assert [entry.name for entry in entries] == [
-        "World", "World.small", "World.step", "World.ticks", "World.unit", "World.wait", "later", "many", "push", "stream",
+        "World", "World.small", "World.step", "World.ticks", "World.unit", "World.wait", "later", "many", "push",
+        "stream",
     ]  # fmt: skip
     assert [entry.method_id for entry in entries] == list(range(len(entries)))
     assert plan.definition("physics").entry("World").kind is EntryKind.CLASS
@@ -293,7 +294,9 @@ def test_every_proxy_of_a_generated_module_has_its_entry_point(plan_app: Any) ->
             asked.append(name)
 
         def handle_class(self, name: str, *, methods: dict[str, Any], **_: Any) -> type:
-            asked.extend([name, *(f"{name}.{method}" for method, about in methods.items() if about["kind"] != "property")])
+            asked.extend(
+                [name, *(f"{name}.{method}" for method, about in methods.items() if about["kind"] != "property")]
+            )
             return type(name, (), {})
 
     exec(plan.modules[0].stub_source, {"__name__": "physics", "__shardwright__": Face()})
