@@ -8,6 +8,7 @@ for the grace, kills everything, removes control groups, and ends.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -157,6 +158,8 @@ def main(argv: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with the node, and not before it
     become_subreaper()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # several descriptors for each sandbox
     Keeper(socket.socket(fileno=int(argv[1])), float(argv[2])).run()
 
 
