@@ -33,10 +33,14 @@ from shardwright.guest._control import (
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link
+from shardwright.guest._loop import install_policy
+from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._namespace import Namespace
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._runtime import Runtime, edge_codec
+from shardwright.guest._shard import ControlBinder, run_program
 from shardwright.guest._stubs import Proxies
+from shardwright.guest._template import ImportFailed, import_modules
 
 __all__ = [
     "HEADER",
@@ -50,6 +54,7 @@ __all__ = [
     "CallContext",
     "Caller",
     "Chains",
+    "ControlBinder",
     "Ended",
     "Enter",
     "Failed",
@@ -61,8 +66,10 @@ __all__ = [
     "HandleType",
     "Hello",
     "Hub",
+    "ImportFailed",
     "Init",
     "Link",
+    "Mailbox",
     "Namespace",
     "Note",
     "Offer",
@@ -80,5 +87,8 @@ __all__ = [
     "decode_from_guest",
     "edge_codec",
     "frame",
+    "import_modules",
+    "install_policy",
     "key_of",
+    "run_program",
 ]

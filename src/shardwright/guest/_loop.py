@@ -8,11 +8,14 @@ come in, as every ``await`` of its coroutines already is. The policy gives the s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
+
+from shardwright.errors import Overloaded
 
 if TYPE_CHECKING:
     from shardwright.guest._mailbox import Mailbox
@@ -41,14 +44,44 @@ def new_event_loop(mailbox: Mailbox) -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(_PoliteSelector(mailbox))
 
 
-def install_policy(mailbox: Mailbox) -> None:
-    """Loops that user code makes in this process put the baton down as well."""
+class _PolitePolicy(asyncio.AbstractEventLoopPolicy):
+    """The policy that was there, but for new loops of shards."""
 
-    class Policy(asyncio.DefaultEventLoopPolicy):
-        def new_event_loop(self) -> asyncio.AbstractEventLoop:
-            return new_event_loop(mailbox)
+    def __init__(self, before: asyncio.AbstractEventLoopPolicy, find: Callable[[], Mailbox | None]) -> None:
+        self.before = before
+        self._find = find
 
-    asyncio.set_event_loop_policy(Policy())
+    def get_event_loop(self) -> asyncio.AbstractEventLoop:
+        return self.before.get_event_loop()
+
+    def set_event_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.before.set_event_loop(loop)
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        mailbox = self._find()
+        return self.before.new_event_loop() if mailbox is None else new_event_loop(mailbox)
+
+    def get_child_watcher(self) -> Any:
+        return self.before.get_child_watcher()
+
+    def set_child_watcher(self, watcher: Any) -> None:
+        self.before.set_child_watcher(watcher)
+
+
+def install_policy(find: Callable[[], Mailbox | None]) -> Callable[[], None]:
+    """Loops that user code makes put the baton down as well; ``find`` tells whose baton the calling thread has.
+
+    Returns what undoes it.
+    """
+    before = asyncio.get_event_loop_policy()
+    ours = _PolitePolicy(before, find)
+    asyncio.set_event_loop_policy(ours)
+
+    def undo() -> None:
+        if asyncio.get_event_loop_policy() is ours:
+            asyncio.set_event_loop_policy(before)
+
+    return undo
 
 
 class ShardLoop:
@@ -59,16 +92,21 @@ class ShardLoop:
         self._name = name
         self._mutex = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.thread_id: int | None = None
 
     def start(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None = None) -> None:
-        """Run a call as a task. Any thread."""
+        """Run a call as a task. Any thread. Raises Overloaded when the shard is stopping."""
         loop = self._running()
         with self._mutex:
             self.in_flight += 1
-        loop.call_soon_threadsafe(self._begin, call, coroutine)
+        try:
+            loop.call_soon_threadsafe(self._begin, call, coroutine)
+        except RuntimeError:
+            raise Overloaded("the shard is stopping") from None
 
     def cancel(self, task: asyncio.Task[None]) -> None:
         """Any thread."""
@@ -76,9 +114,16 @@ class ShardLoop:
             self._loop.call_soon_threadsafe(task.cancel)
 
     def close(self) -> None:
-        """Cancel what runs and stop the thread, soon."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop)
+        """Cancel what runs, and stop the thread when that has ended (or a second has passed)."""
+        with self._mutex:
+            self._closed = True
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        with contextlib.suppress(RuntimeError):  # it was closed before
+            loop.call_soon_threadsafe(self._stop)
+        if thread is not threading.current_thread():
+            thread.join(2)
 
     def _begin(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None) -> None:
         if call.cancelled:
@@ -103,9 +148,14 @@ class ShardLoop:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._mutex:
             if self._loop is None:
+                if self._closed:
+                    raise Overloaded("the shard is stopping")
                 self._loop = new_event_loop(self._mailbox)
                 started = threading.Event()
-                threading.Thread(target=self._run, args=(started,), name=f"{self._name}-loop", daemon=True).start()
+                self._thread = threading.Thread(
+                    target=self._run, args=(started,), name=f"{self._name}-loop", daemon=True
+                )
+                self._thread.start()
                 started.wait()
             return self._loop
 
@@ -119,9 +169,16 @@ class ShardLoop:
             self._loop.run_forever()
         finally:
             self._mailbox.release()
+            self._loop.close()
 
     def _stop(self) -> None:
         assert self._loop is not None
         for task in list(self._tasks):
             task.cancel()
-        self._loop.call_soon(self._loop.stop)
+        self._stopping = self._loop.create_task(self._ends())
+
+    async def _ends(self) -> None:
+        assert self._loop is not None
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=1)
+        self._loop.stop()

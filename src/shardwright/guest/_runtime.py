@@ -19,6 +19,7 @@ from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
+from shardwright.guest._namespace import ImportingMailbox, Namespace
 from shardwright.guest._objects import Objects
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
@@ -64,20 +65,25 @@ class Sessions:
 
 
 class Runtime:
-    """One shard. Made before its code is imported; ``activate`` starts threads and so must come after any fork."""
+    """One shard. Made before its code is imported; ``activate`` starts threads and so must come after any fork.
 
-    def __init__(self, plan: ShardPlan, component: ComponentName, *, import_module: Import | None = None) -> None:
+    ``inproc``: its modules are private (see ``Namespace``), for it shares this process with other shards.
+    """
+
+    def __init__(self, plan: ShardPlan, component: ComponentName, *, inproc: bool = False) -> None:
         self.plan = plan
         self.definition = plan.definition(component)
         self.component = component
         self.shard = ShardId("")
-        self.import_module: Import = import_module or importlib.import_module
         self.unbound = _Unbound()
-        self.mailbox = Mailbox(limit=self.definition.queue, name=component)
+        self.mailbox = (ImportingMailbox if inproc else Mailbox)(limit=self.definition.queue, name=component)
         self.router = Router(self.unbound)
         self.chains = Chains()
         self.caller = Caller(self.router, self.chains, self.mailbox)
         self.proxies = Proxies(plan, self.caller)
+        self.import_module: Import = (
+            Namespace(plan, component, self.proxies).import_module if inproc else importlib.import_module
+        )
         self.objects = Objects()
         self.sessions = Sessions()
         self.loop = ShardLoop(self.mailbox, component)
@@ -163,14 +169,18 @@ class Runtime:
             raise InternalError(f"{name} is not a class")
         return found
 
-    def close(self) -> None:
-        """End all conversations and threads."""
-        self.loop.close()
-        self.mailbox.close()
+    def close_links(self) -> None:
+        """End all conversations: whoever waits for this shard, or in it for another, hears of it now."""
         with self._mutex:
             links = list(self._links)
         for link in links:
             link.close()
+
+    def close(self) -> None:
+        """End all conversations and threads; user code that runs on is left behind."""
+        self.close_links()
+        self.mailbox.close()
+        self.loop.close()
         if self._hub is not None:
             self._hub.close()
 

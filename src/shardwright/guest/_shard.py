@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from shardwright import errors
 from shardwright.contracts.transport import Transport
@@ -31,6 +31,7 @@ from shardwright.guest._control import (
     Unbind,
 )
 from shardwright.guest._link import Link
+from shardwright.guest._loop import install_policy
 from shardwright.guest._router import Route
 from shardwright.guest._runtime import Runtime, peer_of
 from shardwright.model.endpoint import Endpoint
@@ -39,10 +40,18 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 EXIT_NODE_GONE = 70
 
 
+class Control(Protocol):
+    """Where a shard's messages to the node go."""
+
+    def send(self, message: Any) -> None:
+        """Raises ChannelClosed."""
+        ...
+
+
 class ControlBinder:
     """Asks the node for bindings."""
 
-    def __init__(self, control: ControlSocket) -> None:
+    def __init__(self, control: Control) -> None:
         self._control = control
         self._mutex = threading.Lock()
         self._next = 1
@@ -119,6 +128,7 @@ class Shard:
     def enter(self, shard: ShardId, secrets: Mapping[str, str]) -> None:
         """Become ``shard``: secrets into the environment, threads started, messages of the node heard."""
         os.environ.update(secrets)
+        install_policy(lambda: self.runtime.mailbox)
         self.runtime.activate(shard, self.binder)
         threading.Thread(target=self._listen, name=f"{shard}-control", daemon=True).start()
 
@@ -128,32 +138,7 @@ class Shard:
             job = self._main.get()
             if job is None:
                 return 0
-            self._run_main(job.target, SessionNumber(job.session))
-
-    def _run_main(self, target: str, session: SessionNumber) -> None:
-        mailbox = self.runtime.mailbox
-        module, _, name = target.partition(":")
-        mailbox.acquire()
-        current_call.set(CallContext(session=session, session_name=self.runtime.sessions.name(session)))
-        text = ""
-        try:
-            result = self.runtime.resolve(module, name)() if name else self.runtime.import_module(module)
-            status = _exit_status(result) if name else 0
-        except SystemExit as end:
-            status = _exit_status(end.code)
-            if end.code is not None and not isinstance(end.code, int):
-                text = f"{end.code}\n"
-        except BaseException as error:
-            status = 130 if isinstance(error, KeyboardInterrupt) else 1
-            text = "".join(traceback.format_exception(without_guest_frames(error)))
-        finally:
-            mailbox.release()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
-        self._send(Finished(status, text))
+            self._send(run_program(self.runtime, job.target, SessionNumber(job.session)))
 
     def _listen(self) -> None:
         """The control thread."""
@@ -216,6 +201,34 @@ class Shard:
 
     def note(self, kind: str, message: str) -> None:
         self._send(Note(kind, message))
+
+
+def run_program(runtime: Runtime, target: str, session: SessionNumber) -> Finished:
+    """Run ``module:function`` (or just import a module) as the program, on the calling thread."""
+    mailbox = runtime.mailbox
+    module, _, name = target.partition(":")
+    mailbox.acquire()
+    token = current_call.set(CallContext(session=session, session_name=runtime.sessions.name(session)))
+    text = ""
+    try:
+        result = runtime.resolve(module, name)() if name else runtime.import_module(module)
+        status = _exit_status(result) if name else 0
+    except SystemExit as end:
+        status = _exit_status(end.code)
+        if end.code is not None and not isinstance(end.code, int):
+            text = f"{end.code}\n"
+    except BaseException as error:
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
+        text = "".join(traceback.format_exception(without_guest_frames(error)))
+    finally:
+        current_call.reset(token)
+        mailbox.release()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    return Finished(status, text)
 
 
 def _exit_status(code: object) -> int:

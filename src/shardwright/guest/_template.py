@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import select
 import signal
@@ -51,19 +50,24 @@ def import_component(runtime: Runtime) -> Imported:
     """
     before = Side.look()
     begun_s = time.perf_counter()
-    primary = runtime.definition.code.primary
     with SeedWatch(runtime.plan.root) as seeds:
-        if primary:
-            _import(primary, runtime)
-        for module in sorted({entry.module for entry in runtime.definition.entry_points} - {primary}):
-            with contextlib.suppress(ImportFailed):
-                _import(module, runtime)
+        import_modules(runtime)
     return Imported(time.perf_counter() - begun_s, seeds, runtime.unbound.refused or before.changed(Side.look()))
+
+
+def import_modules(runtime: Runtime) -> None:
+    """What ``import_component`` imports, and how it fails."""
+    primary = runtime.definition.code.primary
+    if primary:
+        _import(primary, runtime)
+    for module in sorted({entry.module for entry in runtime.definition.entry_points} - {primary}):
+        with contextlib.suppress(ImportFailed):
+            _import(module, runtime)
 
 
 def _import(module: str, runtime: Runtime) -> None:
     try:
-        importlib.import_module(module)
+        runtime.import_module(module)
     except BaseException as error:  # a component that calls sys.exit() while imported must be told of, not obeyed
         if runtime.unbound.refused:
             raise ImportFailed(f"importing {module}: {runtime.unbound.refused}", "") from None

@@ -7,17 +7,20 @@ or from private copies of just the generated and common modules that define them
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from shardwright.contracts.transport import Transport
 from shardwright.errors import CallError, InternalError, NodeError, NotPermitted
 from shardwright.guest import (
+    NOWHERE,
     Bind,
     CallContext,
     Caller,
@@ -49,7 +52,8 @@ class Client:
         self._transport = transport
         self._hub = Hub("client-hub")
         self.router = Router(self)
-        self._caller = Caller(self.router, Chains(), None)
+        self.handle_sessions: dict[tuple[str, int], CallContext] = {}  # in which session each handle was received
+        self._caller = _ClientCaller(self)
         self._proxies = Proxies(plan, self._caller)
         self._namespace = Namespace(plan, None, self._proxies)
         self._stateful = frozenset(plan.stateful_classes)
@@ -102,6 +106,8 @@ class Client:
             current_call.reset(token)
 
     def session_ended(self, number: SessionNumber) -> None:
+        for key in [key for key, context in list(self.handle_sessions.items()) if context.session == number]:
+            self.handle_sessions.pop(key, None)
         for link in self.router.session_ended(number):
             link.close()
 
@@ -173,6 +179,57 @@ class Client:
         return found if os.path.realpath(path) in {os.path.realpath(p) for p in ours} else None
 
 
+class _ClientCaller(Caller):
+    """Uses of a handle outside ``session.call`` belong to the session that the handle came from."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client.router, Chains(), None)
+        self._client = client
+
+    @contextlib.contextmanager
+    def _session_of(self, target: tuple[ShardId, int] | None) -> Iterator[None]:
+        context = self._client.handle_sessions.get(target) if target is not None else None
+        if context is None or current_call.get() is not NOWHERE:
+            yield
+            return
+        token = current_call.set(replace(context, trace_id=os.urandom(16)))
+        try:
+            yield
+        finally:
+            current_call.reset(token)
+
+    def call(
+        self,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        target: tuple[ShardId, int] | None = None,
+        route: Route | None = None,
+    ) -> Any:
+        with self._session_of(target):
+            return super().call(definition, entry, args, kwargs, target=target, route=route)
+
+    async def call_async(
+        self,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        target: tuple[ShardId, int] | None = None,
+        route: Route | None = None,
+    ) -> Any:
+        with self._session_of(target):
+            return await super().call_async(definition, entry, args, kwargs, target=target, route=route)
+
+    def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
+        target = (route.shard, owner) if route.shard is not None and isinstance(owner, int) else None
+        with self._session_of(target):
+            return super().get(definition, route, owner, name)
+
+
 class _ClientHandles:
     """Handles in the hands of the user's program."""
 
@@ -194,6 +251,7 @@ class _ClientHandles:
         cls: Any = client._namespace.import_module(module)
         for part in qualname.split("."):
             cls = getattr(cls, part)
+        client.handle_sessions[shard, object_id] = replace(NOWHERE, session=current_call.get().session)
         return client._proxies.handles.get(cls, ShardId(shard), object_id)
 
 

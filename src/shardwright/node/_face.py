@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from shardwright.contracts.clock import SystemClock
 from shardwright.errors import ManifestError, NodeError
-from shardwright.guest import CallContext
+from shardwright.guest import CallContext, Finished
 from shardwright.manifest import capacity_problems, load
 from shardwright.model.ids import ComponentName, SessionId, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Usage
@@ -27,6 +27,7 @@ from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import not_enforced, refuse_unbuilt
 from shardwright.node._client import Client
 from shardwright.node._core import Core, LiveSession
+from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._launcher import Launcher, ProcessLauncher, Surroundings, read_secrets
@@ -99,6 +100,7 @@ class Running:
         self._closed = False
         self._failed = ""
         self._keeper: KeeperClient | None = None
+        self._inproc: InprocLauncher | None = None
         self._secrets = read_secrets(self.manifest, environment)
         self.events = EventLog(clock=self._clock)
         self.lost = threading.Event()  # set when the node cannot go on
@@ -138,15 +140,16 @@ class Running:
         journal = Journal(state / "journal.sqlite3", f"{os.getpid()}")
         terminal = self._terminal_component()
         surroundings = Surroundings(self._environment, os.getcwd(), self.options.argv or (sys.argv[0],), self._secrets)
-        capacity = Capacity.of_machine(manifest.policy) if self.options.inproc else None
-        if capacity is None:
+        if self.options.inproc:
+            total = machine_capacity()
+        else:
             self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone)
             described = await self._keeper.describe()
-            problems = capacity_problems(manifest, described.capacity)
-            if problems:
-                raise ManifestError("the manifest asks for more than this machine has", problems=problems)
-            policy = manifest.policy
-            capacity = Capacity(described.capacity, policy.reserve, policy.overcommit_cpu)
+            total = described.capacity
+        problems = capacity_problems(manifest, total)
+        if problems:
+            raise ManifestError("the manifest asks for more than this machine has", problems=problems)
+        capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)
         self.core = Core(
             manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
             clock=self._clock, terminal=terminal,
@@ -154,9 +157,8 @@ class Running:
         self.client = Client(self.plan, self.core, self._loop, transport)
         launcher: Launcher
         if self._keeper is None:
-            from shardwright.node._inproc import InprocLauncher
-
-            launcher = InprocLauncher(self.plan, transport, self.core.bind, self.core)
+            launcher = self._inproc = InprocLauncher(manifest, self.plan, surroundings, transport)
+            self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
         else:
             launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs)
             if described.reason:
@@ -189,6 +191,17 @@ class Running:
             if surface.module == module:
                 return surface.owner
         return ComponentName("main")
+
+    def run_main(self) -> Finished:
+        """Run ``app.main``; blocks until it has ended. Without walls (inproc) it runs on the calling thread.
+
+        Raises NodeError when the manifest names no main, ShardLost when its shard ends first.
+        """
+        component = self.main_component()
+        if component is None:
+            raise NodeError("the manifest names no app.main", remedy='add main = "module:function" to [app]')
+        future = self.submit(self.core.run_main(component, self.manifest.main))
+        return future.result() if self._inproc is None else self._inproc.lend_thread(future)
 
     def _keeper_gone(self) -> None:
         if self._closed:
