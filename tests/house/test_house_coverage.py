@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -82,13 +83,13 @@ def test_processes_with_an_environment_of_their_own_count_while_the_marker_lies_
     assert line.count("\n") == 1  # a .pth file is read line by line
     # What site does with the line, in a process that knows nothing of coverage.
     prelude = (
-        f"import sys; exec({line!r}); import os; assert not [n for n in os.environ if n.startswith('COV')]; "
+        f"import sys; sys.path.append({sysconfig.get_path('platlib')!r}); exec({line!r}); import os; assert not [n for n in os.environ if n.startswith('COV')]; "
         f"program = {str(program)!r}; sys.argv = [program, sys.argv[1]]; "
         "import runpy; runpy.run_path(program, run_name='__main__')"
     )
 
     def run() -> None:
-        subprocess.run([sys.executable, "-c", prelude, "spawned"], cwd="/", env={}, check=True, timeout=60)
+        subprocess.run([sys.executable, "-S", "-c", prelude, "spawned"], cwd="/", env={}, check=True, timeout=60)
 
     run()
     assert executed(program, data_file) == {"spawned"}
