@@ -357,7 +357,7 @@ def mutate(arguments: Any, seed: int, steps: int) -> Any:
         fresh: list[Any] = [["new"], {"k": 1}, Item("fresh", [1]), 7, "text", (1, [2])]
         value = chance.choice([chance.choice(reach), chance.choice(fresh)])
         if isinstance(value, frozenset):  # one that its own element leads to is refused
-            value = list(value)
+            value = sorted(value, key=order_key)
         how = chance.randrange(6)
         action = chance.randrange(4)
         if action < 2:

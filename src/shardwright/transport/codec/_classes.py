@@ -35,6 +35,7 @@ _BASES: dict[type, Kind] = {
     complex: Kind.VALUE,
     BaseException: Kind.EXCEPTION,
     enum.Enum: Kind.ENUM,
+    types.SimpleNamespace: Kind.OBJECT,
     object: Kind.OBJECT,
 }
 _COPY_METHODS = (
@@ -47,7 +48,7 @@ _COPY_METHODS = (
     "__del__",
 )
 # Whose copy methods are part of the layout that we know, or are generated and say nothing beyond it.
-_KNOWN_OWNERS = frozenset({*_BASES, collections.Counter, types.SimpleNamespace})
+_KNOWN_OWNERS = frozenset({*_BASES, collections.Counter})
 _GENERATED_IN = frozenset({"dataclasses", "collections", "typing"})
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 

@@ -729,26 +729,17 @@ def _flag(d: Decoder) -> Any:
 def _object(d: Decoder) -> Any:
     d.at += 1
     plan = d.class_plan()
-    make = _MAKE.get(plan.kind)
-    if make is None:
+    if plan.kind not in _MADE_EMPTY:
         raise violation(f"{plan.name} is not written as an object")
+    new: Any = plan.base.__new__
+    thing = new(plan.cls)
     if plan.kind is Kind.DEQUE:
-        thing = make(plan.cls)
         collections.deque.__init__(thing, (), _maxlen(d))
         return d.shell(thing, contents_of(plan), wire.WEIGHT_DEQUE)
-    return d.shell(make(plan.cls), contents_of(plan), wire.WEIGHT_OBJECT)
+    return d.shell(thing, contents_of(plan), wire.WEIGHT_OBJECT)
 
 
-_MAKE: dict[Kind, Callable[[type], Any]] = {
-    Kind.OBJECT: object.__new__,
-    Kind.LIST: list.__new__,
-    Kind.DICT: dict.__new__,
-    Kind.SET: set.__new__,
-    Kind.DEQUE: collections.deque.__new__,
-    Kind.ORDERED_DICT: collections.OrderedDict.__new__,
-    Kind.DEFAULT_DICT: collections.defaultdict.__new__,
-    Kind.BYTEARRAY: bytearray.__new__,
-}
+_MADE_EMPTY = frozenset(set(Kind) - {Kind.VALUE, Kind.ENUM, Kind.EXCEPTION})
 
 
 def _value_object(d: Decoder) -> Any:
