@@ -83,7 +83,8 @@ def test_processes_with_an_environment_of_their_own_count_while_the_marker_lies_
     assert line.count("\n") == 1  # a .pth file is read line by line
     # What site does with the line, in a process that knows nothing of coverage.
     prelude = (
-        f"import sys; sys.path.append({sysconfig.get_path('platlib')!r}); exec({line!r}); import os; assert not [n for n in os.environ if n.startswith('COV')]; "
+        f"import sys; sys.path.append({sysconfig.get_path('platlib')!r}); exec({line!r}); "
+        "import os; assert not [n for n in os.environ if n.startswith('COV')]; "
         f"program = {str(program)!r}; sys.argv = [program, sys.argv[1]]; "
         "import runpy; runpy.run_path(program, run_name='__main__')"
     )

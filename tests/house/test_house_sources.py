@@ -60,7 +60,8 @@ def test_only_the_command_line_and_the_guest_read_the_environment() -> None:
     """One configuration path: everything else gets its settings as arguments."""
     found = []
     for path, tree in trees():
-        if path.relative_to(SOURCE).parts[0] in ("cli", "guest", "testing"):
+        # In one process the node plays the guest's part: it puts secrets where a shard would find them.
+        if path.relative_to(SOURCE).parts[0] in ("cli", "guest", "testing") or path.name == "_inproc.py":
             continue
         for vertex in ast.walk(tree):
             reads = isinstance(vertex, ast.Attribute) and vertex.attr in ("getenv", "getenvb")
