@@ -35,7 +35,7 @@ from shardwright.composition._values import (
 )
 from shardwright.errors import InternalError
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
-from shardwright.model.limits import Resources
+from shardwright.model.limits import Limits, Resources
 from shardwright.model.manifest import Component, ScopeKind, implicit
 from shardwright.model.shard import ShardPlan
 from shardwright.placement import Capacity
@@ -225,6 +225,16 @@ class Composer:
         if lack := self._roster.capacity.explain(spec.limits):
             return Refused(0, NO_SESSION, lack, _CLOSE, inputs)
         return self._launch(spec, now, reason, inputs)
+
+    def resize(self, limits: Mapping[ShardId, Limits]) -> None:
+        """Book other limits for these shards, all of them or none. Shards that are gone are left out.
+
+        Raises ValueError that says what lacks when the guarantees do not fit together; then nothing has changed.
+        """
+        found = {shard: amount for shard, amount in limits.items() if shard in self._roster.shards}
+        self._roster.capacity.change(found)
+        for shard, amount in found.items():
+            self._roster.shards[shard].resized = amount
 
     # -- what happened -----------------------------------------------------------------------------------------
 

@@ -58,6 +58,11 @@ class Entry:
     used: bool = False
     history: set[str] = field(default_factory=set)
     idle_since_s: float | None = None
+    resized: Limits | None = None  # other limits than the definition's
+
+    @property
+    def limits(self) -> Limits:
+        return self.spec.limits if self.resized is None else self.resized
 
     @property
     def accepting(self) -> bool:
@@ -78,7 +83,7 @@ class Entry:
     def record(self) -> ShardRecord:
         return ShardRecord(
             self.id, self.spec.name, self.spec.kind,
-            self.status if self.accepting else ShardStatus.DRAINING, self.spec.limits, self.free,
+            self.status if self.accepting else ShardStatus.DRAINING, self.limits, self.free,
             tuple(sorted(self.sessions)), self.key, self.request, self.created_s, self.idle_since_s, self.stopping,
         )  # fmt: skip
 

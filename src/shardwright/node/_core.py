@@ -81,6 +81,7 @@ class Core:
         self._numbers = itertools.count(1)
         self._finished: dict[ShardId, asyncio.Future[Finished]] = {}
         self._closing = False
+        self.resizing = asyncio.Lock()  # one at a time: each goes by what the last one left
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class Core:
         links = []
         for shard in shards:
             port = self.shards.ports.get(shard)
-            if port is None:
+            if port is None or not port.alive():
                 continue
             if bind.session:
                 self._introduce(self._sessions.get(SessionNumber(bind.session)), shard)

@@ -95,6 +95,21 @@ class Capacity:
         for name, units in amount.items():
             self._reserved[name] += units
 
+    def change(self, limits: Mapping[ShardId, Limits]) -> None:
+        """Promise other guarantees to shards that have one, all of them or none.
+
+        Raises ValueError when a shard has no reservation, or they do not fit together; then nothing has changed.
+        """
+        for shard in limits:
+            if shard not in self._shards:
+                raise ValueError(f"{shard} has no reservation")
+        if lack := self.explain(*limits.values(), without=tuple(limits)):
+            raise ValueError(lack)
+        for shard in limits:
+            self.release(shard)
+        for shard, amount in limits.items():
+            self.reserve(shard, amount)
+
     def release(self, shard: ShardId) -> None:
         """Take the promise back. A shard without a reservation is an error: something was released twice."""
         try:
