@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import keyword
+import posixpath
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +33,8 @@ _NETWORK = {
 _SKIPPED_FOLDERS = frozenset(
     {"tests", "test", "docs", "doc", "examples", "scripts", "build", "dist", "venv", "env", "site-packages"}
 )
-_PLAIN_NAME = re.compile(r"[a-z][a-z0-9_-]*$")
+_PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 @dataclass(slots=True)
@@ -177,6 +180,8 @@ def _parts(tree: SourceTree, resolver: Resolver, names: list[str], main_module: 
     alone = len(names) == 1
     for name in names:
         last = name.rpartition(".")[2]
+        if any(keyword.iskeyword(piece) for piece in name.split(".")):
+            continue
         if (_COMMON.match(last) and not alone) or (name == main_module and not alone):
             continue
         modules = [item for item in (name, *tree.beneath(name)) if tree.load(item) is not None]
@@ -189,11 +194,11 @@ def _parts(tree: SourceTree, resolver: Resolver, names: list[str], main_module: 
 
 
 def _component_name(last: str, parts: list[_Part]) -> str:
-    name = last.strip("_").lower() or "part"
+    name = re.sub(r"[^a-z0-9_]+", "_", last.lower()).strip("_") or "part"
     if not _PLAIN_NAME.match(name) or name == "main":
-        name = f"part-{name}"
+        name = f"part_{name}"
     taken = {part.name for part in parts}
-    return name if name not in taken else f"{name}-{len(taken)}"
+    return name if name not in taken else f"{name}_{len(taken)}"
 
 
 def _has_units(module: SourceModule) -> bool:
@@ -228,10 +233,16 @@ def _fill(tree: SourceTree, resolver: Resolver, parts: list[_Part]) -> None:
 
 def _touches(part: _Part, found: Scan) -> None:
     for touch in found.touches:
-        if touch.kind == "environment" and touch.name != "*":
+        if touch.kind == "environment" and _VARIABLE.match(touch.name):
             part.environment.add(touch.name)
-        elif touch.kind == "file" and touch.name and "\0" not in touch.name:
+        elif touch.kind == "file" and _is_grantable(touch.name):
             (part.writes if touch.writes else part.reads).add(touch.name)
+
+
+def _is_grantable(path: str) -> bool:
+    """Whether a manifest may name the path: it stays below the application's folder, and holds no ``${NAME}``."""
+    inside = path.startswith("/") or posixpath.normpath(path).split("/")[0] != ".."
+    return bool(path) and "\0" not in path and "${" not in path and inside
 
 
 def _foreign_imports(module: SourceModule) -> set[str]:
@@ -270,12 +281,12 @@ def _list(values: set[str]) -> str:
 
 
 def _toml(base: Path, root: Path, package: str, main: str, parts: list[_Part]) -> str:
-    app = re.sub(r"[^a-z0-9_-]+", "-", (package.rpartition(".")[2] or base.name).lower()).strip("-_")
-    place = base if base != root and root.is_relative_to(base) else root
-    relative = root.relative_to(place).as_posix() if root != place else "."
-    if base != root and not root.is_relative_to(base):  # a package folder: the manifest goes inside it
+    app = re.sub(r"[^A-Za-z0-9._-]+", "-", package.rpartition(".")[2] or base.name).strip("._-")[:64] or "app"
+    if root.is_relative_to(base):
+        relative = root.relative_to(base).as_posix()
+    else:  # a package folder: the manifest goes inside it
         relative = "/".join([".."] * len(base.relative_to(root).parts))
-    lines = ["[app]", f"name = {_text(app if _PLAIN_NAME.match(app) else f'app-{app}'.rstrip('-'))}"]
+    lines = ["[app]", f"name = {_text(app)}"]
     lines.append(f"root = {_text(relative)}  # the folder that Python imports from, relative to this file")
     if main:
         lines.append(f"main = {_text(main)}  # what `shardwright run` executes")

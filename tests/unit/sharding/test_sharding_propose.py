@@ -1,0 +1,142 @@
+"""Proposed manifests: they load, and the application plans by them as it stands."""
+
+from __future__ import annotations
+
+import textwrap
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardwright.errors import PlanError
+from shardwright.manifest import load
+from shardwright.model.shard import ShardPlan
+from shardwright.sharding import plan, propose_manifest
+
+SHOP = {
+    "shop/__init__.py": "",
+    "shop/__main__.py": "import sys\nfrom shop.cli import main\nsys.exit(main())\n",
+    "shop/cli.py": "from shop import orders\ndef main(): return orders.place('x')\n",
+    "shop/errors.py": "class ShopError(Exception): ...\n",
+    "shop/models.py": "class Item: ...\n",
+    "shop/orders.py": """
+        import os
+        import psycopg
+        from shop.errors import ShopError
+        from shop.stock import take
+        def place(name):
+            key = os.environ["SHOP_KEY"], os.getenv("TZ")
+            with open("orders.log", "a") as log:
+                log.write(name)
+            return take(name), open("prices.csv").read()
+    """,
+    "shop/stock/__init__.py": "from shop.stock.shelf import take\n",
+    "shop/stock/shelf.py": "def take(item): return item\ndef put(item): return item\ndef rows():\n    yield 1\n",
+}
+
+
+def check(folder: Path, files: Mapping[str, str], start: str = "") -> tuple[str, ShardPlan]:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text).lstrip("\n"), "utf-8")
+    base = folder / start
+    text = propose_manifest(base)
+    assert propose_manifest(base) == text
+    (base / "shardwright.toml").write_text(text, "utf-8")
+    found = plan(load(base / "shardwright.toml"))
+    assert found.refusals == ()
+    return text, found
+
+
+def components(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads(text)["components"]
+    return found
+
+
+def test_a_package(tmp_path: Path) -> None:
+    text, found = check(tmp_path, SHOP)
+    assert tomllib.loads(text)["app"] == {"name": "shop", "root": ".", "main": "shop.cli:main"}
+    assert components(text) == {
+        "orders": {
+            "code": "shop.orders", "scope": "shared", "env": ["SHOP_KEY", "TZ"],
+            "files": {"read": ["prices.csv"], "write": ["orders.log"]},
+        },
+        "stock": {"code": "shop.stock", "scope": "shared"},
+    }  # fmt: skip
+    assert "the code speaks PostgreSQL" in text
+    assert '# scope = "key:item"  # one shard for each item' in text
+    assert {(edge.caller, edge.callee) for edge in found.edges} == {("main", "orders"), ("orders", "stock")}
+
+
+def test_a_src_layout(tmp_path: Path) -> None:
+    text, found = check(tmp_path, {f"src/{name}": source for name, source in SHOP.items()})
+    assert tomllib.loads(text)["app"]["root"] == "src"
+    assert found.definition("main").code.primary == "shop.cli"
+
+
+def test_the_folder_of_the_package_itself(tmp_path: Path) -> None:
+    text, found = check(tmp_path, SHOP, start="shop")
+    assert tomllib.loads(text)["app"]["root"] == ".."
+    assert set(components(text)) == {"orders", "stock"}
+    assert found.root == str(tmp_path)
+
+
+def test_loose_modules(tmp_path: Path) -> None:
+    files = {
+        "main.py": "import calc\ndef main(): return calc.add(1, 2)\nif __name__ == '__main__':\n    main()\n",
+        "calc.py": "def add(a, b): return a + b\n",
+        "draw.py": "class Pen:\n    def line(self): self.x = 1\n",
+        "test_calc.py": "def test_add(): ...\n",
+        "setup.py": "def run(): ...\n",
+    }
+    text, _ = check(tmp_path, files)
+    assert set(components(text)) == {"calc", "draw"}
+    assert tomllib.loads(text)["app"]["main"] == "main:main"
+
+
+def test_a_single_script(tmp_path: Path) -> None:
+    text, found = check(tmp_path, {"job.py": "def main(): return 1\n"})
+    assert set(components(text)) == {"job"}
+    assert [definition.component for definition in found.definitions] == ["job"]
+
+
+def test_a_main_that_runs_when_imported_is_not_proposed(tmp_path: Path) -> None:
+    text, _ = check(
+        tmp_path, {"a/__init__.py": "", "a/__main__.py": "def main(): ...\nmain()\n", "a/b.py": "def f(): ...\n"}
+    )
+    assert "main" not in tomllib.loads(text)["app"]
+    assert '# main = "module:function"' in text
+
+
+def test_parts_that_would_be_refused_stay_common(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/lines.py": "def every():\n    yield 1\n",
+        "a/count.py": "from a import lines\ndef count(): return sum(lines.every())\n",
+        "a/other.py": "def f(): ...\n",
+    }
+    text, _ = check(tmp_path, files)
+    assert set(components(text)) == {"count", "other"}
+
+
+def test_awkward_names(tmp_path: Path) -> None:
+    files = {
+        "App_2/__init__.py": "", "App_2/_Core.py": "def f(x): return open('a\"b\\\\c.txt')\n",
+        "App_2/été.py": "def g(): ...\n", "App_2/main_.py": "def h(): ...\n",
+    }  # fmt: skip
+    text, _ = check(tmp_path, files)
+    assert sorted(part["code"] for part in components(text).values()) == ["App_2._Core", "App_2.main_", "App_2.été"]
+    assert components(text)["core"]["files"]["read"] == ['a"b\\c.txt']
+
+
+def test_nothing_to_propose(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="no module with functions"):
+        propose_manifest(tmp_path)
+    with pytest.raises(PlanError, match="is not a folder"):
+        propose_manifest(tmp_path / "missing")
+    (tmp_path / "a.py").write_text("def f(:\n")
+    with pytest.raises(PlanError, match=r"SW202 a\.py:1"):
+        propose_manifest(tmp_path)
