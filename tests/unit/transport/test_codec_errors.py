@@ -277,6 +277,15 @@ def test_a_frozenset_that_its_own_element_leads_to_is_refused() -> None:
     node.group = frozenset({node})
     with pytest.raises(CannotCross, match="frozenset"):
         codec.encode_request(node.group)
+    node.group = None
+    around = (frozenset({node}),)
+    node.group = [around]
+    with pytest.raises(CannotCross, match="leads back to"):
+        codec.encode_request(around)
+    node.group = {(node, 1): {(node, 1)}}
+    copy, _ = codec.decode_request(codec.encode_request(frozenset({node}))[0])
+    (found,) = copy
+    assert found.group == {(found, 1): {(found, 1)}}
 
 
 def test_limits_of_the_sender() -> None:

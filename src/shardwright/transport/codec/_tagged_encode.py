@@ -51,6 +51,7 @@ class Encoder:
         "attribute_names",
         "base",
         "buffers",
+        "building",
         "classes",
         "codec",
         "depth",
@@ -80,6 +81,7 @@ class Encoder:
         self.classes: dict[str, int] = {}
         self.attribute_names: dict[type, tuple[str, ...]] = {}
         self.filled: set[int] = set()
+        self.building: set[int] = set()  # tuples whose elements are being written
         self.open: set[int] = set()  # objects whose contents are being written because a hash needs them
         self.depth = 0
         self.items = 0
@@ -135,7 +137,7 @@ class Encoder:
         number = self.numbers.get(id(thing))
         if number is None:
             return False
-        if self.now:
+        if self.now and id(thing) not in self.open:
             self.complete(thing)
         if number < wire.NUMBER_1_BYTE:
             self.out += _REFERENCE_1[number]
@@ -161,7 +163,7 @@ class Encoder:
                     self.at_once(thing, number, self.queue[at][1])
                     continue
             for _, child in children(thing):
-                if id(child) not in seen and type(child) not in wire.ATOMS:
+                if id(child) not in seen and id(child) not in self.open and type(child) not in wire.ATOMS:
                     seen.add(id(child))
                     stack.append(child)
 
@@ -326,9 +328,14 @@ def _elements(s: Encoder, value: object, elements: Any) -> None:
     s.number(count)
     s.items += count
     s.enter(value)
+    building = s.building
+    if building and id(value) in building:  # only by way of contents that a hash needed at once
+        raise Refusal(value, "a tuple that a frozenset in it leads back to", "use a set, or break the cycle")
+    building.add(id(value))
     dispatch = s.dispatch
     for element in elements:
         dispatch[type(element)](s, element)
+    building.discard(id(value))
     s.depth -= 1
 
 
