@@ -1,5 +1,18 @@
 """The composition root of one machine."""
 
+from shardwright.contracts.sandbox import Finding, Fingerprint
+from shardwright.node._api_client import (
+    Ambiguous,
+    ApiClient,
+    NoAnswer,
+    NodeAddress,
+    Refused,
+    choose,
+    running_nodes,
+)
+from shardwright.node._api_messages import describe
+from shardwright.node._api_sockets import runtime_folder
+from shardwright.node._doctor import examine_application, examine_machine
 from shardwright.node._face import (
     AsyncNode,
     AsyncSession,
@@ -10,20 +23,37 @@ from shardwright.node._face import (
     ShardStatus,
     astart,
     plan,
+    shard_object,
     start,
     state_folder,
 )
+from shardwright.node._logs import LogLine
 
 __all__ = [
+    "Ambiguous",
+    "ApiClient",
     "AsyncNode",
     "AsyncSession",
+    "Finding",
+    "Fingerprint",
+    "LogLine",
+    "NoAnswer",
     "Node",
+    "NodeAddress",
     "Options",
+    "Refused",
     "Running",
     "Session",
     "ShardStatus",
     "astart",
+    "choose",
+    "describe",
+    "examine_application",
+    "examine_machine",
     "plan",
+    "running_nodes",
+    "runtime_folder",
+    "shard_object",
     "start",
     "state_folder",
 ]

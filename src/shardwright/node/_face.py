@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import msgspec
+
 from shardwright.contracts.clock import SystemClock
 from shardwright.errors import ManifestError, NodeError
 from shardwright.guest import CallContext, Finished
@@ -68,6 +70,12 @@ class ShardStatus:
     ceiling_memory_bytes: int | None
     usage: Usage | None
     age_s: float
+
+
+def shard_object(status: ShardStatus) -> dict[str, Any]:
+    """The same in JSON types."""
+    found: dict[str, Any] = msgspec.to_builtins(status)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,84 @@
+"""Commands of an application's author: init, plan, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shardwright.cli._invocation import Invocation, common_options
+from shardwright.errors import ManifestError
+from shardwright.manifest import FILE_NAME
+from shardwright.manifest import load as load_manifest
+from shardwright.manifest import schema as manifest_schema
+from shardwright.sharding import plan as plan_manifest
+from shardwright.sharding import plan_json, plan_text, propose_manifest
+
+
+@click.command()
+@click.argument("path", default=".")
+@click.option("--force", is_flag=True, help="Replace a manifest that is there already.")
+@click.option("--print", "only_print", is_flag=True, help="Print the manifest, write nothing.")
+@common_options
+def init(invocation: Invocation, path: str, force: bool, only_print: bool) -> None:
+    """Write a manifest for an application that has none.
+
+    Reads the code below PATH (nothing of it is run), takes its submodules for components, and fills in what they read
+    from the environment, from files and from the network. Check what it wrote: it is a proposal.
+
+    \b
+    Examples:
+      shardwright init myapp
+      shardwright init . --print
+    """
+    folder = Path(path)
+    target = folder / FILE_NAME
+    if target.exists() and not force and not only_print:
+        raise ManifestError(
+            f"{target} is there already", remedy="--force replaces it; --print shows what would be written"
+        )
+    text = propose_manifest(folder)
+    if not only_print:
+        partial = target.with_name(f".{FILE_NAME}.part")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    if invocation.json:
+        invocation.result({"path": None if only_print else str(target), "manifest": text})
+    elif only_print:
+        click.echo(text, nl=False)
+    else:
+        click.echo(f"wrote {target}; see how it would be cut: shardwright plan {path}")
+
+
+@click.command()
+@click.argument("path", default=".")
+@click.option("--profile", metavar="NAME", help="Lay shardwright.NAME.toml over the manifest.")
+@common_options
+def plan(invocation: Invocation, path: str, profile: str | None) -> None:
+    """Show how an application would be cut into shards, and why.
+
+    Definitions, edges with the places in the code they come from, and what was refused, with the remedy. Reads code,
+    runs none.
+
+    \b
+    Examples:
+      shardwright plan examples/arena
+      shardwright plan . --json
+    """
+    made = plan_manifest(load_manifest(path, profile=profile, environment=invocation.environment))
+    if invocation.json:
+        invocation.result(plan_json(made))
+    else:
+        click.echo(plan_text(made).rstrip("\n"))
+
+
+@click.command()
+@common_options
+def schema(invocation: Invocation) -> None:
+    """Print the JSON Schema of shardwright.toml, for editors and validators.
+
+    \b
+    Example:
+      shardwright schema > shardwright.schema.json
+    """
+    invocation.result(manifest_schema())

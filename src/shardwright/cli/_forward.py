@@ -1,0 +1,61 @@
+"""What shards print, written to this process's stdout and stderr while a program of theirs runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from shardwright.node import LogLine, Running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOST_WAITING = 200_000  # lines; a reader of ours that stands still must not fill our memory
+
+
+class Forwarding:
+    """Lines go out in their order, on a thread of their own, so that a slow reader never holds up the node.
+
+    ``tagged`` puts the shard before each line. After ``close`` everything heard has been written.
+    """
+
+    def __init__(self, running: Running, *, tagged: bool = False) -> None:
+        self._tagged = tagged
+        self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
+        self._waiting = 0
+        self._lost = 0
+        self._middle: dict[tuple[int, str], bool] = {}  # stream and shard -> it stands in the middle of a line
+        self._thread = threading.Thread(target=self._write, name="forward", daemon=True)
+        self._thread.start()
+        running.submit(self._subscribe(running)).result()
+
+    async def _subscribe(self, running: Running) -> Callable[[], None]:
+        return running.core.logs.subscribe(self._hear)
+
+    def _hear(self, line: LogLine) -> None:
+        if self._waiting >= _MOST_WAITING:
+            self._lost += 1
+            return
+        stream = 2 if line.stream in ("stderr", "log") else 1
+        head = f"{line.shard} | " if self._tagged and not self._middle.get((stream, line.shard)) else ""
+        self._middle[stream, line.shard] = line.partial
+        text = f"{head}{line.text}{'' if line.partial else chr(10)}"
+        self._waiting += 1
+        self._queue.put((stream, text.encode("utf-8", "backslashreplace")))
+
+    def _write(self) -> None:
+        while (item := self._queue.get()) is not None:
+            stream, data = item
+            self._waiting -= 1
+            with contextlib.suppress(OSError):  # whoever reads us has gone
+                while data:
+                    data = data[os.write(stream, data) :]
+
+    def close(self, timeout_s: float = 30.0) -> int:
+        """Write what is left; returns how many lines were lost."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+        return self._lost

@@ -1,0 +1,78 @@
+"""One invocation: what the environment and the common options say, and how results are shown."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Invocation:
+    """``json``: results are JSON on stdout, errors JSON on stderr. ``starting``: a failure now is one to start."""
+
+    environment: Mapping[str, str]
+    json: bool = False
+    debug: bool = False
+    starting: bool = False
+
+    def console(self, *, stderr: bool = False) -> Console:
+        """Colours at a terminal, unless NO_COLOR is set; plain text elsewhere."""
+        plain = bool(self.environment.get("NO_COLOR")) or self.environment.get("TERM") == "dumb"
+        return Console(stderr=stderr, no_color=plain, highlight=False, soft_wrap=True, emoji=False)
+
+    def result(self, value: Any) -> None:
+        """One JSON object on stdout."""
+        click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False, default=str))
+
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]], *, stderr: bool = False) -> None:
+        """Aligned columns; cut at the width of a terminal, never elsewhere."""
+        console = self.console(stderr=stderr)
+        held = [[_printable(cell) for cell in row] for row in rows]
+        if not console.is_terminal:
+            widths = [max(len(line[i]) for line in [list(headers), *held]) for i in range(len(headers))]
+            for line in [list(headers), *held]:
+                text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+                click.echo(text.rstrip(), err=stderr)
+            return
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for header in headers:
+            table.add_column(header, overflow="ellipsis", no_wrap=True)
+        for line in held:
+            table.add_row(*(Text(cell) for cell in line))
+        console.print(table, soft_wrap=False)
+
+
+def _printable(text: str) -> str:
+    """Other people's text must not move our cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def clock_time(wall_s: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(wall_s)) + f".{int(wall_s % 1 * 1000):03d}"
+
+
+def common_options(function: F) -> F:
+    """``--json`` and ``--debug``, and the Invocation as first argument."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+    @click.option("--debug", is_flag=True, help="Show Shardwright's own traceback when something fails.")
+    @click.pass_obj
+    @functools.wraps(function)
+    def wrapped(invocation: Invocation, /, *args: Any, as_json: bool, debug: bool, **kwargs: Any) -> Any:
+        invocation.json, invocation.debug = as_json, debug
+        return function(invocation, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]

@@ -1,0 +1,82 @@
+"""The ``shardwright`` command: its groups, and what every failure ends in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from shardwright.cli import _ask, _author, _demo, _doctor, _run
+from shardwright.cli._errors import BROKEN_PIPE, INTERRUPTED, report
+from shardwright.cli._invocation import Invocation
+
+_GROUPS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
+    ("Prepare an application", (_author.init, _author.plan, _author.schema, _doctor.doctor)),
+    ("Run it", (_run.run, _demo.demo)),
+    (
+        "Look at and steer a running node, from any terminal",
+        (_ask.ps, _ask.call, _ask.logs, _ask.events, _ask.sessions, _ask.decisions, _ask.resize, _ask.stop),
+    ),
+)
+
+
+class _Grouped(click.Group):
+    """Commands listed by purpose, in the order in which a new user needs them."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in _GROUPS:
+            with formatter.section(title):
+                formatter.write_dl([(c.name or "", c.get_short_help_str(90)) for c in commands])
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [command.name or "" for _, commands in _GROUPS for command in commands]
+
+
+@click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="shardwright", message="shardwright %(version)s")
+def _shardwright() -> None:
+    """Run an unmodified Python application as isolated, pre-warmed, right-sized shards.
+
+    \b
+    A first session:
+      shardwright doctor                     what this machine offers
+      shardwright init myapp                 write a manifest, shardwright.toml
+      shardwright plan myapp                 how it would be cut, and why
+      shardwright run myapp -- --verbose     run it; arguments after -- are the program's
+      shardwright ps                         its shards, from another terminal
+
+    Exit status: 0 done, 1 it was tried and failed, 2 what was given cannot be used, 3 no node answers, 70 a defect of
+    Shardwright. `run` exits with the program's own status.
+    """
+
+
+for _, _commands in _GROUPS:
+    for _command in _commands:
+        _shardwright.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its status. Reads the environment, once."""
+    status = invoke(sys.argv[1:] if arguments is None else arguments, Invocation(dict(os.environ)))
+    sys.exit(status)
+
+
+def invoke(arguments: Sequence[str], invocation: Invocation) -> int:
+    """The exit status of one command, with everything printed. Raises nothing that a user could meet."""
+    try:
+        status = _shardwright.main(list(arguments), prog_name="shardwright", standalone_mode=False, obj=invocation)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read us has enough; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        return BROKEN_PIPE
+    except Exception as error:
+        return report(error, invocation)

@@ -1,0 +1,214 @@
+"""``run``: an application's main program in its shard, with this terminal; or its components, served till the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Any
+
+import click
+
+from shardwright.cli._errors import INTERRUPTED, OK, TERMINATED
+from shardwright.cli._forward import Forwarding
+from shardwright.cli._invocation import Invocation, common_options
+from shardwright.errors import NodeError, ShardwrightError
+from shardwright.node import Options, Running, runtime_folder
+
+GRACE_S = 5.0  # what a program has to end by itself after SIGTERM
+_POLL_S = 0.5
+_STOP = "stop"
+_DONE = "done"
+
+
+class Terminated(BaseException):
+    """SIGTERM before there was anything to stop with grace."""
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP as items of a queue; before ``quiet``, as exceptions in the main thread."""
+
+    def __init__(self) -> None:
+        self.heard: SimpleQueue[int | str] = SimpleQueue()
+        self._raising = True
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+                self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self._raising:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        self.heard.put(number)
+
+    def quiet(self) -> None:
+        """From now on they are only noted."""
+        self._raising = False
+
+    def next(self, timeout_s: float) -> int | str | None:
+        try:
+            return self.heard.get(timeout=max(0.0, timeout_s))
+        except Empty:
+            return None
+
+
+@contextlib.contextmanager
+def started(invocation: Invocation, path: str, options: Options, signals: Signals) -> Iterator[Running]:
+    """A node, stopped with everything of it at the end, whatever happens in between."""
+    invocation.starting = True
+    running = Running(path, options)
+    try:
+        signals.quiet()
+        running.on_stop = lambda: signals.heard.put(_STOP)
+        invocation.starting = False
+        yield running
+    finally:
+        signals.quiet()
+        running.close()
+
+
+def options_for(invocation: Invocation, path: str, arguments: tuple[str, ...] = (), **more: Any) -> Options:
+    folder = Path(os.path.abspath(path))
+    program = folder.parent.name if folder.suffix == ".toml" else folder.name
+    environment = dict(invocation.environment)
+    return Options(
+        environment=environment, argv=(program, *arguments), runtime=runtime_folder(environment), **more
+    )  # fmt: skip
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("path")
+@click.argument("arguments", nargs=-1, metavar="[-- ARGS]...")
+@click.option("--inproc", is_flag=True, help="Everything in one process: for debuggers, and where there is no fork.")
+@click.option("--profile", metavar="NAME", help="Lay shardwright.NAME.toml over the manifest.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing of our own; without app.main, show no output of shards.")
+@common_options
+def run(
+    invocation: Invocation, path: str, arguments: tuple[str, ...], inproc: bool, profile: str | None, quiet: bool
+) -> int:
+    """Run an application as shards.
+
+    With app.main in the manifest: runs the program in its shard with this terminal's streams; arguments after -- are
+    its own, its exit status is ours. Without: serves until Ctrl-C, SIGTERM or `shardwright stop`.
+
+    The first Ctrl-C goes to the program, the second stops everything; SIGTERM goes to the program, which has 5 seconds.
+
+    \b
+    Examples:
+      shardwright run examples/pressroom -- --limit 20
+      shardwright run . --profile production --quiet
+    """
+    signals = Signals()
+    with signals:
+        try:
+            options = options_for(invocation, path, arguments, inproc=inproc, profile=profile, terminal=True)
+            with started(invocation, path, options, signals) as running:
+                if not quiet:
+                    _ready(invocation, running)
+                component = running.main_component()
+                if component is None:
+                    status, text = _serve(running, signals, quiet), ""
+                else:
+                    status, text = _program(running, signals, str(component))
+        except Terminated:
+            return TERMINATED
+    if text:
+        click.echo(text, err=True, nl=False)
+    return status
+
+
+def _ready(invocation: Invocation, running: Running) -> None:
+    address = str(running.api.path) if running.api is not None else ""
+    shards = len(running.core.records())
+    if invocation.json:
+        click.echo(json.dumps({"ready": running.manifest.app, "shards": shards, "socket": address}), err=True)
+    else:
+        where = f", {address}" if address else ""
+        click.echo(f"shardwright: {running.manifest.app} is ready, {shards} shards{where}", err=True)
+
+
+def _serve(running: Running, signals: Signals, quiet: bool) -> int:
+    forwarding = None if quiet else Forwarding(running, tagged=True)
+    try:
+        while signals.next(_POLL_S) is None:
+            if running.lost.is_set():
+                raise NodeError("the node cannot go on: its keeper died, and every shard with it")
+        signals_again(signals)
+        running.close()
+    finally:
+        if forwarding is not None:
+            forwarding.close()
+    return OK
+
+
+def signals_again(signals: Signals) -> None:
+    """Whoever presses Ctrl-C while we stop gets what the system does by default: the keeper ends everything."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _program(running: Running, signals: Signals, component: str) -> tuple[int, str]:
+    """Run app.main; its exit status, and what to print at the end."""
+    from shardwright.model.ids import ComponentName
+
+    name = ComponentName(component)
+    forwarding = Forwarding(running)
+    future: Future[Any] = running.submit(running.core.run_main(name, running.manifest.main))
+    future.add_done_callback(lambda _: signals.heard.put(_DONE))
+    forced: int | None = None
+    end_s: float | None = None
+    interrupts = 0
+    try:
+        while True:
+            wait_s = _POLL_S if end_s is None else min(_POLL_S, end_s - time.monotonic())
+            heard = signals.next(wait_s)
+            if heard == _DONE:
+                break
+            if heard == signal.SIGINT:
+                interrupts += 1
+                if interrupts > 1 or not _tell(running, name, signal.SIGINT):
+                    forced = INTERRUPTED
+                    break
+            elif heard is not None and forced is None:  # SIGTERM, SIGHUP, `shardwright stop`
+                forced = TERMINATED
+                end_s = time.monotonic() + (GRACE_S if _tell(running, name, signal.SIGTERM) else 0.0)
+            if end_s is not None and time.monotonic() >= end_s:
+                break
+        if not future.done():
+            signals_again(signals)
+        try:
+            finished = future.result(timeout=0)
+        except (ShardwrightError, TimeoutError):
+            if forced is None:
+                raise
+            return forced, ""
+        return (finished.status & 0xFF if forced != TERMINATED or finished.status else forced), finished.traceback
+    finally:
+        running.close()
+        lost = forwarding.close()
+        if lost:
+            click.echo(f"shardwright: {lost} lines of shards were lost: nobody read them", err=True)
+
+
+def _tell(running: Running, component: Any, number: int) -> bool:
+    """Send a signal to the program; False when it has no process of its own."""
+    pid = running.core.main_pid(component)
+    if not pid or pid == os.getpid():
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    return True

@@ -1,0 +1,108 @@
+"""What this machine offers to a node, and what an application needs of it, as findings with their remedies."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from shardwright.contracts.sandbox import Finding, Fingerprint
+from shardwright.errors import ManifestError, NodeError
+from shardwright.manifest import capacity_problems, load
+from shardwright.model.manifest import Manifest
+from shardwright.model.shard import Severity, ShardPlan
+from shardwright.model.units import format_bytes
+from shardwright.node._api_sockets import runtime_folder
+from shardwright.node._checks import not_enforced, refuse_unbuilt
+from shardwright.node._launcher import read_secrets
+from shardwright.sandbox.process import ProcessBackend
+from shardwright.sharding import plan as plan_manifest
+from shardwright.transport import shm
+
+
+def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
+    """By trying, leaving nothing behind. ``usable``: shards can run here, in sandboxes of some kind."""
+    backend = ProcessBackend()
+    try:
+        found = backend.fingerprint()
+        capacity = backend.capacity()
+    finally:
+        backend.close()
+    memory = format_bytes(capacity.memory_bytes) if capacity.memory_bytes is not None else "unknown memory"
+    more = (
+        Finding("capacity", True, f"{capacity.cpu:g} cores, {memory} to give to shards"),
+        _extension(),
+        _folder("sockets", runtime_folder(environment), "set XDG_RUNTIME_DIR to a folder of yours"),
+    )
+    return Fingerprint(found.usable, (*found.findings, *more))
+
+
+def examine_application(
+    path: str | Path, *, profile: str | None = None, environment: Mapping[str, str] | None = None
+) -> Fingerprint:
+    """Whether this machine has what the manifest at ``path`` needs. Raises ManifestError, PlanError."""
+    environment = environment or {}
+    manifest = load(path, profile=profile, environment=environment)
+    plan = plan_manifest(manifest)
+    backend = ProcessBackend()
+    try:
+        lacking = capacity_problems(manifest, backend.capacity())
+        enforced = backend.capabilities().enforces
+    finally:
+        backend.close()
+    findings = [Finding("manifest", True, f"{manifest.path}: {len(plan.definitions)} components")]
+    for problem in lacking:
+        findings.append(Finding("capacity", False, problem, "lower the guarantee, or take a larger machine"))
+    try:
+        refuse_unbuilt(manifest)
+    except ManifestError as error:
+        findings += [Finding("isolation", False, problem, 'use isolation = "auto"') for problem in error.problems]
+    findings += _secrets(manifest, environment)
+    needed = len(findings)
+    for line in not_enforced(manifest, enforced):
+        findings.append(Finding("limits", False, line))
+    for component in manifest.components:
+        absent = [name for name in component.env if name not in environment]
+        if absent:
+            findings.append(Finding("environment", False, f"{component.name}: not set: {', '.join(absent)}"))
+    for item in plan.diagnostics:
+        if item.severity is Severity.REFUSAL:
+            findings.append(Finding("plan", False, f"{item.code} {item.message}", item.remedy))
+    findings += _visitors(plan, manifest)
+    return Fingerprint(all(each.present for each in findings[:needed]), tuple(findings))
+
+
+def _extension() -> Finding:
+    if shm.available():
+        return Finding("extension", True, "shared memory between shards is available")
+    what, _, remedy = shm.reason().partition("; ")
+    return Finding("extension", False, f"{what}; sockets serve", remedy)
+
+
+def _folder(name: str, folder: Path, remedy: str) -> Finding:
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if os.access(there, os.W_OK | os.X_OK):
+        return Finding(name, True, str(folder))
+    return Finding(name, False, f"{there} is not ours to write; other terminals cannot reach a node", remedy)
+
+
+def _secrets(manifest: Manifest, environment: Mapping[str, str]) -> list[Finding]:
+    if not any(component.secrets for component in manifest.components):
+        return []
+    try:
+        read_secrets(manifest, environment)
+    except NodeError as error:
+        return [Finding("secrets", False, error.message, error.remedy or "provide it, or take it out of the manifest")]
+    return [Finding("secrets", True, "all can be read")]
+
+
+def _visitors(plan: ShardPlan, manifest: Manifest) -> list[Finding]:
+    module = manifest.visitors.partition(":")[0]
+    if not module or Path(plan.root, *module.split(".")).with_suffix(".py").exists():
+        return []
+    if importlib.util.find_spec(module.partition(".")[0]) is not None:
+        return []
+    return [Finding("visitors", False, f"there is no module {module}", "correct app.visitors")]
