@@ -18,6 +18,9 @@ from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber
 
 
+MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doing, so honest peers need one or two
+
+
 class Waiting:
     """A blocked thread's ticket: outcomes and calls to run arrive in ``inbox``."""
 
@@ -59,12 +62,12 @@ class Chains:
         return late
 
     def offer(self, chain: int, call: object) -> bool:
-        """Give a call to the latest thread that waits on its chain; False when none does."""
+        """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do."""
         if not chain:
             return False
         with self._mutex:
             stack = self._waiting.get(chain)
-            if not stack:
+            if not stack or stack[-1].inbox.qsize() >= MAX_OFFERED:
                 return False
             stack[-1].inbox.put(call)
             return True

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Protocol
 
 from shardwright.contracts.transport import Channel
-from shardwright.errors import ChannelClosed
+from shardwright.errors import ChannelClosed, ProtocolViolation
 
 
 class Reader(Protocol):
@@ -122,4 +122,9 @@ class Hub:
                 return
             if frame is None:
                 return
-            reader.on_frame(frame)
+            try:
+                reader.on_frame(frame)
+            except Exception as defect:  # a message that defeats us costs its sender the channel, and nobody else
+                self._unregister(reader)
+                reader.on_closed(ProtocolViolation(f"a message could not be handled: {defect!r}"))
+                return

@@ -74,7 +74,13 @@ class Mailbox:
             if worker is None:
                 raise Overloaded(f"{self._name}: all {self._max_workers} threads of the shard wait for other shards")
             self._held = True
-        worker.give(work)
+        try:
+            worker.give(work)
+        except RuntimeError as error:  # no thread to be had: the limit of processes is reached
+            with self._mutex:
+                self._workers -= 1
+            Mailbox.release(self)
+            raise Overloaded(f"{self._name}: no thread for a further call: {error}") from None
 
     def holds(self) -> bool:
         """Whether the calling thread has the baton."""
@@ -101,8 +107,7 @@ class Mailbox:
                 return
             if self._queue:
                 worker = self._take_worker()
-                if worker is not None:
-                    worker.give(self._queue.popleft())
+                if worker is not None and self._handed(worker):
                     return
             self._held = False
 
@@ -114,6 +119,16 @@ class Mailbox:
             idle, self._idle = self._idle, []
         for worker in idle:
             worker.give(None)
+
+    def _handed(self, worker: _Worker) -> bool:
+        """Give the oldest queued call to a worker; False when no thread is to be had: then it stays in the queue."""
+        try:
+            worker.give(self._queue[0])
+        except RuntimeError:
+            self._workers -= 1
+            return False
+        self._queue.popleft()
+        return True
 
     def _take_worker(self) -> _Worker | None:
         """An idle worker, or a new one; None when there are too many. Called under the mutex."""
@@ -167,10 +182,12 @@ class _Worker:
         self._name = name
 
     def give(self, work: Work | None) -> None:
-        self._given.append(work)
+        """Raises RuntimeError when its thread cannot be started; then nothing was given."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
+        self._given.append(work)
         self._wake.release()
 
     def _run(self) -> None:

@@ -230,10 +230,26 @@ class IncomingCall:
         entry = self.entry
         assert entry is not None
         if target is not None:
-            return getattr(owner.objects.get(target), entry.qualname.rpartition(".")[2])(*args, **kwargs)
+            return self._method_of(owner.objects.get(target), entry)(*args, **kwargs)
         if entry.kind is EntryKind.APPLICATION:
             raise NotPermitted(f"{self.what} is an application and cannot be called", outcome="not started")
+        if entry.kind is EntryKind.METHOD:
+            self._refuse_unbound(entry)
         return owner.resolve(entry.module, entry.qualname)(*args, **kwargs)
+
+    def _method_of(self, thing: object, entry: EntryPoint) -> Any:
+        """The method that the entry point names, of an object that has it from the entry point's own class."""
+        cls, _, name = entry.qualname.rpartition(".")
+        if entry.kind is not EntryKind.METHOD or not isinstance(thing, self.owner.resolve(entry.module, cls)):
+            raise NotPermitted(f"{self.what} is no method of a {type(thing).__name__}", outcome="not started")
+        return getattr(thing, name)
+
+    def _refuse_unbound(self, entry: EntryPoint) -> None:
+        """A plain method runs on an object of its class that lives here, never on what a caller sends for ``self``."""
+        cls, _, name = entry.qualname.rpartition(".")
+        found = inspect.getattr_static(self.owner.resolve(entry.module, cls), name, None)
+        if not isinstance(found, (staticmethod, classmethod)):
+            raise NotPermitted(f"{self.what} is a method and needs its object", outcome="not started")
 
     def _arguments(self, value: Any) -> tuple[int | None, tuple[Any, ...], dict[str, Any]]:
         match value:
@@ -243,7 +259,8 @@ class IncomingCall:
 
     def _read(self, value: Any) -> Any:
         match value:
-            case (str() | int() as owner, str() as name) if not name.startswith("__"):
+            # an identifier: a dotted name would lead through attributes of attributes to what nobody exports
+            case (str() | int() as owner, str() as name) if name.isidentifier() and not name.startswith("__"):
                 if isinstance(owner, int):
                     found = getattr(self.owner.objects.get(owner), name)
                 elif owner in self.owner._modules:

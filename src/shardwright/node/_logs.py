@@ -112,7 +112,7 @@ class Logs:
                 level, logger = str(tag.get("l", ""))[:16], str(tag.get("n", ""))[:128]
                 partial = bool(tag.get("p"))
                 raw = rest
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 pass  # a forged tag is just text
         text = raw.decode("utf-8", "backslashreplace")
         line = LogLine(next(self._sequence), time.time(), shard, stream, text, session, level, logger, partial)
