@@ -17,7 +17,6 @@ from pathlib import Path
 from types import CodeType, SimpleNamespace, TracebackType
 from typing import Any
 
-from shardwright import errors
 from shardwright.errors import RemoteError, ShardwrightError
 from shardwright.transport.codec import _tagged_decode as decoding
 from shardwright.transport.codec import _wire as wire
@@ -41,7 +40,7 @@ _BUILTIN: dict[str, type[BaseException]] = {
 }
 _OURS: dict[str, type[BaseException]] = {
     f"{thing.__module__}:{name}": thing
-    for name, thing in vars(errors).items()
+    for name, thing in vars(sys.modules[ShardwrightError.__module__]).items()
     if isinstance(thing, type) and issubclass(thing, ShardwrightError)
 }
 # Of the standard library: known by name wherever the receiver has the module loaded already.
