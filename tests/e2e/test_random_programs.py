@@ -220,9 +220,9 @@ def experiment(recipe, program):
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5), st.binary(max_size=5)
 )
-KINDS = (
-    "leaf list dict set deque bytearray ordered names point plain slotted tuple colour".split()
-)
+KINDS = [
+    "leaf", "list", "dict", "set", "deque", "bytearray", "ordered", "names", "point", "plain", "slotted", "tuple", "colour",
+]  # fmt: skip
 RECIPES = st.lists(
     st.tuples(st.sampled_from(KINDS), LEAVES, st.lists(st.integers(0, 9), max_size=4)), min_size=1, max_size=8
 )

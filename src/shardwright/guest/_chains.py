@@ -17,7 +17,6 @@ from shardwright.errors import ChannelClosed
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber
 
-
 MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doing, so honest peers need one or two
 
 

@@ -28,7 +28,7 @@ from shardwright.sandbox import process_start_ticks
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "COVERAGE_PROCESS_START")
 _EXITS_KEPT = 256  # reports of a template that nobody asked for
-THREADS = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Launcher(ABC):
@@ -239,10 +239,8 @@ class ProcessLauncher(Launcher):
 
     def _enter(self, port: GuestPort, terminal: bool) -> None:
         secrets = dict(self._surroundings.secrets.get(port.component, {}))
-        if terminal:
-            descriptors = tuple(os.dup(stream) for stream in (0, 1, 2))
-        else:
-            descriptors = (self._logs.pipe(port.shard),)
+        log = () if terminal else (self._logs.pipe(port.shard),)
+        descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
         port.send(Enter(port.shard, secrets, terminal), descriptors)
 
     # -- starting ----------------------------------------------------------------------------------------------
