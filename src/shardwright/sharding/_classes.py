@@ -76,6 +76,7 @@ class ClassFacts:
     changes: list[tuple[int, str]] = field(default_factory=list)  # why copies would not do
     global_writes: list[int] = field(default_factory=list)
     stateful: bool = False
+    stripped: bool = False  # elsewhere only its name and bases are seen
     why: str = ""
     methods: dict[str, MethodFacts] = field(default_factory=dict)
 

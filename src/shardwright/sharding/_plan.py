@@ -38,7 +38,7 @@ def plan(manifest: Manifest) -> ShardPlan:
     remedy.
     """
     program = Program(manifest)
-    surfaces = {module: judge(program, module) for module in sorted(program.owners)}
+    surfaces = judge(program)
     components: tuple[ComponentName, ...] = tuple(component.name for component in manifest.components)
     if program.main_module is not None:
         components = (*components, MAIN_COMPONENT)
@@ -63,7 +63,7 @@ def plan(manifest: Manifest) -> ShardPlan:
         definitions=tuple(definitions),
         edges=tuple(found.edges),
         diagnostics=tuple(sorted(diagnostics, key=_order)),
-        modules=tuple(_surface(program, surfaces[module]) for module in sorted(surfaces)),
+        modules=tuple(_surface(program, surfaces, module) for module in sorted(surfaces)),
         value_classes=values,
         stateful_classes=stateful,
     )
@@ -120,14 +120,14 @@ def _callees(component: ComponentName, edges: list[PlanEdge]) -> tuple[Component
     return tuple(edge.callee for edge in edges if edge.caller == component)
 
 
-def _surface(program: Program, surface: Surface) -> ModuleSurface:
-    module = surface.symbols.module
+def _surface(program: Program, surfaces: dict[str, Surface], name: str) -> ModuleSurface:
+    module = surfaces[name].symbols.module
     return ModuleSurface(
         module=module.name,
         owner=program.owners[module.name],
         path=module.relative,
         is_package=module.is_package,
-        stub_source=stub_source(program, surface),
+        stub_source=stub_source(program, surfaces, name),
         source_sha256=module.sha256,
     )
 

@@ -43,14 +43,16 @@ _UNSTEADY = frozenset({"os.environ", "sys.argv", "sys.path", "sys.stdout", "sys.
 class Purity:
     """Judges expressions of one module. ``resolve`` gives the home of a dotted name, ``kept`` says whether a
     top-level name exists in the generated module, ``constructible`` whether calling a class of the
-    application has no effects."""
+    application has no effects, ``opaque`` whether a class hides an attribute (or, asked for none, its brackets)."""
 
     def __init__(
         self,
         resolve: Callable[[ast.expr], Ref | None],
         kept: Callable[[str], bool],
         constructible: Callable[[Ref], bool],
+        opaque: Callable[[Ref, str], bool],
     ) -> None:
+        self._opaque = opaque
         self._resolve = resolve
         self._kept = kept
         self._constructible = constructible
@@ -71,7 +73,15 @@ class Purity:
                 ref = self._resolve(node)
                 if ref is not None and f"{ref.module}.{ref.name}" in _UNSTEADY:
                     return False
+                owner = self._resolve(base) if isinstance(base, ast.Name | ast.Attribute) else None
+                if owner is not None and owner.name and self._opaque(owner, node.attr):
+                    return False
                 return self.pure(base, local)
+            case ast.Subscript(value=ast.Name() | ast.Attribute() as base, slice=index):
+                owner = self._resolve(base)
+                if owner is not None and owner.name and self._opaque(owner, ""):
+                    return False
+                return self.pure(base, local) and self.pure(index, local)
             case ast.Call():
                 return self._call(node, local)
             case ast.Lambda():

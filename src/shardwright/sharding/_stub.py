@@ -12,7 +12,7 @@ from shardwright.sharding._classes import ClassFacts, constants_of
 from shardwright.sharding._functions import FunctionFacts
 from shardwright.sharding._names import needs_of
 from shardwright.sharding._program import Program
-from shardwright.sharding._surface import Surface, statements
+from shardwright.sharding._surface import NameKind, Surface, statements
 from shardwright.sharding._symbols import Bind, Ref, import_bindings, is_main_guard, is_type_checking, target_names
 
 # A function of a copied class may use a global that only the owner has: the module's own ``__getattr__`` asks for it.
@@ -20,18 +20,20 @@ _ASK = """
 def __shardwright_value__(name):
     return getattr(__import__("sys").modules[__name__], name)
 """
+_REAL = (NameKind.FUNCTION, NameKind.STATEFUL, NameKind.VALUE, NameKind.CONSTANT)
 _STATIC_TESTS = frozenset({"sys.version_info", "sys.platform", "os.name", "sys.implementation", "platform.system"})
 
 
-def stub_source(program: Program, surface: Surface) -> str:
+def stub_source(program: Program, surfaces: dict[str, Surface], module: str) -> str:
     """The source of the generated module; the same input gives the same text."""
-    return _Writer(program, surface).run()
+    return _Writer(program, surfaces, module).run()
 
 
 class _Writer:
-    def __init__(self, program: Program, surface: Surface) -> None:
+    def __init__(self, program: Program, surfaces: dict[str, Surface], module: str) -> None:
         self.program = program
-        self.surface = surface
+        self.surfaces = surfaces
+        self.surface = surface = surfaces[module]
         self.symbols = surface.symbols
         self.module = surface.symbols.module
         self.lines = self.module.text.splitlines(keepends=True)
@@ -103,7 +105,7 @@ class _Writer:
             if source == "__future__":
                 return ""
             if node.names[0].name == "*":
-                return f"from {source} import *" if self.program.tree.locate(source) is not None else ""
+                return self.star(source)
         kept, modules = [], []
         for name, kind, ref, alias in import_bindings(self.module, node):
             if name not in self.surface.needed or name in self.surface.functions:
@@ -118,6 +120,22 @@ class _Writer:
             return f"import {', '.join(kept)}" if kept else ""
         source = self.module.absolute(node.module, node.level)
         return "\n".join([*([f"from {source} import {', '.join(kept)}"] if kept else []), *modules])
+
+    def star(self, source: str) -> str:
+        """``from source import *``; out of another generated module, name by name, without those that its owner keeps."""
+        if source not in self.surfaces:
+            return f"from {source} import *" if self.program.tree.locate(source) is not None else ""
+        lines = []
+        for name in sorted(self.program.resolver.exported(source) or ()):
+            home = self.program.resolver.attribute(source, name)
+            surface = self.surfaces.get(home.module)
+            if not home.name:
+                lines.append(f"import {home.module} as {name}")
+            elif surface is None:
+                lines.append(f"from {home.module} import {home.name} as {name}")
+            elif surface.kind(home.top) in _REAL:
+                lines.append(f"from {home.module} import {home.name}" + (f" as {name}" if name != home.name else ""))
+        return "\n".join(lines)
 
     def assignment(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign, nested: bool) -> str:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shardwright.model.shard import Diagnostic, Severity, Site
+from shardwright.sharding._classes import constants_of
 from shardwright.sharding._entries import function_facts
 from shardwright.sharding._functions import FunctionFacts
 from shardwright.sharding._names import Needs, needs_of
@@ -44,6 +45,7 @@ class Surface:
     constants: set[str] = field(default_factory=set)
     values: dict[str, ast.ClassDef] = field(default_factory=dict)
     stateful: dict[str, ast.ClassDef] = field(default_factory=dict)
+    unimported: set[str] = field(default_factory=set)  # imported names that only another module's owner can answer
     stripped: set[str] = field(default_factory=set)  # value classes that keep their name and bases alone
     needed: set[str] = field(default_factory=set)
     undecorated: set[int] = field(default_factory=set)  # ids of decorators that only register
@@ -67,7 +69,7 @@ class Surface:
 
     @property
     def remote(self) -> set[str]:
-        return {name for name in self.symbols.bindings if self.kind(name) is NameKind.REMOTE}
+        return self.unimported | {name for name in self.symbols.bindings if self.kind(name) is NameKind.REMOTE}
 
 
 def statements(body: list[ast.stmt], guarded: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
@@ -88,20 +90,47 @@ def statements(body: list[ast.stmt], guarded: bool = False) -> Iterator[tuple[as
             yield statement, guarded
 
 
-def judge(program: Program, module: str) -> Surface:
-    """Judges one owned module. May turn a class that cannot be rebuilt outside into one reached by handle."""
-    symbols = program.resolver.symbols(module)
-    assert symbols is not None
-    return _Judge(program, symbols).run()
+def judge(program: Program) -> dict[str, Surface]:
+    """Judges every owned module. May turn a class that cannot be rebuilt outside into one reached by handle.
+
+    What a module imports may turn out to be answered by an owner alone, which makes more of its own names so: repeated until
+    nothing changes.
+    """
+    surfaces: dict[str, Surface] = {}
+    remote: set[Ref] = set()
+    todo = sorted(program.owners)
+    while todo:
+        before = set(remote)
+        for module in todo:
+            symbols = program.resolver.symbols(module)
+            assert symbols is not None
+            earlier = surfaces[module].diagnostics if module in surfaces else []
+            surface = surfaces[module] = _Judge(program, symbols, frozenset(before)).run()
+            known = {item.message for item in surface.diagnostics}
+            surface.diagnostics += [item for item in earlier if item.message not in known]
+            remote |= {Ref(module, name) for name in surface.remote}
+        fresh = remote - before
+        todo = [
+            module
+            for module in sorted(program.owners)
+            if fresh
+            and any(
+                program.resolver.top_level(module, name) in fresh
+                for name, bindings in surfaces[module].symbols.bindings.items()
+                if bindings[-1].kind is Bind.FROM
+            )
+        ]
+    return surfaces
 
 
 class _Judge:
-    def __init__(self, program: Program, symbols: Symbols) -> None:
+    def __init__(self, program: Program, symbols: Symbols, remote: frozenset[Ref]) -> None:
+        self.remote = remote
         self.program = program
         self.symbols = symbols
         self.module = symbols.module.name
         self.surface = Surface(symbols)
-        self.purity = Purity(self.resolve, self.exists, self.constructible)
+        self.purity = Purity(self.resolve, self.exists, self.constructible, self.opaque)
         self.assigned: dict[str, list[ast.stmt]] = {}  # statements that give a name its value
         self.imported: set[str] = set()
 
@@ -112,7 +141,10 @@ class _Judge:
             if facts is not None:
                 surface.functions[name] = facts
             elif any(binding.kind in (Bind.IMPORT, Bind.FROM) for binding in bindings):
-                self.imported.add(name)
+                if self.program.resolver.top_level(self.module, name) in self.remote:
+                    surface.unimported.add(name)
+                else:
+                    self.imported.add(name)
         self._classes()
         self._assignments()
         while self._drop_impure() or self._drop_classes():
@@ -139,6 +171,15 @@ class _Judge:
         if facts is None or facts.stateful or facts.global_writes:
             return False
         return facts.nature in ("record", "enum", "exception") or not facts.changes
+
+    def opaque(self, ref: Ref, attribute: str) -> bool:
+        """Whether a class of the application does not show its attributes, or types in brackets, in a generated module."""
+        if self.program.owners.get(ref.module) is None:
+            return False
+        facts = self.program.classes.facts(ref)
+        if facts is None or not (facts.stateful or facts.stripped):
+            return False
+        return facts.stripped or not attribute or attribute not in constants_of(facts.node)
 
     # -- classes and assignments ---------------------------------------------------------------------------------
 
@@ -217,6 +258,8 @@ class _Judge:
                 text = f"class {name} cannot be rebuilt outside {owner}, so it is reached by handle: {why}"
             else:
                 self.surface.stripped.add(name)
+                if facts is not None:
+                    facts.stripped = True
                 text = f"class {name} cannot be rebuilt outside {owner}; only its name and bases are seen there: {why}"
             remedy = "let its class body use literals only, or move what it uses into a common module"
             self.surface.diagnostics.append(Diagnostic("SW250", Severity.WARNING, text, site, owner, remedy))
