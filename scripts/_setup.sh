@@ -125,3 +125,18 @@ setup_environment() {
     printf '%s\n' "$sum" >"$stamp"
     exec 9>&-
 }
+
+# The README texts that the press room prints in the tests: metadata of the packages of requirements/corpus.txt, in
+# .venv-corpus. Nothing there can be imported.
+setup_corpus() {
+    local folder=$root/.venv-corpus lock=$root/requirements/corpus.txt
+    if [[ -f $folder/.lock ]] && cmp -s "$folder/.lock" "$lock"; then
+        return 0
+    fi
+    say "fetching README texts into $folder"
+    rm -rf "$folder"
+    "$venv/bin/python" -m pip install --quiet --no-deps --require-hashes --only-binary :all: --target "$folder" \
+        --requirement "$lock" || die "could not fetch the README texts"
+    find "$folder" -mindepth 1 -maxdepth 1 ! -name '*.dist-info' -exec rm -rf {} +
+    cp "$lock" "$folder/.lock"
+}

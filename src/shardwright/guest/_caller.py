@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from shardwright.guest._mailbox import Mailbox
 
-Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any]]
-"""What a CALL carries: object id (None for a function), positional and keyword arguments."""
+Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any] | None]
+"""What a CALL carries: object id (None for a function), positional and keyword arguments (None for none)."""
 
 
 class Caller:
@@ -68,7 +68,7 @@ class Caller:
         context = current_call.get()
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
-        arguments: Arguments = (target[1] if target else None, args, dict(kwargs))
+        arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
         return self._exchange(definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context)
 
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
@@ -121,6 +121,7 @@ class Caller:
         except ChannelClosed as closed:
             # a message that was not taken over whole cannot have been run
             link.close()
+            self.router.lost(link)  # the hub may be about to enter it, which must not come after we are told
             if definition.state is StateKind.NONE and route.shard is None:
                 return False
             self.router.told(route, envelope.session)
@@ -198,7 +199,7 @@ class Caller:
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
         loop = asyncio.get_running_loop()
-        arguments: Arguments = (target[1] if target else None, args, dict(kwargs))
+        arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
         while True:
             link = self._known(definition, route, context)
             if link is None:

@@ -253,6 +253,8 @@ class IncomingCall:
 
     def _arguments(self, value: Any) -> tuple[int | None, tuple[Any, ...], dict[str, Any]]:
         match value:
+            case (int() | None as target, tuple() as args, None):
+                return target, args, {}
             case (int() | None as target, tuple() as args, dict() as kwargs) if all(type(k) is str for k in kwargs):
                 return target, args, kwargs
         raise CallError(f"{self.what}: the request is not a call", outcome="not started")

@@ -7,16 +7,16 @@ import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle
 from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
-from shardwright.guest import VERSION, Ended, Enter, Failed, Fork, Forked, Hello, Init, Ready
+from shardwright.guest import VERSION, Bind, Ended, Enter, Failed, Fork, Forked, Hello, Init, Ready, Unbind
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
@@ -26,9 +26,20 @@ from shardwright.node._logs import Logs
 from shardwright.node._port import GuestPort, ShardPort, control_pair
 from shardwright.sandbox import process_start_ticks
 
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "COVERAGE_PROCESS_START")
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED")
+MAX_REASON = 300  # characters of what a guest gives as a reason
 _EXITS_KEPT = 256  # reports of a template that nobody asked for
 THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class LaunchEvents(Protocol):
+    """Who listens to shards and templates that are not the node's yet: the core."""
+
+    def record(self, kind: str, reason: str, *, component: str = "", shard: str = "") -> None: ...
+
+    def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
+
+    def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
 
 
 class Launcher(ABC):
@@ -80,8 +91,15 @@ class ProcessLauncher(Launcher):
     """Shards in processes: forked from a template of their component, or spawned."""
 
     def __init__(
-        self, keeper: KeeperClient, manifest: Manifest, plan: ShardPlan, surroundings: Surroundings, logs: Logs
+        self,
+        keeper: KeeperClient,
+        manifest: Manifest,
+        plan: ShardPlan,
+        surroundings: Surroundings,
+        logs: Logs,
+        events: LaunchEvents,
     ) -> None:
+        self._events = events
         self._keeper = keeper
         self._manifest = manifest
         self._plan = plan
@@ -93,6 +111,7 @@ class ProcessLauncher(Launcher):
         self._importing = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         self._making: dict[ComponentName, asyncio.Lock] = {}
         self._pidfds: set[int] = set()
+        self._closing = False
 
     async def prepare(self) -> None:
         wanted = [d.component for d in self._plan.definitions if self._start_of(d.component) is not Start.SPAWN]
@@ -135,6 +154,7 @@ class ProcessLauncher(Launcher):
         return await self._keeper.resize(shard, limits)
 
     async def close(self) -> None:
+        self._closing = True
         for template in list(self._templates.values()):
             template.port.close("the node ends")
         await self._keeper.close()
@@ -175,12 +195,22 @@ class ProcessLauncher(Launcher):
                     raise StartFailed(
                         f"{component} cannot start from a template: {ready.reason}", remedy='use start = "auto" or "spawn"'
                     )
-                self._spawned[component] = ready.reason
+                self._spawned[component] = ready.reason[:MAX_REASON]
                 await self.end(port)
                 return None
-            found = self._templates[component] = _Template(port)
+            found = self._templates[component] = _Template(port, self._template_gone)
             found.watch()
             return found
+
+    async def _template_gone(self, template: _Template) -> None:
+        """It ended, or was cut off: the next start makes another."""
+        port = template.port
+        if self._closing:
+            return
+        reason = port.closed
+        with contextlib.suppress(SandboxError, NodeError):
+            reason = end_in_words(reason, await self.end(port))
+        self._events.record("template lost", reason, component=port.component, shard=port.shard)
 
     async def _fork(self, template: _Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         ours, theirs = control_pair()
@@ -189,6 +219,8 @@ class ProcessLauncher(Launcher):
             forked = template.fork(shard, theirs.detach())
             hello = await self._expect(port, Hello, forked)
             self._check(hello)
+            if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
+                raise StartFailed(f"{shard} is no child of its template")
             handle = SandboxHandle(1, "process", shard, port.pid, process_start_ticks(port.pid) or 0)
             adopted = await self._keeper.adopt(handle, limits)
             if adopted is None:
@@ -248,13 +280,20 @@ class ProcessLauncher(Launcher):
     async def _expect(self, port: GuestPort, kind: type[Any], failed: asyncio.Future[str] | None = None) -> Any:
         """The next message, which must be of that kind."""
         timeout_s = self._component(port.component).start_timeout_s
-        waiting = asyncio.ensure_future(port.next_message())
-        futures: set[asyncio.Future[Any]] = {waiting} if failed is None else {waiting, failed}
-        try:
-            done, _ = await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not waiting.done():
-                waiting.cancel()
+        end_s = time.monotonic() + timeout_s
+        while True:
+            waiting = asyncio.ensure_future(port.next_message())
+            futures: set[asyncio.Future[Any]] = {waiting} if failed is None else {waiting, failed}
+            left_s = max(0.0, end_s - time.monotonic())
+            try:
+                done, _ = await asyncio.wait(futures, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not waiting.done():
+                    waiting.cancel()
+            if kind is Ready and waiting in done and isinstance(waiting.result(), (Bind, Unbind)):
+                self._early(port, waiting.result())
+                continue
+            break
         if not done:
             raise StartFailed(
                 f"{port.component} did not become ready within {timeout_s:g} s (hangs during import?)",
@@ -274,11 +313,18 @@ class ProcessLauncher(Launcher):
             ended = await self.end(port)
             self._logs.drain()
             raise StartFailed(
-                f"{port.component} ended while it started: {ended or port.closed}",
+                f"{port.component} ended while it started: {end_in_words(port.closed, ended)}",
                 log=self._logs.last_lines(port.shard),
                 remedy="its import must not end the process",
             )
         raise StartFailed(f"{port.shard} sent {type(message).__name__} instead of {kind.__name__}")
+
+    def _early(self, port: GuestPort, message: Bind | Unbind) -> None:
+        """A spawned shard may call others while it is imported."""
+        if isinstance(message, Bind):
+            self._events.on_bind(port, message)
+        else:
+            self._events.on_unbind(port, message)
 
     @staticmethod
     def _check(hello: Hello) -> None:
@@ -310,8 +356,9 @@ class ProcessLauncher(Launcher):
 class _Template:
     """A running template, and the forks asked of it."""
 
-    def __init__(self, port: GuestPort) -> None:
+    def __init__(self, port: GuestPort, on_gone: Callable[[_Template], Coroutine[Any, Any, None]]) -> None:
         self.port = port
+        self._on_gone = on_gone
         self._asked: dict[str, asyncio.Future[str]] = {}
         self._exits: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
@@ -348,9 +395,26 @@ class _Template:
                 for future in self._asked.values():
                     if not future.done():
                         future.set_result("the template ended")
+                await self._on_gone(self)
                 return
             else:
                 self.port.close(f"the template sent {type(message).__name__} out of turn")
+
+
+def end_in_words(reason: str, ended: Exit | None) -> str:
+    """Why the conversation ended, and how the process did. ``reason`` says no more than that it ended, or it matters."""
+    if ended is None or (ended.status is None and not ended.out_of_memory):
+        return reason
+    plain = reason in ("", "it ended", "it was ended") or reason.startswith("its control socket broke")
+    return str(ended) if plain else f"{reason}; {ended}"
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent's pid; None when there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def read_secrets(manifest: Manifest, environment: Mapping[str, str]) -> dict[ComponentName, dict[str, str]]:
