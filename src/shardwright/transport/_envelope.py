@@ -26,6 +26,7 @@ HEADER_BYTES = _HEADER.size
 _LENGTHS = tuple(struct.Struct(f"<{count}Q") for count in range(17))
 _KINDS = {int(kind): kind for kind in Kind}
 _CODECS = {int(codec): codec for codec in PayloadCodec}
+_UNCODED = frozenset({Kind.ADDREF, Kind.RELEASE})  # their payload is an object id and a number of handles, not a value
 
 
 def pack(envelope: Envelope) -> list[Part]:
@@ -112,7 +113,7 @@ def unpack(frame: memoryview) -> Envelope:
         raise ProtocolViolation(f"unknown codec {codec_number}")
     if flags:
         raise ProtocolViolation(f"unknown flags {flags:#04x}")
-    if codec is PayloadCodec.NONE and (payload_bytes or count):
+    if codec is PayloadCodec.NONE and (count or (payload_bytes and kind not in _UNCODED)):
         raise ProtocolViolation("codec NONE, yet there is a payload")
     start = HEADER_BYTES + 8 * count
     if start > size:
