@@ -13,7 +13,7 @@ import sys
 import msgspec
 
 from shardwright.errors import ChannelClosed
-from shardwright.guest._control import VERSION, ControlSocket, Enter, Hello, Init
+from shardwright.guest._control import VERSION, ControlSocket, Enter, Hello, Init, Ready
 from shardwright.guest._fresh import hold_lifeline
 from shardwright.guest._output import tag_output
 from shardwright.guest._runtime import Runtime
@@ -53,6 +53,9 @@ def _template(control: ControlSocket, init: Init, lifeline: int) -> int:
     try:
         imported = import_component(runtime)
     except ImportFailed as failed:
+        if runtime.unbound.refused:  # not the fault of the code: it needs a shard to be imported in
+            control.send(Ready(0.0, False, runtime.unbound.refused))
+            return 0
         announce(control, failed)
         return 1
     sys.stdout.flush()

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ from shardwright.telemetry import EventLog
 
 CLIENT = Peer(ComponentName("node"), ShardId("node"))
 """The identity under which the node's own process calls."""
+MAX_PENDING_BINDS = 512  # of one shard at a time: its threads and coroutines ask one each
+MAX_RECORDS = 1000  # of notes and refusals that one shard causes; a chatterbox must not fill the journal
 
 
 @dataclass(slots=True)
@@ -78,6 +81,9 @@ class Core:
         self._callers: dict[ComponentName, dict[ShardId, Peer]] = {}  # of shared components: who is bound to them
         self.offer_client: Callable[[Peer, Endpoint], None] | None = None
         self._own: dict[ShardId, SessionNumber] = {}  # sessions in which shards act for themselves
+        self._requests: dict[ShardId, ShardId] = {}  # shards of request scope, and by whom they are used
+        self._pending: Counter[ShardId] = Counter()  # bindings that shards wait for
+        self._caused: Counter[ShardId] = Counter()  # records in the journal by the word of a shard
         self._numbers = itertools.count(1)
         self._finished: dict[ShardId, asyncio.Future[Finished]] = {}
         self._closing = False
@@ -164,12 +170,13 @@ class Core:
     async def bind(self, caller: Peer, bind: Bind) -> list[tuple[Peer, Endpoint]]:
         """Links to the shards of a route: the callee's identity and the caller's end of each channel.
 
-        The callee has its end already. Raises NotPermitted, CompositionRefused, ShardLost.
+        The callee has its end already. None when ``bind`` names a key and the shard that has it, which the session now
+        holds as well. Raises NotPermitted, CompositionRefused, ShardLost.
         """
         component = ComponentName(bind.component)
         number = self._permitted(caller, bind)
         definition = self.plan.definition(component)
-        if bind.shard is not None:
+        if bind.shard is not None and bind.key is None:
             shards = [ShardId(bind.shard)]
             record = self.shards.composer.shard(shards[0])
             if record is None or record.component != component or shards[0] not in self.shards.ports:
@@ -177,12 +184,18 @@ class Core:
             if record.scope is ScopeKind.SESSION and number not in record.sessions:
                 raise NotPermitted(f"{caller.shard} may not reach {bind.shard}", outcome="not started")
         else:
-            shards = [(await self.shards.acquire(number, component, bind.key)).shard]
+            shards = [(await self.shards.acquire(number, component, bind.key, bind.lost)).shard]
+            if shards[0] == bind.shard:  # the caller has a link to it, for other sessions
+                self._introduce(self._sessions.get(number), shards[0])
+                return []
+            if definition.scope.kind is ScopeKind.REQUEST:
+                self._requests[shards[0]] = caller.shard
             if definition.scope.kind is ScopeKind.SHARED:
                 shards += [
                     record.id
                     for record in self.shards.composer.shards()
-                    if record.component == component and record.status is ShardStatus.READY and record.id not in shards
+                    if record.component == component and record.status is ShardStatus.READY
+                    and record.id not in (*shards, *bind.lost)
                 ]
         if definition.scope.kind is ScopeKind.SHARED and bind.shard is None:
             self._callers.setdefault(component, {})[caller.shard] = caller
@@ -207,7 +220,7 @@ class Core:
         if not any(d.component == bind.component for d in self.plan.definitions):
             raise NotPermitted(f"there is no component {bind.component!r}", outcome="not started")
         number = SessionNumber(bind.session)
-        if caller is CLIENT or caller.component == CLIENT.component:
+        if caller.shard == CLIENT.shard:
             if number not in self._sessions:
                 raise NotPermitted("the session has ended", outcome="not started", remedy="begin a new one")
             return number
@@ -220,7 +233,8 @@ class Core:
         if number == NO_SESSION:
             return self._own_session(caller.shard)
         record = self.shards.composer.shard(caller.shard)
-        mine = record is not None and (record.scope is not ScopeKind.SESSION or number in record.sessions)
+        own = record is not None and record.scope in (ScopeKind.SESSION, ScopeKind.REQUEST)
+        mine = record is not None and (not own or number in record.sessions)
         if number not in self._sessions or not mine:
             raise NotPermitted(f"{caller.shard} does not serve that session", outcome="not started")
         return number
@@ -236,9 +250,24 @@ class Core:
     # -- what shards say (PortEvents) --------------------------------------------------------------------------
 
     def on_bind(self, port: ShardPort, bind: Bind) -> None:
+        if self._pending[port.shard] >= MAX_PENDING_BINDS:
+            port.close(f"it asked for more than {MAX_PENDING_BINDS} bindings at once")
+            return
+        self._pending[port.shard] += 1
         self.shards.spawn(self._answer(port, bind))
 
     async def _answer(self, port: ShardPort, bind: Bind) -> None:
+        try:
+            await self._bind_for(port, bind)
+        except Exception as defect:  # whoever asked must get an answer
+            port.bound(Bound(bind.request, f"the node could not bind {bind.component}: {defect!r}", CallError.code))
+            raise
+        finally:
+            self._pending[port.shard] -= 1
+            if not self._pending[port.shard]:
+                del self._pending[port.shard]
+
+    async def _bind_for(self, port: ShardPort, bind: Bind) -> None:
         record = self.shards.composer.shard(port.shard)
         narrow = record is not None and record.scope is ScopeKind.SESSION
         sessions = frozenset(record.sessions) if record is not None and narrow else None
@@ -247,17 +276,20 @@ class Core:
         except ShardwrightError as error:
             outcome = error.outcome if isinstance(error, CallError) else "not started"
             port.bound(Bound(bind.request, error.message, error.code, error.remedy, outcome))
-            self.record("refuse", str(error), component=bind.component, shard=port.shard)
+            self._record_of(port, "refuse", f"{port.component} was refused {bind.component[:64]}: {error}")
             return
         for peer, endpoint in links:
             port.offer(bind.request, peer, endpoint)
         port.bound(Bound(bind.request))
 
     def on_unbind(self, port: ShardPort, unbind: UnbindRequest) -> None:
-        self.release_request(ShardId(unbind.shard))
+        shard = ShardId(unbind.shard)
+        if self._requests.get(shard) == port.shard:  # nobody gives back what others use
+            self.release_request(shard)
 
     def release_request(self, shard: ShardId) -> None:
         """A shard of request scope has served its request."""
+        self._requests.pop(shard, None)
         self.shards.perform(self.shards.composer.release_request(shard, self._clock.monotonic_s()))
         self.shards.freed()
 
@@ -267,7 +299,15 @@ class Core:
             future.set_result(finished)
 
     def on_note(self, port: ShardPort, note: Note) -> None:
-        self.record(note.kind[:32], note.message[:2000], component=port.component, shard=port.shard)
+        self._record_of(port, "note", f"{note.kind[:32]}: {note.message[:2000]}")
+
+    def _record_of(self, port: ShardPort, kind: str, reason: str) -> None:
+        """Something that a shard caused, as often as it may."""
+        self._caused[port.shard] += 1
+        if self._caused[port.shard] < MAX_RECORDS:
+            self.record(kind, reason, component=port.component, shard=port.shard)
+        elif self._caused[port.shard] == MAX_RECORDS:
+            self.record(kind, "and more, which is not recorded", component=port.component, shard=port.shard)
 
     def on_gone(self, port: ShardPort, reason: str) -> None:
         self.shards.gone(port, reason)
@@ -297,6 +337,8 @@ class Core:
             offer(peer, ours)
 
     def shard_ended(self, shard: ShardId, reason: str) -> None:
+        self._requests.pop(shard, None)
+        self._caused.pop(shard, None)
         own = self._own.pop(shard, None)
         if own is not None:
             self.end_session(own)

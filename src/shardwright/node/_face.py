@@ -168,7 +168,7 @@ class Running:
             launcher = self._inproc = InprocLauncher(manifest, self.plan, surroundings, transport)
             self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
         else:
-            launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs)
+            launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core)
             if described.reason:
                 self.core.record("limits", described.reason)
             for line in not_enforced(manifest, described.enforces):

@@ -32,7 +32,9 @@ from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.node._frames import FrameReader
 
-MAX_UNREAD = 64 * 1024 * 1024  # a guest that lets more than this of its control messages lie is ended
+MAX_UNREAD = 64 * 1024 * 1024  # a guest that lets more than this of its control messages lie is ended,
+MAX_WAITING_DESCRIPTORS = 512  # or so many descriptors that were sent with them
+MAX_UNHEARD = 1024  # messages that may wait for a node that does not listen yet
 
 
 class PortEvents(Protocol):
@@ -55,6 +57,10 @@ class ShardPort(ABC):
     shard: ShardId
     component: ComponentName
     pid: int
+
+    def alive(self) -> bool:
+        """Whether it still runs. False: it has ended, and ``on_gone`` was or is being told."""
+        return True
 
     @abstractmethod
     def attach(self, events: PortEvents) -> None:
@@ -86,6 +92,10 @@ class ShardPort(ABC):
     @abstractmethod
     def stop(self, grace_s: float) -> None: ...
 
+    @abstractmethod
+    def close(self, reason: str) -> None:
+        """End the conversation; the node hears of it once, through ``on_gone``, and ends what still runs."""
+
 
 class GuestPort(ShardPort):
     """A guest in a process of its own, over its control socket. Use from the node's event loop alone.
@@ -103,6 +113,7 @@ class GuestPort(ShardPort):
         self._frames = FrameReader(sock, limit=MAX_FROM_GUEST, descriptors=False)
         self._outbox: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._unread = 0
+        self._waiting_descriptors = 0
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
         self._events: PortEvents | None = None
         self._closed = ""
@@ -115,6 +126,17 @@ class GuestPort(ShardPort):
     def closed(self) -> str:
         """Why it is closed; empty while it is open."""
         return self._closed
+
+    def alive(self) -> bool:
+        if not self._closed:
+            try:
+                if self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"":
+                    self.close("it ended")
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self.close(f"its control socket broke: {error}")
+        return not self._closed
 
     async def next_message(self) -> Any:
         """The next message before ``attach``; None when the guest is gone."""
@@ -134,9 +156,10 @@ class GuestPort(ShardPort):
             return
         data = frame(message, len(descriptors))
         self._unread += len(data)
+        self._waiting_descriptors += len(descriptors)
         self._outbox.append((memoryview(data), descriptors))
         self._flush()
-        if self._unread > MAX_UNREAD:
+        if self._unread > MAX_UNREAD or self._waiting_descriptors > MAX_WAITING_DESCRIPTORS:
             self.close("it does not read its control messages")
 
     def close(self, reason: str) -> None:
@@ -199,6 +222,7 @@ class GuestPort(ShardPort):
                 self.close(f"its control socket broke: {error}")
                 return
             self._unread -= sent
+            self._waiting_descriptors -= len(descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
             if sent == len(data):
@@ -215,6 +239,8 @@ class GuestPort(ShardPort):
             if not self.pid and self._frames.pid:
                 self.pid = self._frames.pid
             for body, _ in self._frames.frames():
+                if self._closed:
+                    return
                 self._dispatch(decode_from_guest(body))
         except BlockingIOError:
             pass
@@ -227,6 +253,8 @@ class GuestPort(ShardPort):
         events = self._events
         if events is None:
             self._inbox.put_nowait(message)
+            if self._inbox.qsize() > MAX_UNHEARD:
+                self.close("it sent more messages than anybody asked for")
             return
         match message:
             case None:
