@@ -170,8 +170,12 @@ class _Writer:
         if isinstance(node.test, ast.UnaryOp) and is_type_checking(node.test.operand):
             return _join(_dedent(body), hoisted)
         if not self.steady(node.test):
-            plain = [text for item in (*node.body, *node.orelse) if isinstance(item, ast.ClassDef)
-                     and (text := self.statement(item, True))]  # fmt: skip
+            plain = [
+                self.statement(item, True)
+                for item in (*node.body, *node.orelse)
+                if isinstance(item, ast.ClassDef)
+                and item in (self.surface.values.get(item.name), self.surface.stateful.get(item.name))
+            ]
             return _join(*plain, hoisted)
         text = f"if {ast.unparse(node.test)}:\n{body or '    pass'}"
         if orelse:
@@ -184,6 +188,9 @@ class _Writer:
             if isinstance(item, ast.Name):
                 binding = self.symbols.last(item.id)
                 if binding is None or item.id in self.surface.constants:
+                    continue
+                if is_type_checking(item):
+                    self.surface.needed.add(item.id)
                     continue
                 if binding.kind is not Bind.IMPORT or item.id not in ("sys", "os", "platform"):
                     return False

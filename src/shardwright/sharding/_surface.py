@@ -353,8 +353,9 @@ class _Judge:
         surface.needed = {name for name in done if name in self.imported}
 
     def _defining(self, name: str) -> list[ast.stmt]:
-        if name in self.surface.values:
-            return [self._without_decorators(self.surface.values[name])]
+        if name in self.surface.values:  # all of them, where conditions choose one
+            nodes = [binding.node for binding in self.symbols.bindings[name]]
+            return [self._without_decorators(node) for node in nodes if isinstance(node, ast.ClassDef)]
         if name in self.surface.stateful:
             facts = self.program.classes.facts(Ref(self.module, name))
             bases = [item for item in facts.node.bases if self._handle_base(item)] if facts is not None else []

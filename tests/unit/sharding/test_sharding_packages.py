@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import pytest
 
 from shardwright.model.manifest import Component, Manifest
 from shardwright.sharding import plan, plan_text
+
+
+def _traced() -> bool:
+    """Whether something watches every line, as measuring coverage does."""
+    monitoring = getattr(sys, "monitoring", None)
+    return sys.gettrace() is not None or (monitoring is not None and monitoring.get_tool(1) is not None)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +32,7 @@ def test_installed_package(tmp_path: Path, package: str, entries: set[str], stat
     )  # type: ignore[arg-type]
     began = time.process_time()
     found = plan(manifest)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < (30 if _traced() else 5)
     assert entries <= {entry.name for entry in found.definition(package).entry_points}
     assert stateful in found.stateful_classes
     assert found.refusals == ()

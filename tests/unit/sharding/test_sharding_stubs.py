@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.abc
+import importlib.machinery
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -35,25 +37,29 @@ class Face:
         return type(name.rpartition(".")[2], bases, {"__qualname__": name})
 
 
-class App:
-    """The generated modules of a plan, importable while the test runs."""
+class App(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Makes the generated modules of a plan importable."""
 
     def __init__(self, plan: ShardPlan) -> None:
         self.plan = plan
+        self.surfaces = {surface.module: surface for surface in plan.modules}
         self.faces: dict[str, Face] = {}
         self.owner: dict[str, Any] = {}  # what the owner would answer
 
-    def load(self, name: str) -> ModuleType:
-        surface = next(item for item in self.plan.modules if item.module == name)
-        module = ModuleType(name)
-        sys.modules[name] = module
-        parent, _, last = name.rpartition(".")
-        if parent in sys.modules:
-            setattr(sys.modules[parent], last, module)
-        if surface.is_package:
-            module.__path__ = []
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        surface = self.surfaces.get(fullname)
+        if surface is None:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=surface.is_package)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
         self.faces[name] = module.__dict__["__shardwright__"] = Face()
-        exec(compile(surface.stub_source, f"<generated {name}>", "exec", dont_inherit=True), module.__dict__)
+        code = compile(self.surfaces[name].stub_source, f"<generated {name}>", "exec", dont_inherit=True)
+        exec(code, module.__dict__)
 
         def __getattr__(asked: str) -> Any:
             try:
@@ -62,34 +68,25 @@ class App:
                 raise AttributeError(asked) from None
 
         module.__dict__["__getattr__"] = __getattr__
-        return module
 
 
 @pytest.fixture
 def generate(plan_app: Any) -> Iterator[Any]:
     """``generate(source)`` -> (generated module, App); ``generate(files, "pkg")`` for a package."""
-    before = set(sys.modules)
+    apps: list[App] = []
 
     def make(source: Any, code: str = "m", **about: Any) -> tuple[ModuleType, App]:
         files = source if isinstance(source, dict) else {"m.py": source}
         app = App(plan_app(files, {"m": {"code": code, **about}}))
-        modules = sorted((item.module for item in app.plan.modules), key=lambda name: (name.count(".") == 0, name))
-        if code in modules:
-            for name in [name for name in modules if name != code]:
-                sys.modules.pop(name, None)
-        package = ModuleType(code)
-        package.__path__ = []
-        if len(modules) > 1:
-            sys.modules[code] = package
-            for name in modules:
-                if name != code:
-                    app.load(name)
-        return app.load(code), app
+        apps.append(app)
+        sys.meta_path.insert(0, app)
+        return importlib.import_module(code), app
 
     yield make
-    for name in set(sys.modules) - before:
-        if not name.startswith(("_", "encodings")) and getattr(sys.modules[name], "__spec__", None) is None:
-            del sys.modules[name]
+    for app in apps:
+        sys.meta_path.remove(app)
+        for name in app.surfaces:
+            sys.modules.pop(name, None)
 
 
 def source_of(app: App, module: str = "m") -> str:
@@ -446,6 +443,66 @@ def test_reexports_of_a_package_are_plain_imports(generate: Any) -> None:
     assert module.html is sys.modules["pkg.html"]
     assert "json" not in vars(module)
     assert "import pkg.html as html" in source_of(app, "pkg")
+
+
+def test_what_the_owner_answers_is_not_asked_for_while_importing(generate: Any) -> None:
+    files = {
+        "pkg/__init__.py": """
+            from .state import TABLE, LIMIT, Later
+            from .star import *
+            from .star import World
+            from .chain import MORE
+            TOP = World.SIZE
+            from dataclasses import dataclass
+            SIZE = LIMIT + 1
+            FIRST = TABLE["x"]
+            HIDDEN = World.seen
+            KIND = World[int]
+            @dataclass
+            class Item:
+                n: int = 1
+                def look(self): return TABLE, FIRST
+        """,
+        "pkg/state.py": "LIMIT = 3\nTABLE = {}\nTABLE['x'] = 1\nclass Later(Exception): ...\n",
+        "pkg/chain.py": "from .state import TABLE\nMORE = dict(TABLE)\n",
+        "pkg/star.py": """
+            import os
+            from .state import LIMIT as BOUND
+            __all__ = ["World", "HOME", "PLAIN", "BOUND", "go"]
+            HOME = os.environ.get("HOME")
+            PLAIN = 1
+            class World:
+                SIZE = 3
+                seen = []
+                def step(self): self.t = 1
+            def go(): ...
+        """,
+    }
+    module, app = generate(files, "pkg")
+    assert (module.SIZE, module.LIMIT, module.PLAIN, module.BOUND) == (4, 3, 1, 3)
+    assert module.TOP == 3 and module.World is sys.modules["pkg.star"].World and module.go() == ("called", "go", ())
+    for name in ("TABLE", "MORE", "FIRST", "HOME", "HIDDEN", "KIND"):
+        assert name not in vars(module), name
+    app.owner.update(TABLE="t", FIRST="f")
+    assert module.Item().look() == ("t", "f")
+
+
+def test_conditions_on_type_checking_and_versions_together(generate: Any) -> None:
+    source = """
+        import collections
+        import sys
+        from typing import TYPE_CHECKING, NamedTuple
+        if sys.version_info >= (3, 99) or TYPE_CHECKING:
+            class Result(NamedTuple):
+                out: str
+        else:
+            class Result(collections.namedtuple("Result", ["out"])):
+                __slots__ = ()
+        def f(): ...
+    """
+    module, app = generate(source)
+    assert module.Result("x").out == "x"
+    assert app.plan.value_classes == ("m:Result",)
 
 
 def test_conditional_definitions(generate: Any) -> None:
