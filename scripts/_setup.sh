@@ -135,8 +135,9 @@ setup_corpus() {
     fi
     say "fetching README texts into $folder"
     rm -rf "$folder"
-    "$venv/bin/python" -m pip install --quiet --no-deps --require-hashes --only-binary :all: --target "$folder" \
+    "$venv/bin/python" -m pip install -qq --no-deps --require-hashes --only-binary :all: --target "$folder" \
         --requirement "$lock" || die "could not fetch the README texts"
     find "$folder" -mindepth 1 -maxdepth 1 ! -name '*.dist-info' -exec rm -rf {} +
+    rm -f "$folder"/*/entry_points.txt # a plugin found here could not be loaded
     cp "$lock" "$folder/.lock"
 }

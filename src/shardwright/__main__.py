@@ -1,6 +1,4 @@
-"""``python -m shardwright``."""
-
-from __future__ import annotations
+"""``python -m shardwright``: the same as the ``shardwright`` command."""
 
 from shardwright.cli import main
 

@@ -53,7 +53,7 @@ def test_the_same_bytes_over_several_shards(tmp_path: Path, record_exercised: An
     )  # fmt: skip
     assert plain.returncode == 0, plain.stderr
     sharded = subprocess.run(
-        [sys.executable, "-m", "shardwright.cli", "run", str(PRESSROOM), "--", "--out", str(tmp_path / "sharded"), *command],
+        [sys.executable, "-m", "shardwright", "run", str(PRESSROOM), "--", "--out", str(tmp_path / "sharded"), *command],
         cwd=PRESSROOM, env=environment(tmp_path), capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
     assert sharded.returncode == 0, sharded.stderr
