@@ -155,6 +155,7 @@ class Bind(_Message, frozen=True, tag="bind"):
     session: int
     key: str | None = None
     shard: str | None = None
+    lost: tuple[str, ...] = ()
 
 
 class Unbind(_Message, frozen=True, tag="unbind"):

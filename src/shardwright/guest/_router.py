@@ -8,6 +8,7 @@ before a fresh shard answers it: state is never silently fresh.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -31,8 +32,12 @@ class Route(NamedTuple):
 class Binder(Protocol):
     """Who makes bindings: the node."""
 
-    def bind(self, route: Route, context: CallContext) -> Sequence[Link]:
-        """Links to the shards of this route, at least one. Blocks; raises CallError or NodeError."""
+    def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
+        """Links to the shards of this route, at least one. Blocks; raises CallError or NodeError.
+
+        ``lost`` are shards of this route that the caller saw end; the node may not know yet.
+        A route with a key and a shard asks to use that shard for one more session; then no link says that it may.
+        """
         ...
 
     def release(self, route: Route, link: Link) -> None:
@@ -41,11 +46,12 @@ class Binder(Protocol):
 
 
 class _Binding:
-    __slots__ = ("debts", "links", "stateful", "users")
+    __slots__ = ("debts", "links", "lost", "stateful", "users")
 
     def __init__(self, stateful: bool) -> None:
         self.stateful = stateful
         self.links: list[Link] = []
+        self.lost: deque[ShardId] = deque(maxlen=8)
         self.users: set[SessionNumber] = set()
         self.debts: dict[SessionNumber, str] = {}  # sessions not yet told of a loss, and by which shard
 
@@ -78,15 +84,42 @@ class Router:
         with self._mutex:
             once = self._binding_now.setdefault(route, threading.Lock())
         with once:  # the first caller binds, the others wait for it and find it done
-            link = self.known(definition, route, context)
-            if link is not None:
-                return link
-            links = self.binder.bind(route, context)
-            with self._mutex:
-                binding = self._bindings.setdefault(route, _Binding(definition.state is not StateKind.NONE))
-                binding.links.extend(link for link in links if link not in binding.links)
+            while True:
+                link = self.known(definition, route, context)
+                if link is not None:
+                    return link
+                binding = self._bindings.get(route)
+                lost = tuple(binding.lost) if binding is not None else ()
+                links = self.binder.bind(route._replace(shard=route.shard or self._keyed(route)), context, lost)
+                link = self._bound(definition, route, context, links)
+                if link is not None:
+                    return link
+
+    def _keyed(self, route: Route) -> ShardId | None:
+        """The shard that other sessions use for that key: the node need only be told of one more."""
+        binding = self._bindings.get(route)
+        links = binding.links if binding is not None and route.key is not None else ()
+        return links[0].peer.shard if links else None
+
+    def _bound(
+        self, definition: ShardDefinition, route: Route, context: CallContext, links: Sequence[Link]
+    ) -> Link | None:
+        """Enter what the node answered; None when the shard that it confirmed was lost meanwhile."""
+        with self._mutex:
+            binding = self._bindings.setdefault(route, _Binding(definition.state is not StateKind.NONE))
+            if links and route.key is not None:  # the one that others used is theirs no longer
+                for old in list(binding.links):
+                    self._lose(binding, old)
+            # the node may have offered one of them of its own accord meanwhile: one link for each shard
+            there = {link.peer.shard: link for link in binding.links}
+            spare = [link for link in links if there.setdefault(link.peer.shard, link) is not link]
+            binding.links = list(there.values())
+            found = there[links[0].peer.shard] if links else next(iter(there.values()), None)
+            if found is not None:
                 binding.users.add(context.session)
-            return links[0]
+        for link in spare:
+            link.close()
+        return found
 
     def known(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link | None:
         """The cached link, or None. Raises ShardLost for a loss not yet told."""
@@ -103,6 +136,8 @@ class Router:
                 )
             if not binding.links:
                 return None
+            if route.key is not None and context.session not in binding.users:
+                return None  # the node must know that this session uses it, or it may end under its hands
             binding.users.add(context.session)
             links = binding.links
             return links[0] if len(links) == 1 else min(links, key=lambda link: link.in_flight)
@@ -130,10 +165,15 @@ class Router:
         with self._mutex:
             for binding in self._bindings.values():
                 if link in binding.links:
-                    binding.links = [other for other in binding.links if other is not link]
-                    if binding.stateful:
-                        binding.debts.update(dict.fromkeys(binding.users, str(link.peer.shard)))
-                        binding.users.clear()
+                    self._lose(binding, link)
+
+    @staticmethod
+    def _lose(binding: _Binding, link: Link) -> None:
+        binding.links = [other for other in binding.links if other is not link]
+        binding.lost.append(link.peer.shard)
+        if binding.stateful:
+            binding.debts.update(dict.fromkeys(binding.users, str(link.peer.shard)))
+        binding.users.clear()
 
     def told(self, route: Route, session: SessionNumber) -> None:
         """A call of that session in flight has failed: it knows of the loss."""

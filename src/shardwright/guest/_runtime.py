@@ -46,7 +46,7 @@ class _Unbound:
 
     refused: str = ""
 
-    def bind(self, route: Route, context: CallContext) -> Sequence[Link]:
+    def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
         self.refused = f"{route.component} was called during import"
         raise NotRunning(self.refused, outcome="not started", remedy='use start = "spawn" for this component')
 

@@ -57,7 +57,7 @@ class ControlBinder:
         self._next = 1
         self._asked: dict[int, tuple[SimpleQueue[Any], list[Link]]] = {}
 
-    def bind(self, route: Route, context: CallContext) -> Sequence[Link]:
+    def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
         answer: SimpleQueue[Any] = SimpleQueue()
         links: list[Link] = []
         with self._mutex:
@@ -65,13 +65,13 @@ class ControlBinder:
             self._next += 1
             self._asked[request] = (answer, links)
         try:
-            self._control.send(Bind(request, route.component, context.session, route.key, route.shard))
+            self._control.send(Bind(request, route.component, context.session, route.key, route.shard, tuple(lost)))
         except ChannelClosed as gone:
             raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
         bound: Bound | None = answer.get()
         if bound is None:
             raise ShardLost("the node is gone", outcome="not started")
-        if not links:
+        if not links and (bound.error or route.key is None or route.shard is None):
             raise refusal(bound)
         return links
 

@@ -120,10 +120,11 @@ class Client:
 
     # -- Binder ------------------------------------------------------------------------------------------------
 
-    def bind(self, route: Route, context: CallContext) -> Sequence[Link]:
+    def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
         if threading.current_thread() is getattr(self._loop, "thread", None):
             raise InternalError("a blocking call from the node's own event loop")
-        asked = self._core.bind(CLIENT, Bind(0, route.component, context.session, route.key, route.shard))
+        bind = Bind(0, route.component, context.session, route.key, route.shard, tuple(lost))
+        asked = self._core.bind(CLIENT, bind)
         try:
             pairs = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
         except RuntimeError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 from shardwright.composition import (
@@ -31,15 +31,17 @@ from shardwright.composition import (
 )
 from shardwright.contracts.clock import Clock
 from shardwright.controller import ComponentPool, PooledShard, PoolPolicy, PoolState, Refill
-from shardwright.errors import CompositionRefused, NodeError, ShardwrightError
+from shardwright.errors import CompositionRefused, NodeError, ShardLost, ShardwrightError
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import Component, ScopeKind
 from shardwright.model.shard import ShardPlan
-from shardwright.node._launcher import Launcher
+from shardwright.node._launcher import Launcher, end_in_words
 from shardwright.node._port import ShardPort
 
 COMPOSE_TIMEOUT_S = 10.0
+ATTEMPTS = 5  # to compose, when shards die meanwhile
 STOP_GRACE_S = 2.0
+END_TIMEOUT_S = 1.0
 
 
 class ShardEvents(Protocol):
@@ -62,6 +64,10 @@ class ShardEvents(Protocol):
         """It may be called from now on."""
 
     def shard_ended(self, shard: ShardId, reason: str) -> None: ...
+
+
+class _Unlucky(CompositionRefused):
+    """A shard of the composition died before the composition was whole."""
 
 
 class Shards:
@@ -93,6 +99,8 @@ class Shards:
         self._first_failure: dict[ComponentName, ShardwrightError] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping: set[ShardId] = set()
+        self._burials: dict[ShardId, asyncio.Task[None]] = {}
+        self._ends: dict[ShardId, list[asyncio.Future[None]]] = {}  # who waits for which end
         self._tick_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
@@ -148,13 +156,40 @@ class Shards:
         """All that a session needs, or CompositionRefused and none of it."""
         now = self._clock.monotonic_s()
         deadline_s = now + (COMPOSE_TIMEOUT_S if timeout_s is None else timeout_s)
-        return await self._settled(self.composer.compose(next(self._requests), session, needs, now, deadline_s))
 
-    async def acquire(self, session: SessionNumber, component: ComponentName, key: str | None) -> Lease:
-        """The shard for that component and key, held or bound now. Raises CompositionRefused."""
-        request, now = next(self._requests), self._clock.monotonic_s()
-        decision = self.composer.acquire(request, session, component, key, now, now + COMPOSE_TIMEOUT_S)
-        granted = await self._settled(decision)
+        def decide() -> Decision:
+            return self.composer.compose(next(self._requests), session, needs, self._clock.monotonic_s(), deadline_s)
+
+        return await self._granted(decide, deadline_s)
+
+    async def acquire(
+        self, session: SessionNumber, component: ComponentName, key: str | None, lost: Collection[str] = ()
+    ) -> Lease:
+        """The shard for that component and key, held or bound now; it runs. Raises CompositionRefused, ShardLost.
+
+        ``lost`` are shards that the caller saw end: if one of them is meant, its end is waited for, a while.
+        """
+        for _ in range(ATTEMPTS):
+            lease = await self._acquire(session, component, key)
+            port = self.ports.get(lease.shard)
+            if port is not None and lease.shard in lost:
+                await self._end_of(lease.shard)
+                lost = ()  # if it lives on, then just a channel broke
+                continue
+            if port is not None and port.alive():
+                return lease
+            # it died, and whoever asks may know that before we do: what is bound must not be dead already
+            await self._buried(lease.shard)
+        raise ShardLost(f"shards of {component} end as soon as they start", outcome="not started")
+
+    async def _acquire(self, session: SessionNumber, component: ComponentName, key: str | None) -> Lease:
+        deadline_s = self._clock.monotonic_s() + COMPOSE_TIMEOUT_S
+
+        def decide() -> Decision:
+            now = self._clock.monotonic_s()
+            return self.composer.acquire(next(self._requests), session, component, key, now, deadline_s)
+
+        granted = await self._granted(decide, deadline_s)
         for lease in granted.leases:
             if lease.component == component and lease.key == key:
                 return lease
@@ -163,7 +198,30 @@ class Shards:
             raise CompositionRefused(f"{component} was lost as soon as it was leased")
         return Lease(component, held, key)
 
+    async def _end_of(self, shard: ShardId) -> None:
+        """Wait until that shard has ended, for as long as a killed process may take to close its descriptors."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._ends.setdefault(shard, []).append(future)
+        await asyncio.wait({future}, timeout=END_TIMEOUT_S)
+        if not future.done():
+            self._ends[shard].remove(future)
+        await self._buried(shard)
+
+    async def _buried(self, shard: ShardId) -> None:
+        burial = self._burials.get(shard)
+        if burial is not None:
+            await asyncio.wait({burial})
+
     # -- decisions and effects ---------------------------------------------------------------------------------
+
+    async def _granted(self, decide: Callable[[], Decision], deadline_s: float) -> Granted:
+        """The composition, whole; begun again when a shard of it died before it was whole: nothing was used yet."""
+        while True:
+            try:
+                return await self._settled(decide())
+            except _Unlucky as unlucky:
+                if self._clock.monotonic_s() > deadline_s:
+                    raise CompositionRefused(f"shards end as soon as they start: {unlucky}") from None
 
     async def _settled(self, decision: Decision) -> Granted:
         """The composition, whole. Raises CompositionRefused, or what hindered a start."""
@@ -349,17 +407,20 @@ class Shards:
         """A shard ended, by itself or by our will."""
         if self.ports.pop(port.shard, None) is None:
             return
-        self.spawn(self._bury(port, reason))
+        for future in self._ends.pop(port.shard, ()):
+            future.set_result(None)
+        self._burials[port.shard] = self.spawn(self._bury(port, reason))
 
     async def _bury(self, port: ShardPort, reason: str) -> None:
         assert self.launcher is not None
         try:
             ended = await self.launcher.end(port)
-            reason = str(ended) if ended is not None and ended.status is not None else reason
+            reason = end_in_words(reason, ended)
         except ShardwrightError as error:
             reason = f"{reason}; cleaning up: {error}"
         now = self._clock.monotonic_s()
         shard = port.shard
+        self._burials.pop(shard, None)
         wanted = shard in self._stopping
         self._stopping.discard(shard)
         if self.composer.shard(shard) is not None:
@@ -367,16 +428,17 @@ class Shards:
             sessions = ",".join(self._events.session_name(s) for s in loss.sessions)
             kind = "ended" if wanted or loss.expected or self._closing else "loss"
             self._events.record(kind, reason, component=port.component, shard=shard, inputs=(("sessions", sessions), *loss.inputs))
-            self.perform(loss.effects)
+            self.perform(loss.effects, _Unlucky(f"{shard} was lost: {reason}"))
         self._events.shard_ended(shard, reason)
         if not self._closing:
             self.freed()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run it as a task of the node, which is ended with the node."""
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -1,0 +1,1 @@
+"""Counters in every scope. Plain Python; it knows nothing of shards."""
