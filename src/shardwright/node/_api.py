@@ -68,7 +68,7 @@ class ApiServer:
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], socket.socket | None] = {}
         self._followers = 0
         self._calls = 0
         self._numbers = 0
@@ -121,14 +121,22 @@ class ApiServer:
                 connection.close()
                 continue
             task = self._loop.create_task(self._serve(connection), name="api connection")
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            self._connections[task] = connection
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        connection = self._connections.pop(task)
+        if connection is not None:  # cancelled before it began
+            connection.close()
 
     def _resume(self) -> None:
         if self._listener is not None:
             self._loop.add_reader(self._listener, self._accept)
 
     async def _serve(self, connection: socket.socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = None  # ours to close from here on
         reader = asyncio.StreamReader(limit=MAX_LINE, loop=self._loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
         transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection)

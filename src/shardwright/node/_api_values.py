@@ -5,20 +5,18 @@ from __future__ import annotations
 import base64
 import dataclasses
 import enum
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 BYTES = "__bytes__"
 _DEEPEST = 40
-_MOST_ITEMS = 10_000  # of what a generator yields
 
 
 def readable(value: Any) -> Any:
     """``value`` in JSON's types. Data classes are objects, bytes ``{"__bytes__": base64}``, sets and tuples lists.
 
-    Anything else is its ``repr``. Iterators are read, 10,000 items at most. Never raises for what it does not know.
+    Anything else is its ``repr``.
     """
     return _readable(value, 0, frozenset())
 
@@ -64,8 +62,6 @@ def _readable(value: Any, depth: int, above: frozenset[int]) -> Any:
         return [_readable(item, depth + 1, inside) for item in value]
     if isinstance(value, Set):
         return [_readable(item, depth + 1, inside) for item in sorted(value, key=repr)]
-    if isinstance(value, Iterator):
-        return [_readable(item, depth + 1, inside) for item in itertools.islice(value, _MOST_ITEMS)]
     return repr(value)
 
 

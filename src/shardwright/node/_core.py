@@ -33,6 +33,7 @@ CLIENT = Peer(ComponentName("node"), ShardId("node"))
 """The identity under which the node's own process calls."""
 MAX_PENDING_BINDS = 512  # of one shard at a time: its threads and coroutines ask one each
 MAX_RECORDS = 1000  # of notes and refusals that one shard causes; a chatterbox must not fill the journal
+MOST_PAST_NAMES = 4096
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class Core:
         self.shards = Shards(plan, components, composer, policy or KeepMinimum(), clock, self, terminal)
         self._sessions: dict[SessionNumber, LiveSession] = {}
         self._names: dict[str, SessionNumber] = {}
+        self._past_names: dict[int, str] = {}  # of ended sessions: their last lines may come after them
         self._callers: dict[ComponentName, dict[ShardId, Peer]] = {}  # of shared components: who is bound to them
         self.offer_client: Callable[[Peer, Endpoint], None] | None = None
         self._own: dict[ShardId, SessionNumber] = {}  # sessions in which shards act for themselves
@@ -152,6 +154,9 @@ class Core:
         if session is None:
             return
         self._names.pop(session.name, None)
+        self._past_names[number] = session.name
+        while len(self._past_names) > MOST_PAST_NAMES:
+            del self._past_names[next(iter(self._past_names))]
         effects = self.shards.composer.end_session(number, self._clock.monotonic_s())
         for shard in session.told:
             if shard in self.shards.ports:
@@ -397,7 +402,7 @@ class Core:
 
     def session_name(self, number: int) -> str:
         session = self._sessions.get(SessionNumber(number))
-        return session.name if session is not None else ""
+        return session.name if session is not None else self._past_names.get(number, "")
 
     def _introduce(self, session: LiveSession | None, shard: ShardId) -> None:
         if session is not None and shard not in session.told and shard in self.shards.ports:
