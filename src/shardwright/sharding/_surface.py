@@ -1,4 +1,7 @@
-"""What others see of an owned module: which names stay real, which are stubs, which the owner answers."""
+"""What others see of an owned module: which names stay real, which are stubs, which the owner answers.
+
+Over 400 lines, for the judgements about constants, classes and imports hang on each other until none changes.
+"""
 
 from __future__ import annotations
 
