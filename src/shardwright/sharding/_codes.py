@@ -80,8 +80,6 @@ CODES: dict[str, Code] = {
         ("SW267", _W, "An attribute of a function is used across an edge (such as `cache_clear`).",
          "Offer it as a function of the owner."),
         ("SW268", _W, "A name is used across an edge that the owner's module does not define.", "Correct the name."),
-        ("SW269", _W, "A part of another component's code could not be read statically (`getattr`, dynamic import).",
-         "Name the attribute plainly."),
     )
 }  # fmt: skip
 
