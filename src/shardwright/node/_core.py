@@ -68,7 +68,7 @@ class Core:
         self.events = events
         self.journal = journal
         self.transport = transport
-        self.logs = Logs(self.session_name)
+        self.logs = Logs(self._session_of)
         self._clock = clock
         source = random_source or random.Random(int.from_bytes(os.urandom(8), "little"))
         named: dict[str, Component] = {component.name: component for component in manifest.components}
@@ -403,6 +403,10 @@ class Core:
     def session_name(self, number: int) -> str:
         session = self._sessions.get(SessionNumber(number))
         return session.name if session is not None else self._past_names.get(number, "")
+
+    def _session_of(self, shard: str, number: int) -> str:
+        session = self._sessions.get(SessionNumber(number))
+        return session.name if session is not None and shard in session.told else ""
 
     def _introduce(self, session: LiveSession | None, shard: ShardId) -> None:
         if session is not None and shard not in session.told and shard in self.shards.ports:

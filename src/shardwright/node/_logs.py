@@ -31,9 +31,12 @@ class LogLine:
 
 
 class Logs:
-    """Keeps the last ``capacity`` lines of all shards, and tells whoever subscribed. Use from the node's loop."""
+    """Keeps the last ``capacity`` lines of all shards, and tells whoever subscribed. Use from the node's loop.
 
-    def __init__(self, session_name: Callable[[int], str], capacity: int = 20_000) -> None:
+    ``session_name`` gives the name of a session that a shard serves, empty for any other: a tag is the shard's own word.
+    """
+
+    def __init__(self, session_name: Callable[[str, int], str], capacity: int = 20_000) -> None:
         self._lines: deque[LogLine] = deque(maxlen=capacity)
         self._session_name = session_name
         self._sequence = itertools.count(1)
@@ -108,7 +111,7 @@ class Logs:
             try:
                 tag = json.loads(head)
                 stream = str(tag.get("o", "raw"))[:16]
-                session = self._session_name(tag["s"]) if isinstance(tag.get("s"), int) else ""
+                session = self._session_name(shard, tag["s"]) if isinstance(tag.get("s"), int) else ""
                 level, logger = str(tag.get("l", ""))[:16], str(tag.get("n", ""))[:128]
                 partial = bool(tag.get("p"))
                 raw = rest
