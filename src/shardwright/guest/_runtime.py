@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import resource
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from shardwright.contracts.transport import Channel
-from shardwright.errors import CallError, Fault, InternalError
+from shardwright.errors import CallError, Fault, InternalError, Overloaded
 from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import CallContext, current_call
@@ -34,7 +35,7 @@ Import = Callable[[str], ModuleType]
 
 
 class NotRunning(CallError):
-    """Another component was called while this one was imported into a template, which has no peers."""
+    """Another component was called while this one was imported: it has no peers yet, and in a template never will."""
 
     code = "SW311"
     fault: ClassVar[Fault] = "you"
@@ -48,7 +49,7 @@ class _Unbound:
 
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
         self.refused = f"{route.component} was called during import"
-        raise NotRunning(self.refused, outcome="not started", remedy='use start = "spawn" for this component')
+        raise NotRunning(self.refused, outcome="not started", remedy="call it from a function")
 
     def release(self, route: Route, link: Link) -> None:
         pass
@@ -116,12 +117,19 @@ class Runtime:
         if self._hub is None:
             raise InternalError("a shard that is not active has no links")
         caller, callee = (self.component, peer.component) if outgoing else (peer.component, self.component)
+        if not outgoing and self._links_of(peer.shard) >= max_links_of_a_peer():
+            channel.close()
+            raise Overloaded(f"{peer.shard} has too many channels to {self.shard} already")
         link = Link(channel, peer, self.codec(caller, callee), self._hub, self)
         if isinstance(link.codec, TaggedCodec) and isinstance(link.codec.handles, LinkHandles):
             link.codec.handles.link = link
         with self._mutex:
             self._links.add(link)
         return link
+
+    def _links_of(self, shard: ShardId) -> int:
+        with self._mutex:
+            return sum(link.peer.shard == shard for link in self._links)
 
     def codec(self, caller: ComponentName, callee: ComponentName) -> CallCodec:
         """What the edge permits."""
@@ -183,6 +191,12 @@ class Runtime:
         self.loop.close()
         if self._hub is not None:
             self._hub.close()
+
+
+def max_links_of_a_peer() -> int:
+    """How many channels one caller may have open to us: a quarter of our descriptors, of which a channel takes three."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(32, min(1024, soft // 12))
 
 
 class LinkHandles:

@@ -77,12 +77,13 @@ def _import(module: str, runtime: Runtime) -> None:
 
 
 def user_traceback(error: BaseException, root: str) -> str:
-    """The traceback without the frames that led to the user's first one."""
+    """The traceback without the frames that led to the user's first one, and without ours between theirs."""
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if Path(frame.filename).is_relative_to(root)), None)
     skip = first if first is not None else len(frames)
     error_only = traceback.format_exception_only(error)
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames[skip:]), *error_only]
+    theirs = [frame for frame in frames[skip:] if "/shardwright/guest/" not in frame.filename]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(theirs), *error_only]
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None:
         lines = [*traceback.format_exception(cause), "\nThe exception above led to this one:\n\n", *lines]

@@ -209,7 +209,6 @@ class InprocLauncher(Launcher):
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> InprocPort:
         runtime = Runtime(self._plan, component, inproc=True)
         port = InprocPort(runtime, shard, self._transport, self._run)
-        runtime.activate(shard, port.binder)
         timeout_s = self._start_timeout_s(component)
         try:
             await asyncio.wait_for(_on_a_thread(lambda: import_modules(runtime), f"{shard}-import"), timeout_s)
@@ -227,6 +226,7 @@ class InprocLauncher(Launcher):
         except BaseException:
             runtime.close()
             raise
+        runtime.activate(shard, port.binder)
         self._ports[shard] = port
         return port
 
