@@ -26,9 +26,11 @@ def fill(module: ModuleType, surface: ModuleSurface, proxies: Proxies) -> None:
     )  # fmt: skip
     exec(compile(surface.stub_source, filename, "exec", dont_inherit=True), namespace)
     definition = proxies.plan.definition(surface.owner)
+    submodules = {each.module for each in proxies.plan.modules}
 
     def __getattr__(name: str) -> Any:
-        if name.startswith("__"):
+        # `from package import submodule` asks for an attribute first; importing then finds it
+        if name.startswith("__") or f"{surface.module}.{name}" in submodules:
             raise AttributeError(f"module {surface.module!r} has no attribute {name!r}")
         return proxies.read_module(definition, surface.module, name)
 
