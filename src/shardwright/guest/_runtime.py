@@ -49,7 +49,7 @@ class _Unbound:
 
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
         self.refused = f"{route.component} was called during import"
-        raise NotRunning(self.refused, outcome="not started", remedy="call it from a function")
+        raise NotRunning(self.refused, outcome="not started", remedy='call it from a function, or use start = "spawn"')
 
     def release(self, route: Route, link: Link) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from shardwright import errors
 from shardwright.contracts.transport import Transport
-from shardwright.errors import CallError, ChannelClosed, ShardLost, ShardwrightError
+from shardwright.errors import CallError, ChannelClosed, Overloaded, ShardLost, ShardwrightError
 from shardwright.guest._context import CallContext, current_call
 from shardwright.guest._control import (
     Accept,
@@ -157,7 +158,8 @@ class Shard:
         match message:
             case Accept():
                 channel = self._open(message.transport, descriptors)
-                runtime.connect(channel, peer_of(message.component, message.shard, message.sessions), outgoing=False)
+                with contextlib.suppress(Overloaded):  # the channel was closed, and its caller sees that
+                    runtime.connect(channel, peer_of(message.component, message.shard, message.sessions), outgoing=False)
             case Offer():
                 channel = self._open(message.transport, descriptors)
                 link = runtime.connect(channel, peer_of(message.component, message.shard, None), outgoing=True)
