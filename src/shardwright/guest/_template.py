@@ -72,22 +72,42 @@ def _import(module: str, runtime: Runtime) -> None:
         if runtime.unbound.refused:
             raise ImportFailed(f"importing {module}: {runtime.unbound.refused}", "") from None
         raise ImportFailed(
-            f"importing {module} raised {type(error).__name__}: {error}", user_traceback(error, runtime.plan.root)
+            f"importing {module} raised {type(error).__name__}: {_words(error)}", user_traceback(error, runtime.plan.root)
         ) from None
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)[:2000]
+    except Exception as second:
+        return f"(its str() raised {type(second).__name__})"
 
 
 def user_traceback(error: BaseException, root: str) -> str:
     """The traceback without the frames that led to the user's first one, and without ours between theirs."""
+    told: list[str] = []
+    seen: set[int] = set()
+    link = ""
+    while True:
+        seen.add(id(error))
+        told.insert(0, _own_traceback(error, root) + link)
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None or id(cause) in seen:
+            return "".join(told)
+        link = "\nThe exception above led to this one:\n\n"
+        error = cause
+
+
+def _own_traceback(error: BaseException, root: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if Path(frame.filename).is_relative_to(root)), None)
     skip = first if first is not None else len(frames)
-    error_only = traceback.format_exception_only(error)
     theirs = [frame for frame in frames[skip:] if "/shardwright/guest/" not in frame.filename]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(theirs), *error_only]
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None:
-        lines = [*traceback.format_exception(cause), "\nThe exception above led to this one:\n\n", *lines]
-    return "".join(lines)
+    try:
+        last = traceback.format_exception_only(error)
+    except Exception:
+        last = [f"{type(error).__name__}\n"]
+    return "".join(["Traceback (most recent call last):\n", *traceback.format_list(theirs), *last])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from shardwright.contracts.sandbox import Exit, SandboxHandle
 from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
 from shardwright.guest import VERSION, Bind, Ended, Enter, Failed, Fork, Forked, Hello, Init, Ready, Unbind
 from shardwright.model.ids import ComponentName, ShardId
-from shardwright.model.limits import Limits, Usage
+from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
 from shardwright.model.shard import ShardPlan
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
@@ -188,7 +188,10 @@ class ProcessLauncher(Launcher):
             if component in self._spawned:
                 return None
             async with self._importing:
-                port, ready = await self._begin(component, ShardId(f"template-{component}"), "template", Limits(), False)
+                # its pages are the shards' as well, so what a shard may not take, importing may not
+                ceiling = Resources(memory_bytes=self._plan.definition(component).limits.ceiling.memory_bytes)
+                name = ShardId(f"template-{component}")
+                port, ready = await self._begin(component, name, "template", Limits(ceiling=ceiling), False)
             if not ready.forkable:
                 if self._start_of(component) is Start.TEMPLATE:
                     await self.end(port)

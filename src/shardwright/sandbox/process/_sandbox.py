@@ -14,6 +14,7 @@ from shardwright.sandbox._linux._cgroup import ControlGroup
 from shardwright.sandbox._linux._procfs import process_stat, process_usage
 
 _END_TIMEOUT_S = 5.0
+_OOM_PATIENCE_S = 0.5
 
 
 class ProcessSandbox(Sandbox):
@@ -75,7 +76,10 @@ class ProcessSandbox(Sandbox):
     def kill(self) -> None:
         if self.deleted:
             return
-        self.poll()  # how it ended by itself, if it did, is known from here on
+        if self.poll() is None and self._group is not None and self._group.out_of_memory_kills():
+            # the kernel kills here already: its sockets close some time before its end shows
+            _pidfd.has_ended(self._descriptor, _OOM_PATIENCE_S)
+            self.poll()  # how it ended by itself, if it did, is known from here on
         self._killed = True
         if self._group is not None:
             self._group.kill()
