@@ -239,7 +239,12 @@ def _lines(
 @target_argument
 @common_options
 def sessions(invocation: Invocation, app: str | None) -> None:
-    """List the sessions of a running node, with the shards that each holds."""
+    """List the sessions of a running node, with the shards that each holds.
+
+    \b
+    Example:
+      shardwright sessions arena --json
+    """
     with _node(invocation, app) as node:
         answer = node.ask("sessions")
     if invocation.json:
@@ -325,7 +330,12 @@ def resize(
 @click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="How long to wait for its end.")
 @common_options
 def stop(invocation: Invocation, app: str | None, timeout: float) -> int:
-    """Stop a running node and wait until it has gone; nothing of it remains."""
+    """Stop a running node and wait until it has gone; nothing of it remains.
+
+    \b
+    Example:
+      shardwright stop arena
+    """
     address = choose(runtime_folder(invocation.environment), app)
     with ApiClient(address.socket) as node:
         node.ask("stop")

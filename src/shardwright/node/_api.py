@@ -69,6 +69,7 @@ class ApiServer:
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
         self._connections: dict[asyncio.Task[None], socket.socket | None] = {}
+        self._silent: dict[asyncio.Task[None], None] = {}  # who asks nothing now, longest first
         self._followers = 0
         self._calls = 0
         self._numbers = 0
@@ -100,7 +101,7 @@ class ApiServer:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        for _ in range(16):
+        for _ in range(4):  # then those that are here already have their turn
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
@@ -114,7 +115,7 @@ class ApiServer:
                 permitted = peer_uid(connection) in (os.geteuid(), 0)
             except OSError:
                 permitted = False
-            if not permitted or len(self._connections) >= MAX_CONNECTIONS:
+            if not permitted or not self._room():
                 why = "too many connections" if permitted else "this node belongs to another user"
                 with contextlib.suppress(OSError):
                     connection.send(error_line(NodeError(why)), socket.MSG_NOSIGNAL)
@@ -124,7 +125,19 @@ class ApiServer:
             self._connections[task] = connection
             task.add_done_callback(self._ended)
 
+    def _room(self) -> bool:
+        """Whether one more may come in; if need be, the one that has been silent longest goes."""
+        if len(self._connections) < MAX_CONNECTIONS:
+            return True
+        if not self._silent:
+            return False
+        longest = next(iter(self._silent))
+        del self._silent[longest]
+        longest.cancel()
+        return True
+
     def _ended(self, task: asyncio.Task[None]) -> None:
+        self._silent.pop(task, None)
         connection = self._connections.pop(task)
         if connection is not None:  # cancelled before it began
             connection.close()
@@ -144,6 +157,7 @@ class ApiServer:
         wait_s = FIRST_REQUEST_S
         try:
             while True:
+                self._silent[task] = None
                 try:
                     line = await asyncio.wait_for(reader.readuntil(b"\n"), wait_s)
                 except asyncio.LimitOverrunError:
@@ -151,6 +165,7 @@ class ApiServer:
                     return
                 except (TimeoutError, asyncio.IncompleteReadError):
                     return
+                self._silent.pop(task, None)
                 wait_s = IDLE_S
                 await self._one(line, reader, writer)
         except (TimeoutError, OSError):

@@ -120,8 +120,12 @@ def _bind(listener: socket.socket, folder: int, stem: str) -> str:
 def _connect(folder: int, name: str, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(timeout_s)
+        # a non-blocking connect to a busy listener fails at once (EAGAIN); a blocking one waits for its turn
+        patience = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         connection.connect(f"/proc/self/fd/{folder}/{name}")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 0))
+        connection.settimeout(timeout_s)
     except BaseException:
         connection.close()
         raise
