@@ -234,7 +234,7 @@ class Caller:
         context: CallContext,
     ) -> Route:
         if target is not None:
-            return Route(definition.component, shard=target[0])
+            return self.router.object_route(definition.component, context.session, target[0])
         key = None
         if definition.scope.kind is ScopeKind.KEY:
             key = key_of(definition, entry, args, kwargs)

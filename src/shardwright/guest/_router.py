@@ -57,10 +57,15 @@ class _Binding:
 
 
 class Router:
-    """The bindings of one shard (or of the node's own client)."""
+    """The bindings of one shard (or of the node's own client).
 
-    def __init__(self, binder: Binder) -> None:
+    ``per_session``: the links of a shard that serves sessions speak for one session each, for a callee lets a link speak
+    just for the sessions that the caller served when it was made.
+    """
+
+    def __init__(self, binder: Binder, *, per_session: bool = False) -> None:
         self.binder = binder
+        self._per_session = per_session
         self._mutex = threading.Lock()
         self._bindings: dict[Route, _Binding] = {}
         self._binding_now: dict[Route, threading.Lock] = {}
@@ -68,11 +73,16 @@ class Router:
     def route(self, definition: ShardDefinition, session: SessionNumber, key: str | None) -> Route:
         """The route of a call to that component."""
         kind = definition.scope.kind
+        own = session if self._per_session else None
         if kind is ScopeKind.SHARED:
-            return Route(definition.component)
+            return Route(definition.component, session=own)
         if kind is ScopeKind.KEY:
-            return Route(definition.component, key=key)
+            return Route(definition.component, session=own, key=key)
         return Route(definition.component, session=session)
+
+    def object_route(self, component: ComponentName, session: SessionNumber, shard: ShardId) -> Route:
+        """The route of a call to an object behind a handle."""
+        return Route(component, session=session if self._per_session else None, shard=shard)
 
     def link(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
         """The link to use now, bound if need be (then this blocks). Raises ShardLost for a loss not yet told."""

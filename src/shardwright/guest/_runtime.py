@@ -28,6 +28,7 @@ from shardwright.guest._stubs import Proxies
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
 
@@ -78,7 +79,7 @@ class Runtime:
         self.shard = ShardId("")
         self.unbound = _Unbound()
         self.mailbox = (ImportingMailbox if inproc else Mailbox)(limit=self.definition.queue, name=component)
-        self.router = Router(self.unbound)
+        self.router = Router(self.unbound, per_session=self.definition.scope.kind is ScopeKind.SESSION)
         self.chains = Chains()
         self.caller = Caller(self.router, self.chains, self.mailbox)
         self.proxies = Proxies(plan, self.caller)

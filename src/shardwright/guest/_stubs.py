@@ -17,7 +17,6 @@ from shardwright.guest._caller import Caller
 from shardwright.guest._context import current_call
 from shardwright.guest._handles import Handle, HandleCache, HandleType
 from shardwright.guest._objects import HOLDERS
-from shardwright.guest._router import Route
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ShardId
 from shardwright.model.manifest import ScopeKind
@@ -68,7 +67,9 @@ class Proxies:
 
     def read_object(self, handle: Handle, name: str) -> Any:
         definition = type(handle)._definition
-        return self.caller.get(definition, Route(definition.component, shard=handle._sw_shard), handle._sw_object, name)
+        session = current_call.get().session
+        route = self.caller.router.object_route(definition.component, session, handle._sw_shard)
+        return self.caller.get(definition, route, handle._sw_object, name)
 
     # -- the life of handles -----------------------------------------------------------------------------------
 

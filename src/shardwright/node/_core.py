@@ -202,7 +202,7 @@ class Core:
                     if record.component == component and record.status is ShardStatus.READY
                     and record.id not in (*shards, *bind.lost)
                 ]
-        if definition.scope.kind is ScopeKind.SHARED and bind.shard is None:
+        if definition.scope.kind is ScopeKind.SHARED and bind.shard is None and caller.sessions is None:
             self._callers.setdefault(component, {})[caller.shard] = caller
         narrow = definition.scope.kind is ScopeKind.SESSION
         sessions = frozenset({SessionNumber(bind.session)}) if narrow else caller.sessions
@@ -275,7 +275,8 @@ class Core:
     async def _bind_for(self, port: ShardPort, bind: Bind) -> None:
         record = self.shards.composer.shard(port.shard)
         narrow = record is not None and record.scope is ScopeKind.SESSION
-        sessions = frozenset(record.sessions) if record is not None and narrow else None
+        # a link of a shard that serves sessions speaks for one of them (``bind`` checks which), or for the shard itself
+        sessions = frozenset({SessionNumber(bind.session)}) if narrow else None
         try:
             links = await self.bind(Peer(port.component, port.shard, sessions), bind)
         except ShardwrightError as error:

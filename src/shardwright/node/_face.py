@@ -102,14 +102,15 @@ class Running:
         self.plan: ShardPlan = plan_manifest(self.manifest)
         self.options = options
         self._environment = environment
+        self._secrets = read_secrets(self.manifest, environment)  # before anything is made that would have to be undone
         self._clock = SystemClock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="shardwright-node", daemon=True)
         self._closed = False
         self._failed = ""
+        self._cleaning: asyncio.Future[None] | None = None  # after the keeper's death
         self._keeper: KeeperClient | None = None
         self._inproc: InprocLauncher | None = None
-        self._secrets = read_secrets(self.manifest, environment)
         self.events = EventLog(clock=self._clock)
         self.lost = threading.Event()  # set when the node cannot go on
         self.on_stop: Callable[[], None] = self._close_soon  # called on the node's loop when a client asks it to stop
@@ -138,6 +139,9 @@ class Running:
         if self._closed:
             coroutine.close()
             raise NodeError("the node has stopped")
+        if self._failed:
+            coroutine.close()
+            raise NodeError(self._failed, remedy="start the node again")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     async def _open(self) -> None:
@@ -165,7 +169,7 @@ class Running:
         self.client = Client(self.plan, self.core, self._loop, transport)
         launcher: Launcher
         if self._keeper is None:
-            launcher = self._inproc = InprocLauncher(manifest, self.plan, surroundings, transport)
+            launcher = self._inproc = InprocLauncher(manifest, self.plan, surroundings, transport, self.core)
             self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
         else:
             launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core)
@@ -215,7 +219,10 @@ class Running:
         if self._closed:
             return
         self._failed = "the keeper died, and every shard with it"
-        self.core.fail(self._failed)
+        if self._keeper is not None:
+            self._cleaning = self._loop.run_in_executor(None, self._keeper.clean_up_after)
+        if hasattr(self, "core"):
+            self.core.fail(self._failed)
         self.lost.set()
 
     async def _shut(self, grace_s: float) -> None:
@@ -224,6 +231,8 @@ class Running:
             await asyncio.wait({self._opening}, timeout=10)
         if self.api is not None:
             await self.api.close()
+        if self._cleaning is not None:
+            await self._cleaning
         core = getattr(self, "core", None)
         if core is not None:
             await core.close(grace_s)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
@@ -44,7 +44,7 @@ from shardwright.guest import (
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
-from shardwright.model.manifest import Manifest, implicit
+from shardwright.model.manifest import Manifest, Start, implicit
 from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import Launcher, Surroundings
 from shardwright.node._port import PortEvents, ShardPort
@@ -62,10 +62,20 @@ def machine_capacity() -> Resources:
     return Resources(cpu=float(cores), memory_bytes=psutil.virtual_memory().total)
 
 
+class EarlyEvents(Protocol):
+    """Who answers a shard that is not ready yet: the node."""
+
+    def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
+
+    def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+
 class InprocPort(ShardPort):
     """A shard of this process, as the node sees it. Use from the node's event loop alone, but for ``send``."""
 
-    def __init__(self, runtime: Runtime, shard: ShardId, transport: Transport, run: Callable[[Job], None]) -> None:
+    def __init__(
+        self, runtime: Runtime, shard: ShardId, transport: Transport, early: EarlyEvents, run: Callable[[Job], None]
+    ) -> None:
         self.shard = shard
         self.component = runtime.component
         self.pid = os.getpid()
@@ -74,8 +84,9 @@ class InprocPort(ShardPort):
         self._transport = transport
         self._run = run
         self._loop = asyncio.get_running_loop()
+        self._early = early
         self._events: PortEvents | None = None
-        self._early: list[Any] = []
+        self._heard: list[Any] = []  # before anybody listened
         self._closed = ""
         self._stopping: asyncio.Task[None] | None = None
 
@@ -100,22 +111,21 @@ class InprocPort(ShardPort):
 
     def attach(self, events: PortEvents) -> None:
         self._events = events
-        early, self._early = self._early, []
-        for message in early:
+        heard, self._heard = self._heard, []
+        for message in heard:
             self._hear(message)
 
     def _hear(self, message: Any) -> None:
         events = self._events
-        if events is None:
-            self._early.append(message)
-            return
         match message:
             case Bind() if self._closed:
                 self.bound(Bound(message.request, f"{self.shard} has ended", "SW301"))
-            case Bind():
-                events.on_bind(self, message)
+            case Bind():  # it may call others while it is imported
+                self._early.on_bind(self, message)
             case Unbind():
-                events.on_unbind(self, message)
+                self._early.on_unbind(self, message)
+            case _ if events is None:
+                self._heard.append(message)
             case Finished():
                 events.on_finished(self, message)
             case Note():
@@ -185,11 +195,19 @@ class InprocPort(ShardPort):
 class InprocLauncher(Launcher):
     """Shards as threads of this process; their limits are booked, and not enforced."""
 
-    def __init__(self, manifest: Manifest, plan: ShardPlan, surroundings: Surroundings, transport: Transport) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        plan: ShardPlan,
+        surroundings: Surroundings,
+        transport: Transport,
+        events: EarlyEvents,
+    ) -> None:
         self._manifest = manifest
         self._plan = plan
         self._surroundings = surroundings
         self._transport = transport
+        self._events = events
         self._ports: dict[ShardId, InprocPort] = {}
         self._jobs: SimpleQueue[Job | None] | None = None  # of the thread that lends itself to the program
         self._replaced: dict[str, str | None] = {}
@@ -208,7 +226,11 @@ class InprocLauncher(Launcher):
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> InprocPort:
         runtime = Runtime(self._plan, component, inproc=True)
-        port = InprocPort(runtime, shard, self._transport, self._run)
+        port = InprocPort(runtime, shard, self._transport, self._events, self._run)
+        # what must be imported into a template has no peers then: the same here
+        peers_first = runtime.definition.start is not Start.TEMPLATE
+        if peers_first:
+            runtime.activate(shard, port.binder)
         timeout_s = self._start_timeout_s(component)
         try:
             await asyncio.wait_for(_on_a_thread(lambda: import_modules(runtime), f"{shard}-import"), timeout_s)
@@ -226,7 +248,8 @@ class InprocLauncher(Launcher):
         except BaseException:
             runtime.close()
             raise
-        runtime.activate(shard, port.binder)
+        if not peers_first:
+            runtime.activate(shard, port.binder)
         self._ports[shard] = port
         return port
 

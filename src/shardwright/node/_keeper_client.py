@@ -49,6 +49,22 @@ def python_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-c", code, module, *arguments]
 
 
+def _give_up(future: asyncio.Future[tuple[Any, list[int]]]) -> None:
+    """Nobody waits for this answer any more: close what came with it."""
+    if not future.cancelled() and future.exception() is None:
+        for descriptor in future.result()[1]:
+            os.close(descriptor)
+
+
+def _keeper(sock: socket.socket, grace_s: float) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        python_command("shardwright.node._keeper", str(sock.fileno()), str(grace_s)),
+        pass_fds=[sock.fileno()],
+        stdin=subprocess.DEVNULL,
+        cwd="/",
+    )
+
+
 class KeeperClient:
     """One keeper process. Use from the node's event loop alone."""
 
@@ -69,14 +85,19 @@ class KeeperClient:
         """Start a keeper for this node."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = subprocess.Popen(
-                python_command("shardwright.node._keeper", str(theirs.fileno()), str(grace_s)),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-            )
+            process = _keeper(theirs, grace_s)
         ours.setblocking(False)
         return cls(process, ours, on_gone)
+
+    def clean_up_after(self) -> None:
+        """Once it died: remove what it left. Blocks until that is done, by a successor that does just that."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)  # a zombie still counts as the owner of its control groups
+            ours, theirs = socket.socketpair()
+            ours.close()
+            with theirs:
+                successor = _keeper(theirs, 0.0)
+            successor.wait(30)
 
     @property
     def pid(self) -> int:
@@ -151,7 +172,11 @@ class KeeperClient:
         # the descriptors must live until they were sent, whatever becomes of the caller meanwhile
         self._outbox.append((frame(message, len(descriptors)), [os.dup(d) for d in descriptors]))
         self._flush()
-        answer, received = await asyncio.shield(future)
+        try:
+            answer, received = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_give_up)
+            raise
         if isinstance(answer, Refused):
             raise SandboxError(answer.message, remedy=answer.remedy)
         return answer, received
