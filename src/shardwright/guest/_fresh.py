@@ -21,6 +21,7 @@ class SeedWatch:
     def __init__(self, root: str) -> None:
         self._root = root
         self.random_seeded = False
+        self.random_state: tuple[Any, ...] | None = None  # as the chosen seed left it
         self.numpy_seeded = False
         self._original = random.seed
 
@@ -34,6 +35,8 @@ class SeedWatch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         random.seed = self._original
+        if self.random_seeded:
+            self.random_state = random.getstate()
         if "numpy.random" in sys.modules:
             self.numpy_seeded = any(self._seeds(module) for module in list(sys.modules.values()))
 
@@ -51,8 +54,10 @@ class SeedWatch:
 
 def refresh(watch: SeedWatch) -> None:
     """Give this process randomness of its own. To be called in the child, before user code runs."""
-    if not watch.random_seeded:
+    if watch.random_state is None:
         random.seed()
+    else:
+        random.setstate(watch.random_state)  # Python itself seeds anew after a fork
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None and not watch.numpy_seeded:
         numpy_random.seed()
