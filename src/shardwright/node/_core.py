@@ -89,6 +89,7 @@ class Core:
         self._numbers = itertools.count(1)
         self._finished: dict[ShardId, asyncio.Future[Finished]] = {}
         self._closing = False
+        self._failure = ""  # why the node cannot go on
         self.resizing = asyncio.Lock()  # one at a time: each goes by what the last one left
 
     # -- life --------------------------------------------------------------------------------------------------
@@ -113,6 +114,7 @@ class Core:
 
     def fail(self, reason: str) -> None:
         """Something that the node cannot live without is gone: fail whoever waits."""
+        self._failure = reason
         self.record("failure", reason)
         self.shards.fail(NodeError(reason))
         for future in self._finished.values():
@@ -178,6 +180,8 @@ class Core:
         The callee has its end already. None when ``bind`` names a key and the shard that has it, which the session now
         holds as well. Raises NotPermitted, CompositionRefused, ShardLost.
         """
+        if self._failure:
+            raise NodeError(self._failure, remedy="start the node again")
         component = ComponentName(bind.component)
         number = self._permitted(caller, bind)
         definition = self.plan.definition(component)

@@ -185,6 +185,8 @@ class Running:
             try:
                 server.open()
                 self.api = server
+                if self._keeper is not None and server.path is not None:
+                    await self._keeper.inherit(server.path)
             except NodeError as error:
                 self.core.record("api", str(error))
 

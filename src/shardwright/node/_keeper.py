@@ -7,6 +7,7 @@ for the grace, kills everything, removes control groups, and ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -30,6 +31,7 @@ from shardwright.node._keeper_messages import (
     Describe,
     Described,
     Done,
+    Inherit,
     Kill,
     Launch,
     Refused,
@@ -55,6 +57,7 @@ class Keeper:
         self._frames = FrameReader(sock, limit=MAX_FRAME, descriptors=True)
         self._lifeline_read, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
         self._swept: tuple[str, ...] = ()
+        self._inherited: list[str] = []  # files to remove
 
     def run(self) -> None:
         """Until the node is gone; then end everything."""
@@ -84,6 +87,9 @@ class Keeper:
         for sandbox in self._sandboxes.values():
             sandbox.kill()
         os.close(self._lifeline_write)  # and what we were never told of
+        for path in self._inherited:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         for sandbox in self._sandboxes.values():
             try:
                 sandbox.delete()
@@ -136,6 +142,9 @@ class Keeper:
                 sandbox.kill()
                 sandbox.delete()
                 return Deleted(message.request, sandbox.poll()), []
+            case Inherit():
+                self._inherited.append(message.path)
+                return Done(message.request), []
             case AskUsage():
                 found = {s: self._sandboxes[s].usage() for s in message.shards if s in self._sandboxes}
                 return Usages(message.request, found), []

@@ -26,6 +26,7 @@ from shardwright.node._keeper_messages import (
     Delete,
     Describe,
     Described,
+    Inherit,
     Kill,
     Launch,
     Refused,
@@ -138,6 +139,10 @@ class KeeperClient:
 
     async def kill(self, shard: ShardId) -> None:
         await self._ask(Kill(next(self._ids), shard), [])
+
+    async def inherit(self, path: Path) -> None:
+        """Let it remove that file should this process die."""
+        await self._ask(Inherit(next(self._ids), str(path)), [])
 
     async def delete(self, shard: ShardId) -> Exit | None:
         """End it and remove every trace."""

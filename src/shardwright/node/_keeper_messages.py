@@ -47,6 +47,12 @@ class Delete(_Message, frozen=True, tag="delete"):
     shard: str
 
 
+class Inherit(_Message, frozen=True, tag="inherit"):
+    """Remove this file (the node's socket) should the node die."""
+
+    path: str
+
+
 class AskUsage(_Message, frozen=True, tag="usage?"):
     shards: tuple[str, ...]
 
@@ -90,7 +96,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     remedy: str = ""
 
 
-ToKeeper = Launch | Adopt | Resize | Kill | Delete | AskUsage | Describe
+ToKeeper = Launch | Adopt | Resize | Kill | Delete | Inherit | AskUsage | Describe
 FromKeeper = Started | Applied | Deleted | Usages | Described | Done | Refused
 
 to_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToKeeper)

@@ -144,7 +144,8 @@ class Shards:
             await self.launcher.close()
 
     def fail(self, error: NodeError) -> None:
-        """Fail every request that waits."""
+        """Fail every request that waits; nothing is launched any more."""
+        self._closing = True
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)

@@ -106,7 +106,7 @@ def processes_marked(mark: str) -> dict[int, str]:
             if not command:  # a zombie, or a thread of the kernel
                 continue
             if needle in command or needle in (folder / "environ").read_bytes():
-                found[int(entry)] = command.replace(b"\0", b" ").decode("utf-8", "replace")[:200].strip()
+                found[int(entry)] = command.replace(b"\0", b" ").decode("utf-8", "replace").strip()
     return found
 
 

@@ -265,7 +265,11 @@ class SocketChannel(Channel):
             if self._readiness is None:
                 self._readiness = Readiness(self._socket.fileno())
                 self._readiness.show(self._is_buffered())
-            return self._readiness.fileno()
+            descriptor = self._readiness.fileno()
+        if self._released:  # by a close() that left the descriptor to us
+            self._let_go()
+            raise ChannelClosed(self._why_closed)
+        return descriptor
 
     # -- both --------------------------------------------------------------------------------------------------
 

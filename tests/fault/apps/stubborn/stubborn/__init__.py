@@ -1,0 +1,1 @@
+"""Parts that are hard to end, each in its own way."""
