@@ -121,6 +121,27 @@ def test_a_traceback_is_printed_as_python_does(app: str, tmp_path: Path) -> None
     assert "cli/_run.py" not in done.stderr
 
 
+def test_everything_in_one_process_is_the_same(app: str, tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, list[str], str]:
+        done = shardwright(tmp_path, "run", "-q", "--inproc", app, "--", *arguments, given="hello")
+        return done.returncode, sorted(done.stdout.splitlines()), done.stderr
+
+    status, printed, said = run("add", "3", "4")
+    assert (status, said) == (0, "careful\n")
+    assert printed == ["adding 3 4", "argv: ['sums', 'add', '3', '4']", "stdin: hello", "sum: 7"]
+    assert run("status", "42") == (42, [], "")
+    status, printed, said = run("fail")
+    assert status == 1 and said.endswith("ValueError: no such sum\n") and "shardwright/cli" not in said
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 7), (signal.SIGTERM, 143)])
+def test_signals_of_one_process(waiting: str, tmp_path: Path, number: int, status: int) -> None:
+    with background(tmp_path, "run", "--inproc", waiting) as run:
+        run.wait_for("waiting")
+        assert shardwright(tmp_path, "ps").returncode == 0
+        assert run.end(number) == status, run.seen
+
+
 def test_nothing_that_was_printed_is_lost_at_the_end(app: str, tmp_path: Path) -> None:
     done = shardwright(tmp_path, "run", "-q", app, "--", "chatter", "5000")
     assert done.returncode == 0, done.stderr

@@ -122,6 +122,8 @@ def run(
                 component = running.main_component()
                 if component is None:
                     status, text = _serve(running, signals, quiet), ""
+                elif inproc:
+                    status, text = _program_here(running)
                 else:
                     status, text = _program(running, signals, str(component))
         except Terminated:
@@ -202,6 +204,23 @@ def _program(running: Running, signals: Signals, component: str) -> tuple[int, s
         lost = forwarding.close()
         if lost:
             click.echo(f"shardwright: {lost} lines of shards were lost: nobody read them", err=True)
+
+
+def _program_here(running: Running) -> tuple[int, str]:
+    """The same with everything in this process: the program has this thread, and Ctrl-C as it would without us."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    running.on_stop = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        finished = running.run_main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return finished.status & 0xFF, finished.traceback
 
 
 def _tell(running: Running, component: Any, number: int) -> bool:
