@@ -770,7 +770,9 @@ FILES = {
 
 
         def signatures():
-            return str(inspect.signature(add)), str(inspect.signature(store.positional)), inspect.iscoroutinefunction(store.slow)
+            return str(inspect.signature(add)), str(inspect.signature(store.positional)), inspect.iscoroutinefunction(
+                store.slow
+            )
 
 
         def partials():
@@ -875,7 +877,10 @@ FILES = {
 
         def counter_equality():
             one, other = Counter(1), Counter(1)
-            return one == other, one == Counter(2), one != other, one == 5, hash(one) == hash(other), len({one, other}), one is other
+            return (
+                one == other, one == Counter(2), one != other, one == 5, hash(one) == hash(other), len({one, other}),
+                one is other,
+            )
 
 
         def counter_special():
@@ -977,9 +982,11 @@ print(json.dumps({{name: tell(lambda: run(name), {str(app)!r}) for name in {SCEN
 @pytest.fixture(scope="module", params=["processes", "inproc"])
 def cut(request: pytest.FixtureRequest, app: Path) -> dict[str, Any]:
     before = Inventory.take()
-    with shardwright.start(app, inproc=request.param == "inproc", state=app / "state") as node:
-        with node.session("parity") as session:
-            found = tell_all(app, lambda name: session.call(f"desk.{name}"))
+    with (
+        shardwright.start(app, inproc=request.param == "inproc", state=app / "state") as node,
+        node.session("parity") as session,
+    ):
+        found = tell_all(app, lambda name: session.call(f"desk.{name}"))
     left = settle(before)
     assert not left, left
     return found

@@ -300,9 +300,11 @@ def test_it_starts_within_a_running_event_loop(app: Path) -> None:
     async def notebook() -> list[object]:
         with shardwright.start(app, inproc=True, state=app / "state") as node, node.session("cell") as session:
             found = [session.call("front.ping", 4)]
-        async with shardwright.astart(app, inproc=True, state=app / "state") as anode:
-            async with await anode.session("cell") as asession:
-                found += await asyncio.gather(*(asession.call("hub.take", n) for n in range(2)))
+        async with (
+            shardwright.astart(app, inproc=True, state=app / "state") as anode,
+            await anode.session("cell") as asession,
+        ):
+            found += await asyncio.gather(*(asession.call("hub.take", n) for n in range(2)))
         return found
 
     assert asyncio.run(notebook()) == [0, "taken", "taken"]
