@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -237,18 +236,13 @@ def test_components_without_a_program_are_served(tmp_path: Path, number: int) ->
         assert run.end(number) == 0
 
 
-def test_a_killed_node_leaves_a_socket_that_misleads_nobody(
-    waiting: str, tmp_path: Path, runtime_directory: Path
-) -> None:
+def test_a_killed_node_misleads_nobody(waiting: str, tmp_path: Path, runtime_directory: Path) -> None:
     with background(tmp_path, "run", waiting) as run:
         run.wait_for("waiting")
         run.end(signal.SIGKILL)
-    (stale,) = (runtime_directory / "shardwright").glob("sums-*.sock")
-    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
-        client.connect(str(stale))
     done = shardwright(tmp_path, "ps")
     assert done.returncode == 3 and "no node is running" in done.stderr
     with background(tmp_path, "run", waiting) as run:
         run.wait_for("waiting")
-        assert not stale.exists()
+        assert len(list((runtime_directory / "shardwright").glob("sums-*.sock"))) == 1
         assert run.end(signal.SIGTERM) == 143

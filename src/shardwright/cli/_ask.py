@@ -209,7 +209,7 @@ def events(invocation: Invocation, app: str | None, follow: bool, tail: int | No
     """
 
     def show(line: dict[str, Any]) -> str:
-        where = line["shard"] or line["component"]
+        where = line["shard"] or line["component"] or line["session"]
         return f"{clock_time(line['wall_s'])} {line['kind']:<9} {where:<20} {line['message']}".rstrip()
 
     return _lines(invocation, app, "events", follow, {"since": since, "tail": tail}, show)

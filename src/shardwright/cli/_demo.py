@@ -37,6 +37,7 @@ class Tally:
     latencies_s: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)  # of each error, what the first one said
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def quantile_ms(self, share: float) -> float:
@@ -185,6 +186,7 @@ class _Demo:
             except Exception as error:
                 with self._tally.lock:
                     self._tally.errors[type(error).__name__] += 1
+                    self._tally.first.setdefault(type(error).__name__, str(error))
                 if not once:
                     self._ending.wait(0.5)
             if once:
@@ -207,6 +209,8 @@ class _Demo:
                 try:
                     result = session.call(target, *arguments)
                 except Exception as error:
+                    with self._tally.lock:
+                        self._tally.first.setdefault(type(error).__name__, str(error))
                     step = lambda error=error: visit.throw(error)  # type: ignore[misc]  # noqa: E731
                 else:
                     step = lambda result=result: visit.send(result)  # type: ignore[misc]  # noqa: E731
@@ -246,6 +250,7 @@ class _Demo:
             "calls": tally.calls,
             "calls_per_s": round(tally.calls / took_s, 1),
             "errors": dict(sorted(tally.errors.items())),
+            "first_of_each_error": {name: tally.first.get(name, "") for name in sorted(tally.errors)},
             "refused": dict(sorted(tally.refused.items())),
             "p50_ms": tally.quantile_ms(0.5),
             "p99_ms": tally.quantile_ms(0.99),
@@ -266,5 +271,7 @@ class _Demo:
         )
         click.echo(f"latency: p50 {result['p50_ms']} ms, p99 {result['p99_ms']} ms")
         click.echo(f"errors: {errors}")
+        for name in sorted(tally.errors):
+            click.echo(f"  the first {name}: {tally.first.get(name, 'not known')}")
         if refused:
             click.echo(f"refused by the rules of the application, as meant: {refused}")

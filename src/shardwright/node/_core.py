@@ -18,7 +18,7 @@ from shardwright.errors import CallError, CompositionRefused, NodeError, NotPerm
 from shardwright.guest import Bind, Bound, Finished, Note
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.endpoint import Endpoint, Peer
-from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId, new_shard_id
+from shardwright.model.ids import NO_SESSION, ComponentName, SessionId, SessionNumber, ShardId, new_shard_id
 from shardwright.model.manifest import Component, Manifest, ScopeKind, implicit
 from shardwright.model.shard import MAIN_COMPONENT, ShardPlan
 from shardwright.node._journal import Journal
@@ -402,7 +402,8 @@ class Core:
         )
         self.events.emit(
             kind, reason, shard=ShardId(shard) if shard else None,
-            component=ComponentName(component) if component else None, session=None,
+            component=ComponentName(component) if component else None,
+            session=SessionId(session) if session else None,
         )  # fmt: skip
 
     def session_name(self, number: int) -> str:

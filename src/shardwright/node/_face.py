@@ -214,8 +214,11 @@ class Running:
         component = self.main_component()
         if component is None:
             raise NodeError("the manifest names no app.main", remedy='add main = "module:function" to [app]')
-        future = self.submit(self.core.run_main(component, self.manifest.main))
-        return future.result() if self._inproc is None else self._inproc.lend_thread(future)
+
+        def begin() -> concurrent.futures.Future[Finished]:
+            return self.submit(self.core.run_main(component, self.manifest.main))
+
+        return begin().result() if self._inproc is None else self._inproc.lend_thread(begin)
 
     def _keeper_gone(self) -> None:
         if self._closed:

@@ -298,13 +298,15 @@ class InprocLauncher(Launcher):
         else:
             threading.Thread(target=job, name="shardwright-main", daemon=True).start()
 
-    def lend_thread(self, future: Future[T]) -> T:
-        """Run the program on the calling thread, where debuggers expect it, until ``future`` is done; its result.
+    def lend_thread(self, begin: Callable[[], Future[T]]) -> T:
+        """Run the program on the calling thread, where debuggers expect it, until the future is done; its result.
 
-        Ctrl-C is the program's: it ends it as it would end it uncut.
+        ``begin`` asks for the program, once this thread is there to run it. Ctrl-C is the program's: it ends it as it
+        would end it uncut.
         """
         jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._jobs = jobs
+        future = begin()
         future.add_done_callback(lambda _: jobs.put(None))
         argv = sys.argv[:]
         sys.argv[:] = self._surroundings.argv
