@@ -42,6 +42,10 @@ class LaunchEvents(Protocol):
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
 
 
+FORK_ATTEMPTS = 3
+TEMPLATE_END_S = 0.5
+
+
 class Launcher(ABC):
     """Starts and ends shards for a node."""
 
@@ -126,12 +130,17 @@ class ProcessLauncher(Launcher):
         return "template" if component in self._templates else "spawn"
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
-        template = None
-        if self._start_of(component) is not Start.SPAWN and component not in self._spawned:
-            template = await self._template(component)
-        if template is not None:
-            return await self._fork(template, shard, limits, terminal)
-        return await self._spawn(component, shard, limits, terminal)
+        for _ in range(FORK_ATTEMPTS):
+            template = None
+            if self._start_of(component) is not Start.SPAWN and component not in self._spawned:
+                template = await self._template(component)
+            if template is None:
+                return await self._spawn(component, shard, limits, terminal)
+            try:
+                return await self._fork(template, shard, limits, terminal)
+            except _TemplateEnded as ended:
+                reason = ended.message
+        raise StartFailed(reason, remedy="its template ends again and again: see the journal")
 
     async def end(self, port: ShardPort) -> Exit | None:
         if isinstance(port, GuestPort):
@@ -229,6 +238,12 @@ class ProcessLauncher(Launcher):
             if adopted is None:
                 raise StartFailed(f"{shard} ended before it began")
             self._watch(port, adopted[1])
+        except BaseException as error:
+            await self._clean_up(port)
+            if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
+                raise _TemplateEnded(f"{shard} was not forked: {error.message}") from error
+            raise
+        try:
             self._enter(port, terminal)
             await self._expect(port, Ready)
             return port
@@ -356,6 +371,10 @@ class ProcessLauncher(Launcher):
             await asyncio.shield(self.end(port))
 
 
+class _TemplateEnded(StartFailed):
+    """A fork was asked of a template that was about to end; another template may do."""
+
+
 class _Template:
     """A running template, and the forks asked of it."""
 
@@ -368,6 +387,12 @@ class _Template:
 
     def watch(self) -> None:
         self._task = asyncio.create_task(self._read(), name=f"{self.port.shard} messages")
+
+    async def has_ended(self, within_s: float) -> bool:
+        """Whether it has ended by then: a killed process takes its time to close its descriptors."""
+        if self._task is not None and not self.port.closed:
+            await asyncio.wait({self._task}, timeout=within_s)
+        return bool(self.port.closed)
 
     def fork(self, shard: ShardId, descriptor: int) -> asyncio.Future[str]:
         """Ask for a fork; the future is done only when it failed, with the reason."""

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from shardwright.errors import SandboxError
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.sandbox._linux import _pidfd
-from shardwright.sandbox._linux._procfs import read_text, start_ticks
+from shardwright.sandbox._linux._procfs import process_stat, read_text, start_ticks
 
 PREFIX = "shardwright-"
 _OWNER = re.compile(r"shardwright-(\d+)-(\d+)(?:-(\d+))?")
@@ -162,7 +162,9 @@ def owner_is_dead(name: str) -> bool:
     match = _OWNER.fullmatch(name)
     if match is None or int(match[3] or _INITIAL_PID_NAMESPACE) != _pid_namespace():
         return False
-    return start_ticks(int(match[1])) != int(match[2])
+    stat = process_stat(int(match[1]))
+    # a zombie has ended: its parent may be gone as well, and nobody waits for it
+    return stat is None or stat.start_ticks != int(match[2]) or stat.state == "Z"
 
 
 def folder_name(name: str) -> str:
