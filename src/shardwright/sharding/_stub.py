@@ -20,7 +20,7 @@ from shardwright.sharding._symbols import Bind, Ref, import_bindings, is_main_gu
 # A function of a copied class may use a global that only the owner has: the module's own ``__getattr__`` asks for it.
 _ASK = """
 def __shardwright_value__(name):
-    return getattr(__import__("sys").modules[__name__], name)
+    return globals()[name] if name in globals() else __getattr__(name)
 """
 _REAL = (NameKind.FUNCTION, NameKind.STATEFUL, NameKind.VALUE, NameKind.CONSTANT)
 _STATIC_TESTS = frozenset({"sys.version_info", "sys.platform", "os.name", "sys.implementation", "platform.system"})
