@@ -1,0 +1,105 @@
+"""Pieces of the launcher that need no process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.errors import NodeError
+from shardwright.guest import HEADER, frame
+from shardwright.manifest import load
+from shardwright.model.ids import ShardId
+from shardwright.model.limits import Limits, Resources
+from shardwright.node._keeper_messages import (
+    Adopt,
+    AskUsage,
+    Delete,
+    Deleted,
+    Kill,
+    Launch,
+    Refused,
+    Resize,
+    Started,
+    from_keeper,
+    to_keeper,
+)
+from shardwright.node._launcher import PASSED_ON, THREADS, Surroundings, end_in_words, parent_of, read_secrets
+
+MANIFEST = """
+[app]
+name = "a"
+[components.a]
+code = "a"
+env = ["WANTED", "ABSENT"]
+secrets = { KEY = "file:key" }
+"""
+
+
+def test_the_environment_of_a_component_is_a_fixed_few_and_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "shardwright.toml").write_text(MANIFEST)
+    (tmp_path / "a.py").write_text("")
+    component = load(tmp_path, environment={}).components[0]
+    host = {"PATH": "/bin", "WANTED": "1", "UNWANTED": "2", "AWS_SECRET": "3", "LD_PRELOAD": "4"}
+    found = Surroundings(host, "/", ()).environment_of(component)
+    assert found == {"PATH": "/bin", "WANTED": "1", **THREADS}
+    assert Surroundings(host, "/", ()).environment_of(None) == {"PATH": "/bin", **THREADS}
+    assert not {"LD_PRELOAD", "LD_LIBRARY_PATH", "USER"} & set(PASSED_ON)
+
+
+def test_secrets_are_read_from_their_files_and_named_when_they_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "shardwright.toml").write_text(MANIFEST)
+    (tmp_path / "a.py").write_text("")
+    manifest = load(tmp_path, environment={})
+    with pytest.raises(NodeError, match="secret KEY of a cannot be read"):
+        read_secrets(manifest, {})
+    (tmp_path / "key").write_bytes(b"\xff\xfe")
+    with pytest.raises(NodeError, match="secret KEY of a cannot be read") as caught:
+        read_secrets(manifest, {})
+    assert caught.value.__cause__ is None
+    (tmp_path / "key").write_text("v4lue\n\n")
+    assert read_secrets(manifest, {}) == {"a": {"KEY": "v4lue\n"}}
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended", "words"),
+    [
+        ("it ended", Exit(0), "exited with status 0"),
+        ("it was ended", Exit(-9, out_of_memory=True), "killed: memory ceiling exceeded"),
+        ("its control socket broke: x", Exit(-11), "killed by signal 11"),
+        ("it broke the control protocol: x", Exit(-9), "it broke the control protocol: x; killed by signal 9"),
+        ("it broke the control protocol: x", Exit(None), "it broke the control protocol: x"),
+        ("it ended", None, "it ended"),
+    ],
+)
+def test_why_and_how_it_ended_in_words(reason: str, ended: Exit | None, words: str) -> None:
+    assert end_in_words(reason, ended) == words
+
+
+def test_who_is_whose_child() -> None:
+    assert parent_of(os.getpid()) == os.getppid()
+    assert parent_of(2**22 + 1) is None
+
+
+LIMITS = Limits(Resources(cpu=0.5, memory_bytes=1), Resources(cpu=1.0))
+HANDLE = SandboxHandle(1, "process", ShardId("a-1"), 5, 6, ("/x",))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Launch(1, "a", ("python",), {"A": "b"}, "/", (3, 1), 4, LIMITS, 9),
+        Adopt(2, HANDLE, LIMITS), Resize(3, "a", LIMITS), Kill(4, "a"), Delete(5, "a"), AskUsage(6, ("a", "b")),
+    ],
+)  # fmt: skip
+def test_what_a_keeper_is_told_arrives_as_it_was(message: object) -> None:
+    assert to_keeper.decode(frame(message)[HEADER.size :]) == message
+
+
+@pytest.mark.parametrize(
+    "message", [Started(1, HANDLE), Started(1, None), Deleted(2, Exit(-9, True)), Deleted(2, None), Refused(3, "no", "do")]
+)
+def test_what_a_keeper_answers_arrives_as_it_was(message: object) -> None:
+    assert from_keeper.decode(frame(message)[HEADER.size :]) == message
