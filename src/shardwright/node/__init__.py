@@ -13,21 +13,10 @@ from shardwright.node._api_client import (
 from shardwright.node._api_messages import describe
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._doctor import examine_application, examine_machine
-from shardwright.node._face import (
-    AsyncNode,
-    AsyncSession,
-    Node,
-    Options,
-    Running,
-    Session,
-    ShardStatus,
-    astart,
-    plan,
-    shard_object,
-    start,
-    state_folder,
-)
+from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
 from shardwright.node._logs import LogLine
+from shardwright.node._running import Options, Running, plan, state_folder
+from shardwright.node._status import ShardStatus, shard_object
 
 __all__ = [
     "Ambiguous",

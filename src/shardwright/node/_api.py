@@ -14,8 +14,7 @@ import os
 import socket
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +23,7 @@ import msgspec
 from shardwright.errors import CallError, MessageTooLarge, NodeError, Overloaded, RemoteError
 from shardwright.guest import CallContext
 from shardwright.model.ids import SessionNumber
+from shardwright.node._api_lines import END, Follower, event_object, gone, line_of, log_object, send
 from shardwright.node._api_messages import (
     MAX_ANSWER,
     MAX_LINE,
@@ -46,7 +46,7 @@ from shardwright.node._logs import LogLine, matches
 from shardwright.telemetry import RecordedEvent
 
 if TYPE_CHECKING:
-    from shardwright.node._face import Running
+    from shardwright.node._running import Running
 
 MAX_CONNECTIONS = 64
 MAX_FOLLOWERS = 32
@@ -313,32 +313,32 @@ class ApiServer:
             kept = kept[-request.tail :] if request.tail > 0 else []
         if not request.follow:
             for line in kept:
-                await _write(writer, _line(line))
-            await _write(writer, _END)
+                await _write(writer, line_of(line))
+            await _write(writer, END)
             return
         if self._followers >= MAX_FOLLOWERS:
             await _write(writer, error_line(Overloaded(f"{MAX_FOLLOWERS} follow already", remedy="end one of them")))
             return
-        follower = _Follower()
+        follower = Follower(FOLLOWER_QUEUE)
         follower.queue.extend(kept)
         forget = self._subscribe(request, follower)
         self._followers += 1
-        gone = self._loop.create_task(_gone(reader))
-        sending = self._loop.create_task(_send(follower, writer))
+        left = self._loop.create_task(gone(reader))
+        sending = self._loop.create_task(send(follower, writer))
         try:
-            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({left, sending}, return_when=asyncio.FIRST_COMPLETED)
             raise ConnectionResetError("the follower has gone")
         except asyncio.CancelledError:
-            writer.write(_END)  # the node stops
+            writer.write(END)  # the node stops
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 await asyncio.wait_for(writer.drain(), 0.2)
             raise
         finally:
             self._followers -= 1
             forget()
-            for task in (gone, sending):
+            for task in (left, sending):
                 task.cancel()
-            await asyncio.gather(gone, sending, return_exceptions=True)
+            await asyncio.gather(left, sending, return_exceptions=True)
 
     def _kept(self, request: AskLogs | AskEvents) -> list[dict[str, Any]]:
         if isinstance(request, AskLogs):
@@ -347,7 +347,7 @@ class ApiServer:
             return [log_object(line) for line in lines]
         return [event_object(recorded) for recorded in self._running.events.since(request.since)]
 
-    def _subscribe(self, request: AskLogs | AskEvents, follower: _Follower) -> Callable[[], None]:
+    def _subscribe(self, request: AskLogs | AskEvents, follower: Follower) -> Callable[[], None]:
         if isinstance(request, AskLogs):
 
             def heard(line: LogLine) -> None:
@@ -363,41 +363,6 @@ class ApiServer:
         return self._running.events.subscribe(happened)
 
 
-class _Follower:
-    """Lines on their way to one follower; the oldest give way."""
-
-    def __init__(self) -> None:
-        self.queue: deque[dict[str, Any]] = deque()
-        self.lost = 0
-        self.filled = asyncio.Event()
-
-    def put(self, line: dict[str, Any]) -> None:
-        while len(self.queue) >= FOLLOWER_QUEUE:
-            self.queue.popleft()
-            self.lost += 1
-        self.queue.append(line)
-        self.filled.set()
-
-
-async def _send(follower: _Follower, writer: asyncio.StreamWriter) -> None:
-    while True:
-        while follower.queue or follower.lost:
-            if follower.lost:
-                lost, follower.lost = follower.lost, 0
-                writer.write(msgspec.json.encode({"ok": True, "lost": lost}) + b"\n")
-            else:
-                writer.write(_line(follower.queue.popleft()))
-            await writer.drain()
-        follower.filled.clear()
-        await follower.filled.wait()
-
-
-async def _gone(reader: asyncio.StreamReader) -> None:
-    """Returns when the follower has hung up, or says anything: it has nothing to say."""
-    with contextlib.suppress(OSError):
-        await reader.read(1)
-
-
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     await asyncio.wait_for(writer.drain(), ANSWER_S)
@@ -411,30 +376,3 @@ def _made(result: Any) -> bytes:
             f"the call ran; its result makes {len(line):,} bytes of JSON, more than {MAX_ANSWER:,}", outcome="failed"
         )
     return line
-
-
-def _line(line: dict[str, Any]) -> bytes:
-    return msgspec.json.encode({"ok": True, "line": line}) + b"\n"
-
-
-_END = b'{"ok":true,"end":true}\n'
-
-
-def log_object(line: LogLine) -> dict[str, Any]:
-    return {
-        "sequence": line.sequence, "wall_s": line.wall_s, "shard": line.shard, "stream": line.stream, "text": line.text,
-        "session": line.session, "level": line.level, "logger": line.logger, "partial": line.partial,
-    }  # fmt: skip
-
-
-def event_object(recorded: RecordedEvent) -> dict[str, Any]:
-    event = recorded.event
-    return {
-        "sequence": recorded.sequence, "wall_s": event.wall_s, "kind": event.kind, "message": event.message,
-        "shard": event.shard or "", "session": event.session or "", "component": event.component or "",
-        "attributes": _attributes(event.attributes),
-    }  # fmt: skip
-
-
-def _attributes(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: readable(value) for name, value in pairs}

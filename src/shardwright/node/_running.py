@@ -1,0 +1,280 @@
+"""A node in a thread of this process: opened, asked, closed. ``_face`` gives it a public shape."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shardwright.contracts.clock import SystemClock
+from shardwright.errors import ManifestError, NodeError
+from shardwright.guest import Finished
+from shardwright.manifest import capacity_problems, load
+from shardwright.model.ids import ComponentName, SessionNumber
+from shardwright.model.manifest import Manifest
+from shardwright.model.shard import ShardPlan
+from shardwright.node._api import ApiServer
+from shardwright.node._api_sockets import runtime_folder
+from shardwright.node._checks import not_enforced, refuse_unbuilt
+from shardwright.node._client import Client
+from shardwright.node._core import Core, LiveSession
+from shardwright.node._inproc import InprocLauncher, machine_capacity
+from shardwright.node._journal import Journal
+from shardwright.node._keeper_client import KeeperClient
+from shardwright.node._launcher import Launcher, ProcessLauncher, Surroundings, read_secrets
+from shardwright.node._status import ShardStatus
+from shardwright.placement import Capacity
+from shardwright.sharding import plan as plan_manifest
+from shardwright.telemetry import EventLog
+from shardwright.transport.inproc import InprocTransport
+from shardwright.transport.socket import SocketTransport
+
+T = TypeVar("T")
+_unnamed = itertools.count(1)
+
+
+def plan(path: str | Path, *, profile: str | None = None, environment: Mapping[str, str] | None = None) -> ShardPlan:
+    """The plan of the application at ``path`` (its folder or its manifest). Reads code, imports none.
+
+    Raises ManifestError, PlanError.
+    """
+    return plan_manifest(load(path, profile=profile, environment=environment or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a node; everything has a default."""
+
+    inproc: bool = False
+    profile: str | None = None
+    environment: Mapping[str, str] | None = None
+    state: Path | None = None  # where the journal lives; default below the user's state folder
+    argv: tuple[str, ...] = ()
+    terminal: bool = False  # app.main gets this process's standard streams
+    api: bool = True  # answer other terminals over a Unix socket
+    runtime: Path | None = None  # the folder of that socket; default by the environment
+
+
+class Running:
+    """A node that runs in a thread of this process. Made by ``start`` and ``astart``."""
+
+    def __init__(self, path: str | Path, options: Options) -> None:
+        environment = dict(os.environ) if options.environment is None else dict(options.environment)
+        self.manifest: Manifest = load(path, profile=options.profile, environment=environment)
+        refuse_unbuilt(self.manifest)
+        self.plan: ShardPlan = plan_manifest(self.manifest)
+        self.options = options
+        self._environment = environment
+        self._secrets = read_secrets(self.manifest, environment)  # before anything is made that would have to be undone
+        self._clock = SystemClock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="shardwright-node", daemon=True)
+        self._closed = False
+        self._failed = ""
+        self._cleaning: asyncio.Future[None] | None = None  # after the keeper's death
+        self._keeper: KeeperClient | None = None
+        self._inproc: InprocLauncher | None = None
+        self.events = EventLog(clock=self._clock)
+        self.lost = threading.Event()  # set when the node cannot go on
+        self.on_stop: Callable[[], None] = self._close_soon  # called on the node's loop when a client asks it to stop
+        self.api: ApiServer | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self.core: Core
+        self.client: Client
+        self._thread.start()
+        try:
+            self.submit(self._open()).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<node of {self.manifest.app}, {'closed' if self._closed else 'running'}>"
+
+    # -- the loop's thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run a coroutine on the node's loop."""
+        if self._closed:
+            coroutine.close()
+            raise NodeError("the node has stopped")
+        if self._failed:
+            coroutine.close()
+            raise NodeError(self._failed, remedy="start the node again")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _open(self) -> None:
+        self._opening = asyncio.current_task()
+        manifest = self.manifest
+        transport = InprocTransport() if self.options.inproc else SocketTransport()
+        state = self.options.state or state_folder(self._environment) / manifest.app
+        journal = Journal(state / "journal.sqlite3", f"{os.getpid()}")
+        terminal = self._terminal_component()
+        surroundings = Surroundings(self._environment, os.getcwd(), self.options.argv or (sys.argv[0],), self._secrets)
+        if self.options.inproc:
+            total = machine_capacity()
+        else:
+            self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone)
+            described = await self._keeper.describe()
+            total = described.capacity
+        problems = capacity_problems(manifest, total)
+        if problems:
+            raise ManifestError("the manifest asks for more than this machine has", problems=problems)
+        capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)
+        self.core = Core(
+            manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
+            clock=self._clock, terminal=terminal,
+        )  # fmt: skip
+        self.client = Client(self.plan, self.core, self._loop, transport)
+        launcher: Launcher
+        if self._keeper is None:
+            launcher = self._inproc = InprocLauncher(manifest, self.plan, surroundings, transport, self.core)
+            self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
+        else:
+            launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core)
+            if described.reason:
+                self.core.record("limits", described.reason)
+            for line in not_enforced(manifest, described.enforces):
+                self.core.record("limits", line)
+            if described.swept:
+                self.core.record("swept", f"removed what earlier nodes left: {', '.join(described.swept)}")
+        await self.core.open(launcher)
+        if self.options.api:
+            server = ApiServer(self, self.options.runtime or runtime_folder(self._environment))
+            try:
+                server.open()
+                self.api = server
+                if self._keeper is not None and server.path is not None:
+                    await self._keeper.inherit(server.path)
+            except NodeError as error:
+                self.core.record("api", str(error))
+
+    def _close_soon(self) -> None:
+        threading.Thread(target=self.close, name="shardwright-stop", daemon=True).start()
+
+    def _terminal_component(self) -> ComponentName | None:
+        return self.main_component() if self.options.terminal else None
+
+    def main_component(self) -> ComponentName | None:
+        """The component whose shard runs ``app.main``; None when there is none."""
+        module = self.manifest.main.partition(":")[0]
+        if not module:
+            return None
+        for surface in self.plan.modules:
+            if surface.module == module:
+                return surface.owner
+        return ComponentName("main")
+
+    def run_main(self) -> Finished:
+        """Run ``app.main``; blocks until it has ended. Without walls (inproc) it runs on the calling thread.
+
+        Raises NodeError when the manifest names no main, ShardLost when its shard ends first.
+        """
+        component = self.main_component()
+        if component is None:
+            raise NodeError("the manifest names no app.main", remedy='add main = "module:function" to [app]')
+
+        def begin() -> concurrent.futures.Future[Finished]:
+            return self.submit(self.core.run_main(component, self.manifest.main))
+
+        return begin().result() if self._inproc is None else self._inproc.lend_thread(begin)
+
+    def _keeper_gone(self) -> None:
+        if self._closed:
+            return
+        self._failed = "the keeper died, and every shard with it"
+        if self._keeper is not None:
+            self._cleaning = self._loop.run_in_executor(None, self._keeper.clean_up_after)
+        if hasattr(self, "core"):
+            self.core.fail(self._failed)
+        self.lost.set()
+
+    async def _shut(self, grace_s: float) -> None:
+        if self._opening is not None and not self._opening.done():  # interrupted while it starts
+            self._opening.cancel()
+            await asyncio.wait({self._opening}, timeout=10)
+        if self.api is not None:
+            await self.api.close()
+        if self._cleaning is not None:
+            await self._cleaning
+        core = getattr(self, "core", None)
+        if core is not None:
+            await core.close(grace_s)
+            self.core.journal.close()
+        elif self._keeper is not None:
+            await self._keeper.close()
+
+    # -- sessions ----------------------------------------------------------------------------------------------
+
+    async def begin(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> LiveSession:
+        return await self.core.begin_session(
+            name or f"session-{os.getpid()}-{next(_unnamed)}", dict(keys or {}), timeout_s=timeout_s
+        )
+
+    def end(self, number: SessionNumber) -> None:
+        """End a session, from any thread."""
+        self.client.session_ended(number)
+        if not self._closed:
+            done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+            def end() -> None:
+                self.core.end_session(number)
+                done.set_result(None)
+
+            self._loop.call_soon_threadsafe(end)
+            done.result(30)
+
+    async def status(self) -> list[ShardStatus]:
+        """All shards, with their usage now."""
+        core = self.core
+        assert core.launcher is not None
+        records = core.records()
+        names = {session.number: session.name for session in core.sessions()}
+        usages = await core.launcher.usages([record.id for record in records])
+        now = self._clock.monotonic_s()
+        return [
+            ShardStatus(
+                id=r.id, component=r.component, status=str(r.status), pid=core.ports()[r.id].pid if r.id in core.ports() else 0,
+                scope=str(self.plan.definition(r.component).scope), key=r.key,
+                sessions=tuple(names[n] for n in r.sessions if n in names), start=core.launcher.how(r.component),
+                transport=core.transport.name, guarantee_cpu=r.limits.guarantee.cpu,
+                guarantee_memory_bytes=r.limits.guarantee.memory_bytes, ceiling_cpu=r.limits.ceiling.cpu,
+                ceiling_memory_bytes=r.limits.ceiling.memory_bytes, usage=usages.get(r.id), age_s=now - r.created_s,
+            )
+            for r in records
+        ]  # fmt: skip
+
+    def close(self, grace_s: float = 2.0) -> None:
+        """Stop everything; nothing remains. Idempotent."""
+        if self._closed:
+            return
+        future = asyncio.run_coroutine_threadsafe(self._shut(grace_s), self._loop)
+        self._closed = True
+        try:
+            future.result(60)
+        finally:
+            client = getattr(self, "client", None)
+            if client is not None:
+                client.close()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+            self._loop.close()
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Where journals live: the user's state folder."""
+    base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "/tmp"), ".local", "state")
+    return Path(base) / "shardwright"
+
+
