@@ -202,8 +202,8 @@ def decode_from_guest(body: bytes | memoryview) -> Any:
     """Raises ProtocolViolation."""
     try:
         return _from_guest.decode(body)
-    except msgspec.MsgspecError as error:
-        raise ProtocolViolation(f"the guest sent a message that the control protocol forbids: {error}") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is no UTF-8
+        raise ProtocolViolation(f"the guest sent a message that the control protocol forbids: {error!s:.300}") from None
 
 
 class ControlSocket:
