@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from queue import Empty
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -51,6 +51,7 @@ class Caller:
         self.chains = chains
         self.mailbox = mailbox
         self.calls_out = 0
+        self.before_call: Callable[[], None] = lambda: None
 
     # -- blocking ----------------------------------------------------------------------------------------------
 
@@ -86,6 +87,7 @@ class Caller:
         what: str,
         context: CallContext,
     ) -> Any:
+        self.before_call()
         while True:
             link = self._known(definition, route, context)
             if link is None:
@@ -200,6 +202,7 @@ class Caller:
             route = self._route(definition, entry, args, kwargs, target, context)
         loop = asyncio.get_running_loop()
         arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
+        self.before_call()
         while True:
             link = self._known(definition, route, context)
             if link is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from shardwright.contracts.transport import Channel
@@ -38,9 +39,20 @@ class Incoming(Protocol):
 
 
 class Link:
-    """One conversation with ``peer``; ``codec`` speaks what this edge permits."""
+    """One conversation with ``peer``; ``codec`` speaks what this edge permits.
 
-    def __init__(self, channel: Channel, peer: Peer, codec: CallCodec, hub: Hub, incoming: Incoming | None) -> None:
+    ``enter`` is called with the link before its first message can be heard.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        peer: Peer,
+        codec: CallCodec,
+        hub: Hub,
+        incoming: Incoming | None,
+        enter: Callable[[Link], None] | None = None,
+    ) -> None:
         self.channel = channel
         self.peer = peer
         self.codec = codec
@@ -51,6 +63,8 @@ class Link:
         self._ids = itertools.count(1)
         self._mutex = threading.Lock()
         self._lost: ChannelClosed | None = None
+        if enter is not None:
+            enter(self)
         hub.add(self)
 
     def __repr__(self) -> str:

@@ -59,6 +59,7 @@ class Responder:
         self.resolve = resolve
         self.session_name = session_name
         self.calls_in = 0
+        self.after_call: Callable[[], None] = lambda: None
         self.refused = 0
         self._running: dict[tuple[int, int], IncomingCall] = {}
         self._modules = frozenset(definition.code.modules)
@@ -181,6 +182,7 @@ class IncomingCall:
             self.owner.forget(self.link, self.envelope.call_id)
             return
         Context().run(self._run)
+        self.owner.after_call()  # what the call held is let go by now
 
     def _run(self) -> None:
         try:

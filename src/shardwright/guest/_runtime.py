@@ -98,6 +98,7 @@ class Runtime:
             resolve=self.resolve,
             session_name=self.sessions.name,
         )
+        self.responder.after_call = self.proxies.release_dropped
         self._hub: Hub | None = None
         self._links: set[Link] = set()
         self._mutex = threading.Lock()
@@ -121,12 +122,13 @@ class Runtime:
         if not outgoing and self._links_of(peer.shard) >= max_links_of_a_peer():
             channel.close()
             raise Overloaded(f"{peer.shard} has too many channels to {self.shard} already")
-        link = Link(channel, peer, self.codec(caller, callee), self._hub, self)
+        return Link(channel, peer, self.codec(caller, callee), self._hub, self, self._enter)
+
+    def _enter(self, link: Link) -> None:
         if isinstance(link.codec, TaggedCodec) and isinstance(link.codec.handles, LinkHandles):
             link.codec.handles.link = link
         with self._mutex:
             self._links.add(link)
-        return link
 
     def _links_of(self, shard: ShardId) -> int:
         with self._mutex:

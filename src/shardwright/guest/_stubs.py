@@ -31,6 +31,7 @@ class Proxies:
         self.caller = caller
         self.handles = HandleCache()
         self._dropped: deque[tuple[ShardId, int, int]] = deque()
+        caller.before_call = self.release_dropped
         self._entries: dict[tuple[str, str], tuple[ShardDefinition, EntryPoint]] = {
             (entry.module, entry.qualname): (definition, entry)
             for definition in plan.definitions
@@ -44,8 +45,6 @@ class Proxies:
             raise InternalError(f"the plan has no entry point {module}:{qualname}") from None
 
     def call(self, definition: ShardDefinition, entry: EntryPoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._dropped:
-            self._release_dropped()
         return self.caller.call(definition, entry, args, kwargs)
 
     def construct(self, cls: HandleType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,7 +80,8 @@ class Proxies:
         """One more holder, before the message that makes it one is sent."""
         self._count(Kind.ADDREF, handle._sw_shard, handle._sw_object, 1)
 
-    def _release_dropped(self) -> None:
+    def release_dropped(self) -> None:
+        """Tell owners of handles that were collected."""
         while self._dropped:
             self._count(Kind.RELEASE, *self._dropped.popleft())
 

@@ -134,10 +134,11 @@ class Client:
 
     def _link(self, peer: Peer, endpoint: Endpoint) -> Link:
         codec = edge_codec(self._plan, CLIENT.component, peer.component, self._value_class, _ClientHandles(self))
-        link = Link(self._transport.open(endpoint), peer, codec, self._hub, self)
+        return Link(self._transport.open(endpoint), peer, codec, self._hub, self, self._enter)
+
+    def _enter(self, link: Link) -> None:
         with self._mutex:
             self._links.add(link)
-        return link
 
     def offered(self, peer: Peer, endpoint: Endpoint) -> None:
         """The node offers a further instance of a shared component. Called on the node's loop."""

@@ -1,0 +1,1 @@
+"""A house with few rooms."""

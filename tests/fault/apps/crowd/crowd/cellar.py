@@ -1,0 +1,7 @@
+"""A private part."""
+
+import os
+
+
+def process() -> int:
+    return os.getpid()

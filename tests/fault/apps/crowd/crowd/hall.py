@@ -1,0 +1,7 @@
+"""Shared by all."""
+
+import os
+
+
+def process() -> int:
+    return os.getpid()

@@ -1,0 +1,7 @@
+"""One for each name."""
+
+import os
+
+
+def process(name: str) -> int:
+    return os.getpid()
