@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from shardwright.contracts.transport import Channel
-from shardwright.guest import Hub, Link
+from shardwright.guest import CallContext, Hub, Link, Route, Runtime, current_call
+from shardwright.guest._runtime import peer_of
+from shardwright.manifest import load
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope
-from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.sharding import plan as plan_of
 from shardwright.transport import ClassTable, TaggedCodec
 from shardwright.transport.socket import SocketTransport
 
@@ -63,3 +68,71 @@ def wires() -> Iterator[Wires]:
     for each in found.made:
         each.close()
     hub.close()
+
+
+class Town:
+    """Components of a small application, each a Runtime of its own in this process; bound on demand, as a node would."""
+
+    def __init__(self, folder: Path, manifest: str, **modules: str) -> None:
+        (folder / "shardwright.toml").write_text(textwrap.dedent(manifest))
+        for name, source in modules.items():
+            (folder / f"{name}.py").write_text(textwrap.dedent(source))
+        self.plan = plan_of(load(folder, environment={}))
+        self.transport = SocketTransport()
+        self.runtimes: dict[str, Runtime] = {}
+        for definition in self.plan.definitions:
+            runtime = Runtime(self.plan, definition.component, inproc=True)
+            runtime.activate(ShardId(f"{definition.component}-00000001"), _BinderOf(self, definition.component))
+            runtime.session_begins(SessionNumber(1), "one")
+            self.runtimes[definition.component] = runtime
+
+    def connect(self, caller: str, callee: str, sessions: tuple[int, ...] | None = None) -> Link:
+        """A link on which ``caller`` calls ``callee``."""
+        ours, theirs = self.transport.pair()
+        there = self.runtimes[callee]
+        there.connect(self.transport.open(theirs), peer_of(caller, f"{caller}-00000001", sessions), outgoing=False)
+        return self.runtimes[caller].connect(
+            self.transport.open(ours), peer_of(callee, f"{callee}-00000001", None), outgoing=True
+        )
+
+    def call(self, caller: str, module: str, qualname: str, *args: Any, **kwargs: Any) -> Any:
+        """What code of ``caller`` sees when it calls ``module.qualname``, in session 1."""
+        token = current_call.set(CallContext(session=SessionNumber(1), session_name="one"))
+        try:
+            found: Any = self.runtimes[caller].import_module(module)
+            for part in qualname.split("."):
+                found = getattr(found, part)
+            return found(*args, **kwargs)
+        finally:
+            current_call.reset(token)
+
+    def close(self) -> None:
+        for runtime in self.runtimes.values():
+            runtime.close()
+
+
+@dataclass
+class _BinderOf:
+    """Who makes the bindings of one component."""
+
+    town: Town
+    component: str
+
+    def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> list[Link]:
+        return [self.town.connect(self.component, route.component)]
+
+    def release(self, route: Route, link: Link) -> None:
+        link.close()
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Callable[..., Town]]:
+    made: list[Town] = []
+
+    def make(manifest: str, **modules: str) -> Town:
+        made.append(Town(tmp_path, manifest, **modules))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
