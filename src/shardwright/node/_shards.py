@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ from shardwright.node._port import ShardPort
 COMPOSE_TIMEOUT_S = 10.0
 ATTEMPTS = 5  # to compose, when shards die meanwhile
 STOP_GRACE_S = 2.0
+SHORT_LIFE_S = 1.0  # who is lost sooner than that, again and again, is made again ever more slowly
+SHORT_LIVES = 3  # so many in a row are bad luck
 END_TIMEOUT_S = 1.0
 
 
@@ -97,6 +100,7 @@ class Shards:
         self._grants: dict[int, Granted] = {}
         self._failures: dict[ComponentName, tuple[int, float]] = {}
         self._first_failure: dict[ComponentName, ShardwrightError] = {}
+        self._short_lives: Counter[ComponentName] = Counter()  # losses since one lived for a while
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping: set[ShardId] = set()
         self._burials: dict[ShardId, asyncio.Task[None]] = {}
@@ -308,8 +312,8 @@ class Shards:
             self.freed()
             return
         now = self._clock.monotonic_s()
-        self._failures.pop(launch.component, None)
         self.ports[launch.shard] = port
+        self._loop.call_later(SHORT_LIFE_S, self._lives, launch.component, launch.shard)
         self._events.record(
             "ready", self.launcher.how(launch.component), component=launch.component, shard=launch.shard,
             inputs=(("start_s", round(now - begun_s, 6)), ("pid", port.pid)),
@@ -322,6 +326,18 @@ class Shards:
             # it was decided to stop it while it started
             await self._stop(launch.shard)
         self._later_tick()
+
+    def _lives(self, component: ComponentName, shard: ShardId) -> None:
+        if shard in self.ports:
+            self._failures.pop(component, None)
+            self._short_lives.pop(component, None)
+
+    def _lost(self, port: ShardPort, now: float) -> None:
+        """A start after which nobody lived is no success: else a component that crashes would keep us busy for ever."""
+        self._short_lives[port.component] += 1
+        if self._short_lives[port.component] > SHORT_LIVES:
+            count, _ = self._failures.get(port.component, (0, 0.0))
+            self._failures[port.component] = (count + 1, now)
 
     async def _stop(self, shard: ShardId) -> None:
         port = self.ports.get(shard)
@@ -429,6 +445,8 @@ class Shards:
             sessions = ",".join(self._events.session_name(s) for s in loss.sessions)
             kind = "ended" if wanted or loss.expected or self._closing else "loss"
             self._events.record(kind, reason, component=port.component, shard=shard, inputs=(("sessions", sessions), *loss.inputs))
+            if kind == "loss":
+                self._lost(port, now)
             self.perform(loss.effects, _Unlucky(f"{shard} was lost: {reason}"))
         self._events.shard_ended(shard, reason)
         if not self._closing:
