@@ -35,7 +35,7 @@ from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._mailbox import Mailbox
-from shardwright.guest._namespace import Namespace
+from shardwright.guest._namespace import Namespace, is_private
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._runtime import Runtime, edge_codec
 from shardwright.guest._shard import ControlBinder, run_program
@@ -87,6 +87,7 @@ __all__ = [
     "decode_from_guest",
     "edge_codec",
     "frame",
+    "is_private",
     "import_modules",
     "install_policy",
     "key_of",

@@ -17,6 +17,7 @@ import importlib.util
 import pkgutil
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -93,6 +94,12 @@ class _Turn:
 
 
 import_turn = _Turn()
+_private: weakref.WeakSet[ModuleType] = weakref.WeakSet()
+
+
+def is_private(module: ModuleType) -> bool:
+    """Whether a namespace made it: such modules are in ``sys.modules`` while they execute, and are nobody else's."""
+    return module in _private
 
 
 class ImportingMailbox(Mailbox):
@@ -233,6 +240,7 @@ class Namespace:
             return module
         module = importlib.util.module_from_spec(spec)
         module.__dict__["__builtins__"] = self._builtins
+        _private.add(module)
         self._modules[name] = module
         try:
             with import_turn.visible(name, module):

@@ -34,6 +34,7 @@ from shardwright.guest import (
     Router,
     current_call,
     edge_codec,
+    is_private,
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope
@@ -174,7 +175,7 @@ class Client:
         """The user's own import of that module, if it is of the same file."""
         found = sys.modules.get(module)
         path = getattr(found, "__file__", None)
-        if found is None or not path:
+        if found is None or not path or is_private(found):
             return None
         base = Path(self._plan.root, *module.split("."))
         ours = (base / "__init__.py", base.with_suffix(".py"))

@@ -28,6 +28,7 @@ from shardwright.sandbox import process_start_ticks
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED")
 MAX_REASON = 300  # characters of what a guest gives as a reason
+FORKS_BYTES = 16 * 2**30  # far more than all forks of a template ever touch too early
 _EXITS_KEPT = 256  # reports of a template that nobody asked for
 THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -201,6 +202,12 @@ class ProcessLauncher(Launcher):
                 ceiling = Resources(memory_bytes=self._plan.definition(component).limits.ceiling.memory_bytes)
                 name = ShardId(f"template-{component}")
                 port, ready = await self._begin(component, name, "template", Limits(ceiling=ceiling), False)
+            # from here on no user code runs in it, but what its forks touch before they are in control groups of their own
+            # is charged to it, and stays so: with the import's ceiling it would be killed for its shards
+            roomy = Resources(memory_bytes=(ceiling.memory_bytes or 0) + FORKS_BYTES)
+            if ceiling.memory_bytes is not None:
+                with contextlib.suppress(SandboxError):
+                    await self._keeper.resize(name, Limits(ceiling=roomy))
             if not ready.forkable:
                 if self._start_of(component) is Start.TEMPLATE:
                     await self.end(port)
