@@ -58,7 +58,7 @@ BAD = {
         ComponentImportError, ("LookupError: lost",), ("ZeroDivisionError", "LookupError: lost"),
     ),
     "raises deep in a helper": Bad(
-        "import helper\ndef hello(): return 1\n", ComponentImportError, ("KeyError",), ('helper.py", line 2', 'odd.py", line 1'),
+        "import helper\ndef hello(): return 1\n", ComponentImportError, ("KeyError",), ('helper.py", line 2', 'odd.py", line 1'),  # noqa: E501
         helper="table = {}\ntable['missing']\n",
     ),
     "a helper with a syntax error": Bad(
@@ -209,7 +209,7 @@ def test_garbage_on_the_standard_streams_is_log_and_no_harm(tmp_path: Path, star
         os.write(2, b"\\x1e\\x1f{}\\n")
         for fd in range(3, 64):
             try:
-                os.write(fd, b"") 
+                os.write(fd, b"")
             except OSError:
                 pass
         def hello(): return 5

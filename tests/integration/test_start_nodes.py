@@ -199,7 +199,7 @@ def test_a_shard_has_its_own_descriptors_and_no_others(tmp_path: Path, start: st
         assert not others or all("/fd" in target for target in others), table  # the listing itself
         assert not set(sockets) & mine and not set(sockets) & keeper
     for one, two in ((0, 1), (0, 2), (1, 2)):
-        shared = {t for t in found[one].values()} & {t for t in found[two].values()}
+        shared = set(found[one].values()) & set(found[two].values())
         # the lifeline is one pipe for all, of which shards hold the reading end alone
         assert all(t.startswith(("anon_inode:", "/dev/null", "pipe:", "/proc")) for t in shared), shared
         assert len([t for t in shared if t.startswith("pipe:")]) <= 1
@@ -346,7 +346,7 @@ def test_without_permission_for_control_groups_it_runs_and_says_so_once(tmp_path
         done = subprocess.run(
             [python, str(program), str(folder)], user=65534, group=65534, extra_groups=[], cwd=home, timeout=60, check=False,
             capture_output=True, text=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": os.pathsep.join([str(home / "src"), *_packages(home)])},
+            env={"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": os.pathsep.join([str(home / "src"), *_packages(home)])},  # noqa: E501
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["True", "65534"]
@@ -384,7 +384,7 @@ def _packages(home: Path) -> list[str]:
 
     site = Path(msgspec.__file__).parent.parent
     target = home / "packages"
-    wanted = ["msgspec", "pydantic", "pydantic_core", "annotated_types", "typing_inspection", "tomlkit", "tblib", "psutil", "rich"]
+    wanted = ["msgspec", "pydantic", "pydantic_core", "annotated_types", "typing_inspection", "tomlkit", "tblib", "psutil", "rich"]  # noqa: E501
     for name in [*wanted, Path(click.__file__).parent.name, "markdown_it", "mdurl", "pygments"]:
         if (site / name).is_dir():
             shutil.copytree(site / name, target / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)

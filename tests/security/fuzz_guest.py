@@ -47,11 +47,11 @@ from shardwright.guest import (
     frame,
 )
 from shardwright.guest._runtime import peer_of
-from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.manifest import load
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.shard import ShardPlan
 from shardwright.node._port import GuestPort, control_pair
-from shardwright.manifest import load
 from shardwright.sharding import plan as plan_of
 from shardwright.transport import ClassTable, TaggedCodec, pack
 from shardwright.transport.socket import SocketTransport
@@ -142,8 +142,8 @@ class Attack:
         message = self.dice.choice(
             [
                 Hello(small), Ready(0.5, bool(small % 2), self.text()), Failed(self.text(), self.text()), Forked(self.text()),
-                Ended(self.text(), -9), Bind(small, self.text(), small, self.text(), self.text()), Unbind(self.text(), self.text()),
-                Finished(small, self.text()), Note(self.text(), self.text()), Bound(small), Accept("a", "b", "c"), Offer(1, "a", "b", "c"),
+                Ended(self.text(), -9), Bind(small, self.text(), small, self.text(), self.text()), Unbind(self.text(), self.text()),  # noqa: E501
+                Finished(small, self.text()), Note(self.text(), self.text()), Bound(small), Accept("a", "b", "c"), Offer(1, "a", "b", "c"),  # noqa: E501
             ]
         )  # fmt: skip
         wire = frame(message, self.dice.choice([0, 0, 0, 0, 1, 9]))
@@ -163,7 +163,7 @@ class Attack:
             payload = codec.encode_error(ValueError("forged"))[0]
         parts = pack(
             Envelope(
-                dice.choice(kinds), call_id, SessionNumber(dice.choice([0, 1, 1, 2])), method=dice.choice([0, 1, 2, 3, 4, 5, 2**32 - 1]),
+                dice.choice(kinds), call_id, SessionNumber(dice.choice([0, 1, 1, 2])), method=dice.choice([0, 1, 2, 3, 4, 5, 2**32 - 1]),  # noqa: E501
                 deadline_ns=dice.choice([0, 0, 0, 1, 2**63]), chain=dice.choice([0, 0, 1, self.number()]),
                 codec=dice.choice([PayloadCodec.TAGGED] * 6 + [PayloadCodec.PICKLE5, PayloadCodec.PICKLE5]),
                 payload=self.mutated(payload) if dice.random() < 0.5 else payload,
@@ -259,7 +259,7 @@ class Attack:
         def ask() -> None:
             call = next(numbers)
             payload, buffers, _ = codec.encode_request((None, (call,), {}))
-            envelope = Envelope(Kind.CALL, call, SessionNumber(1), method, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers)
+            envelope = Envelope(Kind.CALL, call, SessionNumber(1), method, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers)  # noqa: E501
             far.send(pack(envelope))
             answer = far.receive(timeout_s=20)
             assert answer is not None, f"no answer from {runtime!r} {runtime.mailbox!r}"
@@ -285,7 +285,7 @@ class Attack:
                         payload, buffers, memo = codec.encode_request((None, ([1], {}), {}))
                         ticket = _Ticket()
                         with contextlib.suppress(ChannelClosed):
-                            link.begin(Envelope(Kind.CALL, number, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers), ticket)
+                            link.begin(Envelope(Kind.CALL, number, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers), ticket)  # noqa: E501
                             tickets.append((ticket, memo))
                     for _ in range(self.dice.choice([1, 3, 6])):
                         self._send(far, codec, (Kind.RESULT, Kind.RESULT, Kind.ERROR, *Kind), self.dice.choice([1, 2, 3, 3, 9]))
@@ -319,7 +319,7 @@ class Attack:
             if self.dice.random() < 0.05:
                 far._socket.send(self.bytes() or b"\xff")  # beneath the framing
             else:
-                far.send(self.envelope(codec, self.number() if call is None else call, kinds), deadline_ns=time.monotonic_ns() + 10**10)
+                far.send(self.envelope(codec, self.number() if call is None else call, kinds), deadline_ns=time.monotonic_ns() + 10**10)  # noqa: E501
 
     def _drain(self, far: Any) -> None:
         with contextlib.suppress(ChannelClosed):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from guest_apps import journal_rows, running, write_application
-from shardwright.errors import CallError, CompositionRefused, NotPermitted, ShardLost, ShardwrightError
+from shardwright.errors import CallError, NotPermitted, ShardLost, ShardwrightError
 
 MANIFEST = """
     [app]
@@ -185,7 +185,8 @@ BREAKS = {
     "Failed long after": "say(Failed('it failed', 'x' * 100000))",
     "Forked by a shard": "say(Forked('bank-00000000'))",
     "Ended by a shard": "say(Ended('bank-00000000', 0))",
-    "a wrong type in a field": "raw(HEADER.pack(37, 0) + __import__('msgspec').msgpack.encode({'t': 'unbind', 'component': 3, 'shard': 1})[:37].ljust(37, b'\\0'))",
+    "a wrong type in a field": "import msgspec; wrong = msgspec.msgpack.encode({'t': 'unbind', 'component': 3, 'shard': 1}); "
+    "raw(HEADER.pack(len(wrong), 0) + wrong)",
 }
 
 
@@ -213,7 +214,7 @@ def test_who_closes_its_control_socket_and_lives_on_is_ended(node: Any, den: Pat
     with node.session("mallory") as session:
         shard = evil_shard(node, "mallory")
         with pytest.raises(ShardLost):
-            attack(session, "os.close(os.dup(control.fileno())); control._socket.shutdown(2); control._socket.close(); time.sleep(30)")
+            attack(session, "control._socket.shutdown(2); control._socket.close(); time.sleep(30)")
         assert eventually(lambda: loss_of(den, shard.id) != "")
         assert eventually(lambda: _is_zombie(shard.pid))
 
@@ -305,7 +306,6 @@ def test_a_result_that_nobody_asked_for_is_nothing(node: Any, den: Path) -> None
 
 def test_a_flood_of_bindings_is_cut_off_while_others_are_served(node: Any, den: Path) -> None:
     with node.session("mallory") as session, node.session("alice") as alice:
-        shard = evil_shard(node, "mallory")
         try:
             attack(
                 session,
@@ -324,7 +324,6 @@ def test_a_flood_of_bindings_is_cut_off_while_others_are_served(node: Any, den: 
         assert alice.call("victim.ask") == "an honest answer"
         assert alice.call("bank.balance", "a") == 1
         assert time.monotonic() - begun < 5
-        assert eventually(lambda: not loss_of(den, shard.id) or "bindings at once" in loss_of(den, shard.id) or True)
 
 
 def test_who_never_reads_its_control_socket_is_cut_off(node: Any, den: Path) -> None:
@@ -364,16 +363,16 @@ def test_notes_cannot_forge_or_fill_the_journal(node: Any, den: Path) -> None:
 
 REPLIES = {
     "garbage": "link.channel.send([os.urandom(500)])",
-    "a wrong call id": "link.channel.send(pack(Envelope(Kind.RESULT, 10**12, codec=link.codec_id, payload=b'\\0')))",
+    "a wrong call id": "give(Kind.RESULT, number=10**12)",
     "an empty frame": "link.channel.send([b''])",
-    "a payload that is none": "link.channel.send(pack(Envelope(Kind.RESULT, call, codec=link.codec_id, payload=b'\\xff' * 50)))",
-    "a pickle": "link.channel.send(pack(Envelope(Kind.RESULT, call, codec=PayloadCodec.PICKLE5, payload=bomb)))",
-    "a pickle that says it is tagged": "link.channel.send(pack(Envelope(Kind.RESULT, call, codec=PayloadCodec.TAGGED, payload=bomb)))",
-    "a pickled error": "link.channel.send(pack(Envelope(Kind.ERROR, call, codec=PayloadCodec.PICKLE5, payload=bomb)))",
+    "a payload that is none": "give(Kind.RESULT, b'\\xff' * 50)",
+    "a pickle": "give(Kind.RESULT, bomb, PayloadCodec.PICKLE5)",
+    "a pickle that says it is tagged": "give(Kind.RESULT, bomb)",
+    "a pickled error": "give(Kind.ERROR, bomb, PayloadCodec.PICKLE5)",
     "a huge message": "link.channel._socket.sendall(struct.pack('<I', 2**32 - 1) + b'x' * 1000)",
     "half a message": "link.channel._socket.sendall(struct.pack('<I', 1000) + b'x' * 10); link.channel.close()",
-    "a call the other way": "link.channel.send(pack(Envelope(Kind.CALL, 1, session=1, codec=link.codec_id, payload=b'\\0')))",
-    "duplicate replies": "[link.channel.send(pack(Envelope(Kind.RESULT, call, codec=link.codec_id, payload=b'\\0'))) for _ in range(3)]",
+    "a call the other way": "give(Kind.CALL, number=1)",
+    "duplicate replies": "[give(Kind.RESULT) for _ in range(3)]",
 }
 
 
@@ -392,6 +391,8 @@ def _lie(node: Any, mark: Path, what: str, caller: str) -> None:
         bomb = pickle.dumps(Bomb(), 5)
         calls = list(runtime.responder._running.values())
         link, call = calls[-1].link, calls[-1].envelope.call_id
+        def give(kind, payload=b"\\0", codec=PayloadCodec.TAGGED, number=call):
+            link.channel.send(pack(Envelope(kind, number, session=1, codec=codec, payload=payload)))
         {REPLIES[what]}
         """
     )
@@ -454,8 +455,8 @@ def _overreach(node: Any, mark: Path, what: str) -> None:
             from shardwright.guest._context import current_call
             def post(kind, payload, codec=PayloadCodec.TAGGED, method=0):
                 global out
-                ticket = Ticket()
-                link.begin(Envelope(kind, link.next_id(), session=current_call.get().session, method=method, codec=codec, payload=payload), ticket)
+                ticket, mine = Ticket(), current_call.get().session
+                link.begin(Envelope(kind, link.next_id(), session=mine, method=method, codec=codec, payload=payload), ticket)
                 outcome = ticket.got.get(timeout=10)
                 if isinstance(outcome, Envelope):
                     if outcome.kind is Kind.ERROR:
@@ -468,9 +469,8 @@ def _overreach(node: Any, mark: Path, what: str) -> None:
             """,
         )
         # the bank's own code may find a handle of nowhere strange; it never runs what it may not
-        assert found in ("NotPermitted", "CallError", "HandleExpired", "CannotCross", "ProtocolViolation", "ShardLost") or (
-            what == "a handle out of the air"
-        ), (what, found)
+        refusals = ("NotPermitted", "CallError", "HandleExpired", "CannotCross", "ProtocolViolation", "ShardLost")
+        assert found in refusals or what == "a handle out of the air", (what, found)
         assert not mark.exists(), what
         assert next(s for s in node.shards() if s.component == "bank").pid == bank.pid
         assert session.call("bank.balance", "a") == 1
@@ -515,7 +515,8 @@ def test_a_caller_that_reads_no_replies_holds_up_others_for_a_bounded_time(node:
                 while time.monotonic() < end:
                     try:
                         n += 1
-                        link.channel.send(pack(Envelope(Kind.CALL, 1000 + n, session=mine, method=999, codec=link.codec_id, payload=payload)), deadline_ns=time.monotonic_ns() + 10**9)
+                        call = Envelope(Kind.CALL, 1000 + n, mine, 999, codec=link.codec_id, payload=payload)
+                        link.channel.send(pack(call), deadline_ns=time.monotonic_ns() + 10**9)
                     except Exception:
                         break
             threading.Thread(target=flood, daemon=True).start()
@@ -618,8 +619,31 @@ def test_a_template_cannot_pass_off_another_process_as_its_shard(tmp_path: Path)
         """,
     )
     with running(folder) as node:
-        with pytest.raises((ShardwrightError, CompositionRefused)) as caught:
-            with node.session("one", timeout_s=5) as session:
-                session.call("liar.hello")
+        with pytest.raises(ShardwrightError) as caught, node.session("one", timeout_s=5) as session:
+            session.call("liar.hello")
         assert not isinstance(caught.value, NotPermitted)
         assert "no child of its template" in str(caught.value)
+
+
+def test_a_shard_that_ends_whenever_it_begins_keeps_nobody_busy(tmp_path: Path) -> None:
+    folder = write_application(
+        tmp_path / "app",
+        """
+        [app]
+        name = "mad"
+        root = "."
+        [components.mad]
+        code = "mad"
+        state = "memory"
+        """,
+        mad="""
+        import os
+        from shardwright.guest import _shard
+        _shard.Shard.serve = lambda self: os._exit(3)
+        def hello(): return "hello"
+        """,
+    )
+    with running(folder):
+        assert eventually(lambda: len(journal_rows(folder, "loss")) >= 4)
+        begun, before = time.monotonic(), len(journal_rows(folder, "launch"))
+        assert not eventually(lambda: len(journal_rows(folder, "launch")) > before + 3, 3.0), time.monotonic() - begun

@@ -13,7 +13,7 @@ from shardwright.node._journal import Journal
 def test_rows_come_back_in_order_with_their_inputs(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state" / "j.sqlite3", "node-1")
     for number in range(5):
-        journal.append(float(number), "launch" if number % 2 else "stop", f"because {number}", inputs=[("n", number), ("p", Path("x"))])
+        journal.append(float(number), "launch" if number % 2 else "stop", f"because {number}", inputs=[("n", number), ("p", Path("x"))])  # noqa: E501
     rows = journal.tail(3)
     assert [row.reason for row in rows] == ["because 2", "because 3", "because 4"]
     assert rows[0].inputs == {"n": 2, "p": "x"} and rows[0].node == "node-1"

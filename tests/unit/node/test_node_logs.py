@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from shardwright.node._logs import MAX_LINE, Logs, LogLine, matches
+from shardwright.node._logs import MAX_LINE, LogLine, Logs, matches
 
 
 def collect(*writes: bytes, capacity: int = 20_000) -> list[LogLine]:

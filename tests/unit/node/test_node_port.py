@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shardwright.errors import ProtocolViolation
 from shardwright.guest import (
     HEADER,
     VERSION,
@@ -26,7 +27,6 @@ from shardwright.guest import (
     decode_from_guest,
     frame,
 )
-from shardwright.errors import ProtocolViolation
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.node._port import MAX_UNHEARD, MAX_WAITING_DESCRIPTORS, GuestPort, control_pair
