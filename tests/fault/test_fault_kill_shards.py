@@ -132,7 +132,9 @@ def test_one_shard_killed_a_hundred_times_under_load(seed: int, tmp_path: Path, 
             end = time.monotonic() + 150
             while len(verdicts.kills) < 100 and time.monotonic() < end:
                 time.sleep(chance.uniform(0.01, 0.12))
-                candidates = [s for s in node.shards() if s.pid and s.status == "ready" and (s.sessions or s.scope == "shared")]
+                candidates = [
+                    s for s in node.shards() if s.pid and s.status == "ready" and (s.sessions or s.scope == "shared")
+                ]
                 if not candidates:
                     continue
                 victim = chance.choice(candidates)

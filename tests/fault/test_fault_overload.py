@@ -112,7 +112,9 @@ def test_cancelling_an_awaited_call_cancels_the_callee(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_a_caller_that_dies_with_calls_in_flight_leaves_its_callee_to_others(node: Node, record_exercised: Record) -> None:
+def test_a_caller_that_dies_with_calls_in_flight_leaves_its_callee_to_others(
+    node: Node, record_exercised: Record
+) -> None:
     with node.session("lives") as lives:
         for number in range(5):
             with node.session(f"dies-{number}") as dies:

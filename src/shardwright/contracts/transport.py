@@ -46,6 +46,11 @@ class Channel(ABC):
     def close(self) -> None: ...
 
     @property
+    def buffered(self) -> bool:
+        """Whether ``receive`` may find more without asking the kernel. True when in doubt."""
+        return True
+
+    @property
     @abstractmethod
     def closed(self) -> bool: ...
 

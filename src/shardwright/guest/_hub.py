@@ -128,3 +128,5 @@ class Hub:
                 self._unregister(reader)
                 reader.on_closed(ProtocolViolation(f"a message could not be handled: {defect!r}"))
                 return
+            if not reader.channel.buffered:  # what comes next wakes us again: spare the kernel a vain question
+                return

@@ -77,7 +77,6 @@ class Verdicts:
                     spent.add(reason)
         return found
 
-
     def story(self) -> str:
         """For each session with a failure that no kill explains: all kills and failures at those places, in order."""
         lines = []

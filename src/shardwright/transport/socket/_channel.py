@@ -266,23 +266,28 @@ class SocketChannel(Channel):
                 self._readiness = Readiness(self._socket.fileno())
                 self._readiness.show(self._is_buffered())
             descriptor = self._readiness.fileno()
-        if self._released:  # by a close() that left the descriptor to us
-            self._let_go()
+        if self._was_released():
             raise ChannelClosed(self._why_closed)
         return descriptor
+
+    def _was_released(self) -> bool:
+        """Whether a ``close`` came while we were inside; then it left the descriptor to us."""
+        if self._released:
+            self._let_go()
+        return self._released
 
     # -- both --------------------------------------------------------------------------------------------------
 
     def _wait(self, events: int, deadline_ns: int) -> bool:
         """Poll the socket; False when the deadline (0: none) passed first. True may be early: try again."""
+        remaining_ns = deadline_ns - time.monotonic_ns()
+        if deadline_ns and remaining_ns <= 0:
+            return False
         poll = select.poll()
         poll.register(self._socket.fileno(), events)
         if deadline_ns == 0:
             poll.poll()
             return True
-        remaining_ns = deadline_ns - time.monotonic_ns()
-        if remaining_ns <= 0:
-            return False
         # poll() rounds up to milliseconds: short waits end late rather than spin.
         poll.poll(min(remaining_ns / 1e6, _LONGEST_POLL_S * 1e3))
         return True
@@ -328,6 +333,10 @@ class SocketChannel(Channel):
                     self._receiving.release()
             finally:
                 self._sending.release()
+
+    @property
+    def buffered(self) -> bool:
+        return self._end > 0 or self._large is not None
 
     @property
     def closed(self) -> bool:
