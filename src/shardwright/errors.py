@@ -195,9 +195,7 @@ class RemoteError(CallError):
     code = "SW309"
     fault: ClassVar[Fault] = "you"
 
-    def __init__(
-        self, message: str, *, type_name: str = "", outcome: Outcome = "failed", remedy: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, type_name: str = "", outcome: Outcome = "failed", remedy: str = "") -> None:
         super().__init__(message, outcome=outcome, remedy=remedy)
         self.type_name = type_name
 

@@ -15,7 +15,9 @@ from shardwright.node import Options, Running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODES = ("processes", "inproc")
-README = "# {name}\n\nSome *text* of {name}, with `code` and a list:\n\n- one\n- two\n\n```python\nprint({name!r})\n```\n"
+README = (
+    "# {name}\n\nSome *text* of {name}, with `code` and a list:\n\n- one\n- two\n\n```python\nprint({name!r})\n```\n"
+)
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -33,9 +35,7 @@ def uncut(example: str, *arguments: str, folder: Path) -> str:
 
 
 def run_cut(example: str, mode: str, *arguments: str, folder: Path) -> int:
-    options = Options(
-        inproc=mode == "inproc", argv=(example, *arguments), terminal=True, state=folder / "state"
-    )
+    options = Options(inproc=mode == "inproc", argv=(example, *arguments), terminal=True, state=folder / "state")
     running = Running(EXAMPLES / example, options)
     try:
         finished = running.run_main()

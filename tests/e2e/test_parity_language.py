@@ -41,7 +41,7 @@ node_grace = "0s"
 """
 
 # How an outcome is told: run by the uncut program, and by this test on what the shards gave.
-TELL = '''
+TELL = """
 import traceback
 
 
@@ -72,7 +72,7 @@ def describe(error, root, depth):
         "suppressed": error.__suppress_context__,
         "group": [describe(inner, root, depth + 1) for inner in group],
     }
-'''
+"""
 
 FILES = {
     "models.py": '''
@@ -125,7 +125,7 @@ FILES = {
                 return self.n * 2
     ''',
     "shop/__init__.py": '"""A package that nobody owns."""\nNAME = "shop"\n',
-    "shop/common.py": 'LIMIT = 7\n\n\ndef shared(x):\n    return x + LIMIT\n',
+    "shop/common.py": "LIMIT = 7\n\n\ndef shared(x):\n    return x + LIMIT\n",
     "shop/store.py": '''
         """Owned by store."""
         from __future__ import annotations
@@ -941,8 +941,7 @@ FILES = {
 
 # Where cut and uncut differ on purpose, the next test says how.
 SCENARIOS = tuple(
-    name
-    for name in re.findall(r"^        (?:async )?def (\w+)\(\)", FILES["desk.py"], flags=re.MULTILINE)
+    name for name in re.findall(r"^        (?:async )?def (\w+)\(\)", FILES["desk.py"], flags=re.MULTILINE)
 )
 
 

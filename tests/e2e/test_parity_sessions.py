@@ -44,7 +44,7 @@ state = "memory"
 [policy]
 node_grace = "0s"
 """
-LEFT = '''
+LEFT = """
     import functools
     import threading
 
@@ -108,7 +108,7 @@ LEFT = '''
 
     def write():
         right.Box().value = 3
-'''
+"""
 FILES = {
     "left.py": LEFT,
     "again.py": "import right\n\n\ndef shared(value):\n    return right.put(value)\n",
@@ -118,7 +118,7 @@ FILES = {
         "def more(who):\n    return _box[who].add(1)\n"
     ),
     "room.py": "_inside = []\n\n\ndef enter(name, who):\n    _inside.append(who)\n    return list(_inside)\n",
-    "right.py": '''
+    "right.py": """
         import threading
         import time
 
@@ -159,7 +159,7 @@ FILES = {
         def sleep(seconds):
             time.sleep(seconds)
             return seconds
-    ''',
+    """,
 }
 MODES = ("processes", "inproc")
 

@@ -63,7 +63,9 @@ def test_the_same_bytes_over_several_shards(tmp_path: Path, record_exercised: An
 
     [journal] = (tmp_path / "state").rglob("journal.sqlite3")
     with sqlite3.connect(journal) as database:
-        ready = database.execute("SELECT component, inputs FROM decisions WHERE kind = 'ready' AND shard != ''").fetchall()
+        ready = database.execute(
+            "SELECT component, inputs FROM decisions WHERE kind = 'ready' AND shard != ''"
+        ).fetchall()
     database.close()
     processes = {json.loads(inputs)["pid"] for _, inputs in ready}
     assert len(processes) >= 3

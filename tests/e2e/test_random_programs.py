@@ -257,7 +257,9 @@ def uncut(application: Path) -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("inproc", [False, True], ids=["processes", "inproc"])
-def test_cut_is_uncut(application: Path, uncut: ModuleType, tmp_path: Path, inproc: bool, record_exercised: Any) -> None:
+def test_cut_is_uncut(
+    application: Path, uncut: ModuleType, tmp_path: Path, inproc: bool, record_exercised: Any
+) -> None:
     crossed = raised = 0
     with (
         shardwright.start(application, inproc=inproc, state=tmp_path) as node,

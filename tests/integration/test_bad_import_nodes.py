@@ -122,7 +122,9 @@ def test_a_module_that_is_not_there_is_found_before_anything_starts(tmp_path: Pa
         pytest.fail("it started")
 
 
-@pytest.mark.parametrize(("source", "names"), [("file:nothing/there", "KEY"), ("env:NOT_SET_ANYWHERE", "NOT_SET_ANYWHERE")])
+@pytest.mark.parametrize(
+    ("source", "names"), [("file:nothing/there", "KEY"), ("env:NOT_SET_ANYWHERE", "NOT_SET_ANYWHERE")]
+)
 def test_a_missing_secret_is_named_and_nothing_starts(tmp_path: Path, source: str, names: str) -> None:
     folder = application(tmp_path, "def hello(): return 1\n", extra=f'secrets = {{ KEY = "{source}" }}')
     with pytest.raises((NodeError, ShardwrightError)) as caught, running(folder):

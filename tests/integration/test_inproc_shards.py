@@ -47,7 +47,7 @@ node_grace = "0s"
 """
 FILES = {
     "common.py": "seen = []\n\n\nclass Card:\n    def __init__(self, n):\n        self.n = n\n",
-    "front.py": '''
+    "front.py": """
         import os
         import sys
         import threading
@@ -95,16 +95,16 @@ FILES = {
             print("main on", threading.current_thread().name, "with", sys.argv[1:])
             print(hub.seen("from main"))
             sys.exit(int(sys.argv[1]))
-    ''',
-    "world.py": '''
+    """,
+    "world.py": """
         _inside = []
 
 
         def enter(name, who):
             _inside.append(who)
             return list(_inside)
-    ''',
-    "hub.py": '''
+    """,
+    "hub.py": """
         import threading
         import time
 
@@ -149,7 +149,7 @@ FILES = {
 
         def take(value):
             return "taken"
-    ''',
+    """,
 }
 
 
@@ -353,7 +353,9 @@ def test_a_module_imported_late_may_call_another_shard(app: Path) -> None:
     (app / "hub.py").write_text("def take(x):\n    import late\n    return late.VALUE + x\n")
     (app / "front").mkdir()
     (app / "front.py").unlink()
-    (app / "front" / "__init__.py").write_text("def f():\n    from front import slow\n    return slow.GOT, slow.After().n\n")
+    (app / "front" / "__init__.py").write_text(
+        "def f():\n    from front import slow\n    return slow.GOT, slow.After().n\n"
+    )
     (app / "front" / "slow.py").write_text(
         "from dataclasses import dataclass\nimport hub\nGOT = hub.take(1)\n\n\n@dataclass\nclass After:\n    n: 'int' = GOT\n"
     )
@@ -372,7 +374,9 @@ def test_a_call_while_a_component_is_imported(app: Path, inproc: bool, start: st
     manifest = manifest.replace('code = "front"', f'code = "front"\nstart = "{start}"\nwarm = {{ min = 1, max = 4 }}')
     (app / "shardwright.toml").write_text(manifest)
     (app / "hub.py").write_text("def take(x):\n    import common\n    return x, common.seen\n")
-    (app / "front.py").write_text("import hub\nGOT = hub.take(1)\n\n\ndef f():\n    return GOT\n\n\ndef main():\n    pass\n")
+    (app / "front.py").write_text(
+        "import hub\nGOT = hub.take(1)\n\n\ndef f():\n    return GOT\n\n\ndef main():\n    pass\n"
+    )
     if start == "template":
         with pytest.raises((ComponentImportError, StartFailed), match=r"front.*hub"):
             shardwright.start(app, inproc=inproc, state=app / "state")
@@ -383,8 +387,10 @@ def test_a_call_while_a_component_is_imported(app: Path, inproc: bool, start: st
 
 def test_secrets_are_in_the_environment_while_it_runs(app: Path) -> None:
     (app / "key").write_text("hush\n")
-    manifest = (app / "shardwright.toml").read_text().replace(
-        'code = "hub"', 'code = "hub"\nsecrets = { SW_TEST_KEY = "file:key" }'
+    manifest = (
+        (app / "shardwright.toml")
+        .read_text()
+        .replace('code = "hub"', 'code = "hub"\nsecrets = { SW_TEST_KEY = "file:key" }')
     )
     (app / "shardwright.toml").write_text(manifest)
     (app / "hub.py").write_text(

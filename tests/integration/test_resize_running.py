@@ -48,7 +48,6 @@ def limits_of(node: Node, component: str) -> list[tuple[float | None, int | None
     ]
 
 
-
 def test_a_component_and_a_shard_are_resized_while_they_serve(node: Node) -> None:
     with node.session("one") as session:
         assert session.call("store.keep", 1) == 1

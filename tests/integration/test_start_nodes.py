@@ -384,9 +384,21 @@ def _packages(home: Path) -> list[str]:
 
     site = Path(msgspec.__file__).parent.parent
     target = home / "packages"
-    wanted = ["msgspec", "pydantic", "pydantic_core", "annotated_types", "typing_inspection", "tomlkit", "tblib", "psutil", "rich"]  # noqa: E501
+    wanted = [
+        "msgspec",
+        "pydantic",
+        "pydantic_core",
+        "annotated_types",
+        "typing_inspection",
+        "tomlkit",
+        "tblib",
+        "psutil",
+        "rich",
+    ]
     for name in [*wanted, Path(click.__file__).parent.name, "markdown_it", "mdurl", "pygments"]:
         if (site / name).is_dir():
-            shutil.copytree(site / name, target / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+            shutil.copytree(
+                site / name, target / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+            )
     shutil.copy(site / "typing_extensions.py", target)
     return [str(target)]

@@ -113,7 +113,9 @@ class Attack:
         return dice.choice([0, 1, 2, 7, 255, 2**16, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1, dice.getrandbits(64)])
 
     def text(self) -> str:
-        return self.dice.choice(["", "prey", "fox", "node", "__builtins__", "prey-00000001", "a.b", "\0", "☃", "x" * 5000])
+        return self.dice.choice(
+            ["", "prey", "fox", "node", "__builtins__", "prey-00000001", "a.b", "\0", "☃", "x" * 5000]
+        )
 
     def bytes(self) -> bytes:
         dice = self.dice
@@ -259,7 +261,9 @@ class Attack:
         def ask() -> None:
             call = next(numbers)
             payload, buffers, _ = codec.encode_request((None, (call,), {}))
-            envelope = Envelope(Kind.CALL, call, SessionNumber(1), method, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers)  # noqa: E501
+            envelope = Envelope(
+                Kind.CALL, call, SessionNumber(1), method, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers
+            )
             far.send(pack(envelope))
             answer = far.receive(timeout_s=20)
             assert answer is not None, f"no answer from {runtime!r} {runtime.mailbox!r}"
@@ -285,10 +289,17 @@ class Attack:
                         payload, buffers, memo = codec.encode_request((None, ([1], {}), {}))
                         ticket = _Ticket()
                         with contextlib.suppress(ChannelClosed):
-                            link.begin(Envelope(Kind.CALL, number, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers), ticket)  # noqa: E501
+                            link.begin(
+                                Envelope(
+                                    Kind.CALL, number, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers
+                                ),
+                                ticket,
+                            )
                             tickets.append((ticket, memo))
                     for _ in range(self.dice.choice([1, 3, 6])):
-                        self._send(far, codec, (Kind.RESULT, Kind.RESULT, Kind.ERROR, *Kind), self.dice.choice([1, 2, 3, 3, 9]))
+                        self._send(
+                            far, codec, (Kind.RESULT, Kind.RESULT, Kind.ERROR, *Kind), self.dice.choice([1, 2, 3, 3, 9])
+                        )
                 finally:
                     far.close()
                 for ticket, memo in tickets:
@@ -319,7 +330,10 @@ class Attack:
             if self.dice.random() < 0.05:
                 far._socket.send(self.bytes() or b"\xff")  # beneath the framing
             else:
-                far.send(self.envelope(codec, self.number() if call is None else call, kinds), deadline_ns=time.monotonic_ns() + 10**10)  # noqa: E501
+                far.send(
+                    self.envelope(codec, self.number() if call is None else call, kinds),
+                    deadline_ns=time.monotonic_ns() + 10**10,
+                )
 
     def _drain(self, far: Any) -> None:
         with contextlib.suppress(ChannelClosed):

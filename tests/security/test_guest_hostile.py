@@ -45,7 +45,7 @@ MANIFEST = """
     state = "memory"
     depends_on = ["evil", "clerk"]
 """
-EVIL = '''
+EVIL = """
     import bank, clerk
 
     def run(source):
@@ -55,8 +55,8 @@ EVIL = '''
 
     def answer():
         return "an honest answer"
-'''
-BANK = '''
+"""
+BANK = """
     import os
     money = {"a": 1}
 
@@ -83,19 +83,19 @@ BANK = '''
 
     def open_account(name):
         return Account(name)
-'''
-CLERK = '''
+"""
+CLERK = """
     import os, time
 
     def stamp(seconds=0.0):
         time.sleep(seconds)
         return os.getpid()
-'''
-VAULT = '''
+"""
+VAULT = """
     def gold():
         return 79
-'''
-VICTIM = '''
+"""
+VICTIM = """
     import evil, clerk
 
     def ask():
@@ -106,8 +106,8 @@ VICTIM = '''
 
     def stamp(seconds):
         return clerk.stamp(seconds)
-'''
-TOOLS = '''
+"""
+TOOLS = """
     import gc, os, socket, struct, threading, time
     from shardwright.guest._control import *
     from shardwright.guest._control import ControlSocket, HEADER, frame
@@ -126,7 +126,7 @@ TOOLS = '''
     def say(*messages):
         for message in messages:
             raw(frame(message))
-'''
+"""
 
 
 @pytest.fixture
@@ -346,7 +346,9 @@ def test_who_never_reads_its_control_socket_is_cut_off(node: Any, den: Path) -> 
                 timeout_s=30,
             )
         assert alice.call("bank.balance", "a") == 1
-        assert eventually(lambda: "control messages" in loss_of(den, shard.id) or "bindings at once" in loss_of(den, shard.id))
+        assert eventually(
+            lambda: "control messages" in loss_of(den, shard.id) or "bindings at once" in loss_of(den, shard.id)
+        )
         assert eventually(lambda: len(os.listdir("/proc/self/fd")) <= before + 8)
 
 

@@ -87,9 +87,9 @@ __all__ = [
     "decode_from_guest",
     "edge_codec",
     "frame",
-    "is_private",
     "import_modules",
     "install_policy",
+    "is_private",
     "key_of",
     "run_program",
 ]

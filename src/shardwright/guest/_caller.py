@@ -208,7 +208,9 @@ class Caller:
             if link is None:
                 link = await loop.run_in_executor(None, self.router.link, definition, route, context)
             try:
-                payload, buffers, memo = link.codec.encode_request(arguments, describe=_describe(definition, entry.name))
+                payload, buffers, memo = link.codec.encode_request(
+                    arguments, describe=_describe(definition, entry.name)
+                )
                 envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context)
                 awaited = _Awaited(loop)
                 if not self._begin(definition, route, link, envelope, awaited, entry.name):
@@ -285,9 +287,7 @@ class _Awaited:
             self.future.set_result(outcome)
 
 
-def key_of(
-    definition: ShardDefinition, entry: EntryPoint, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> str:
+def key_of(definition: ShardDefinition, entry: EntryPoint, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """The value of the argument that routes this call, as the name of its shard.
 
     Raises NotPermitted when the entry point has no such argument, TypeError when it is missing or not a plain value.
@@ -316,9 +316,7 @@ def key_of(
     return repr(value)
 
 
-def _envelope(
-    link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext
-) -> Envelope:
+def _envelope(link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext) -> Envelope:
     call_id = link.next_id()
     return Envelope(
         kind=kind,

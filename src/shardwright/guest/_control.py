@@ -253,7 +253,9 @@ class ControlSocket:
     def _exactly(self, length: int) -> bytes:
         while len(self._buffer) < length:
             try:
-                chunk, descriptors, _, _ = socket.recv_fds(self._socket, 65536, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+                chunk, descriptors, _, _ = socket.recv_fds(
+                    self._socket, 65536, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+                )
             except OSError as error:
                 raise ChannelClosed(f"the node is gone: {error}") from None
             self._descriptors.extend(descriptors)

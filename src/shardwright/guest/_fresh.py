@@ -33,7 +33,9 @@ class SeedWatch:
         random.seed = seed
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         random.seed = self._original
         if self.random_seeded:
             self.random_state = random.getstate()

@@ -168,9 +168,13 @@ class Namespace:
         top = name.partition(".")[0]
         if top not in self._private:
             base = self._root / top
-            self._private[top] = top in self._tops or (self._root / f"{top}.py").is_file() or (
-                # a folder without __init__.py gives way to any other module of its name
-                base.is_dir() and ((base / "__init__.py").is_file() or _elsewhere(top) is None)
+            self._private[top] = (
+                top in self._tops
+                or (self._root / f"{top}.py").is_file()
+                or (
+                    # a folder without __init__.py gives way to any other module of its name
+                    base.is_dir() and ((base / "__init__.py").is_file() or _elsewhere(top) is None)
+                )
             )
         return self._private[top]
 

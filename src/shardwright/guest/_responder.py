@@ -293,7 +293,9 @@ class IncomingCall:
             payload, buffers = self.link.codec.encode_error(error, self.memo)
         except BaseException as second:
             payload, buffers = self.link.codec.encode_error(
-                CallError(f"{self.what} raised {type(error).__name__}, which cannot be sent: {second}", outcome="failed"),
+                CallError(
+                    f"{self.what} raised {type(error).__name__}, which cannot be sent: {second}", outcome="failed"
+                ),
                 None,
             )
         self._send(Kind.ERROR, payload, buffers)

@@ -246,7 +246,11 @@ class LinkHandles:
 
 
 def edge_codec(
-    plan: ShardPlan, caller: ComponentName, callee: ComponentName, value_class: Callable[[str], type], handles: HandleHook
+    plan: ShardPlan,
+    caller: ComponentName,
+    callee: ComponentName,
+    value_class: Callable[[str], type],
+    handles: HandleHook,
 ) -> CallCodec:
     """What an edge of the plan permits: the tagged codec with the plan's classes, or pickle where the manifest opts in."""
     edge = plan.edge(caller, callee)
@@ -262,4 +266,3 @@ def peer_of(component: str, shard: str, sessions: Sequence[int] | None) -> Peer:
         ShardId(shard),
         None if sessions is None else frozenset(SessionNumber(number) for number in sessions),
     )
-

@@ -159,7 +159,9 @@ class Shard:
             case Accept():
                 channel = self._open(message.transport, descriptors)
                 with contextlib.suppress(Overloaded):  # the channel was closed, and its caller sees that
-                    runtime.connect(channel, peer_of(message.component, message.shard, message.sessions), outgoing=False)
+                    runtime.connect(
+                        channel, peer_of(message.component, message.shard, message.sessions), outgoing=False
+                    )
             case Offer():
                 channel = self._open(message.transport, descriptors)
                 link = runtime.connect(channel, peer_of(message.component, message.shard, None), outgoing=True)
@@ -243,6 +245,8 @@ def _exit_status(code: object) -> int:
 def without_guest_frames(error: BaseException) -> BaseException:
     """The same exception, its traceback beginning with the user's first frame."""
     frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None and "/shardwright/guest/" in frame.tb_frame.f_code.co_filename:
+    while (
+        frame is not None and frame.tb_next is not None and "/shardwright/guest/" in frame.tb_frame.f_code.co_filename
+    ):
         frame = frame.tb_next
     return error.with_traceback(frame)

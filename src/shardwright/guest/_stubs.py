@@ -44,7 +44,9 @@ class Proxies:
         except KeyError:
             raise InternalError(f"the plan has no entry point {module}:{qualname}") from None
 
-    def call(self, definition: ShardDefinition, entry: EntryPoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(
+        self, definition: ShardDefinition, entry: EntryPoint, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         return self.caller.call(definition, entry, args, kwargs)
 
     def construct(self, cls: HandleType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -72,7 +72,8 @@ def _import(module: str, runtime: Runtime) -> None:
         if runtime.unbound.refused:
             raise ImportFailed(f"importing {module}: {runtime.unbound.refused}", "") from None
         raise ImportFailed(
-            f"importing {module} raised {type(error).__name__}: {_words(error)}", user_traceback(error, runtime.plan.root)
+            f"importing {module} raised {type(error).__name__}: {_words(error)}",
+            user_traceback(error, runtime.plan.root),
         ) from None
 
 

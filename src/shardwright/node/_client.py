@@ -261,5 +261,3 @@ class _ClientHandles:
 def _nearest(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(names)) or 'none'}"
-
-

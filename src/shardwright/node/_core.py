@@ -129,7 +129,12 @@ class Core:
     # -- sessions ----------------------------------------------------------------------------------------------
 
     async def begin_session(
-        self, name: str, keys: Mapping[str, str], *, components: Iterable[str] | None = None, timeout_s: float | None = None
+        self,
+        name: str,
+        keys: Mapping[str, str],
+        *,
+        components: Iterable[str] | None = None,
+        timeout_s: float | None = None,
     ) -> LiveSession:
         """Compose a session: all shards that it needs, or CompositionRefused and none of them.
 
@@ -189,7 +194,9 @@ class Core:
             shards = [ShardId(bind.shard)]
             record = self.shards.composer.shard(shards[0])
             if record is None or record.component != component or shards[0] not in self.shards.ports:
-                raise ShardLost(f"{bind.shard} is gone, and with it the objects that lived there", outcome="not started")
+                raise ShardLost(
+                    f"{bind.shard} is gone, and with it the objects that lived there", outcome="not started"
+                )
             if record.scope is ScopeKind.SESSION and number not in record.sessions:
                 raise NotPermitted(f"{caller.shard} may not reach {bind.shard}", outcome="not started")
         else:
@@ -203,7 +210,8 @@ class Core:
                 shards += [
                     record.id
                     for record in self.shards.composer.shards()
-                    if record.component == component and record.status is ShardStatus.READY
+                    if record.component == component
+                    and record.status is ShardStatus.READY
                     and record.id not in (*shards, *bind.lost)
                 ]
         if definition.scope.kind is ScopeKind.SHARED and bind.shard is None and caller.sessions is None:

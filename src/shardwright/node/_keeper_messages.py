@@ -101,4 +101,3 @@ FromKeeper = Started | Applied | Deleted | Usages | Described | Done | Refused
 
 to_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToKeeper)
 from_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromKeeper)
-

@@ -212,7 +212,8 @@ class ProcessLauncher(Launcher):
                 if self._start_of(component) is Start.TEMPLATE:
                     await self.end(port)
                     raise StartFailed(
-                        f"{component} cannot start from a template: {ready.reason}", remedy='use start = "auto" or "spawn"'
+                        f"{component} cannot start from a template: {ready.reason}",
+                        remedy='use start = "auto" or "spawn"',
                     )
                 self._spawned[component] = ready.reason[:MAX_REASON]
                 await self.end(port)
@@ -465,12 +466,12 @@ def read_secrets(manifest: Manifest, environment: Mapping[str, str]) -> dict[Com
                 elif kind == "env":
                     value = environment[rest]
                 else:
-                    raise NodeError(f"secret {name} of {component.name}: {kind!r} is no source", remedy="use file: or env:")
+                    raise NodeError(
+                        f"secret {name} of {component.name}: {kind!r} is no source", remedy="use file: or env:"
+                    )
             except (OSError, UnicodeDecodeError) as error:
                 raise NodeError(f"secret {name} of {component.name} cannot be read: {error}") from None
             except KeyError:
                 raise NodeError(f"secret {name} of {component.name}: {rest} is not in the environment") from None
             found.setdefault(component.name, {})[name] = value
     return found
-
-

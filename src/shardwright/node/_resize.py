@@ -148,9 +148,7 @@ def _with(resources: Resources, amounts: Mapping[str, float]) -> Resources:
 def _greater(one: Resources, other: Resources) -> Resources:
     """Of each resource the greater amount."""
     both = {field.name: (getattr(one, field.name), getattr(other, field.name)) for field in fields(Resources)}
-    return Resources(
-        **{name: max((a for a in pair if a is not None), default=None) for name, pair in both.items()}
-    )
+    return Resources(**{name: max((a for a in pair if a is not None), default=None) for name, pair in both.items()})
 
 
 def _inputs(before: Limits, after: Limits) -> tuple[tuple[str, object], ...]:

@@ -276,5 +276,3 @@ def state_folder(environment: Mapping[str, str]) -> Path:
     """Where journals live: the user's state folder."""
     base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "/tmp"), ".local", "state")
     return Path(base) / "shardwright"
-
-

@@ -251,7 +251,9 @@ class Shards:
             case Granted():
                 self._grants[decision.request] = decision
                 leases = ", ".join(f"{lease.component}={lease.shard}" for lease in decision.leases)
-                self._events.record("lease", decision.reason, session=session, inputs=(("leases", leases), *decision.inputs))
+                self._events.record(
+                    "lease", decision.reason, session=session, inputs=(("leases", leases), *decision.inputs)
+                )
                 for launch in decision.launches:
                     self._begin(launch)
                 if decision.ready:
@@ -280,20 +282,30 @@ class Shards:
         for effect in effects:
             match effect:
                 case Abort():
-                    self._events.record("abort", effect.reason, session=self._events.session_name(effect.session), inputs=effect.inputs)
+                    self._events.record(
+                        "abort", effect.reason, session=self._events.session_name(effect.session), inputs=effect.inputs
+                    )
                     self._reject(effect.request, error or CompositionRefused(effect.reason, remedy=effect.remedy))
                 case ReturnToPool():
-                    self._events.record("return", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs)
+                    self._events.record(
+                        "return", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs
+                    )
                 case Stop():
-                    self._events.record("stop", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs)
+                    self._events.record(
+                        "stop", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs
+                    )
                     self.spawn(self._stop(effect.shard))
                 case Unbind():
-                    self._events.record("unbind", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs)
+                    self._events.record(
+                        "unbind", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs
+                    )
                     for port in self.ports.values():
                         port.forget(effect.component, effect.session)
 
     def _begin(self, launch: Launch) -> None:
-        self._events.record("launch", launch.reason, component=launch.component, shard=launch.shard, inputs=launch.inputs)
+        self._events.record(
+            "launch", launch.reason, component=launch.component, shard=launch.shard, inputs=launch.inputs
+        )
         self.spawn(self._launch(launch))
 
     async def _launch(self, launch: Launch) -> None:
@@ -374,7 +386,9 @@ class Shards:
                 for _ in range(action.count):
                     decision = self.composer.launch(action.component, now, action.reason)
                     if isinstance(decision, Refused):
-                        self._events.record("refuse", decision.reason, component=action.component, inputs=decision.inputs)
+                        self._events.record(
+                            "refuse", decision.reason, component=action.component, inputs=decision.inputs
+                        )
                         break
                     self._begin(decision)
             else:
@@ -444,7 +458,9 @@ class Shards:
             loss = self.composer.exited(shard, now, reason)
             sessions = ",".join(self._events.session_name(s) for s in loss.sessions)
             kind = "ended" if wanted or loss.expected or self._closing else "loss"
-            self._events.record(kind, reason, component=port.component, shard=shard, inputs=(("sessions", sessions), *loss.inputs))
+            self._events.record(
+                kind, reason, component=port.component, shard=shard, inputs=(("sessions", sessions), *loss.inputs)
+            )
             if kind == "loss":
                 self._lost(port, now)
             self.perform(loss.effects, _Unlucky(f"{shard} was lost: {reason}"))
@@ -463,4 +479,3 @@ class Shards:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._loop.call_exception_handler({"message": "a task of the node failed", "exception": task.exception()})
-

@@ -19,7 +19,9 @@ from shardwright.sharding import plan as plan_manifest
 FILES = {
     "pkg/__init__.py": "import pkg.leaf as alias\nfrom . import other\nVALUE = 1\n",
     "pkg/leaf.py": "from dataclasses import dataclass\nstate = []\n\n\n@dataclass\nclass Leaf:\n    n: 'int' = 3\n",
-    "pkg/other.py": "from .leaf import Leaf, state\nfrom .. import nowhere\n" if False else "from .leaf import Leaf, state\n",
+    "pkg/other.py": "from .leaf import Leaf, state\nfrom .. import nowhere\n"
+    if False
+    else "from .leaf import Leaf, state\n",
     "pkg/starred.py": "__all__ = ['one']\none = 1\ntwo = 2\n",
     "bare/inside.py": "NAME = __name__\n",
     "bare/deep/low.py": "NAME = __name__\n",
@@ -163,9 +165,7 @@ def test_threads_that_import_at_once_get_one_module(root: Path) -> None:
     (root / "slow.py").write_text("import time\ntime.sleep(0.05)\nVALUE = object()\n")
     private = namespace(root)
     found: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(private.import_module("slow").VALUE)) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: found.append(private.import_module("slow").VALUE)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

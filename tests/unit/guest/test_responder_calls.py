@@ -38,7 +38,7 @@ MANIFEST = """
     queue = 2
     depends_on = ["shop"]
 """
-SHOP = '''
+SHOP = """
     import asyncio
     import stock
     from stock import count, Crate, LIMIT, Odd
@@ -79,7 +79,7 @@ SHOP = '''
             await task
         except asyncio.CancelledError:
             return "cancelled"
-'''
+"""
 STOCK = '''
     """What is in store."""
     import asyncio, threading
@@ -179,7 +179,11 @@ def test_a_generated_module_has_constants_and_exceptions_and_proxies_that_look_l
     assert module.LIMIT == 10 and module.__doc__ == "What is in store."
     assert issubclass(module.Odd, Exception)
     assert str(inspect.signature(module.count)) == "(name, default=0, *rest, exact=False, **more)"
-    assert (module.count.__name__, module.count.__module__, module.count.__doc__) == ("count", "stock", "How many there are.")
+    assert (module.count.__name__, module.count.__module__, module.count.__doc__) == (
+        "count",
+        "stock",
+        "How many there are.",
+    )
     assert inspect.iscoroutinefunction(module.later) and not inspect.iscoroutinefunction(module.count)
     assert issubclass(module.Crate, Handle) and module.Crate.__doc__ == "A crate."
     with pytest.raises(AttributeError):

@@ -13,7 +13,12 @@ from shardwright.node._journal import Journal
 def test_rows_come_back_in_order_with_their_inputs(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state" / "j.sqlite3", "node-1")
     for number in range(5):
-        journal.append(float(number), "launch" if number % 2 else "stop", f"because {number}", inputs=[("n", number), ("p", Path("x"))])  # noqa: E501
+        journal.append(
+            float(number),
+            "launch" if number % 2 else "stop",
+            f"because {number}",
+            inputs=[("n", number), ("p", Path("x"))],
+        )
     rows = journal.tail(3)
     assert [row.reason for row in rows] == ["because 2", "because 3", "because 4"]
     assert rows[0].inputs == {"n": 2, "p": "x"} and rows[0].node == "node-1"
@@ -35,7 +40,10 @@ def test_others_read_it_while_it_is_written_and_a_second_node_appends(tmp_path: 
     first.append(1.0, "node", "a")
     second.append(2.0, "node", "b")
     other = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    assert other.execute("SELECT node, reason FROM decisions ORDER BY sequence").fetchall() == [("one", "a"), ("two", "b")]
+    assert other.execute("SELECT node, reason FROM decisions ORDER BY sequence").fetchall() == [
+        ("one", "a"),
+        ("two", "b"),
+    ]
     other.close()
     first.close()
     second.close()

@@ -99,7 +99,8 @@ def test_what_a_keeper_is_told_arrives_as_it_was(message: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Started(1, HANDLE), Started(1, None), Deleted(2, Exit(-9, True)), Deleted(2, None), Refused(3, "no", "do")]
+    "message",
+    [Started(1, HANDLE), Started(1, None), Deleted(2, Exit(-9, True)), Deleted(2, None), Refused(3, "no", "do")],
 )
 def test_what_a_keeper_answers_arrives_as_it_was(message: object) -> None:
     assert from_keeper.decode(frame(message)[HEADER.size :]) == message

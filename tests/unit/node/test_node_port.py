@@ -176,7 +176,13 @@ def test_a_guest_that_reads_slowly_gets_everything() -> None:
 
 
 def test_what_a_guest_sends_is_checked_to_the_last_field() -> None:
-    for message in (Bind(1, "a", 2, "k", "s"), Note("a", "b"), Failed("m", "t"), Ready(1.0, False, "r"), Finished(3, "t")):
+    for message in (
+        Bind(1, "a", 2, "k", "s"),
+        Note("a", "b"),
+        Failed("m", "t"),
+        Ready(1.0, False, "r"),
+        Finished(3, "t"),
+    ):
         assert decode_from_guest(frame(message)[HEADER.size :]) == message
     for body in (b"", b"\xc0", b"\x80", b"\x91" * 5000, frame(Bind(1, "a", 2))[HEADER.size : -1]):
         with pytest.raises(ProtocolViolation):
