@@ -1,6 +1,7 @@
 """The arena under load: sessions that play at a steady pace. ``python tests/e2e/load_arena.py --seconds 60``.
 
-All sessions enter at once, then play. A call's time counts from the moment at which it was due by the pace, so a stall cannot hide by delaying what follows.
+All sessions enter at once, then play. A call's time counts from the moment at which it was due by the pace, so a stall
+cannot hide by delaying what follows.
 """
 
 from __future__ import annotations

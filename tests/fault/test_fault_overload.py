@@ -45,7 +45,7 @@ def test_a_full_queue_refuses_at_once_and_holds_no_more_memory(node: Node, recor
             begun.wait(30)
             start = time.monotonic()
             try:
-                session.call("slow.nap", 1.0 if not answers else 0.02, "crowd", load)
+                session.call("slow.nap", 0.05, "crowd", load)
                 answers.append(("done", time.monotonic() - start))
             except Overloaded as refused:
                 assert refused.outcome == "not started"
