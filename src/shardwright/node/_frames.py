@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 
 from shardwright.errors import ProtocolViolation
 from shardwright.guest import HEADER
 
 _MAX_DESCRIPTORS = 32
+
+
+def send_with(sock: socket.socket, data: bytes | memoryview, descriptors: Sequence[int]) -> int:
+    """Send as much of ``data`` as goes, the descriptors with its first byte; how much. A peer that is gone is an error,
+    and no signal: the node lives in other people's processes."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    return sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
 
 
 class FrameReader:

@@ -18,10 +18,10 @@ import time
 from typing import Any
 
 from shardwright.contracts.sandbox import LaunchSpec, Sandbox
-from shardwright.errors import ShardwrightError
+from shardwright.errors import SandboxError, ShardwrightError
 from shardwright.guest import frame
 from shardwright.model.ids import ShardId
-from shardwright.node._frames import FrameReader
+from shardwright.node._frames import FrameReader, send_with
 from shardwright.node._keeper_messages import (
     Adopt,
     Applied,
@@ -104,14 +104,15 @@ class Keeper:
             answer, out = self._do(message, descriptors)
         except ShardwrightError as error:
             answer = Refused(message.request, error.message, error.remedy)
-        except OSError as error:
+        except Exception as error:  # whatever one request comes to, the others' shards must not die of it
+            print(f"keeper: {type(message).__name__.lower()}: {error!r}", file=sys.stderr)
             answer = Refused(message.request, f"{type(message).__name__.lower()}: {error}")
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         data = frame(answer, len(out))
-        sent = socket.send_fds(self._socket, [data], out) if out else 0
-        self._socket.sendall(data[sent:])
+        sent = send_with(self._socket, data, out) if out else 0
+        self._socket.sendall(data[sent:], socket.MSG_NOSIGNAL)
 
     def _do(self, message: Any, descriptors: list[int]) -> tuple[Any, list[int]]:
         match message:
@@ -130,7 +131,7 @@ class Keeper:
             case Adopt():
                 return self._started(message.request, self._backend.adopt(message.handle, message.limits))
             case Resize():
-                return Applied(message.request, self._sandboxes[message.shard].resize(message.limits)), []
+                return Applied(message.request, self._sandbox(message.shard).resize(message.limits)), []
             case Kill():
                 if message.shard in self._sandboxes:
                     self._sandboxes[message.shard].kill()
@@ -154,6 +155,13 @@ class Keeper:
                     message.request, self._backend.capacity(), enforces, self._backend.reason, self._swept, os.getpid()
                 ), []
         raise ShardwrightError(f"the keeper does not know {type(message).__name__}")
+
+    def _sandbox(self, shard: str) -> Sandbox:
+        """Raises SandboxError: its end may have been asked for just before."""
+        found = self._sandboxes.get(shard)
+        if found is None:
+            raise SandboxError(f"the sandbox of {shard} has ended")
+        return found
 
     def _started(self, request: int, sandbox: Sandbox | None) -> tuple[Started, list[int]]:
         if sandbox is None:

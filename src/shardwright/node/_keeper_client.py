@@ -19,7 +19,7 @@ from shardwright.errors import NodeError, SandboxError
 from shardwright.guest import frame
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Usage
-from shardwright.node._frames import FrameReader
+from shardwright.node._frames import FrameReader, send_with
 from shardwright.node._keeper_messages import (
     Adopt,
     AskUsage,
@@ -190,7 +190,7 @@ class KeeperClient:
         while self._outbox:
             data, descriptors = self._outbox[0]
             try:
-                sent = socket.send_fds(self._socket, [data], descriptors) if descriptors else self._socket.send(data)
+                sent = send_with(self._socket, data, descriptors)
             except BlockingIOError:
                 self._loop.add_writer(self._socket, self._flush)
                 return

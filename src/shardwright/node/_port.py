@@ -30,7 +30,7 @@ from shardwright.guest import (
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.node._frames import FrameReader
+from shardwright.node._frames import FrameReader, send_with
 
 MAX_UNREAD = 64 * 1024 * 1024  # a guest that lets more than this of its control messages lie is ended,
 MAX_WAITING_DESCRIPTORS = 512  # or so many descriptors that were sent with them
@@ -210,11 +210,7 @@ class GuestPort(ShardPort):
         while self._outbox:
             data, descriptors = self._outbox[0]
             try:
-                sent = (
-                    socket.send_fds(self._socket, [data], list(descriptors))
-                    if descriptors
-                    else self._socket.send(data, socket.MSG_NOSIGNAL)
-                )
+                sent = send_with(self._socket, data, descriptors)
             except BlockingIOError:
                 self._loop.add_writer(self._socket, self._flush)
                 return

@@ -1,0 +1,65 @@
+"""The keeper answers every request; none of them ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shardwright.model.ids import ShardId
+from shardwright.model.limits import Limits
+from shardwright.node._frames import FrameReader, send_with
+from shardwright.node._keeper import Keeper
+from shardwright.node._keeper_messages import Kill, Refused, Resize, from_keeper
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Keeper, FrameReader]]:
+    ours, theirs = socket.socketpair()
+    keeper = Keeper(theirs, 0.0)
+    with ours, theirs:
+        yield keeper, FrameReader(ours, limit=1 << 20, descriptors=True)
+    os.close(keeper._lifeline_read)
+    os.close(keeper._lifeline_write)
+
+
+def answer(served: tuple[Keeper, FrameReader], message: Any) -> Any:
+    keeper, frames = served
+    keeper._answer(message, [])
+    assert frames.gulp()
+    ((body, _),) = frames.frames()
+    return from_keeper.decode(body)
+
+
+def test_a_resize_of_a_shard_that_has_ended_is_refused(served: tuple[Keeper, FrameReader]) -> None:
+    assert answer(served, Resize(1, "a-1", Limits())) == Refused(1, "the sandbox of a-1 has ended")
+
+
+def test_a_defect_in_one_request_is_its_answer(
+    served: tuple[Keeper, FrameReader], capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        def kill(self) -> None:
+            raise KeyError("pid")
+
+    served[0]._sandboxes["a-1"] = Broken()  # type: ignore[assignment]
+    found = answer(served, Kill(2, "a-1"))
+    assert isinstance(found, Refused) and found.request == 2 and "pid" in found.message
+    assert "keeper: kill: KeyError('pid')" in capfd.readouterr().err
+    assert answer(served, Resize(3, ShardId("a-2"), Limits())).request == 3
+
+
+def test_a_peer_that_is_gone_is_an_error_and_no_signal() -> None:
+    ours, theirs = socket.socketpair()
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        with ours:
+            theirs.close()
+            with pytest.raises(BrokenPipeError):
+                send_with(ours, b"x", [ours.fileno()])
+    finally:
+        signal.signal(signal.SIGPIPE, before)
