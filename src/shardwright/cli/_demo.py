@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-import shardwright
+from shardwright import errors
 from shardwright.cli._ask import show_shards
 from shardwright.cli._errors import FAILED, OK, TERMINATED
 from shardwright.cli._invocation import Invocation, common_options
@@ -81,7 +81,7 @@ def demo(invocation: Invocation, path: str | None, once: bool, visitors: int, se
 
 def bundled() -> Path:
     """The arena: in the installed package, or beside the sources of a checkout. Raises ManifestError."""
-    package = Path(shardwright.__file__).parent
+    package = Path(errors.__file__).parent
     for folder in (package / "_examples" / "arena", package.parent.parent / "examples" / "arena"):
         if folder.is_dir():
             return folder
