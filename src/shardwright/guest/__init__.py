@@ -38,6 +38,7 @@ from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._namespace import Namespace, is_private
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._runtime import Runtime, edge_codec
+from shardwright.guest._service import serves
 from shardwright.guest._shard import ControlBinder, run_program
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._template import ImportFailed, import_modules
@@ -92,4 +93,5 @@ __all__ = [
     "is_private",
     "key_of",
     "run_program",
+    "serves",
 ]

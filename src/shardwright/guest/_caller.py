@@ -22,11 +22,13 @@ from shardwright.errors import (
     NotPermitted,
     ProtocolViolation,
     ShardLost,
+    WouldDeadlock,
 )
 from shardwright.guest._chains import Chains, Waiting
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
 from shardwright.guest._link import Link, Ticket
 from shardwright.guest._router import Route, Router
+from shardwright.guest._service import service_of_this_thread
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import MethodId, ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
@@ -52,6 +54,12 @@ class Caller:
         self.mailbox = mailbox
         self.calls_out = 0
         self.before_call: Callable[[], None] = lambda: None
+        self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
+
+    def context(self) -> CallContext:
+        """In which context the calling thread or task calls. Raises NotPermitted when it could be any session's."""
+        context = current_call.get()
+        return self.outside_calls(context) if context is NOWHERE or context.over else context
 
     # -- blocking ----------------------------------------------------------------------------------------------
 
@@ -66,7 +74,7 @@ class Caller:
         route: Route | None = None,
     ) -> Any:
         """Call and wait. Raises the callee's exception, or a CallError that tells the outcome."""
-        context = current_call.get()
+        context = self.context()
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
         arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
@@ -74,7 +82,7 @@ class Caller:
 
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
         """Read an attribute of a module (by its name) or of an object (by its id)."""
-        context = current_call.get()
+        context = self.context()
         return self._exchange(definition, route, Kind.GET, MethodId(0), (owner, name), f"reading {name}", context)
 
     def _exchange(
@@ -87,6 +95,12 @@ class Caller:
         what: str,
         context: CallContext,
     ) -> Any:
+        if service := service_of_this_thread():
+            raise WouldDeadlock(
+                f"{what}: the thread that does {service} cannot wait for another shard",
+                outcome="not started",
+                remedy="a __del__ that the garbage collector runs may run on any thread: give it a close() instead",
+            )
         self.before_call()
         while True:
             link = self._known(definition, route, context)
@@ -197,7 +211,7 @@ class Caller:
         route: Route | None = None,
     ) -> Any:
         """Call and await. Cancelling the awaiting task cancels the call."""
-        context = current_call.get()
+        context = self.context()
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
         loop = asyncio.get_running_loop()

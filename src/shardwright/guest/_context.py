@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shardwright.model.ids import NO_SESSION, SessionNumber
+
+
+class Life:
+    """Whether a call still runs: tasks and threads that it began may outlive it, and have copies of its context."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = False
 
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """The context of one call. ``chain`` is 0 outside any call: the next call begins a chain of its own.
 
-    ``deadline_ns`` is absolute CLOCK_MONOTONIC nanoseconds, 0 for none. ``session_name`` is for people.
+    ``deadline_ns`` is absolute CLOCK_MONOTONIC nanoseconds, 0 for none. ``session_name`` is for people. ``life`` is the
+    call's own; None for a context that is no call's.
     """
 
     session: SessionNumber = NO_SESSION
@@ -23,6 +33,12 @@ class CallContext:
     deadline_ns: int = 0
     trace_id: bytes = b"\0" * 16
     span_id: int = 0
+    life: Life | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has been answered: its deadline and its chain are no longer anybody's."""
+        return self.life is not None and self.life.over
 
     def remaining_s(self) -> float | None:
         """Seconds left until the deadline (never below 0), or None without one."""

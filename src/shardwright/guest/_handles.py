@@ -6,6 +6,7 @@ and attribute reads travel to the owner; writing attributes from outside is refu
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -68,16 +69,18 @@ class HandleCache:
     """One handle per remote object and process, so that identity holds."""
 
     def __init__(self) -> None:
+        self._mutex = threading.RLock()  # the collector may run user code inside, and that may come back here
         self._handles: weakref.WeakValueDictionary[tuple[ShardId, int], Handle] = weakref.WeakValueDictionary()
 
     def get(self, cls: type[Handle], shard: ShardId, object_id: int) -> Handle:
         """The handle of that object; counts one more reception."""
-        handle = self._handles.get((shard, object_id))
-        if handle is None:
-            handle = object.__new__(cls)
-            object.__setattr__(handle, "_sw_shard", shard)
-            object.__setattr__(handle, "_sw_object", object_id)
-            object.__setattr__(handle, "_sw_received", 0)
-            self._handles[shard, object_id] = handle
-        object.__setattr__(handle, "_sw_received", handle._sw_received + 1)
-        return handle
+        with self._mutex:
+            handle = self._handles.get((shard, object_id))
+            if handle is None:
+                fresh = object.__new__(cls)
+                object.__setattr__(fresh, "_sw_shard", shard)
+                object.__setattr__(fresh, "_sw_object", object_id)
+                object.__setattr__(fresh, "_sw_received", 0)
+                handle = self._handles.setdefault((shard, object_id), fresh)
+            object.__setattr__(handle, "_sw_received", handle._sw_received + 1)
+            return handle

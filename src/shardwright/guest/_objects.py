@@ -4,6 +4,9 @@ An object stays while somebody holds a handle to it. Holders are counted per lin
 count grows by one, and the other side releases as many as it received. A link that closes gives up its counts. Handles
 that were passed on are counted as *floating* until their new holder releases them. An object also goes when the session
 that made it ends, so its life is bounded even if a holder never releases.
+
+What is dropped is returned to whoever caused it, for letting it go may run user code (``__del__``), which must happen
+outside our lock and on a thread that may wait.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ HOLDERS = struct.Struct("<QI")
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
+    """An object and who holds it; ``value`` is to be cleared where user code may run."""
+
     value: object
     session: SessionNumber
     holders: dict[int, int] = field(default_factory=dict)
@@ -32,8 +37,8 @@ class Objects:
     """The table of exported objects of one shard. Ids are random: a peer cannot guess one that it was not given."""
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._held: dict[ObjectId, _Held] = {}
+        self._mutex = threading.RLock()  # the collector may run user code inside, and that may come back here
+        self._held: dict[ObjectId, Held] = {}
         self._ids: dict[int, ObjectId] = {}
 
     def __len__(self) -> int:
@@ -44,9 +49,11 @@ class Objects:
         with self._mutex:
             object_id = self._ids.get(id(value))
             if object_id is None:
-                object_id = ObjectId(new_identifier())
-                self._ids[id(value)] = object_id
-                self._held[object_id] = _Held(value, session)
+                held = Held(value, session)
+                fresh = ObjectId(new_identifier())
+                object_id = self._ids.setdefault(id(value), fresh)
+                if object_id is fresh:
+                    self._held[fresh] = held
             holders = self._held[object_id].holders
             holders[holder] = holders.get(holder, 0) + 1
             return object_id
@@ -69,12 +76,15 @@ class Objects:
             if held is not None and count > 0:
                 held.holders[holder] = held.holders.get(holder, 0) + count
 
-    def release(self, object_id: int, holder: int, count: int) -> None:
-        """``count`` handles less; what a holder gives back beyond its own count it had been passed on."""
+    def release(self, object_id: int, holder: int, count: int) -> list[Held]:
+        """``count`` handles less; what a holder gives back beyond its own count it had been passed on.
+
+        Returns what was dropped, to be let go where user code may run.
+        """
         with self._mutex:
             held = self._held.get(ObjectId(object_id))
             if held is None or count <= 0:
-                return
+                return []
             for name in (holder, FLOATING):
                 mine = min(count, held.holders.get(name, 0))
                 count -= mine
@@ -82,22 +92,22 @@ class Objects:
                     del held.holders[name]
                 elif mine:
                     held.holders[name] -= mine
-            if not held.holders:
-                self._drop(ObjectId(object_id))
+            return [] if held.holders else [self._drop(ObjectId(object_id))]
 
-    def holder_gone(self, holder: int) -> None:
+    def holder_gone(self, holder: int) -> list[Held]:
+        """Returns what was dropped."""
         with self._mutex:
-            for object_id in [o for o, held in self._held.items() if held.holders.pop(holder, 0)]:
-                if not self._held[object_id].holders:
-                    self._drop(object_id)
+            released = [o for o, held in self._held.items() if held.holders.pop(holder, 0)]
+            return [self._drop(object_id) for object_id in released if not self._held[object_id].holders]
 
-    def session_ended(self, session: SessionNumber) -> None:
+    def session_ended(self, session: SessionNumber) -> list[Held]:
+        """Returns what was dropped."""
         if session == NO_SESSION:
-            return
+            return []
         with self._mutex:
-            for object_id in [o for o, held in self._held.items() if held.session == session]:
-                self._drop(object_id)
+            return [self._drop(object_id) for object_id, held in list(self._held.items()) if held.session == session]
 
-    def _drop(self, object_id: ObjectId) -> None:
+    def _drop(self, object_id: ObjectId) -> Held:
         held = self._held.pop(object_id)
         self._ids.pop(id(held.value), None)
+        return held

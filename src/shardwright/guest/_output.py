@@ -22,12 +22,16 @@ _PIECE = 3500  # below PIPE_BUF (4096) with its tag, so that pieces of several t
 
 
 class TaggedStream(io.TextIOBase):
-    """A text stream whose lines say which session wrote them. Line-buffered per thread; never closes the pipe."""
+    """A text stream whose lines say which session wrote them. Never closes the pipe.
+
+    The beginning of a line waits, by thread and session, until its end is written or the call that wrote it ends: what
+    one session began, another never continues.
+    """
 
     def __init__(self, descriptor: int, stream: str) -> None:
         self._descriptor = descriptor
         self._stream = stream
-        self._local = threading.local()
+        self._begun = _Begun()
         self._binary = _Binary(self)
 
     encoding = "utf-8"
@@ -53,17 +57,17 @@ class TaggedStream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        held = getattr(self._local, "text", "") + text
-        *lines, rest = held.split("\n")
-        self._local.text = rest
+        session = current_call.get().session
+        *lines, rest = (self._begun.texts.pop(session, "") + text).split("\n")
+        if rest:
+            self._begun.texts[session] = rest
         for line in lines:
             self._emit(line, {"o": self._stream})
         return len(text)
 
     def flush(self) -> None:
-        rest = getattr(self._local, "text", "")
+        rest = self._begun.texts.pop(current_call.get().session, "")
         if rest:
-            self._local.text = ""
             self._emit(rest, {"o": self._stream, "p": 1})  # p: the line goes on
 
     def log(self, record: logging.LogRecord, text: str) -> None:
@@ -82,6 +86,13 @@ class TaggedStream(io.TextIOBase):
                 os.write(self._descriptor, encoded)
             except OSError:
                 return  # the node is gone; user code must not fail for that
+
+
+class _Begun(threading.local):
+    """The lines that a thread has begun, by session."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, str] = {}
 
 
 class _Binary(io.RawIOBase):
@@ -116,6 +127,15 @@ class _LastResort(logging.Handler):
             self.handleError(record)
 
 
+_streams: list[TaggedStream] = []
+
+
+def end_lines() -> None:
+    """The running call ends: what it printed without a newline goes out now."""
+    for stream in _streams:
+        stream.flush()
+
+
 def tag_output(descriptor: int) -> None:
     """Send descriptors 1 and 2 and Python's streams of this process to the log pipe, which this uses up."""
     import sys
@@ -124,8 +144,10 @@ def tag_output(descriptor: int) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     errors = TaggedStream(2, "stderr")
+    output = TaggedStream(1, "stdout")
+    _streams[:] = [output, errors]
     # handlers that were configured at import hold the old streams: give them the new ones
-    replaced = {id(sys.stdout): TaggedStream(1, "stdout"), id(sys.stderr): errors}
+    replaced = {id(sys.stdout): output, id(sys.stderr): errors}
     for logger in [logging.getLogger(), *map(logging.getLogger, list(logging.Logger.manager.loggerDict))]:
         for handler in getattr(logger, "handlers", ()):
             if isinstance(handler, logging.StreamHandler) and id(handler.stream) in replaced:

@@ -7,6 +7,7 @@ chain, or, for coroutines, on the shard's event loop.
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from shardwright.errors import (
     CallError,
     CannotCross,
     DeadlineExceeded,
+    MessageTooLarge,
     NotPermitted,
     Overloaded,
     ProtocolViolation,
@@ -24,11 +26,11 @@ from shardwright.errors import (
     WouldDeadlock,
 )
 from shardwright.guest._chains import Chains
-from shardwright.guest._context import CallContext, current_call
+from shardwright.guest._context import CallContext, Life, current_call
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
-from shardwright.guest._objects import FLOATING, HOLDERS, Objects
+from shardwright.guest._objects import FLOATING, HOLDERS, Held, Objects
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import SessionNumber
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
@@ -60,6 +62,9 @@ class Responder:
         self.session_name = session_name
         self.calls_in = 0
         self.after_call: Callable[[], None] = lambda: None
+        self.before_answer: Callable[[], None] = lambda: None
+        self.let_go: Callable[[list[Held]], None] = lambda dropped: None
+        self.idle_since_s = time.monotonic()  # when the last call ended
         self.refused = 0
         self._running: dict[tuple[int, int], IncomingCall] = {}
         self._modules = frozenset(definition.code.modules)
@@ -68,6 +73,15 @@ class Responder:
     def busy(self) -> bool:
         """Whether calls run or wait here."""
         return bool(self._running)
+
+    @property
+    def running(self) -> int:
+        """Calls that run or wait here."""
+        return len(self._running)
+
+    def sessions(self) -> set[SessionNumber]:
+        """The sessions whose calls run or wait here."""
+        return {call.envelope.session for call in list(self._running.values())}
 
     def on_message(self, link: Link, envelope: Envelope) -> None:
         kind = envelope.kind
@@ -80,7 +94,9 @@ class Responder:
         elif kind is Kind.ADDREF:
             self._count(envelope, lambda object_id, count: self.objects.add(object_id, FLOATING, count))
         elif kind is Kind.RELEASE:
-            self._count(envelope, lambda object_id, count: self.objects.release(object_id, id(link), count))
+            self._count(
+                envelope, lambda object_id, count: self.let_go(self.objects.release(object_id, id(link), count))
+            )
 
     @staticmethod
     def _count(envelope: Envelope, change: Callable[[int, int], None]) -> None:
@@ -92,7 +108,7 @@ class Responder:
         for key, call in list(self._running.items()):
             if key[0] == id(link):
                 call.cancel()
-        self.objects.holder_gone(id(link))
+        self.let_go(self.objects.holder_gone(id(link)))
 
     def _admit(self, link: Link, envelope: Envelope) -> None:
         call = IncomingCall(self, link, envelope)
@@ -100,6 +116,8 @@ class Responder:
             call.check()
             self._running[id(link), envelope.call_id] = call
             if call.is_async:
+                if self.chains.stuck(envelope.chain):
+                    raise call.stuck()
                 if self.chains.waits(envelope.chain, self.loop.thread_id):
                     raise WouldDeadlock(
                         f"{call.what} is a coroutine of an event loop that is blocked waiting for this very call",
@@ -110,6 +128,8 @@ class Responder:
                     raise Overloaded(f"{self.definition.component}: {self.loop.in_flight} coroutines already run")
                 self.loop.start(call)
             elif not self.chains.offer(envelope.chain, call):
+                if self.chains.stuck(envelope.chain):
+                    raise call.stuck()
                 self.mailbox.submit(call.run)
         except ShardwrightError as error:
             self.refused += 1
@@ -117,12 +137,13 @@ class Responder:
 
     def forget(self, link: Link, call_id: int) -> None:
         self._running.pop((id(link), call_id), None)
+        self.idle_since_s = time.monotonic()
 
 
 class IncomingCall:
     """One call to be answered, exactly once."""
 
-    __slots__ = ("cancelled", "entry", "envelope", "is_async", "link", "memo", "owner", "task", "what")
+    __slots__ = ("began", "cancelled", "entry", "envelope", "is_async", "life", "link", "memo", "owner", "task", "what")
 
     def __init__(self, owner: Responder, link: Link, envelope: Envelope) -> None:
         self.owner = owner
@@ -130,7 +151,9 @@ class IncomingCall:
         self.envelope = envelope
         self.entry: EntryPoint | None = None
         self.is_async = False
+        self.began = False  # whether user code was entered: from then on it is not true that nothing was started
         self.cancelled = False
+        self.life = Life()
         self.task: asyncio.Task[None] | None = None
         self.memo: Any = None
         self.what = "reading an attribute"
@@ -163,6 +186,17 @@ class IncomingCall:
         if self.task is not None:
             self.owner.loop.cancel(self.task)
 
+    def stuck(self) -> WouldDeadlock:
+        return WouldDeadlock(
+            f"{self.what} came back to an event loop that awaits this very call and keeps its shard busy meanwhile",
+            outcome="not started",
+            remedy="make the loop with asyncio.run() or asyncio.new_event_loop(), without a loop of another kind",
+        )
+
+    def forget(self) -> None:
+        """It needs no answer any more. May be called again."""
+        self.owner.forget(self.link, self.envelope.call_id)
+
     def refuse(self, error: BaseException) -> None:
         """Answer without having run anything."""
         self._send(Kind.ERROR, *self.link.codec.encode_error(error, self.memo))
@@ -179,7 +213,7 @@ class IncomingCall:
     def run(self) -> None:
         """Run to the end and answer. Never raises."""
         if self.cancelled:
-            self.owner.forget(self.link, self.envelope.call_id)
+            self.forget()
             return
         Context().run(self._run)
         self.owner.after_call()  # what the call held is let go by now
@@ -189,7 +223,11 @@ class IncomingCall:
             result = self._enter()
             if inspect.iscoroutine(result):
                 # a function that was not seen to be a coroutine function, but is one
-                self.owner.loop.start(self, result)
+                try:
+                    self.owner.loop.start(self, result)
+                except BaseException:
+                    result.close()
+                    raise
                 return
         except BaseException as error:
             self._failed(error)
@@ -217,6 +255,7 @@ class IncomingCall:
                 deadline_ns=envelope.deadline_ns,
                 trace_id=bytes(envelope.trace_id),
                 span_id=envelope.span_id,
+                life=self.life,
             )
         )
         if envelope.codec is not self.link.codec_id:
@@ -232,12 +271,16 @@ class IncomingCall:
         entry = self.entry
         assert entry is not None
         if target is not None:
-            return self._method_of(owner.objects.get(target), entry)(*args, **kwargs)
+            method = self._method_of(owner.objects.get(target), entry)
+            self.began = True
+            return method(*args, **kwargs)
         if entry.kind is EntryKind.APPLICATION:
             raise NotPermitted(f"{self.what} is an application and cannot be called", outcome="not started")
         if entry.kind is EntryKind.METHOD:
             self._refuse_unbound(entry)
-        return owner.resolve(entry.module, entry.qualname)(*args, **kwargs)
+        function = owner.resolve(entry.module, entry.qualname)
+        self.began = True
+        return function(*args, **kwargs)
 
     def _method_of(self, thing: object, entry: EntryPoint) -> Any:
         """The method that the entry point names, of an object that has it from the entry point's own class."""
@@ -266,8 +309,11 @@ class IncomingCall:
             # an identifier: a dotted name would lead through attributes of attributes to what nobody exports
             case (str() | int() as owner, str() as name) if name.isidentifier() and not name.startswith("__"):
                 if isinstance(owner, int):
-                    found = getattr(self.owner.objects.get(owner), name)
+                    thing = self.owner.objects.get(owner)
+                    self.began = True  # a property is user code
+                    found = getattr(thing, name)
                 elif owner in self.owner._modules:
+                    self.began = True
                     found = self.owner.resolve(owner, name)
                 else:
                     raise NotPermitted(f"{owner} is not a module of {self.owner.definition.component}")
@@ -286,10 +332,15 @@ class IncomingCall:
         except BaseException as error:
             self._failed(error)
         else:
-            self._send(Kind.RESULT, payload, buffers)
+            try:
+                self._send(Kind.RESULT, payload, buffers)
+            except MessageTooLarge as error:
+                self._failed(MessageTooLarge(f"the result of {self.what}: {error.message}", remedy=error.remedy))
 
     def _failed(self, error: BaseException) -> None:
         try:
+            if self.began and isinstance(error, CallError) and error.outcome == "not started":
+                error = _ran(error)
             payload, buffers = self.link.codec.encode_error(error, self.memo)
         except BaseException as second:
             payload, buffers = self.link.codec.encode_error(
@@ -298,12 +349,26 @@ class IncomingCall:
                 ),
                 None,
             )
-        self._send(Kind.ERROR, payload, buffers)
+        try:
+            self._send(Kind.ERROR, payload, buffers)
+        except MessageTooLarge as large:
+            what = f"{self.what} raised {type(error).__name__}, which cannot be sent: {large.message}"
+            self._send(Kind.ERROR, *self.link.codec.encode_error(CallError(what, outcome="failed"), None))
 
     def _send(self, kind: Kind, payload: Any, buffers: Any) -> None:
-        self.owner.forget(self.link, self.envelope.call_id)
-        if self.cancelled and self.link.closed:
-            return
+        self.life.over = True
+        self.owner.before_answer()
+        try:
+            self._post(kind, payload, buffers)
+        except MessageTooLarge:
+            raise  # another answer follows
+        except BaseException:
+            self.forget()
+            raise
+        else:
+            self.forget()  # not before: a shard that is told to finish what runs must know that this does
+
+    def _post(self, kind: Kind, payload: Any, buffers: Any) -> None:
         self.link.post(
             Envelope(
                 kind=kind,
@@ -316,3 +381,15 @@ class IncomingCall:
                 buffers=buffers,
             )
         )
+
+
+def _ran(error: CallError) -> CallError:
+    """The error of a call that user code made, and did not catch, as the outcome of the call that ran that code.
+
+    A copy: user code may keep the original, of which it stays true that nothing was started.
+    """
+    same = copy.copy(error)
+    same.outcome = "failed"
+    same.__cause__, same.__context__ = error.__cause__, error.__context__
+    same.__suppress_context__ = error.__suppress_context__
+    return same

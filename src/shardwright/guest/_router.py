@@ -19,6 +19,8 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import ShardDefinition
 
+MANY_BINDINGS = 1024  # so many, and those that nobody needs are looked for
+
 
 class Route(NamedTuple):
     """The name of a binding. ``shard`` is set to reach one shard in particular (an object behind a handle)."""
@@ -55,6 +57,21 @@ class _Binding:
         self.users: set[SessionNumber] = set()
         self.debts: dict[SessionNumber, str] = {}  # sessions not yet told of a loss, and by which shard
 
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing of anybody but what was lost, which is news just for the next to bind."""
+        return not (self.links or self.users or self.debts)
+
+
+class _Once:
+    """One binding in progress, and how many callers wait for it."""
+
+    __slots__ = ("callers", "lock")
+
+    def __init__(self) -> None:
+        self.callers = 0
+        self.lock = threading.Lock()
+
 
 class Router:
     """The bindings of one shard (or of the node's own client).
@@ -68,7 +85,7 @@ class Router:
         self._per_session = per_session
         self._mutex = threading.Lock()
         self._bindings: dict[Route, _Binding] = {}
-        self._binding_now: dict[Route, threading.Lock] = {}
+        self._binding_now: dict[Route, _Once] = {}
 
     def route(self, definition: ShardDefinition, session: SessionNumber, key: str | None) -> Route:
         """The route of a call to that component."""
@@ -92,18 +109,25 @@ class Router:
         if link is not None:
             return link
         with self._mutex:
-            once = self._binding_now.setdefault(route, threading.Lock())
-        with once:  # the first caller binds, the others wait for it and find it done
-            while True:
-                link = self.known(definition, route, context)
-                if link is not None:
-                    return link
-                binding = self._bindings.get(route)
-                lost = tuple(binding.lost) if binding is not None else ()
-                links = self.binder.bind(route._replace(shard=route.shard or self._keyed(route)), context, lost)
-                link = self._bound(definition, route, context, links)
-                if link is not None:
-                    return link
+            once = self._binding_now.setdefault(route, _Once())
+            once.callers += 1
+        try:
+            with once.lock:  # the first caller binds, the others wait for it and find it done
+                while True:
+                    link = self.known(definition, route, context)
+                    if link is not None:
+                        return link
+                    binding = self._bindings.get(route)
+                    lost = tuple(binding.lost) if binding is not None else ()
+                    links = self.binder.bind(route._replace(shard=route.shard or self._keyed(route)), context, lost)
+                    link = self._bound(definition, route, context, links)
+                    if link is not None:
+                        return link
+        finally:
+            with self._mutex:
+                once.callers -= 1
+                if not once.callers:
+                    del self._binding_now[route]
 
     def _keyed(self, route: Route) -> ShardId | None:
         """The shard that other sessions use for that key: the node need only be told of one more."""
@@ -116,6 +140,8 @@ class Router:
     ) -> Link | None:
         """Enter what the node answered; None when the shard that it confirmed was lost meanwhile."""
         with self._mutex:
+            if route not in self._bindings and len(self._bindings) >= MANY_BINDINGS:
+                self._prune()
             binding = self._bindings.setdefault(route, _Binding(definition.state is not StateKind.NONE))
             if links and route.key is not None:  # the one that others used is theirs no longer
                 for old in list(binding.links):
@@ -211,4 +237,9 @@ class Router:
             for binding in self._bindings.values():
                 binding.users.discard(session)
                 binding.debts.pop(session, None)
+            self._prune()
         return unused
+
+    def _prune(self) -> None:
+        for route in [route for route, binding in self._bindings.items() if binding.empty]:
+            del self._bindings[route]

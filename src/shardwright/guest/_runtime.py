@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import importlib
+import os
 import resource
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextvars import Context
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, ClassVar
 
 from shardwright.contracts.transport import Channel
-from shardwright.errors import CallError, Fault, InternalError, Overloaded
+from shardwright.errors import CallError, Fault, InternalError, NotPermitted, Overloaded
 from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
-from shardwright.guest._context import CallContext, current_call
+from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._namespace import ImportingMailbox, Namespace
-from shardwright.guest._objects import Objects
+from shardwright.guest._objects import Held, Objects
+from shardwright.guest._output import end_lines
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._stubs import Proxies
@@ -99,6 +104,10 @@ class Runtime:
             session_name=self.sessions.name,
         )
         self.responder.after_call = self.proxies.release_dropped
+        self.responder.before_answer = end_lines
+        self.responder.let_go = self.let_go
+        self.caller.outside_calls = self._outside_calls
+        self._farewells: deque[list[Held]] = deque()
         self._hub: Hub | None = None
         self._links: set[Link] = set()
         self._mutex = threading.Lock()
@@ -127,6 +136,7 @@ class Runtime:
     def _enter(self, link: Link) -> None:
         if isinstance(link.codec, TaggedCodec) and isinstance(link.codec.handles, LinkHandles):
             link.codec.handles.link = link
+        link.parking = self.mailbox
         with self._mutex:
             self._links.add(link)
 
@@ -154,7 +164,7 @@ class Runtime:
 
     def session_ends(self, number: SessionNumber) -> None:
         self.sessions.names.pop(number, None)
-        self.objects.session_ended(number)
+        self.let_go(self.objects.session_ended(number))
         for link in self.router.session_ended(number):
             link.close()
 
@@ -162,6 +172,82 @@ class Runtime:
         """A session's shard was given back while the session goes on."""
         for link in self.router.forget(Route(component, session=session)):
             link.close()
+
+    def _outside_calls(self, context: CallContext) -> CallContext:
+        """The context of user code that no running call vouches for: its own threads, and tasks that outlived their call.
+
+        Raises NotPermitted when it could be any session's.
+        """
+        trace = replace(NOWHERE, trace_id=os.urandom(16))
+        if context is not NOWHERE and context.session in self.sessions.names:
+            return replace(trace, session=context.session, session_name=context.session_name)
+        match self.definition.scope.kind:
+            case ScopeKind.SESSION:
+                served = set(self.sessions.names)
+            case ScopeKind.REQUEST:
+                served = self.responder.sessions()
+            case _:  # what serves everybody acts for itself
+                return trace
+        if context is not NOWHERE:
+            if not context.session:
+                return trace
+            raise NotPermitted(
+                f"the session of this background task has ended in {self.shard}",
+                outcome="not started",
+                remedy="end such tasks with the call that begins them",
+            )
+        if len(served) > 1:
+            raise NotPermitted(
+                f"{self.shard} serves {len(served)} sessions, and this thread does not say for which of them it calls",
+                outcome="not started",
+                remedy="begin it with contextvars.copy_context().run, or use asyncio.to_thread",
+            )
+        for number in served:
+            return replace(trace, session=number, session_name=self.sessions.name(number))
+        return trace
+
+    def load(self) -> tuple[int, float]:
+        """How many calls run or wait here, and for how many seconds none has."""
+        running = self.responder.running
+        return running, 0.0 if running else max(0.0, time.monotonic() - self.responder.idle_since_s)
+
+    # -- the end of objects ------------------------------------------------------------------------------------
+
+    def let_go(self, dropped: list[Held]) -> None:
+        """Let user objects go that nobody holds any more, soon: on the mailbox, for it may run their ``__del__``."""
+        if not dropped:
+            return
+        self._farewells.append(dropped)
+        try:
+            self.mailbox.submit(self._say_farewell)
+        except Overloaded:
+            try:
+                threading.Thread(target=self._say_farewell_apart, name=f"{self.shard}-farewell", daemon=True).start()
+            except RuntimeError:
+                pass  # no thread to be had: the next farewell is theirs as well
+
+    def _say_farewell(self) -> None:
+        while self._farewells:
+            try:
+                dropped = self._farewells.popleft()
+            except IndexError:
+                return  # another thread was quicker
+            for held in dropped:
+                Context().run(self._clear, held)
+
+    def _say_farewell_apart(self) -> None:
+        self.mailbox.acquire()
+        try:
+            self._say_farewell()
+        finally:
+            self.mailbox.release()
+
+    def _clear(self, held: Held) -> None:
+        """Let one object go, in the session that made it while that lives."""
+        life = Life()
+        life.over = True
+        current_call.set(CallContext(session=held.session, session_name=self.sessions.name(held.session), life=life))
+        held.value = None
 
     # -- code --------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from shardwright.errors import CutRefused, InternalError
 from shardwright.guest._caller import Caller
-from shardwright.guest._context import current_call
 from shardwright.guest._handles import Handle, HandleCache, HandleType
 from shardwright.guest._objects import HOLDERS
 from shardwright.model.envelope import Envelope, Kind
@@ -55,7 +54,7 @@ class Proxies:
 
     def read_module(self, definition: ShardDefinition, module: str, name: str) -> Any:
         """An attribute of another component's module that only its owner can answer."""
-        context = current_call.get()
+        context = self.caller.context()
         kind = definition.scope.kind
         if kind is ScopeKind.KEY or kind is ScopeKind.REQUEST:
             raise CutRefused(
@@ -68,7 +67,7 @@ class Proxies:
 
     def read_object(self, handle: Handle, name: str) -> Any:
         definition = type(handle)._definition
-        session = current_call.get().session
+        session = self.caller.context().session
         route = self.caller.router.object_route(definition.component, session, handle._sw_shard)
         return self.caller.get(definition, route, handle._sw_object, name)
 

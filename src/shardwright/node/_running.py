@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from shardwright.contracts.clock import SystemClock
 from shardwright.errors import ManifestError, NodeError
-from shardwright.guest import Finished
+from shardwright.guest import Finished, serves
 from shardwright.manifest import capacity_problems, load
 from shardwright.model.ids import ComponentName, SessionNumber
 from shardwright.model.manifest import Manifest
@@ -101,6 +101,7 @@ class Running:
     # -- the loop's thread -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        serves("the node's work")
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
