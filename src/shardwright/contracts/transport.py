@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from shardwright.model.endpoint import Endpoint
@@ -22,12 +22,18 @@ class Channel(ABC):
     """
 
     @abstractmethod
-    def send(self, parts: Sequence[Part], *, deadline_ns: int = 0) -> None:
+    def send(
+        self, parts: Sequence[Part], *, deadline_ns: int = 0, before_waiting: Callable[[], None] | None = None
+    ) -> None:
         """Send one message, the concatenation of ``parts``; returns when the transport has taken it over.
 
         Blocks while the peer is slow, never buffering without bound. Raises MessageTooLarge (nothing was sent, the
         channel stays good), DeadlineExceeded (nothing was sent, or the channel is closed because a part was),
         ChannelClosed.
+
+        ``before_waiting`` is called at most once, when the message must wait for the peer or for another sender; from
+        then on ``parts`` may change, for what was not sent yet has been copied. It must not block. What it raises ends
+        the send as a deadline would (nothing was sent, or the channel is closed because a part was).
         """
 
     @abstractmethod

@@ -10,7 +10,9 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,7 +28,9 @@ from shardwright.errors import (
 )
 from shardwright.guest._chains import Chains, Waiting
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
+from shardwright.guest._errands import Errands
 from shardwright.guest._link import Link, Ticket
+from shardwright.guest._loop import is_polite
 from shardwright.guest._router import Route, Router
 from shardwright.guest._service import service_of_this_thread
 from shardwright.model.envelope import Envelope, Kind
@@ -54,6 +58,7 @@ class Caller:
         self.mailbox = mailbox
         self.calls_out = 0
         self.before_call: Callable[[], None] = lambda: None
+        self._errands = Errands()
         self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
 
     def context(self) -> CallContext:
@@ -170,12 +175,17 @@ class Caller:
                     item = waiting.inbox.get()  # it arrived just now
                 if isinstance(item, (Envelope, ChannelClosed)):
                     return item
-                if mailbox is not None:
+                # A thread that came without the baton is one that user code made, and whoever made it may hold the baton
+                # while it waits for this thread: to wait for the baton here would be a deadlock. So the call runs beside
+                # the holder, as that thread's own code does anyway, and as it would if nothing had been cut.
+                if parked:
+                    assert mailbox is not None
                     mailbox.acquire()
                 try:
                     item.run()
                 finally:
-                    if mailbox is not None:
+                    if parked:
+                        assert mailbox is not None
                         mailbox.release()
         except BaseException:
             link.abandon(envelope.call_id)
@@ -220,26 +230,47 @@ class Caller:
         while True:
             link = self._known(definition, route, context)
             if link is None:
-                link = await loop.run_in_executor(None, self.router.link, definition, route, context)
+                link = await self._bound(definition, route, context)
             try:
                 payload, buffers, memo = link.codec.encode_request(
                     arguments, describe=_describe(definition, entry.name)
                 )
                 envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context)
                 awaited = _Awaited(loop)
-                if not self._begin(definition, route, link, envelope, awaited, entry.name):
-                    continue
+                stuck = self.mailbox is not None and not is_polite(loop) and self.mailbox.holds()
+                if stuck:  # then what comes back must be refused, for its turn would never come
+                    self.chains.stick(envelope.chain)
                 try:
-                    outcome = await asyncio.wait_for(awaited.future, context.remaining_s())
-                except TimeoutError:
-                    link.abandon(envelope.call_id)
-                    raise DeadlineExceeded(f"{entry.name}: no reply within the deadline") from None
-                except BaseException:
-                    link.abandon(envelope.call_id)
-                    raise
+                    if not self._begin(definition, route, link, envelope, awaited, entry.name):
+                        continue
+                    try:
+                        outcome = await asyncio.wait_for(awaited.future, context.remaining_s())
+                    except TimeoutError:
+                        link.abandon(envelope.call_id)
+                        raise DeadlineExceeded(f"{entry.name}: no reply within the deadline") from None
+                    except BaseException:
+                        link.abandon(envelope.call_id)
+                        raise
+                finally:
+                    if stuck:
+                        self.chains.unstick(envelope.chain)
             finally:
                 self.router.request_done(definition, route, link)
             return self._result(route, link, outcome, memo, entry.name, context)
+
+    async def _bound(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
+        """The link, bound without stopping the event loop, and without a thread of its executor."""
+        bound: Future[Link] = self._errands.run(partial(self.router.link, definition, route, context))
+        try:
+            return await asyncio.wrap_future(bound)
+        except BaseException:
+            bound.add_done_callback(partial(self._give_back, definition, route))
+            raise
+
+    def _give_back(self, definition: ShardDefinition, route: Route, bound: Future[Link]) -> None:
+        """Nobody waits for the link any more: a shard that was made for this one request is not kept."""
+        if not bound.cancelled() and bound.exception() is None:
+            self.router.request_done(definition, route, bound.result())
 
     # -- both --------------------------------------------------------------------------------------------------
 

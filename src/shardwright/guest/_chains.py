@@ -41,6 +41,7 @@ class Chains:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._waiting: dict[int, list[Waiting]] = {}
+        self._stuck: dict[int, int] = {}
 
     def enter(self, waiting: Waiting) -> None:
         with self._mutex:
@@ -75,3 +76,22 @@ class Chains:
         """Whether that thread waits on that chain."""
         with self._mutex:
             return any(waiting.thread == thread for waiting in self._waiting.get(chain, ()))
+
+    # -- loops that keep the baton while they sleep ------------------------------------------------------------
+
+    def stick(self, chain: int) -> None:
+        """An event loop that keeps the baton while it sleeps awaits a call of that chain: nothing of it can run here."""
+        with self._mutex:
+            self._stuck[chain] = self._stuck.get(chain, 0) + 1
+
+    def unstick(self, chain: int) -> None:
+        """The awaited call has its outcome."""
+        with self._mutex:
+            left = self._stuck[chain] - 1
+            if left:
+                self._stuck[chain] = left
+            else:
+                del self._stuck[chain]
+
+    def stuck(self, chain: int) -> bool:
+        return chain in self._stuck

@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from shardwright.contracts.transport import Channel
-from shardwright.errors import ChannelClosed, ProtocolViolation
+from shardwright.errors import ChannelClosed, DeadlineExceeded, ProtocolViolation
 from shardwright.guest._hub import Hub
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
@@ -22,6 +23,7 @@ from shardwright.transport import CallCodec, PickleCodec, pack, unpack
 
 _REPLIES = frozenset({Kind.RESULT, Kind.ERROR})
 REPLY_PATIENCE_NS = 5_000_000_000  # a caller that does not take its reply for so long is cut off
+MAX_LEFT = 1024  # answers that may wait for a writing thread; a caller that lets more wait is cut off
 
 
 class Ticket(Protocol):
@@ -38,10 +40,22 @@ class Incoming(Protocol):
     def on_link_closed(self, link: Link) -> None: ...
 
 
+class Parking(Protocol):
+    """The baton, which is put down while a send waits."""
+
+    def holds(self) -> bool: ...
+
+    def release(self) -> None: ...
+
+    def acquire(self) -> None: ...
+
+
 class Link:
     """One conversation with ``peer``; ``codec`` speaks what this edge permits.
 
-    ``enter`` is called with the link before its first message can be heard.
+    ``enter`` is called with the link before its first message can be heard. ``parking`` may be set there: then a send
+    that must wait for the peer puts the sending thread's baton down meanwhile. A send on the hub's own thread never
+    waits.
     """
 
     def __init__(
@@ -63,6 +77,8 @@ class Link:
         self._ids = itertools.count(1)
         self._mutex = threading.Lock()
         self._lost: ChannelClosed | None = None
+        self._left: deque[Envelope] | None = None  # what the hub's thread leaves to a writing thread, if there is one
+        self.parking: Parking | None = None
         if enter is not None:
             enter(self)
         hub.add(self)
@@ -90,7 +106,7 @@ class Link:
                 raise ChannelClosed(f"{self.peer.shard} is gone")
             self._pending[envelope.call_id] = ticket
         try:
-            self.channel.send(pack(envelope), deadline_ns=envelope.deadline_ns)
+            self._send(envelope, envelope.deadline_ns)
         except BaseException as error:
             with self._mutex:
                 mine = self._pending.pop(envelope.call_id, None)
@@ -107,19 +123,75 @@ class Link:
         return True
 
     def post(self, envelope: Envelope) -> None:
-        """Send a message that has no reply; a peer that is gone, or takes nothing for seconds, is cut off."""
+        """Send a message that has no reply; a peer that is gone, or takes nothing for seconds, is cut off.
+
+        Raises MessageTooLarge. On the hub's thread it does not wait: what cannot be sent at once is sent by a thread of
+        its own.
+        """
+        if self._lost is not None:
+            return
+        if self._hub.on_thread():
+            self._post_at_once(envelope)
+            return
         try:
-            self.channel.send(pack(envelope), deadline_ns=time.monotonic_ns() + REPLY_PATIENCE_NS)
+            self._send(envelope, time.monotonic_ns() + REPLY_PATIENCE_NS)
         except ChannelClosed:
             pass
-        except TimeoutError:
-            self.channel.close()
+        except DeadlineExceeded:
+            self._end(ChannelClosed(f"{self.peer.shard} did not take what it asked for"))
 
     def close(self) -> None:
         """End the conversation; pending calls get ChannelClosed."""
-        self._hub.remove(self)
-        self.channel.close()
-        self.on_closed(ChannelClosed(f"the link to {self.peer.shard} was closed"))
+        self._end(ChannelClosed(f"the link to {self.peer.shard} was closed"))
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _send(self, envelope: Envelope, deadline_ns: int) -> None:
+        parking = self.parking
+        if parking is None or not parking.holds():
+            self.channel.send(pack(envelope), deadline_ns=deadline_ns)
+            return
+        try:
+            self.channel.send(pack(envelope), deadline_ns=deadline_ns, before_waiting=parking.release)
+        finally:
+            if not parking.holds():
+                parking.acquire()
+
+    def _post_at_once(self, envelope: Envelope) -> None:
+        with self._mutex:
+            left = self._left
+            if left is not None:
+                left.append(envelope)
+        if left is None:
+            try:
+                self.channel.send(pack(envelope), before_waiting=_would_wait)
+                return
+            except ChannelClosed:
+                return
+            except DeadlineExceeded:
+                self._left = left = deque((envelope,))
+            writer = threading.Thread(target=self._write_left, name=f"to-{self.peer.shard}", daemon=True)
+            try:
+                writer.start()
+            except RuntimeError:  # the limit of processes is reached
+                left = None
+        if left is None or len(left) > MAX_LEFT:
+            self._end(ChannelClosed(f"{self.peer.shard} does not take what it asked for"))
+
+    def _write_left(self) -> None:
+        """Ends when nothing is left; only the hub's thread begins it, so there is one at a time."""
+        while True:
+            with self._mutex:
+                if not self._left or self._lost is not None:
+                    self._left = None
+                    return
+                envelope = self._left.popleft()
+            self.post(envelope)
+
+    def _end(self, reason: ChannelClosed) -> None:
+        """Any thread. The hub closes the channel, for it knows the descriptor."""
+        self._hub.retire(self)
+        self.on_closed(reason)
 
     # -- the hub's thread --------------------------------------------------------------------------------------
 
@@ -127,9 +199,7 @@ class Link:
         try:
             envelope = unpack(frame)
         except ProtocolViolation as violation:
-            self._hub.remove(self)
-            self.channel.close()
-            self.on_closed(violation)
+            self._end(violation)
             return
         if envelope.kind in _REPLIES:
             with self._mutex:
@@ -145,8 +215,11 @@ class Link:
                 return
             self._lost = reason
             pending, self._pending = self._pending, {}
-        self.channel.close()
         if self._incoming is not None:
             self._incoming.on_link_closed(self)  # first: whoever hears of the loss must find it entered
         for ticket in pending.values():
             ticket.deliver(reason)
+
+
+def _would_wait() -> None:
+    raise DeadlineExceeded("the message would have to wait", outcome="not started")

@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import selectors
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shardwright.errors import Overloaded
@@ -40,8 +42,18 @@ class _PoliteSelector(selectors.DefaultSelector):
             mailbox.acquire()
 
 
+_polite: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
 def new_event_loop(mailbox: Mailbox) -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop(_PoliteSelector(mailbox))
+    loop = asyncio.SelectorEventLoop(_PoliteSelector(mailbox))
+    _polite.add(loop)
+    return loop
+
+
+def is_polite(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether that loop puts the baton down while it sleeps; one that was not made by the policy does not."""
+    return loop in _polite
 
 
 class _PolitePolicy(asyncio.AbstractEventLoopPolicy):
@@ -99,13 +111,14 @@ class ShardLoop:
         self.thread_id: int | None = None
 
     def start(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None = None) -> None:
-        """Run a call as a task. Any thread. Raises Overloaded when the shard is stopping."""
+        """Run a call as a task. Any thread. Raises Overloaded when the shard is stopping, or has no thread for it."""
         loop = self._running()
         with self._mutex:
             self.in_flight += 1
         try:
             loop.call_soon_threadsafe(self._begin, call, coroutine)
         except RuntimeError:
+            self._ended()
             raise Overloaded("the shard is stopping") from None
 
     def cancel(self, task: asyncio.Task[None]) -> None:
@@ -127,19 +140,24 @@ class ShardLoop:
 
     def _begin(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None) -> None:
         if call.cancelled:
-            self._ended()
-            if coroutine is not None:
-                coroutine.close()
+            self._over(call, coroutine)
             return
         assert self._loop is not None
         task = self._loop.create_task(call.run_async(coroutine), context=Context())
         call.task = task
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, call, coroutine))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._ended()
+    def _done(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._over(call, coroutine)
+
+    def _over(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None) -> None:
+        """The call has ended, or was cancelled before its first step: then nobody else closes and forgets it."""
+        self._ended()
+        if coroutine is not None:
+            coroutine.close()
+        call.forget()
 
     def _ended(self) -> None:
         with self._mutex:
@@ -150,26 +168,33 @@ class ShardLoop:
             if self._loop is None:
                 if self._closed:
                     raise Overloaded("the shard is stopping")
-                self._loop = new_event_loop(self._mailbox)
+                try:
+                    loop = new_event_loop(self._mailbox)
+                except OSError as error:
+                    raise Overloaded(f"{self._name}: no event loop for coroutines: {error}") from None
                 started = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._run, args=(started,), name=f"{self._name}-loop", daemon=True
+                thread = threading.Thread(
+                    target=self._run, args=(loop, started), name=f"{self._name}-loop", daemon=True
                 )
-                self._thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the limit of processes is reached; the next call may find a thread
+                    loop.close()
+                    raise Overloaded(f"{self._name}: no thread for coroutines: {error}") from None
+                self._loop, self._thread = loop, thread
                 started.wait()
             return self._loop
 
-    def _run(self, started: threading.Event) -> None:
-        assert self._loop is not None
+    def _run(self, loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
         self.thread_id = threading.get_ident()
         started.set()
-        asyncio.set_event_loop(self._loop)
+        asyncio.set_event_loop(loop)
         self._mailbox.acquire()
         try:
-            self._loop.run_forever()
+            loop.run_forever()
         finally:
             self._mailbox.release()
-            self._loop.close()
+            loop.close()
 
     def _stop(self) -> None:
         assert self._loop is not None

@@ -79,7 +79,7 @@ class Mailbox:
         except RuntimeError as error:  # no thread to be had: the limit of processes is reached
             with self._mutex:
                 self._workers -= 1
-            Mailbox.release(self)
+                self._pass_on()
             raise Overloaded(f"{self._name}: no thread for a further call: {error}") from None
 
     def holds(self) -> bool:
@@ -87,7 +87,10 @@ class Mailbox:
         return self._held and self._holder == threading.get_ident()
 
     def acquire(self) -> None:
-        """Take the baton, ahead of queued calls; waits while another thread has it."""
+        """Take the baton, ahead of queued calls; waits while another thread has it.
+
+        What interrupts the wait (Ctrl-C) is raised with the baton not taken.
+        """
         with self._mutex:
             if not self._held:
                 self._held = True
@@ -95,21 +98,37 @@ class Mailbox:
                 return
             waiter = _Waiter()
             self._resumers.append(waiter)
-        waiter.wait()
-        self._holder = threading.get_ident()
+        try:
+            waiter.wait()
+            self._holder = threading.get_ident()
+        except BaseException:
+            with self._mutex:
+                if waiter in self._resumers:
+                    self._resumers.remove(waiter)
+                else:  # it was handed to us just now
+                    self._pass_on()
+            raise
 
     def release(self) -> None:
-        """Put the baton down and let the next one run."""
+        """Put the baton down and let the next one run. Nothing happens when the calling thread has not got it.
+
+        So a ``finally`` may release after an interrupted ``acquire``, and never takes the baton from another.
+        """
         with self._mutex:
-            self._holder = None
-            if self._resumers:
-                self._resumers.popleft().wake()
+            if self._held and self._holder == threading.get_ident():
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the baton to the next one, or free it. Called under the mutex."""
+        self._holder = None
+        if self._resumers:
+            self._resumers.popleft().wake()
+            return
+        if self._queue:
+            worker = self._take_worker()
+            if worker is not None and self._handed(worker):
                 return
-            if self._queue:
-                worker = self._take_worker()
-                if worker is not None and self._handed(worker):
-                    return
-            self._held = False
+        self._held = False
 
     def close(self) -> None:
         """End idle workers; queued calls are dropped, running ones end by themselves."""

@@ -335,7 +335,7 @@ class IncomingCall:
             try:
                 self._send(Kind.RESULT, payload, buffers)
             except MessageTooLarge as error:
-                self._failed(MessageTooLarge(f"the result of {self.what}: {error.message}", remedy=error.remedy))
+                self._failed(MessageTooLarge(f"the result of {self.what}: {error.message}", outcome="failed"))
 
     def _failed(self, error: BaseException) -> None:
         try:
@@ -361,7 +361,7 @@ class IncomingCall:
         try:
             self._post(kind, payload, buffers)
         except MessageTooLarge:
-            raise  # another answer follows
+            raise  # nothing was sent: another answer follows
         except BaseException:
             self.forget()
             raise

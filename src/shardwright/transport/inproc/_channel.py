@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from socket import socket
 
 from shardwright.contracts.transport import Channel, Part
@@ -25,7 +25,9 @@ class InprocChannel(Channel):
     def __repr__(self) -> str:
         return f"<InprocChannel {'closed' if self.closed else 'open'}>"
 
-    def send(self, parts: Sequence[Part], *, deadline_ns: int = 0) -> None:
+    def send(
+        self, parts: Sequence[Part], *, deadline_ns: int = 0, before_waiting: Callable[[], None] | None = None
+    ) -> None:
         size = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
         if size > self._max_message_bytes:
             raise MessageTooLarge(
@@ -37,7 +39,7 @@ class InprocChannel(Channel):
             message = bytearray().join(parts)
         except (BufferError, TypeError):  # a part that is not contiguous
             message = bytearray().join(bytes(part) for part in parts)
-        self._outgoing.put(message, deadline_ns)
+        self._outgoing.put(message, deadline_ns, before_waiting)
 
     def receive(self, *, timeout_s: float | None = None) -> memoryview | None:
         message = self._incoming.get(timeout_s)

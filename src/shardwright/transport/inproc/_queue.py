@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from socket import socket
 
 from shardwright.errors import ChannelClosed, DeadlineExceeded
@@ -50,7 +51,7 @@ class BoundedQueue:
         self.reader_gone = False
         self.writer_gone = False
 
-    def put(self, message: bytearray, deadline_ns: int) -> None:
+    def put(self, message: bytearray, deadline_ns: int, before_waiting: Callable[[], None] | None = None) -> None:
         with self._lock:
             while True:
                 if self.writer_gone:
@@ -63,6 +64,10 @@ class BoundedQueue:
                     )
                 if self._has_room(len(message)):
                     break
+                if before_waiting is not None:
+                    before_waiting()
+                    before_waiting = None
+                    continue  # it may have taken a while
                 _wait_until(self._writable, deadline_ns)
             self._messages.append(message)
             self._bytes += len(message)

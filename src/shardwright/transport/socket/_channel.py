@@ -24,7 +24,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, socket
 
 from shardwright.contracts.transport import Channel, Part
@@ -74,8 +74,10 @@ class SocketChannel(Channel):
 
     # -- sending -----------------------------------------------------------------------------------------------
 
-    def send(self, parts: Sequence[Part], *, deadline_ns: int = 0) -> None:
-        """As the contract says. Large parts are not copied; they must not change until ``send`` returns."""
+    def send(
+        self, parts: Sequence[Part], *, deadline_ns: int = 0, before_waiting: Callable[[], None] | None = None
+    ) -> None:
+        """As the contract says. Large parts are not copied; they must not change until ``send`` returns, or waits."""
         size = 0
         for part in parts:
             size += part.nbytes if isinstance(part, memoryview) else len(part)
@@ -100,17 +102,26 @@ class SocketChannel(Channel):
                 raise _too_late(0)
         held = False
         try:
-            (held,) = map(self._sending.acquire, (True,), (wait_s,))
+            if before_waiting is not None:
+                (held,) = map(self._sending.acquire, (False,))
+                if not held:
+                    views = _owned(views)
+                    before_waiting()
+                    before_waiting = None
+            if not held:
+                (held,) = map(self._sending.acquire, (True,), (wait_s,))
             if not held:
                 raise _too_late(0)
-            self._write(views, size + _HEADER.size, deadline_ns)
+            self._write(views, size + _HEADER.size, deadline_ns, before_waiting)
         finally:
             if held:
                 self._sending.release()
             if self._released:
                 self._let_go()
 
-    def _write(self, views: list[Part], total: int, deadline_ns: int) -> None:
+    def _write(
+        self, views: list[Part], total: int, deadline_ns: int, before_waiting: Callable[[], None] | None
+    ) -> None:
         """Write everything, or nothing, or end the channel."""
         written = 0
         peer_gone = False
@@ -126,6 +137,11 @@ class SocketChannel(Channel):
                         (count,) = map(self._socket.sendmsg, (views[:_PARTS_PER_WRITE],), ((),), (_SEND_FLAGS,))
                     written += count
                 except BlockingIOError:
+                    if before_waiting is not None:
+                        views = _owned(views)
+                        before_waiting()
+                        before_waiting = None
+                        continue
                     if not self._wait(select.POLLOUT, deadline_ns):
                         raise _too_late(written) from None
                     continue
@@ -349,6 +365,11 @@ def _flat(part: Part) -> Part:
     if isinstance(part, memoryview) and (part.format != "B" or part.ndim != 1 or not part.c_contiguous):
         return part.cast("B") if part.c_contiguous and part.nbytes else part.tobytes()
     return part
+
+
+def _owned(views: list[Part]) -> list[Part]:
+    """The views with memory that nobody else can change."""
+    return [view if type(view) is bytes else bytes(view) for view in views]
 
 
 def _after(views: list[Part], written: int) -> list[Part]:
