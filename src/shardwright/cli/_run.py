@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -70,6 +71,8 @@ class Signals:
 def started(invocation: Invocation, path: str, options: Options, signals: Signals) -> Iterator[Running]:
     """A node, stopped with everything of it at the end, whatever happens in between."""
     invocation.starting = True
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # several for each shard; this process is ours
     running = Running(path, options)
     try:
         signals.quiet()

@@ -44,12 +44,16 @@ from shardwright.node._core import CLIENT, Core
 
 
 class Client:
-    """Calls into the node's shards from any thread, or awaits from any event loop."""
+    """Calls into the node's shards from any thread but the node's, or awaits from any event loop.
+
+    To be made on the node's loop.
+    """
 
     def __init__(self, plan: ShardPlan, core: Core, loop: asyncio.AbstractEventLoop, transport: Transport) -> None:
         self._plan = plan
         self._core = core
         self._loop = loop
+        self._loop_thread = threading.get_ident()
         self._transport = transport
         self._hub = Hub("client-hub")
         self.router = Router(self)
@@ -122,8 +126,8 @@ class Client:
     # -- Binder ------------------------------------------------------------------------------------------------
 
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
-        if threading.current_thread() is getattr(self._loop, "thread", None):
-            raise InternalError("a blocking call from the node's own event loop")
+        if threading.get_ident() == self._loop_thread:
+            raise InternalError("a blocking call from the node's own event loop, which would wait for itself")
         bind = Bind(0, route.component, context.session, route.key, route.shard, tuple(lost))
         asked = self._core.bind(CLIENT, bind)
         try:

@@ -34,6 +34,7 @@ CLIENT = Peer(ComponentName("node"), ShardId("node"))
 MAX_PENDING_BINDS = 512  # of one shard at a time: its threads and coroutines ask one each
 MAX_RECORDS = 1000  # of notes and refusals that one shard causes; a chatterbox must not fill the journal
 MOST_PAST_NAMES = 4096
+JOURNAL_RETRY_S = (0.05, 0.25)  # the first time, and from then on
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ class LiveSession:
 
 
 class Core:
-    """The running node. ``launcher`` makes shards, ``transport`` their channels."""
+    """The running node. ``launcher`` makes shards, ``transport`` their channels. To be made on the node's loop."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Core:
         random_source: random.Random | None = None,
         terminal: ComponentName | None = None,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self.manifest = manifest
         self.plan = plan
         self.events = events
@@ -90,13 +92,14 @@ class Core:
         self._finished: dict[ShardId, asyncio.Future[Finished]] = {}
         self._closing = False
         self._failure = ""  # why the node cannot go on
+        self._retry: asyncio.TimerHandle | None = None  # of records that wait to be written
+        self._stopped = False
         self.resizing = asyncio.Lock()  # one at a time: each goes by what the last one left
 
     # -- life --------------------------------------------------------------------------------------------------
 
     async def open(self, launcher: Launcher) -> None:
         """Templates made, minimum of shards ready. Raises what hindered it; then ``close`` is still to be called."""
-        self._loop = asyncio.get_running_loop()
         self.record("node", f"node for {self.manifest.app} starts", inputs=(("pid", os.getpid()),))
         await self.shards.open(launcher)
         self.record("node", "ready")
@@ -110,7 +113,10 @@ class Core:
             self.end_session(session)
         await self.shards.close(grace_s)
         self.logs.close()
+        self._stopped = True
         self.record("node", "stopped")
+        if self._retry is not None:
+            self._retry.cancel()
 
     def fail(self, reason: str) -> None:
         """Something that the node cannot live without is gone: fail whoever waits."""
@@ -206,6 +212,9 @@ class Core:
                 return []
             if definition.scope.kind is ScopeKind.REQUEST:
                 self._requests[shards[0]] = caller.shard
+                if caller.shard != CLIENT.shard and self.shards.composer.shard(caller.shard) is None:
+                    self.release_request(shards[0])  # who asked for it ended meanwhile, and gives nothing back
+                    raise NotPermitted(f"{caller.shard} has ended", outcome="not started")
             if definition.scope.kind is ScopeKind.SHARED:
                 shards += [
                     record.id
@@ -218,14 +227,19 @@ class Core:
             self._callers.setdefault(component, {})[caller.shard] = caller
         narrow = definition.scope.kind is ScopeKind.SESSION
         sessions = frozenset({SessionNumber(bind.session)}) if narrow else caller.sessions
-        links = []
+        links: list[tuple[Peer, Endpoint]] = []
         for shard in shards:
             port = self.shards.ports.get(shard)
             if port is None or not port.alive():
                 continue
             if bind.session:
                 self._introduce(self._sessions.get(SessionNumber(bind.session)), shard)
-            ours, theirs = self.transport.pair()
+            try:
+                ours, theirs = self.transport.pair()
+            except BaseException:
+                for _, endpoint in links:
+                    self.transport.dispose(endpoint)
+                raise
             port.accept(Peer(caller.component, caller.shard, sessions), theirs)
             links.append((Peer(component, shard), ours))
         if not links:
@@ -257,8 +271,10 @@ class Core:
         return number
 
     def _own_session(self, shard: ShardId) -> SessionNumber:
-        """What a shard needs for itself, outside any session, it holds until it ends."""
+        """What a shard needs for itself, outside any session, it holds until it ends. Raises NotPermitted after that."""
         if shard not in self._own:
+            if self.shards.composer.shard(shard) is None:
+                raise NotPermitted(f"{shard} has ended", outcome="not started")
             number = SessionNumber(next(self._numbers))
             self._own[shard] = number
             self._sessions[number] = LiveSession(number, f"({shard})", self._clock.wall_s())
@@ -346,7 +362,11 @@ class Core:
         if port is None and offer is None:
             self._callers[callee.component].pop(caller.shard, None)
             return
-        ours, theirs = self.transport.pair()
+        try:
+            ours, theirs = self.transport.pair()
+        except OSError as error:  # it has another instance
+            self.record("failure", f"{caller.shard} cannot be linked to it: {error}", shard=callee.shard)
+            return
         callee.accept(caller, theirs)
         peer = Peer(callee.component, callee.shard)
         if port is not None:
@@ -356,6 +376,12 @@ class Core:
 
     def shard_ended(self, shard: ShardId, reason: str) -> None:
         self._requests.pop(shard, None)
+        for used in [used for used, caller in self._requests.items() if caller == shard]:
+            self.release_request(used)
+        for callers in self._callers.values():
+            callers.pop(shard, None)
+        for session in self._sessions.values():
+            session.told.discard(shard)
         self._caused.pop(shard, None)
         own = self._own.pop(shard, None)
         if own is not None:
@@ -403,20 +429,35 @@ class Core:
         session: str = "",
         inputs: Iterable[tuple[str, object]] = (),
     ) -> None:
-        """Into the journal, and to whoever listens to events."""
-        values = tuple(inputs)
-        self.journal.append(
-            self._clock.wall_s(), kind, reason, component=component, shard=shard, session=session, inputs=values
+        """Into the journal, and to whoever listens to events. Never fails: decisions must not suffer from their record."""
+        kept = self.journal.append(
+            self._clock.wall_s(), kind, reason, component=component, shard=shard, session=session, inputs=inputs
         )
         self.events.emit(
             kind, reason, shard=ShardId(shard) if shard else None,
             component=ComponentName(component) if component else None,
             session=SessionId(session) if session else None,
         )  # fmt: skip
+        if not kept and self._retry is None and not self._stopped:
+            self.events.emit("journal", f"it cannot be written now: {self.journal.trouble}; records wait")
+            self._retry = self._loop.call_later(JOURNAL_RETRY_S[0], self._write_again)
+
+    def _write_again(self) -> None:
+        """Records that could not be written, once more."""
+        self._retry = None
+        dropped = self.journal.dropped
+        if not self.journal.flush():
+            self._retry = self._loop.call_later(JOURNAL_RETRY_S[1], self._write_again)
+        elif dropped:
+            self.journal.dropped = 0
+            self.record("journal", f"it is written again; {dropped} records are missing before this one")
 
     def session_name(self, number: int) -> str:
         session = self._sessions.get(SessionNumber(number))
         return session.name if session is not None else self._past_names.get(number, "")
+
+    def session_lives(self, number: SessionNumber) -> bool:
+        return number in self._sessions
 
     def _session_of(self, shard: str, number: int) -> str:
         session = self._sessions.get(SessionNumber(number))

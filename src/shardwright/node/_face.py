@@ -93,7 +93,12 @@ class Node:
 
         Raises CompositionRefused when it cannot have all its shards within ``timeout_s`` (10 s); then it has none.
         """
-        return Session(self.running, self.running.submit(self.running.begin(name, keys, timeout_s)).result())
+        beginning = self.running.begin_soon(name, keys, timeout_s)
+        try:
+            return Session(self.running, beginning.future.result())
+        except BaseException:
+            beginning.give_up()
+            raise
 
     def shards(self) -> list[ShardStatus]:
         return self.running.submit(self.running.status()).result()
@@ -162,8 +167,13 @@ class AsyncNode:
     async def session(
         self, name: str | None = None, *, keys: Mapping[str, Any] | None = None, timeout_s: float | None = None
     ) -> AsyncSession:
-        live = await asyncio.wrap_future(self.running.submit(self.running.begin(name, keys, timeout_s)))
-        return AsyncSession(self.running, live)
+        beginning = self.running.begin_soon(name, keys, timeout_s)
+        try:
+            # shielded: what is cancelled may have begun already, and then nobody else would end it
+            return AsyncSession(self.running, await asyncio.shield(asyncio.wrap_future(beginning.future)))
+        except BaseException:
+            beginning.give_up()
+            raise
 
     async def shards(self) -> list[ShardStatus]:
         return await asyncio.wrap_future(self.running.submit(self.running.status()))

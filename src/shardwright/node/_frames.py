@@ -33,12 +33,13 @@ class FrameReader:
         self._wants = descriptors
         self._buffer = bytearray()
         self._received: deque[int] = deque()
+        self._truncated = False  # descriptors did not arrive
         self.pid: int | None = None  # of the latest sender, vouched for by the kernel where SO_PASSCRED is set
 
     def gulp(self) -> bool:
         """Read once. False at the end. Raises BlockingIOError when there is nothing."""
         space = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS)
-        chunk, ancillary, _, _ = self._socket.recvmsg(65536, space, socket.MSG_CMSG_CLOEXEC)
+        chunk, ancillary, flags, _ = self._socket.recvmsg(65536, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, value in ancillary:
             if level != socket.SOL_SOCKET:
                 continue
@@ -52,12 +53,16 @@ class FrameReader:
                         os.close(descriptor)
             elif kind == socket.SCM_CREDENTIALS:
                 self.pid = int.from_bytes(value[:4], "little")
+        if flags & socket.MSG_CTRUNC and self._wants:
+            self._truncated = True
+            while self._received:
+                os.close(self._received.popleft())
         self._buffer += chunk
         return bool(chunk)
 
     def frames(self) -> list[tuple[bytes, list[int]]]:
-        """All whole frames so far. Raises ProtocolViolation."""
-        found = []
+        """All whole frames so far. Raises ProtocolViolation. A frame whose descriptors found no room comes without any."""
+        found: list[tuple[bytes, list[int]]] = []
         while len(self._buffer) >= HEADER.size:
             length, count = HEADER.unpack_from(self._buffer)
             if length > self._limit:
@@ -66,6 +71,10 @@ class FrameReader:
                 break
             body = bytes(self._buffer[HEADER.size : HEADER.size + length])
             del self._buffer[: HEADER.size + length]
+            if count and self._truncated:  # this process has no room for them: not the sender's fault
+                self._truncated = False
+                found.append((body, []))
+                continue
             if count > (len(self._received) if self._wants else 0):
                 raise ProtocolViolation("descriptors that were announced did not come")
             found.append((body, [self._received.popleft() for _ in range(count)]))

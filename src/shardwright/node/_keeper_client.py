@@ -15,7 +15,7 @@ from typing import Any
 
 import shardwright.errors as errors_module
 from shardwright.contracts.sandbox import Exit, SandboxHandle
-from shardwright.errors import NodeError, SandboxError
+from shardwright.errors import NodeError, ProtocolViolation, SandboxError
 from shardwright.guest import frame
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Usage
@@ -36,18 +36,49 @@ from shardwright.node._keeper_messages import (
 
 GUEST_CONTROL = 3
 GUEST_LIFELINE = 4
+# Our own package comes from where this process has it, also when the path knows another. Its folder goes last into the
+# path, where it shadows nothing: what is installed beside it may be needed.
+_RUN = """\
+import sys, runpy
+from importlib import machinery, util
+spec = machinery.PathFinder.find_spec("shardwright", [{source!r}])
+if spec is not None:
+    sys.modules["shardwright"] = module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    del module
+del spec, machinery, util
+if {source!r} not in sys.path:
+    sys.path.append({source!r})
+sys.argv[:] = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
     """How to run one of our modules in a fresh interpreter that finds just what this one's installation has."""
     source = str(Path(errors_module.__file__).parent.parent)
-    code = (
-        "import sys, runpy; "
-        f"sys.path.append({source!r}) if {source!r} not in sys.path else None; "
-        "sys.argv[:] = sys.argv[1:]; "
-        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
-    )
-    return [sys.executable, "-P", "-c", code, module, *arguments]
+    return [sys.executable, "-P", "-c", _RUN.format(source=source), module, *arguments]
+
+
+def _copies(descriptors: list[int]) -> list[int]:
+    """All of them, or OSError and none."""
+    copies: list[int] = []
+    try:
+        for descriptor in descriptors:
+            copies.append(os.dup(descriptor))
+    except OSError:
+        for copy in copies:
+            os.close(copy)
+        raise
+    return copies
+
+
+def _pidfd(received: list[int]) -> int:
+    if not received:
+        raise SandboxError(
+            "the pidfd did not come: too many open files", remedy="raise the limit of open files (ulimit -n)"
+        )
+    return received[0]
 
 
 def _give_up(future: asyncio.Future[tuple[Any, list[int]]]) -> None:
@@ -104,6 +135,11 @@ class KeeperClient:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers, as far as is known here."""
+        return not self._gone
+
     async def describe(self) -> Described:
         answer, _ = await self._ask(Describe(next(self._ids)), [])
         assert isinstance(answer, Described)
@@ -125,12 +161,12 @@ class KeeperClient:
             limits, max_pids,
         )  # fmt: skip
         answer, received = await self._ask(message, list(descriptors.values()))
-        return answer.handle, received[0]
+        return answer.handle, _pidfd(received)
 
     async def adopt(self, handle: SandboxHandle, limits: Limits) -> tuple[SandboxHandle, int] | None:
         """Put a forked process under limits; None when it has ended."""
         answer, received = await self._ask(Adopt(next(self._ids), handle, limits), [])
-        return (answer.handle, received[0]) if answer.handle is not None else None
+        return (answer.handle, _pidfd(received)) if answer.handle is not None else None
 
     async def resize(self, shard: ShardId, limits: Limits) -> Limits:
         answer, _ = await self._ask(Resize(next(self._ids), shard, limits), [])
@@ -155,6 +191,11 @@ class KeeperClient:
         found: dict[str, Usage | None] = answer.usages
         return found
 
+    def cut_off(self) -> None:
+        """Let it end everything now, from any thread, without waiting: the node's loop may be busy or stuck."""
+        with contextlib.suppress(OSError):  # closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     async def close(self) -> None:
         """Let it end everything, and wait for that."""
         self._gone = True
@@ -173,9 +214,9 @@ class KeeperClient:
         if self._gone:
             raise NodeError("the keeper is gone", remedy="start the node again")
         future: asyncio.Future[tuple[Any, list[int]]] = self._loop.create_future()
-        self._asked[message.request] = future
         # the descriptors must live until they were sent, whatever becomes of the caller meanwhile
-        self._outbox.append((frame(message, len(descriptors)), [os.dup(d) for d in descriptors]))
+        self._outbox.append((frame(message, len(descriptors)), _copies(descriptors)))
+        self._asked[message.request] = future
         self._flush()
         try:
             answer, received = await asyncio.shield(future)
@@ -215,7 +256,12 @@ class KeeperClient:
         if not alive:
             self._lost()
             return
-        for body, descriptors in self._frames.frames():
+        try:
+            frames = self._frames.frames()
+        except ProtocolViolation:
+            self._lost()
+            return
+        for body, descriptors in frames:
             answer = from_keeper.decode(body)
             future = self._asked.pop(answer.request, None)
             if future is None or future.done():

@@ -270,9 +270,10 @@ class ProcessLauncher(Launcher):
         """A fresh interpreter that has imported the component."""
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)
-        log = self._logs.pipe(shard)
+        log = -1
         try:
             with theirs:
+                log = self._logs.pipe(shard)
                 _, pidfd = await self._keeper.launch(
                     shard,
                     python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
@@ -293,7 +294,8 @@ class ProcessLauncher(Launcher):
             await self._clean_up(port)
             raise
         finally:
-            os.close(log)
+            if log >= 0:
+                os.close(log)
 
     def _enter(self, port: GuestPort, terminal: bool) -> None:
         secrets = dict(self._surroundings.secrets.get(port.component, {}))

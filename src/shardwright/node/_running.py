@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import itertools
 import os
+import resource
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -37,6 +39,8 @@ from shardwright.transport.inproc import InprocTransport
 from shardwright.transport.socket import SocketTransport
 
 T = TypeVar("T")
+FEW_FILES = 4096  # a shard takes about five, and a link of one two
+SHUT_TIMEOUT_S = 60.0
 _unnamed = itertools.count(1)
 
 
@@ -77,6 +81,9 @@ class Running:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="shardwright-node", daemon=True)
         self._closed = False
+        self._closing = threading.Lock()
+        self._shutdown: concurrent.futures.Future[None] | None = None
+        self._journal: Journal | None = None
         self._failed = ""
         self._cleaning: asyncio.Future[None] | None = None  # after the keeper's death
         self._keeper: KeeperClient | None = None
@@ -120,7 +127,7 @@ class Running:
         manifest = self.manifest
         transport = InprocTransport() if self.options.inproc else SocketTransport()
         state = self.options.state or state_folder(self._environment) / manifest.app
-        journal = Journal(state / "journal.sqlite3", f"{os.getpid()}")
+        self._journal = journal = Journal(state / "journal.sqlite3", f"{os.getpid()}")
         terminal = self._terminal_component()
         surroundings = Surroundings(self._environment, os.getcwd(), self.options.argv or (sys.argv[0],), self._secrets)
         if self.options.inproc:
@@ -150,6 +157,11 @@ class Running:
                 self.core.record("limits", line)
             if described.swept:
                 self.core.record("swept", f"removed what earlier nodes left: {', '.join(described.swept)}")
+        if (files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < FEW_FILES:
+            self.core.record(
+                "limits",
+                f"this process may have {files} open files, which bounds its shards and their links: ulimit -n",
+            )
         await self.core.open(launcher)
         if self.options.api:
             server = ApiServer(self, self.options.runtime or runtime_folder(self._environment))
@@ -202,6 +214,13 @@ class Running:
         self.lost.set()
 
     async def _shut(self, grace_s: float) -> None:
+        try:
+            await self._shut_all(grace_s)
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+
+    async def _shut_all(self, grace_s: float) -> None:
         if self._opening is not None and not self._opening.done():  # interrupted while it starts
             self._opening.cancel()
             await asyncio.wait({self._opening}, timeout=10)
@@ -212,11 +231,14 @@ class Running:
         core = getattr(self, "core", None)
         if core is not None:
             await core.close(grace_s)
-            self.core.journal.close()
         elif self._keeper is not None:
             await self._keeper.close()
 
     # -- sessions ----------------------------------------------------------------------------------------------
+
+    def begin_soon(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> Beginning:
+        """Begin a session, from any thread; who does not take it must give it up."""
+        return Beginning(self, name, keys, timeout_s)
 
     async def begin(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> LiveSession:
         return await self.core.begin_session(
@@ -230,8 +252,12 @@ class Running:
             done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
             def end() -> None:
-                self.core.end_session(number)
-                done.set_result(None)
+                try:
+                    self.core.end_session(number)
+                except BaseException as error:
+                    done.set_exception(error)
+                else:
+                    done.set_result(None)
 
             self._loop.call_soon_threadsafe(end)
             done.result(30)
@@ -257,20 +283,55 @@ class Running:
         ]  # fmt: skip
 
     def close(self, grace_s: float = 2.0) -> None:
-        """Stop everything; nothing remains. Idempotent."""
-        if self._closed:
-            return
-        future = asyncio.run_coroutine_threadsafe(self._shut(grace_s), self._loop)
-        self._closed = True
+        """Stop everything; nothing remains. Idempotent; whoever calls it meanwhile waits as well.
+
+        When it is interrupted, shards and keeper end at once, and the rest may be waited for by calling it again.
+        """
         try:
-            future.result(60)
-        finally:
+            with self._closing:
+                if self._shutdown is None:
+                    self._shutdown = asyncio.run_coroutine_threadsafe(self._shut(grace_s), self._loop)
+                    self._closed = True
+            self._shutdown.exception(SHUT_TIMEOUT_S)
+        except BaseException:
+            if self._keeper is not None:
+                self._keeper.cut_off()
+            raise
+        with self._closing:
+            if self._loop.is_closed():
+                return
             client = getattr(self, "client", None)
             if client is not None:
                 client.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)
             self._loop.close()
+        self._shutdown.result()
+
+
+class Beginning:
+    """A session that begins: ``future`` has it, or what hindered it."""
+
+    def __init__(
+        self, running: Running, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None
+    ) -> None:
+        self._running = running
+        self._begun: LiveSession | None = None
+        self.future = running.submit(self._begin(name, keys, timeout_s))
+
+    async def _begin(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> LiveSession:
+        self._begun = await self._running.begin(name, keys, timeout_s)
+        return self._begun
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: it does not begin, or it ends."""
+        self.future.cancel()
+        with contextlib.suppress(RuntimeError):  # the node has stopped, and all sessions with it
+            self._running._loop.call_soon_threadsafe(self._end)  # after its task was told
+
+    def _end(self) -> None:
+        if self._begun is not None:
+            self._running.core.end_session(self._begun.number)
 
 
 def state_folder(environment: Mapping[str, str]) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
@@ -32,7 +33,7 @@ from shardwright.composition import (
 )
 from shardwright.contracts.clock import Clock
 from shardwright.controller import ComponentPool, PooledShard, PoolPolicy, PoolState, Refill
-from shardwright.errors import CompositionRefused, NodeError, ShardLost, ShardwrightError
+from shardwright.errors import CompositionRefused, NodeError, NotPermitted, ShardLost, ShardwrightError, StartFailed
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import Component, ScopeKind
 from shardwright.model.shard import ShardPlan
@@ -45,6 +46,7 @@ STOP_GRACE_S = 2.0
 SHORT_LIFE_S = 1.0  # who is lost sooner than that, again and again, is made again ever more slowly
 SHORT_LIVES = 3  # so many in a row are bad luck
 END_TIMEOUT_S = 1.0
+PERIOD_S = 0.25
 
 
 class ShardEvents(Protocol):
@@ -63,6 +65,8 @@ class ShardEvents(Protocol):
 
     def session_name(self, number: int) -> str: ...
 
+    def session_lives(self, number: SessionNumber) -> bool: ...
+
     def shard_ready(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:
         """It may be called from now on."""
 
@@ -71,6 +75,16 @@ class ShardEvents(Protocol):
 
 class _Unlucky(CompositionRefused):
     """A shard of the composition died before the composition was whole."""
+
+
+def _not_started(component: ComponentName, defect: Exception) -> StartFailed:
+    full = isinstance(defect, OSError) and defect.errno in (errno.EMFILE, errno.ENFILE)
+    error = StartFailed(
+        f"{component} could not be started: {defect if isinstance(defect, OSError) else repr(defect)}",
+        remedy="raise the limit of open files (ulimit -n)" if full else "",
+    )
+    error.__cause__ = defect
+    return error
 
 
 class Shards:
@@ -107,6 +121,7 @@ class Shards:
         self._ends: dict[ShardId, list[asyncio.Future[None]]] = {}  # who waits for which end
         self._tick_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._defect = ""  # of the regular work, the latest
         self._closing = False
 
     def __repr__(self) -> str:
@@ -175,6 +190,7 @@ class Shards:
         ``lost`` are shards that the caller saw end: if one of them is meant, its end is waited for, a while.
         """
         for _ in range(ATTEMPTS):
+            self.check_lives(session)
             lease = await self._acquire(session, component, key)
             port = self.ports.get(lease.shard)
             if port is not None and lease.shard in lost:
@@ -223,10 +239,21 @@ class Shards:
         """The composition, whole; begun again when a shard of it died before it was whole: nothing was used yet."""
         while True:
             try:
-                return await self._settled(decide())
+                decision = decide()
+                granted = await self._settled(decision)
+                self.check_lives(decision.session)
+                return granted
             except _Unlucky as unlucky:
                 if self._clock.monotonic_s() > deadline_s:
                     raise CompositionRefused(f"shards end as soon as they start: {unlucky}") from None
+                self.check_lives(decision.session)
+
+    def check_lives(self, session: SessionNumber) -> None:
+        """To be asked after every await: give back what a session got after its end. Raises NotPermitted."""
+        if not self._events.session_lives(session):
+            self.perform(self.composer.end_session(session, self._clock.monotonic_s()))
+            self.freed()
+            raise NotPermitted("the session has ended", outcome="not started", remedy="begin a new one")
 
     async def _settled(self, decision: Decision) -> Granted:
         """The composition, whole. Raises CompositionRefused, or what hindered a start."""
@@ -314,13 +341,15 @@ class Shards:
         terminal = launch.component == self._terminal
         try:
             port = await self.launcher.launch(launch.component, launch.shard, launch.limits, terminal)
-        except ShardwrightError as error:
+        except Exception as defect:  # whoever waits for it must hear of it, whatever it was
+            error = defect if isinstance(defect, ShardwrightError) else _not_started(launch.component, defect)
             count, _ = self._failures.get(launch.component, (0, 0.0))
             now = self._clock.monotonic_s()
             self._failures[launch.component] = (count + 1, now)
             self._first_failure.setdefault(launch.component, error)
             self._events.record("failure", f"it did not start: {error}", component=launch.component, shard=launch.shard)
             self.perform(self.composer.start_failed(launch.shard, str(error), now), error)
+            self._events.shard_ended(launch.shard, str(error))
             self.freed()
             return
         now = self._clock.monotonic_s()
@@ -417,15 +446,20 @@ class Shards:
         """Expiry, deadlines and retries; four times a second."""
         if self._closing:
             return
-        now = self._clock.monotonic_s()
-        effects = self.composer.expire(now)
-        if effects:
-            self.perform(effects)
-        if effects or self.composer.queued():
-            self.freed()
-        else:
-            self._later_tick()
-        self._timer = self._loop.call_later(0.25, self._periodic)
+        self._timer = self._loop.call_later(PERIOD_S, self._periodic)
+        try:
+            now = self._clock.monotonic_s()
+            effects = self.composer.expire(now)
+            if effects:
+                self.perform(effects)
+            if effects or self.composer.queued():
+                self.freed()
+            else:
+                self._later_tick()
+        except Exception as defect:
+            if repr(defect) != self._defect:  # said once: it may come back with every period
+                self._defect = repr(defect)
+                self._events.record("failure", f"the regular work of the node failed: {defect!r}")
 
     def _arm(self) -> None:
         deadline_s = self.composer.next_deadline_s()

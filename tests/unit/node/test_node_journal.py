@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from shardwright.errors import NodeError
 from shardwright.node._journal import Journal
 
 
@@ -62,3 +66,71 @@ def test_what_was_appended_survives_a_writer_that_is_killed(tmp_path: Path) -> N
     journal = Journal(path, "next")
     assert [row.reason for row in journal.tail()] == [str(number) for number in range(20)]
     journal.close()
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[tuple[Journal, sqlite3.Connection]]:
+    """A journal with one row, and somebody who has its file locked."""
+    path = tmp_path / "j.sqlite3"
+    journal = Journal(path, "n")
+    assert journal.append(0.0, "node", "0")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield journal, other
+    other.close()
+    journal.close()
+
+
+def test_rows_wait_while_the_file_is_locked_and_come_in_order(locked: tuple[Journal, sqlite3.Connection]) -> None:
+    journal, other = locked
+    assert not any(journal.append(float(n), "node", str(n)) for n in range(1, 4))
+    assert (journal.waiting, journal.trouble) == (3, "database is locked")
+    assert not journal.flush()
+    assert [(row.sequence, row.reason) for row in journal.tail(3)] == [(2, "1"), (3, "2"), (4, "3")]
+    assert journal.tail(kind="other") == []
+    other.execute("ROLLBACK")
+    assert not journal.append(4.0, "node", "4"), "it does not overtake those that wait"
+    assert journal.flush() and journal.waiting == 0 and journal.trouble == ""
+    assert journal.append(5.0, "node", "5")
+    rows = other.execute("SELECT sequence, reason FROM decisions ORDER BY sequence").fetchall()
+    assert rows == [(n + 1, str(n)) for n in range(6)]
+
+
+def test_what_has_no_place_to_wait_is_counted(
+    locked: tuple[Journal, sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardwright.node._journal.MAX_WAITING", 3)
+    journal, other = locked
+    for n in range(1, 6):
+        journal.append(0.0, "node", str(n))
+    assert (journal.waiting, journal.dropped) == (3, 2)
+    other.execute("ROLLBACK")
+    assert [row.reason for row in journal.tail()] == ["0", "3", "4", "5"]
+
+
+def test_what_is_lost_at_the_end_is_said(
+    locked: tuple[Journal, sqlite3.Connection], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardwright.node._journal.CLOSE_TIMEOUT_S", 0.01)
+    journal, _ = locked
+    journal.append(0.0, "node", "1")
+    journal.close()
+    assert "1 records are lost" in capsys.readouterr().err
+    journal.close()
+    assert not journal.append(0.0, "node", "after its end")
+    journal._waiting.clear()
+
+
+def test_text_that_is_no_unicode_is_kept(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.sqlite3", "n")
+    assert journal.append(0.0, "note", "a\udce4b", shard="\udcff", inputs=[("x", "\udc80")])
+    assert journal.tail()[0].reason == "a\\udce4b"
+    journal.close()
+
+
+def test_a_file_that_is_no_journal_is_refused_and_closed(tmp_path: Path) -> None:
+    (tmp_path / "j.sqlite3").write_text("something else" * 100)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(NodeError, match=r"the journal .* cannot be opened"):
+        Journal(tmp_path / "j.sqlite3", "n")
+    assert os.listdir("/proc/self/fd") == before
