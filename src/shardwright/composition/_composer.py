@@ -342,10 +342,13 @@ class Composer:
             effects += self._give_back(self._roster.shards[shard], session, now, "its session has ended")
         return tuple(effects)
 
-    def expire(self, now: float) -> tuple[Effect, ...]:
+    def expire(
+        self, now: float, spared: Callable[[ShardId, float], bool] = lambda shard, timeout_s: False
+    ) -> tuple[Effect, ...]:
         """Give back what was idle for the component's ``idle_timeout_s``.
 
-        That is: keys that nobody holds, and the session-scoped shards of sessions that were silent (see ``touch``).
+        That is: keys that nobody holds, and the session-scoped shards of sessions that were silent (see ``touch``), but
+        for those that ``spared``, which is asked with each such shard and its timeout, leaves alone for now.
         """
         effects: list[Effect] = []
         for session in tuple(self._roster.sessions.values()):
@@ -354,7 +357,7 @@ class Composer:
                 entry = self._roster.shards[hold.shard]
                 timeout = entry.spec.component.idle_timeout_s
                 if entry.spec.kind is ScopeKind.SESSION and timeout is not None and silence >= timeout and hold.settled:
-                    if hold.claims:
+                    if hold.claims or spared(hold.shard, timeout):
                         continue
                     reason = f"session {session.number} was silent for {silence:.3g} s"
                     inputs: Inputs = (("silence_s", silence), ("idle_timeout_s", timeout))

@@ -107,6 +107,12 @@ class RunMain(_Message, frozen=True, tag="main"):
     session: int
 
 
+class AskLoad(_Message, frozen=True, tag="load?"):
+    """Answer with a Load of the same number."""
+
+    request: int
+
+
 class Stop(_Message, frozen=True, tag="stop"):
     """Finish what runs, for at most ``grace_s``, and exit."""
 
@@ -165,6 +171,14 @@ class Unbind(_Message, frozen=True, tag="unbind"):
     shard: str
 
 
+class Load(_Message, frozen=True, tag="load"):
+    """Calls that run or wait here, and for how many seconds there have been none."""
+
+    request: int
+    running: int
+    idle_s: float
+
+
 class Finished(_Message, frozen=True, tag="finished"):
     """The entry function ended; ``traceback`` when by an exception."""
 
@@ -183,8 +197,8 @@ Fork.descriptors = 1
 Accept.descriptors = 1
 Offer.descriptors = 1
 
-FromNode = Init | Fork | Enter | SessionBegins | SessionEnds | Accept | Offer | Bound | Forget | RunMain | Stop
-FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Finished | Note
+FromNode = Init | Fork | Enter | SessionBegins | SessionEnds | Accept | Offer | Bound | Forget | RunMain | AskLoad | Stop
+FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Finished | Note
 
 _encoder = msgspec.msgpack.Encoder()
 _from_node: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromNode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -18,11 +19,13 @@ from shardwright.errors import CallError, ChannelClosed, Overloaded, ShardLost, 
 from shardwright.guest._context import CallContext, current_call
 from shardwright.guest._control import (
     Accept,
+    AskLoad,
     Bind,
     Bound,
     ControlSocket,
     Finished,
     Forget,
+    Load,
     Note,
     Offer,
     RunMain,
@@ -35,10 +38,12 @@ from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._router import Route
 from shardwright.guest._runtime import Runtime, peer_of
+from shardwright.guest._service import serves
 from shardwright.model.endpoint import Endpoint
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 
 EXIT_NODE_GONE = 70
+EXIT_DEFECT = 71  # what the node said could not be done, and it would count on it
 
 
 class Control(Protocol):
@@ -57,6 +62,7 @@ class ControlBinder:
         self._mutex = threading.Lock()
         self._next = 1
         self._asked: dict[int, tuple[SimpleQueue[Any], list[Link]]] = {}
+        self._reasons: dict[int, str] = {}  # why a link of an answer could not be made
 
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
         answer: SimpleQueue[Any] = SimpleQueue()
@@ -68,10 +74,16 @@ class ControlBinder:
         try:
             self._control.send(Bind(request, route.component, context.session, route.key, route.shard, tuple(lost)))
         except ChannelClosed as gone:
+            with self._mutex:
+                self._asked.pop(request, None)
             raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
         bound: Bound | None = answer.get()
         if bound is None:
             raise ShardLost("the node is gone", outcome="not started")
+        with self._mutex:
+            reason = self._reasons.pop(request, "")
+        if not links and reason:
+            raise CallError(reason, outcome="not started")
         if not links and (bound.error or route.key is None or route.shard is None):
             raise refusal(bound)
         return links
@@ -82,6 +94,13 @@ class ControlBinder:
         except ChannelClosed:
             pass
         link.close()
+
+    def failed(self, request: int, reason: str) -> None:
+        """A link of the answer could not be made; whoever asked is told so, if it was the only one."""
+        with self._mutex:
+            asked = self._asked.get(request)
+            if asked is not None:
+                self._reasons[request] = reason
 
     def offered(self, request: int, link: Link) -> None:
         asked = self._asked.get(request)
@@ -142,16 +161,39 @@ class Shard:
             self._send(run_program(self.runtime, job.target, SessionNumber(job.session)))
 
     def _listen(self) -> None:
-        """The control thread."""
+        """The control thread. It ends with the process: a shard that does not hear the node must not go on."""
+        serves("the conversation with the node")
+        status = EXIT_DEFECT
         try:
             while True:
-                message, descriptors = self.control.receive()
-                self._obey(message, descriptors)
-        except ChannelClosed:
-            if not self._stopping:
+                try:
+                    message, descriptors = self.control.receive()
+                except ChannelClosed:
+                    status = EXIT_NODE_GONE
+                    break
+                try:
+                    self._obey(message, descriptors)
+                except Exception as defect:
+                    self._disobeyed(message, defect)
+        except BaseException as defect:
+            self.note("defect", f"its conversation with the node failed: {defect!r:.500}")
+            traceback.print_exc()
+        finally:
+            if not (self._stopping and status == EXIT_NODE_GONE):
                 # no node, no purpose: what state there was is the node's to give up
                 self.binder.node_gone()
-                os._exit(EXIT_NODE_GONE)
+                os._exit(status)
+
+    def _disobeyed(self, message: Any, defect: Exception) -> None:
+        """A channel less can be survived, and whoever was to use it hears of it; nothing else. Raises ``defect``."""
+        self.note("defect", f"{type(message).__name__} could not be done: {defect!r:.500}")
+        match message:
+            case Accept():
+                pass  # its other end closes, and the caller sees that
+            case Offer():
+                self.binder.failed(message.request, f"{message.shard} cannot be reached: {defect!s:.500}")
+            case _:
+                raise defect
 
     def _obey(self, message: Any, descriptors: list[int]) -> None:
         runtime = self.runtime
@@ -179,6 +221,8 @@ class Shard:
                 runtime.forget(ComponentName(message.component), SessionNumber(message.session))
             case RunMain():
                 self._main.put(message)
+            case AskLoad():
+                self._send(Load(message.request, *runtime.load()))
             case Stop():
                 threading.Thread(target=self._stop, args=(message.grace_s,), daemon=True).start()
 
@@ -190,12 +234,30 @@ class Shard:
         end_s = time.monotonic() + grace_s
         while self.runtime.responder.busy and time.monotonic() < end_s:
             time.sleep(0.005)
+        self._say_goodbye(end_s)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError):
                 pass
         os._exit(0)
+
+    def _say_goodbye(self, end_s: float) -> None:
+        """What the application registered with ``atexit``, as its uncut program would run it; until the grace is over."""
+        left_s = end_s - time.monotonic()
+        if left_s <= 0:
+            return
+        # it may take as long as it likes: so may a call that was let in meanwhile, and its turn must come first
+        watchdog = threading.Timer(left_s, os._exit, (0,))
+        watchdog.daemon = True
+        watchdog.start()
+        mailbox = self.runtime.mailbox
+        mailbox.acquire()
+        try:
+            atexit._run_exitfuncs()
+        finally:
+            mailbox.release()
+            watchdog.cancel()
 
     def _send(self, message: Any) -> None:
         try:

@@ -15,7 +15,7 @@ from shardwright.contracts.clock import Clock
 from shardwright.contracts.transport import Transport
 from shardwright.controller import KeepMinimum, PoolPolicy
 from shardwright.errors import CallError, CompositionRefused, NodeError, NotPermitted, ShardLost, ShardwrightError
-from shardwright.guest import Bind, Bound, Finished, Note
+from shardwright.guest import Bind, Bound, Finished, Load, Note
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionId, SessionNumber, ShardId, new_shard_id
@@ -327,6 +327,9 @@ class Core:
         self.shards.perform(self.shards.composer.release_request(shard, self._clock.monotonic_s()))
         self.shards.freed()
 
+    def on_load(self, port: ShardPort, load: Load) -> None:
+        self.shards.loaded(port, load)
+
     def on_finished(self, port: ShardPort, finished: Finished) -> None:
         future = self._finished.pop(port.shard, None)
         if future is not None and not future.done():
@@ -373,6 +376,13 @@ class Core:
             port.offer(0, peer, ours)
         elif offer is not None:
             offer(peer, ours)
+
+    def session_left(self, number: SessionNumber, shard: ShardId) -> None:
+        session = self._sessions.get(number)
+        if session is not None and shard in session.told:
+            session.told.discard(shard)
+            if shard in self.shards.ports:
+                self.shards.ports[shard].session_ends(number)
 
     def shard_ended(self, shard: ShardId, reason: str) -> None:
         self._requests.pop(shard, None)

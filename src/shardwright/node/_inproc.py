@@ -32,6 +32,7 @@ from shardwright.guest import (
     Finished,
     ImportFailed,
     Link,
+    Load,
     Mailbox,
     Note,
     Route,
@@ -126,6 +127,8 @@ class InprocPort(ShardPort):
                 self._early.on_unbind(self, message)
             case _ if events is None:
                 self._heard.append(message)
+            case Load():
+                events.on_load(self, message)
             case Finished():
                 events.on_finished(self, message)
             case Note():
@@ -164,6 +167,10 @@ class InprocPort(ShardPort):
 
     def forget(self, component: ComponentName, session: SessionNumber) -> None:
         self.runtime.forget(component, session)
+
+    def ask_load(self, request: int) -> None:
+        with contextlib.suppress(ChannelClosed):
+            self.send(Load(request, *self.runtime.load()))
 
     def run_main(self, target: str, session: SessionNumber) -> None:
         def job() -> None:

@@ -14,10 +14,12 @@ from shardwright.errors import ProtocolViolation
 from shardwright.guest import (
     MAX_FROM_GUEST,
     Accept,
+    AskLoad,
     Bind,
     Bound,
     Finished,
     Forget,
+    Load,
     Note,
     Offer,
     RunMain,
@@ -43,6 +45,8 @@ class PortEvents(Protocol):
     def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
 
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+    def on_load(self, port: ShardPort, load: Load) -> None: ...
 
     def on_finished(self, port: ShardPort, finished: Finished) -> None: ...
 
@@ -85,6 +89,10 @@ class ShardPort(ABC):
 
     @abstractmethod
     def forget(self, component: ComponentName, session: SessionNumber) -> None: ...
+
+    @abstractmethod
+    def ask_load(self, request: int) -> None:
+        """Ask what runs there; a Load of that number comes later, as an event, or never."""
 
     @abstractmethod
     def run_main(self, target: str, session: SessionNumber) -> None: ...
@@ -198,6 +206,9 @@ class GuestPort(ShardPort):
     def forget(self, component: ComponentName, session: SessionNumber) -> None:
         self.send(Forget(component, session))
 
+    def ask_load(self, request: int) -> None:
+        self.send(AskLoad(request))
+
     def run_main(self, target: str, session: SessionNumber) -> None:
         self.send(RunMain(target, session))
 
@@ -259,6 +270,8 @@ class GuestPort(ShardPort):
                 events.on_bind(self, message)
             case Unbind():
                 events.on_unbind(self, message)
+            case Load():
+                events.on_load(self, message)
             case Finished():
                 events.on_finished(self, message)
             case Note():

@@ -34,10 +34,12 @@ from shardwright.composition import (
 from shardwright.contracts.clock import Clock
 from shardwright.controller import ComponentPool, PooledShard, PoolPolicy, PoolState, Refill
 from shardwright.errors import CompositionRefused, NodeError, NotPermitted, ShardLost, ShardwrightError, StartFailed
+from shardwright.guest import Load
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import Component, ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import Launcher, end_in_words
+from shardwright.node._loads import Loads
 from shardwright.node._port import ShardPort
 
 COMPOSE_TIMEOUT_S = 10.0
@@ -72,6 +74,9 @@ class ShardEvents(Protocol):
 
     def shard_ended(self, shard: ShardId, reason: str) -> None: ...
 
+    def session_left(self, number: SessionNumber, shard: ShardId) -> None:
+        """The session goes on, but not there."""
+
 
 class _Unlucky(CompositionRefused):
     """A shard of the composition died before the composition was whole."""
@@ -103,6 +108,7 @@ class Shards:
         self.composer = composer
         self.ports: dict[ShardId, ShardPort] = {}
         self.launcher: Launcher | None = None
+        self._loads = Loads(self.ports, clock)
         self._plan = plan
         self._components = components
         self._policy = policy
@@ -294,6 +300,23 @@ class Shards:
                 self._reject(decision.request, CompositionRefused(decision.reason, remedy=decision.remedy))
 
     def _resolve(self, request: int) -> None:
+        granted = self._grants.get(request)
+        leased = [lease.shard for lease in granted.leases] if granted is not None else []
+        doubted = {shard: proof for shard in leased if (proof := self._loads.proof(shard)) is not None}
+        if doubted:
+            self.spawn(self._resolve_proved(request, doubted))
+        else:
+            self._resolve_now(request)
+
+    async def _resolve_proved(self, request: int, doubted: Mapping[ShardId, asyncio.Future[bool]]) -> None:
+        for shard, proof in doubted.items():
+            if not await self._prove(shard, proof):
+                await self._buried(shard)
+                self._reject(request, _Unlucky(f"{shard} was busy still"))
+                return
+        self._resolve_now(request)
+
+    def _resolve_now(self, request: int) -> None:
         future = self._waiting.get(request)
         if future is not None and not future.done():
             future.set_result(None)
@@ -317,6 +340,9 @@ class Shards:
                     self._events.record(
                         "return", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs
                     )
+                    proof = self._loads.begin_proof(effect.shard)
+                    if proof is not None:
+                        self.spawn(self._prove_free(effect.shard, proof))
                 case Stop():
                     self._events.record(
                         "stop", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs
@@ -326,8 +352,9 @@ class Shards:
                     self._events.record(
                         "unbind", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs
                     )
-                    for port in self.ports.values():
+                    for port in list(self.ports.values()):
                         port.forget(effect.component, effect.session)
+                    self._events.session_left(effect.session, effect.shard)
 
     def _begin(self, launch: Launch) -> None:
         self._events.record(
@@ -392,6 +419,48 @@ class Shards:
         if shard in self.ports:
             self.gone(port, "it did not stop in time")
 
+    # -- what shards say of their load -------------------------------------------------------------------------
+
+    def loaded(self, port: ShardPort, load: Load) -> None:
+        """A shard answers what runs in it."""
+        idle_s = self._loads.heard(port.shard, load)
+        record = self.composer.shard(port.shard)
+        if idle_s is None or record is None:
+            return
+        now = self._clock.monotonic_s()
+        for session in record.sessions:
+            self.composer.touch(session, now - idle_s)
+        timeout_s = self._components[port.component].idle_timeout_s
+        if timeout_s is not None and idle_s >= timeout_s and not self._closing:
+            self._loads.silent(port.shard)
+            self._expire()
+            self._loads.decided(port.shard)
+
+    def _expire(self) -> bool:
+        """Give back what is idle; whether anything was."""
+        effects = self.composer.expire(self._clock.monotonic_s(), self._loads.may_be_used)
+        if effects:
+            self.perform(effects)
+            self.freed()
+        return bool(effects)
+
+    async def _prove(self, shard: ShardId, proof: asyncio.Future[bool]) -> bool:
+        """Whether nothing runs any more in a shard that was returned to the pool; if something does, it is ended."""
+        await asyncio.wait({proof})
+        if proof.result():
+            return True
+        reason = "it did not become free: a call of the session that it served still runs"
+        effects = self.composer.evict(shard, self._clock.monotonic_s(), reason)
+        self.perform(effects)
+        port, record = self.ports.get(shard), self.composer.shard(shard)
+        if port is not None and record is not None and not record.stopping:
+            self._stopping.add(shard)  # whoever got it meanwhile gets another
+            self.gone(port, reason)
+        return False
+
+    async def _prove_free(self, shard: ShardId, proof: asyncio.Future[bool]) -> None:
+        await self._prove(shard, proof)
+
     def freed(self) -> None:
         """Something was given back: queued requests may be served now, and the pool may want more."""
         for decision in self.composer.poll(self._clock.monotonic_s()):
@@ -448,14 +517,11 @@ class Shards:
             return
         self._timer = self._loop.call_later(PERIOD_S, self._periodic)
         try:
-            now = self._clock.monotonic_s()
-            effects = self.composer.expire(now)
-            if effects:
-                self.perform(effects)
-            if effects or self.composer.queued():
-                self.freed()
-            else:
-                self._later_tick()
+            if not self._expire():
+                if self.composer.queued():
+                    self.freed()
+                else:
+                    self._later_tick()
         except Exception as defect:
             if repr(defect) != self._defect:  # said once: it may come back with every period
                 self._defect = repr(defect)
@@ -472,6 +538,7 @@ class Shards:
         """A shard ended, by itself or by our will."""
         if self.ports.pop(port.shard, None) is None:
             return
+        self._loads.forget(port.shard)
         for future in self._ends.pop(port.shard, ()):
             future.set_result(None)
         self._burials[port.shard] = self.spawn(self._bury(port, reason))
