@@ -5,10 +5,13 @@ The only place where a guest reads its environment or its arguments.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import sys
+import traceback
+from typing import NoReturn
 
 import msgspec
 
@@ -35,7 +38,9 @@ def main(argv: list[str]) -> int:
         init, _ = control.receive()
         if not isinstance(init, Init):
             return 64
-        return _template(control, init, lifeline) if init.role == "template" else _spawned(control, init)
+        if init.role == "template":
+            _template(control, init, lifeline)
+        return _spawned(control, init)
     except ChannelClosed:
         return 70
 
@@ -48,7 +53,23 @@ def _runtime(init: Init) -> Runtime:
     return runtime
 
 
-def _template(control: ControlSocket, init: Init, lifeline: int) -> int:
+def _template(control: ControlSocket, init: Init, lifeline: int) -> NoReturn:
+    """Ends without what the application does at its exit: a template is no program, and its shards are still running."""
+    try:
+        status = _forked(control, init, lifeline)
+    except ChannelClosed:
+        status = 70
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
+    """The exit status of the template, or, in each of its forks, that of the shard."""
     runtime = _runtime(init)
     try:
         imported = import_component(runtime)

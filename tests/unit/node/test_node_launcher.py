@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+import shardwright.errors
 from shardwright.contracts.sandbox import Exit, SandboxHandle
 from shardwright.errors import NodeError
 from shardwright.guest import HEADER, frame
 from shardwright.manifest import load
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Resources
+from shardwright.node._keeper_client import python_command
 from shardwright.node._keeper_messages import (
     Adopt,
     AskUsage,
@@ -104,3 +110,42 @@ def test_what_a_keeper_is_told_arrives_as_it_was(message: object) -> None:
 )
 def test_what_a_keeper_answers_arrives_as_it_was(message: object) -> None:
     assert from_keeper.decode(frame(message)[HEADER.size :]) == message
+
+
+@pytest.fixture
+def another_installation(tmp_path: Path) -> Path:
+    """A folder that Python finds before ours."""
+    (tmp_path / "other" / "shardwright").mkdir(parents=True)
+    (tmp_path / "other" / "shardwright" / "__init__.py").write_text("print('another installation')")
+    return tmp_path / "other"
+
+
+def run(command: list[str], path: Path) -> str:
+    done = subprocess.run(command, env={"PYTHONPATH": str(path)}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_a_guest_runs_the_installation_of_its_node_and_its_path_is_not_bent(another_installation: Path) -> None:
+    assert run(python_command("shardwright.errors"), another_installation) == ""
+    lines = [line.strip(" ',") for line in run(python_command("site"), another_installation).splitlines()]
+    path = lines[1 : lines.index("]")]
+    assert path[0] == str(another_installation)
+    source = str(Path(shardwright.errors.__file__).parent.parent)
+    assert source not in path[:-1] and path[-1] == source
+
+
+def test_the_installation_may_be_an_archive(tmp_path: Path, another_installation: Path) -> None:
+    package = Path(shardwright.errors.__file__).parent
+    archive = tmp_path / "ours.zip"
+    with zipfile.ZipFile(archive, "w") as files:
+        for file in package.rglob("*.py"):
+            files.write(file, file.relative_to(package.parent))
+    script = (
+        f"import sys; sys.path.insert(0, {str(archive)!r})\n"
+        "from shardwright.node._keeper_client import python_command\n"
+        "import json; print(json.dumps(python_command('shardwright.errors')))"
+    )
+    command = json.loads(run([sys.executable, "-c", script], tmp_path))
+    assert str(archive) in command[3]
+    assert run(command, another_installation) == ""
