@@ -44,6 +44,7 @@ from shardwright.sandbox import become_subreaper
 from shardwright.sandbox.process import ProcessBackend
 
 MAX_FRAME = 16 * 1024 * 1024
+LATE_S = 5.0
 
 
 class Keeper:
@@ -56,6 +57,8 @@ class Keeper:
         self._sandboxes: dict[str, Sandbox] = {}
         self._frames = FrameReader(sock, limit=MAX_FRAME, descriptors=True)
         self._lifeline_read, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
+        self._late: list[Sandbox] = []  # told to end, and did not in time
+        self._late_due_s = 0.0
         self._swept: tuple[str, ...] = ()
         self._inherited: list[str] = []  # files to remove
 
@@ -67,7 +70,9 @@ class Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
             while True:
-                ready, _, _ = select.select([self._socket.fileno(), wake_read], [], [])
+                pause_s = LATE_S if self._late else None
+                ready, _, _ = select.select([self._socket.fileno(), wake_read], [], [], pause_s)
+                self.delete_late()
                 if wake_read in ready:
                     os.read(wake_read, 4096)
                     self._backend.reap_orphans()
@@ -83,6 +88,16 @@ class Keeper:
                 time.sleep(self._grace_s)
             self._end()
 
+    def delete_late(self) -> None:
+        """What did not end when it was told to, once more, now and then."""
+        if not self._late or time.monotonic() < self._late_due_s:
+            return
+        self._late_due_s = time.monotonic() + LATE_S
+        for sandbox in [sandbox for sandbox in self._late if sandbox.poll() is not None]:
+            with contextlib.suppress(SandboxError):
+                sandbox.delete()
+                self._late.remove(sandbox)
+
     def _end(self) -> None:
         for sandbox in self._sandboxes.values():
             sandbox.kill()
@@ -90,7 +105,7 @@ class Keeper:
         for path in self._inherited:
             with contextlib.suppress(OSError):
                 os.unlink(path)
-        for sandbox in self._sandboxes.values():
+        for sandbox in (*self._sandboxes.values(), *self._late):
             try:
                 sandbox.delete()
             except ShardwrightError as error:
@@ -141,7 +156,12 @@ class Keeper:
                 if sandbox is None:
                     return Deleted(message.request, None), []
                 sandbox.kill()
-                sandbox.delete()
+                try:
+                    sandbox.delete()
+                except SandboxError:
+                    self._late.append(sandbox)  # the others cannot wait for it
+                    self._late_due_s = time.monotonic() + LATE_S
+                    raise
                 return Deleted(message.request, sandbox.poll()), []
             case Inherit():
                 self._inherited.append(message.path)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from shardwright.contracts.sandbox import Exit
+from shardwright.errors import SandboxError
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits
 from shardwright.node._frames import FrameReader, send_with
 from shardwright.node._keeper import Keeper
-from shardwright.node._keeper_messages import Kill, Refused, Resize, from_keeper
+from shardwright.node._keeper_messages import Delete, Deleted, Kill, Refused, Resize, from_keeper
 
 
 @pytest.fixture
@@ -63,3 +65,31 @@ def test_a_peer_that_is_gone_is_an_error_and_no_signal() -> None:
                 send_with(ours, b"x", [ours.fileno()])
     finally:
         signal.signal(signal.SIGPIPE, before)
+
+
+def test_what_does_not_end_in_time_is_reported_and_deleted_later(served: tuple[Keeper, FrameReader]) -> None:
+    class Stuck:
+        ended = deleted = False
+
+        def kill(self) -> None: ...
+
+        def poll(self) -> Exit | None:
+            return Exit(-9) if self.ended else None
+
+        def delete(self) -> None:
+            if not self.ended:
+                raise SandboxError("process 5 of a-1 does not end")
+            self.deleted = True
+
+    keeper, stuck = served[0], Stuck()
+    keeper._sandboxes["a-1"] = stuck  # type: ignore[assignment]
+    assert answer(served, Delete(4, "a-1")) == Refused(4, "process 5 of a-1 does not end")
+    assert answer(served, Delete(5, "a-1")) == Deleted(5, None)
+    keeper._late_due_s = 0.0
+    keeper.delete_late()
+    stuck.ended = True
+    keeper.delete_late()
+    assert not stuck.deleted, "it is not asked all the time"
+    keeper._late_due_s = 0.0
+    keeper.delete_late()
+    assert stuck.deleted and not keeper._late
