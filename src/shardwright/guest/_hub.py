@@ -153,12 +153,12 @@ class Hub:
         try:
             descriptor = reader.channel.fileno()
             self._selector.register(descriptor, selectors.EVENT_READ, reader)
-        except (ValueError, OSError, ChannelClosed):
-            self._end(reader, ChannelClosed("the channel was closed before it was read"))
         except KeyError:  # somebody closed a registered channel behind our back, and this one got its number
             stale: Reader = self._selector.get_key(descriptor).data
             self._end(stale, ChannelClosed("the channel was closed while it was read"))
             self._register(reader)
+        except Exception as error:  # it was closed meanwhile, or there are no descriptors left
+            self._end(reader, ChannelClosed(f"the channel cannot be read: {error}"))
         else:
             self._readers[reader] = descriptor
 
