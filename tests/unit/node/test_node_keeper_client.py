@@ -1,0 +1,115 @@
+"""The node's side of its keeper: what comes for somebody who no longer waits is closed, and nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from typing import Any
+
+import pytest
+
+from shardwright.contracts.sandbox import SandboxHandle
+from shardwright.errors import NodeError, SandboxError
+from shardwright.guest import frame
+from shardwright.model.ids import ShardId
+from shardwright.model.limits import Limits
+from shardwright.node._frames import FrameReader, send_with
+from shardwright.node._keeper_client import KeeperClient
+from shardwright.node._keeper_messages import Adopt, Started, to_keeper
+
+HANDLE = SandboxHandle(1, "process", ShardId("a-1"), 5, 6)
+
+
+class _Conversation:
+    """A client, and the test in the keeper's place."""
+
+    def __init__(self) -> None:
+        ours, self.theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.lost: list[bool] = []
+        no_process: Any = None
+        self.client = KeeperClient(no_process, ours, lambda: self.lost.append(True))
+        self.ours = ours
+        self._frames = FrameReader(self.theirs, limit=1 << 20, descriptors=True)
+
+    async def asked(self) -> tuple[asyncio.Task[Any], int]:
+        task = asyncio.ensure_future(self.client.adopt(HANDLE, Limits()))
+        await asyncio.sleep(0)
+        assert self._frames.gulp()
+        ((body, _),) = self._frames.frames()
+        message = to_keeper.decode(body)
+        assert isinstance(message, Adopt)
+        return task, message.request
+
+    def answer(self, request: int) -> None:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        send_with(self.theirs, frame(Started(request, HANDLE), 1), [descriptor])
+        os.close(descriptor)
+
+    def close(self) -> None:
+        self.client._lost()
+        self.ours.close()
+        self.theirs.close()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_pidfd_that_nobody_waits_for_is_closed(turns: int) -> None:
+    async def run() -> None:
+        conversation = _Conversation()
+        task, request = await conversation.asked()
+        before = len(os.listdir("/proc/self/fd"))
+        if turns == 0:  # cancelled before the answer comes
+            task.cancel()
+        conversation.answer(request)
+        for _ in range(turns):  # or while it is on its way to who asked
+            await asyncio.sleep(0)
+        task.cancel()
+        found = (await asyncio.gather(task, return_exceptions=True))[0]
+        if isinstance(found, tuple):
+            os.close(found[1])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(os.listdir("/proc/self/fd")) == before
+        conversation.close()
+
+    asyncio.run(run())
+
+
+def test_a_pidfd_for_which_there_is_no_room_is_an_error_and_no_silence() -> None:
+    async def run() -> None:
+        conversation = _Conversation()
+        task, request = await conversation.asked()
+        conversation.answer(request)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            conversation.client._readable()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with pytest.raises(SandboxError, match="too many open files"):
+            await task
+        task, request = await conversation.asked()
+        conversation.answer(request)
+        handle, pidfd = await task
+        assert handle == HANDLE
+        os.close(pidfd)
+        conversation.close()
+
+    asyncio.run(run())
+
+
+def test_whoever_waits_hears_that_the_keeper_is_gone() -> None:
+    async def run() -> None:
+        conversation = _Conversation()
+        task, _ = await conversation.asked()
+        conversation.client.cut_off()
+        with pytest.raises(NodeError, match="the keeper is gone"):
+            await task
+        assert conversation.lost == [True] and not conversation.client.alive
+        conversation.close()
+
+    asyncio.run(run())
