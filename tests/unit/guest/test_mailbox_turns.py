@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from shardwright.errors import Overloaded
-from shardwright.guest._mailbox import Mailbox
+from shardwright.guest._mailbox import Mailbox, _Waiter
 
 LONG = 10.0
 
@@ -157,3 +157,42 @@ def test_after_close_nothing_is_taken(mailbox: Mailbox) -> None:
     mailbox.close()
     with pytest.raises(Overloaded, match="stopping"):
         mailbox.submit(lambda: None)
+
+
+def test_an_interrupted_wait_takes_nothing_and_keeps_nobody_waiting(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    mailbox.submit(gate)
+    assert gate.begun.wait(LONG)
+
+    def interrupted(self: _Waiter) -> None:
+        raise KeyboardInterrupt
+
+    def interrupted_late(self: _Waiter) -> None:
+        gate.let.set()
+        assert self._lock.acquire(timeout=LONG)  # it was handed over
+        raise KeyboardInterrupt
+
+    for wait in (interrupted, interrupted_late):
+        with monkeypatch.context() as patch:
+            patch.setattr(_Waiter, "wait", wait)
+            with pytest.raises(KeyboardInterrupt):
+                mailbox.acquire()
+        assert not mailbox.holds() and not mailbox._resumers
+    done = threading.Event()
+    mailbox.submit(done.set)
+    assert done.wait(LONG)
+
+
+def test_nobody_puts_down_the_baton_of_another(mailbox: Mailbox) -> None:
+    gate = Gate()
+    mailbox.submit(gate)
+    assert gate.begun.wait(LONG)
+    second = Gate()
+    mailbox.submit(second)
+    mailbox.release()
+    assert mailbox.depth == 1 and not second.begun.is_set()
+    for each in (gate, second):
+        each.let.set()
+        assert each.ended.wait(LONG)
