@@ -83,3 +83,21 @@ def test_the_end_of_a_session_ends_its_objects_whoever_holds_them() -> None:
     with pytest.raises(HandleExpired):
         objects.get(first)
     assert objects.get(second) is yours and objects.get(third) is nobodys
+
+
+def test_what_is_dropped_is_the_callers_to_let_go() -> None:
+    class Loud:
+        def __del__(self) -> None:
+            gone.append(1)
+
+    gone: list[int] = []
+    objects = Objects()
+    first, second = objects.export(Loud(), ANN, ONE), objects.export(Loud(), BEN, TWO)
+    objects.export(Loud(), ANN, TWO)
+    dropped = objects.release(first, ANN, 1)
+    assert len(dropped) == 1 and not gone and objects.release(first, ANN, 1) == []
+    dropped += objects.holder_gone(BEN) + objects.session_ended(TWO)
+    assert len(dropped) == 3 and not gone and len(objects) == 0 and second
+    for held in dropped:
+        held.value = None
+    assert gone == [1, 1, 1]

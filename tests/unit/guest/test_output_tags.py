@@ -98,6 +98,24 @@ def test_threads_have_lines_of_their_own(pipe: Pipe) -> None:
     assert [text for _, text in pipe.lines()] == ["second", "first half"]
 
 
+def test_a_line_that_one_session_began_no_other_continues(pipe: Pipe) -> None:
+    stream = TaggedStream(pipe.write, "stdout")
+    token = current_call.set(CallContext(session=SessionNumber(1)))
+    stream.write("mine, ")
+    current_call.set(CallContext(session=SessionNumber(2)))
+    stream.write("yours\nand ")
+    current_call.set(CallContext(session=SessionNumber(1)))
+    stream.flush()
+    stream.write("more\n")
+    current_call.reset(token)
+    stream.flush()
+    assert pipe.lines() == [
+        ({"o": "stdout", "s": 2}, "yours"),
+        ({"o": "stdout", "s": 1, "p": 1}, "mine, "),
+        ({"o": "stdout", "s": 1}, "more"),
+    ]
+
+
 def test_bytes_and_surrogates_and_wrong_types(pipe: Pipe) -> None:
     stream = TaggedStream(pipe.write, "stdout")
     stream.buffer.write(b"\xff\xc3\xa9\n")

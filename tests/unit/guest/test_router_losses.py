@@ -162,3 +162,25 @@ def test_who_cannot_bind_leaves_no_trace(wires: Any) -> None:
         router.link(about, Route(BANK), context(1))
     node.before = lambda: None
     assert router.link(about, Route(BANK), context(1))
+
+
+def test_nothing_remains_of_bindings_that_nobody_needs(wires: Any) -> None:
+    node = Node(wires)
+    router, about = Router(node), definition(ScopeKind.KEY)
+    for number in range(5):
+        route = router.route(about, SessionNumber(1), f"'{number}'")
+        link = router.link(about, route, context(1))
+        assert router._binding_now == {}
+        router.lost(link)
+    assert len(router._bindings) == 5  # the session is to be told of each loss
+    router.session_ended(SessionNumber(1))
+    assert router._bindings == {}
+
+
+def test_a_binding_that_fails_leaves_nothing_behind(wires: Any) -> None:
+    node = Node(wires)
+    node.before = lambda: (_ for _ in ()).throw(ShardLost("no"))
+    router, about = Router(node), definition()
+    with pytest.raises(ShardLost):
+        router.link(about, router.route(about, SessionNumber(1), None), context(1))
+    assert router._binding_now == {} and router._bindings == {}
