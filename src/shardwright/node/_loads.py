@@ -18,7 +18,8 @@ from shardwright.node._port import ShardPort
 
 PATIENCE = 3.0  # timeouts of idleness for which a question may stay unanswered,
 LEAST_PATIENCE_S = 1.0  # but at least so long
-PROOF_S = 1.0  # within which a shard must say that nothing runs in it any more
+PROOF_S = 0.5  # within which a shard must say that nothing runs in it any more,
+PROOF_PERIOD_S = 0.01  # being asked so often
 
 
 class Loads:
@@ -55,7 +56,10 @@ class Loads:
         idle_s = 0.0 if load.running > 0 else max(0.0, load.idle_s)
         proof = self._proofs.get(shard)
         if proof is not None and proof[0] == load.request:
-            self._prove(shard, load.running <= 0)
+            if load.running <= 0:
+                self._prove(shard, True)
+            else:  # a call counts until its answer is on its way: it may have ended just now
+                asyncio.get_running_loop().call_later(PROOF_PERIOD_S, self._ask_again, shard, load.request)
         question = self._questions.get(shard)
         if question is None or question[0] != load.request:
             return None
@@ -89,6 +93,11 @@ class Loads:
         """Will be true when nothing runs in it; None when there is no doubt. To be waited for, not cancelled."""
         asked = self._proofs.get(shard)
         return None if asked is None else asked[1]
+
+    def _ask_again(self, shard: ShardId, request: int) -> None:
+        asked, port = self._proofs.get(shard), self._ports.get(shard)
+        if asked is not None and asked[0] == request and port is not None:
+            port.ask_load(request)
 
     def _too_late(self, shard: ShardId, request: int) -> None:
         asked = self._proofs.get(shard)
