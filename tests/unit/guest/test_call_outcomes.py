@@ -181,9 +181,9 @@ class Caller:
 
     def rests(self) -> bool:
         end_s = time.monotonic() + LONG
-        while self.runtime.responder.busy and time.monotonic() < end_s:
+        while (self.runtime.responder.busy or self.runtime.loop.in_flight) and time.monotonic() < end_s:
             threading.Event().wait(0.001)
-        return not self.runtime.responder.busy
+        return not self.runtime.responder.busy and self.runtime.loop.in_flight == 0
 
 
 @pytest.fixture
@@ -206,6 +206,7 @@ def test_a_call_is_running_until_its_reply_is_sent_and_holds_up_nobody_meanwhile
 def test_coroutines_cancelled_before_they_began_are_no_longer_running(three: Any, caller: Caller) -> None:
     caller.call(1, "coroutine")
     assert unpack(caller.far.receive(timeout_s=LONG)).kind is Kind.RESULT  # its loop is there
+    assert caller.rests()
     mailbox = caller.runtime.mailbox
     mailbox.acquire()
     try:
@@ -220,4 +221,4 @@ def test_coroutines_cancelled_before_they_began_are_no_longer_running(three: Any
     finally:
         mailbox.release()
     assert unpack(caller.far.receive(timeout_s=LONG)).call_id == 10
-    assert caller.rests() and caller.runtime.loop.in_flight == 0
+    assert caller.rests()

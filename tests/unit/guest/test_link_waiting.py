@@ -96,6 +96,7 @@ def test_a_send_that_waits_puts_the_baton_down_and_sends_what_was_there(wires: A
     link.parking = mailbox
     argument = bytearray(LARGE)
     held_after: list[bool] = []
+    done = threading.Event()
 
     def work() -> None:
         envelope = Envelope(
@@ -103,6 +104,7 @@ def test_a_send_that_waits_puts_the_baton_down_and_sends_what_was_there(wires: A
         )
         link.begin(envelope, Ticket())
         held_after.append(mailbox.holds())
+        done.set()
 
     mailbox.submit(work)
     overtaken = threading.Event()
@@ -116,8 +118,6 @@ def test_a_send_that_waits_puts_the_baton_down_and_sends_what_was_there(wires: A
         assert overtaken.wait(LONG)
         assert not held_after
         assert bytes(unpack(far.receive(timeout_s=LONG)).buffers[0]) == bytes(LARGE)
-        done = threading.Event()
-        mailbox.submit(done.set)
         assert done.wait(LONG) and held_after == [True]
     finally:
         mailbox.close()
