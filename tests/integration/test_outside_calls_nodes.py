@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guest_apps import running, write_application
 
 import shardwright
+from guest_apps import running, write_application
 
 BOTH = pytest.mark.parametrize("inproc", [False, True], ids=["process", "inproc"])
 MANIFEST = """

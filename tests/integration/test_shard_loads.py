@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guest_apps import journal_rows, write_application
 
 import shardwright
+from guest_apps import journal_rows, write_application
 from shardwright.errors import CallError
 
 BOTH = pytest.mark.parametrize("inproc", [False, True], ids=["process", "inproc"])
