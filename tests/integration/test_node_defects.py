@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -72,9 +73,9 @@ def on_loop(running: Running, work: Callable[[], Any]) -> Any:
 
 def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> bool:
     end_s = time.monotonic() + within_s
-    while not holds() and time.monotonic() < end_s:
+    while not (held := holds()) and time.monotonic() < end_s:
         time.sleep(0.005)
-    return holds()
+    return held
 
 
 def test_a_session_hears_that_files_ran_out_and_the_next_one_begins(folder: Path) -> None:
@@ -183,9 +184,13 @@ def test_nothing_is_kept_of_shards_that_ended(node: Any) -> None:
             lambda: on_loop(node.running, lambda: core._sessions[session._live.number].told <= set(core.ports()))
         )
         assert alive
-    assert eventually(lambda: not core._own and not core._requests and len(core.ports()) == 2)
-    assert all(shard in (*core.ports(), "node") for callers in core._callers.values() for shard in callers)
-    assert not set(core.logs._last) - set(core.ports())
+    assert eventually(lambda: not core._own and not core._requests)
+
+    def kept() -> set[str]:
+        known = {shard for callers in core._callers.values() for shard in callers} | set(core.logs._last)
+        return known - {record.id for record in core.records()} - {"node"}
+
+    assert eventually(lambda: not on_loop(node.running, kept))
 
 
 def test_endpoints_of_a_binding_that_fails_half_way_are_disposed_of(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +217,7 @@ def test_one_defect_in_the_regular_work_is_recorded_and_not_fatal(
 ) -> None:
     shards = node.running.core.shards
 
-    def broken(now: float) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError("in a test")
 
     with monkeypatch.context() as patch:
@@ -265,7 +270,7 @@ def test_an_interrupted_close_leaves_nothing_and_may_be_finished(folder: Path) -
     keeper, shut = node.running._keeper, node.running._shut
 
     async def slow(grace_s: float) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         while keeper.alive:
             await asyncio.sleep(0.005)
         await shut(grace_s)

@@ -82,7 +82,9 @@ class Running:
         self._thread = threading.Thread(target=self._run, name="shardwright-node", daemon=True)
         self._closed = False
         self._closing = threading.Lock()
-        self._shutdown: concurrent.futures.Future[None] | None = None
+        self._shutdown: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._shutting: asyncio.Task[None] | None = None
+        self._client_closed = False
         self._journal: Journal | None = None
         self._failed = ""
         self._cleaning: asyncio.Future[None] | None = None  # after the keeper's death
@@ -213,6 +215,19 @@ class Running:
             self.core.fail(self._failed)
         self.lost.set()
 
+    def _shut_once(self, grace_s: float) -> None:
+        """On the node's loop, so that who asks may be interrupted at any moment and ask again."""
+        if self._shutting is None:
+            self._shutting = self._loop.create_task(self._shut(grace_s))
+            self._shutting.add_done_callback(self._shut_down)
+
+    def _shut_down(self, task: asyncio.Task[None]) -> None:
+        error = NodeError("the node's end was cancelled") if task.cancelled() else task.exception()
+        if error is None:
+            self._shutdown.set_result(None)
+        else:
+            self._shutdown.set_exception(error)
+
     async def _shut(self, grace_s: float) -> None:
         try:
             await self._shut_all(grace_s)
@@ -289,9 +304,9 @@ class Running:
         """
         try:
             with self._closing:
-                if self._shutdown is None:
-                    self._shutdown = asyncio.run_coroutine_threadsafe(self._shut(grace_s), self._loop)
-                    self._closed = True
+                self._closed = True
+                if not self._loop.is_closed():
+                    self._loop.call_soon_threadsafe(self._shut_once, grace_s)
             self._shutdown.exception(SHUT_TIMEOUT_S)
         except BaseException:
             if self._keeper is not None:
@@ -301,7 +316,8 @@ class Running:
             if self._loop.is_closed():
                 return
             client = getattr(self, "client", None)
-            if client is not None:
+            if client is not None and not self._client_closed:
+                self._client_closed = True
                 client.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)

@@ -1,85 +1,42 @@
-"""The shards of a node: decisions of the composer and the pool's policy, performed.
-
-Decisions are synchronous and atomic between two awaits. What waits for shards to start waits on futures keyed by request;
-an aborted composition fails its future, so nobody waits for what will not come.
-"""
+"""The shards of a node, from their launch to their end: decisions of the composer and the pool's policy, performed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import itertools
-from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Collection, Coroutine, Iterable, Mapping
+from typing import Any
 
 from shardwright.composition import (
     Abort,
     Composer,
-    Decision,
     Effect,
     Granted,
     Launch,
     Lease,
     Need,
-    Queued,
-    Refused,
     ReturnToPool,
-    ShardRecord,
-    ShardStatus,
     Stop,
     Unbind,
 )
 from shardwright.contracts.clock import Clock
-from shardwright.controller import ComponentPool, PooledShard, PoolPolicy, PoolState, Refill
-from shardwright.errors import CompositionRefused, NodeError, NotPermitted, ShardLost, ShardwrightError, StartFailed
+from shardwright.controller import PoolPolicy
+from shardwright.errors import CompositionRefused, NodeError, ShardwrightError, StartFailed
 from shardwright.guest import Load
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import Component, ScopeKind
+from shardwright.model.manifest import Component
 from shardwright.model.shard import ShardPlan
+from shardwright.node._grants import Grants, Unlucky
 from shardwright.node._launcher import Launcher, end_in_words
 from shardwright.node._loads import Loads
+from shardwright.node._pool import SHORT_LIFE_S, Pool
 from shardwright.node._port import ShardPort
+from shardwright.node._shard_events import ShardEvents
 
-COMPOSE_TIMEOUT_S = 10.0
-ATTEMPTS = 5  # to compose, when shards die meanwhile
 STOP_GRACE_S = 2.0
-SHORT_LIFE_S = 1.0  # who is lost sooner than that, again and again, is made again ever more slowly
-SHORT_LIVES = 3  # so many in a row are bad luck
 END_TIMEOUT_S = 1.0
 PERIOD_S = 0.25
-
-
-class ShardEvents(Protocol):
-    """Who listens: the node's core."""
-
-    def record(
-        self,
-        kind: str,
-        reason: str,
-        *,
-        component: str = "",
-        shard: str = "",
-        session: str = "",
-        inputs: Iterable[tuple[str, object]] = (),
-    ) -> None: ...
-
-    def session_name(self, number: int) -> str: ...
-
-    def session_lives(self, number: SessionNumber) -> bool: ...
-
-    def shard_ready(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:
-        """It may be called from now on."""
-
-    def shard_ended(self, shard: ShardId, reason: str) -> None: ...
-
-    def session_left(self, number: SessionNumber, shard: ShardId) -> None:
-        """The session goes on, but not there."""
-
-
-class _Unlucky(CompositionRefused):
-    """A shard of the composition died before the composition was whole."""
 
 
 def _not_started(component: ComponentName, defect: Exception) -> StartFailed:
@@ -109,29 +66,22 @@ class Shards:
         self.ports: dict[ShardId, ShardPort] = {}
         self.launcher: Launcher | None = None
         self._loads = Loads(self.ports, clock)
-        self._plan = plan
         self._components = components
-        self._policy = policy
         self._clock = clock
         self._events = events
         self._terminal = terminal
-        self._requests = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._grants: dict[int, Granted] = {}
-        self._failures: dict[ComponentName, tuple[int, float]] = {}
-        self._first_failure: dict[ComponentName, ShardwrightError] = {}
-        self._short_lives: Counter[ComponentName] = Counter()  # losses since one lived for a while
+        self._grants = Grants(composer, clock, events, self)
+        self._pool = Pool(plan, components, composer, policy, clock, events, self.begin, self.perform)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping: set[ShardId] = set()
         self._burials: dict[ShardId, asyncio.Task[None]] = {}
         self._ends: dict[ShardId, list[asyncio.Future[None]]] = {}  # who waits for which end
-        self._tick_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._defect = ""  # of the regular work, the latest
         self._closing = False
 
     def __repr__(self) -> str:
-        return f"<Shards {len(self.ports)} running, {len(self._waiting)} requests wait>"
+        return f"<Shards {len(self.ports)} running, {len(self._grants)} requests wait>"
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -140,11 +90,11 @@ class Shards:
         self.launcher = launcher
         self._loop = asyncio.get_running_loop()
         await launcher.prepare()
-        self._tick()
+        self._pool.tick()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
-            for error in self._first_failure.values():
-                raise error
+            if self._pool.first_failure is not None:
+                raise self._pool.first_failure
         self._periodic()
 
     async def close(self, grace_s: float) -> None:
@@ -171,162 +121,39 @@ class Shards:
     def fail(self, error: NodeError) -> None:
         """Fail every request that waits; nothing is launched any more."""
         self._closing = True
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(error)
-                future.exception()
+        self._pool.close()
+        self._grants.fail(error)
 
     # -- taking ------------------------------------------------------------------------------------------------
 
     async def compose(self, session: SessionNumber, needs: tuple[Need, ...], timeout_s: float | None) -> Granted:
         """All that a session needs, or CompositionRefused and none of it."""
-        now = self._clock.monotonic_s()
-        deadline_s = now + (COMPOSE_TIMEOUT_S if timeout_s is None else timeout_s)
-
-        def decide() -> Decision:
-            return self.composer.compose(next(self._requests), session, needs, self._clock.monotonic_s(), deadline_s)
-
-        return await self._granted(decide, deadline_s)
+        return await self._grants.compose(session, needs, timeout_s)
 
     async def acquire(
         self, session: SessionNumber, component: ComponentName, key: str | None, lost: Collection[str] = ()
     ) -> Lease:
-        """The shard for that component and key, held or bound now; it runs. Raises CompositionRefused, ShardLost.
+        """The shard for that component and key, held or bound now; it runs. See ``Grants.acquire``."""
+        return await self._grants.acquire(session, component, key, lost)
 
-        ``lost`` are shards that the caller saw end: if one of them is meant, its end is waited for, a while.
-        """
-        for _ in range(ATTEMPTS):
-            self.check_lives(session)
-            lease = await self._acquire(session, component, key)
-            port = self.ports.get(lease.shard)
-            if port is not None and lease.shard in lost:
-                await self._end_of(lease.shard)
-                lost = ()  # if it lives on, then just a channel broke
-                continue
-            if port is not None and port.alive():
-                return lease
-            # it died, and whoever asks may know that before we do: what is bound must not be dead already
-            await self._buried(lease.shard)
-        raise ShardLost(f"shards of {component} end as soon as they start", outcome="not started")
+    def proof(self, shard: ShardId) -> asyncio.Future[bool] | None:
+        return self._loads.proof(shard)
 
-    async def _acquire(self, session: SessionNumber, component: ComponentName, key: str | None) -> Lease:
-        deadline_s = self._clock.monotonic_s() + COMPOSE_TIMEOUT_S
-
-        def decide() -> Decision:
-            now = self._clock.monotonic_s()
-            return self.composer.acquire(next(self._requests), session, component, key, now, deadline_s)
-
-        granted = await self._granted(decide, deadline_s)
-        for lease in granted.leases:
-            if lease.component == component and lease.key == key:
-                return lease
-        held = self.composer.lease(session, component, key)
-        if held is None:
-            raise CompositionRefused(f"{component} was lost as soon as it was leased")
-        return Lease(component, held, key)
-
-    async def _end_of(self, shard: ShardId) -> None:
+    async def end_of(self, shard: ShardId) -> None:
         """Wait until that shard has ended, for as long as a killed process may take to close its descriptors."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._ends.setdefault(shard, []).append(future)
         await asyncio.wait({future}, timeout=END_TIMEOUT_S)
         if not future.done():
             self._ends[shard].remove(future)
-        await self._buried(shard)
+        await self.buried(shard)
 
-    async def _buried(self, shard: ShardId) -> None:
+    async def buried(self, shard: ShardId) -> None:
         burial = self._burials.get(shard)
         if burial is not None:
             await asyncio.wait({burial})
 
-    # -- decisions and effects ---------------------------------------------------------------------------------
-
-    async def _granted(self, decide: Callable[[], Decision], deadline_s: float) -> Granted:
-        """The composition, whole; begun again when a shard of it died before it was whole: nothing was used yet."""
-        while True:
-            try:
-                decision = decide()
-                granted = await self._settled(decision)
-                self.check_lives(decision.session)
-                return granted
-            except _Unlucky as unlucky:
-                if self._clock.monotonic_s() > deadline_s:
-                    raise CompositionRefused(f"shards end as soon as they start: {unlucky}") from None
-                self.check_lives(decision.session)
-
-    def check_lives(self, session: SessionNumber) -> None:
-        """To be asked after every await: give back what a session got after its end. Raises NotPermitted."""
-        if not self._events.session_lives(session):
-            self.perform(self.composer.end_session(session, self._clock.monotonic_s()))
-            self.freed()
-            raise NotPermitted("the session has ended", outcome="not started", remedy="begin a new one")
-
-    async def _settled(self, decision: Decision) -> Granted:
-        """The composition, whole. Raises CompositionRefused, or what hindered a start."""
-        request = decision.request
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting[request] = future
-        self._decided(decision)
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._grants.pop(request, None)
-            self.perform(self.composer.cancel(request, self._clock.monotonic_s()))
-            self.freed()
-            raise
-        finally:
-            self._waiting.pop(request, None)
-        return self._grants.pop(request)
-
-    def _decided(self, decision: Decision) -> None:
-        session = self._events.session_name(decision.session)
-        match decision:
-            case Granted():
-                self._grants[decision.request] = decision
-                leases = ", ".join(f"{lease.component}={lease.shard}" for lease in decision.leases)
-                self._events.record(
-                    "lease", decision.reason, session=session, inputs=(("leases", leases), *decision.inputs)
-                )
-                for launch in decision.launches:
-                    self._begin(launch)
-                if decision.ready:
-                    self._resolve(decision.request)
-            case Queued():
-                self._events.record("queue", decision.reason, session=session, inputs=decision.inputs)
-                self.perform(decision.effects)
-                self._arm()
-            case Refused():
-                self._events.record("refuse", decision.reason, session=session, inputs=decision.inputs)
-                self._reject(decision.request, CompositionRefused(decision.reason, remedy=decision.remedy))
-
-    def _resolve(self, request: int) -> None:
-        granted = self._grants.get(request)
-        leased = [lease.shard for lease in granted.leases] if granted is not None else []
-        doubted = {shard: proof for shard in leased if (proof := self._loads.proof(shard)) is not None}
-        if doubted:
-            self.spawn(self._resolve_proved(request, doubted))
-        else:
-            self._resolve_now(request)
-
-    async def _resolve_proved(self, request: int, doubted: Mapping[ShardId, asyncio.Future[bool]]) -> None:
-        for shard, proof in doubted.items():
-            if not await self._prove(shard, proof):
-                await self._buried(shard)
-                self._reject(request, _Unlucky(f"{shard} was busy still"))
-                return
-        self._resolve_now(request)
-
-    def _resolve_now(self, request: int) -> None:
-        future = self._waiting.get(request)
-        if future is not None and not future.done():
-            future.set_result(None)
-
-    def _reject(self, request: int, error: BaseException) -> None:
-        self._grants.pop(request, None)
-        future = self._waiting.get(request)
-        if future is not None and not future.done():
-            future.set_exception(error)
-            future.exception()
+    # -- effects -----------------------------------------------------------------------------------------------
 
     def perform(self, effects: Iterable[Effect], error: ShardwrightError | None = None) -> None:
         for effect in effects:
@@ -335,7 +162,9 @@ class Shards:
                     self._events.record(
                         "abort", effect.reason, session=self._events.session_name(effect.session), inputs=effect.inputs
                     )
-                    self._reject(effect.request, error or CompositionRefused(effect.reason, remedy=effect.remedy))
+                    self._grants.reject(
+                        effect.request, error or CompositionRefused(effect.reason, remedy=effect.remedy)
+                    )
                 case ReturnToPool():
                     self._events.record(
                         "return", effect.reason, component=effect.component, shard=effect.shard, inputs=effect.inputs
@@ -356,7 +185,7 @@ class Shards:
                         port.forget(effect.component, effect.session)
                     self._events.session_left(effect.session, effect.shard)
 
-    def _begin(self, launch: Launch) -> None:
+    def begin(self, launch: Launch) -> None:
         self._events.record(
             "launch", launch.reason, component=launch.component, shard=launch.shard, inputs=launch.inputs
         )
@@ -370,10 +199,8 @@ class Shards:
             port = await self.launcher.launch(launch.component, launch.shard, launch.limits, terminal)
         except Exception as defect:  # whoever waits for it must hear of it, whatever it was
             error = defect if isinstance(defect, ShardwrightError) else _not_started(launch.component, defect)
-            count, _ = self._failures.get(launch.component, (0, 0.0))
             now = self._clock.monotonic_s()
-            self._failures[launch.component] = (count + 1, now)
-            self._first_failure.setdefault(launch.component, error)
+            self._pool.start_failed(launch.component, error, now)
             self._events.record("failure", f"it did not start: {error}", component=launch.component, shard=launch.shard)
             self.perform(self.composer.start_failed(launch.shard, str(error), now), error)
             self._events.shard_ended(launch.shard, str(error))
@@ -381,7 +208,7 @@ class Shards:
             return
         now = self._clock.monotonic_s()
         self.ports[launch.shard] = port
-        self._loop.call_later(SHORT_LIFE_S, self._lives, launch.component, launch.shard)
+        self._loop.call_later(SHORT_LIFE_S, self._lives, port)
         self._events.record(
             "ready", self.launcher.how(launch.component), component=launch.component, shard=launch.shard,
             inputs=(("start_s", round(now - begun_s, 6)), ("pid", port.pid)),
@@ -389,23 +216,15 @@ class Shards:
         record = self.composer.shard(launch.shard)
         self._events.shard_ready(port, record.sessions if record is not None else ())
         for request in self.composer.started(launch.shard, now):
-            self._resolve(request)
+            self._grants.resolve(request)
         if record is None or record.stopping:
             # it was decided to stop it while it started
             await self._stop(launch.shard)
-        self._later_tick()
+        self._pool.later_tick()
 
-    def _lives(self, component: ComponentName, shard: ShardId) -> None:
-        if shard in self.ports:
-            self._failures.pop(component, None)
-            self._short_lives.pop(component, None)
-
-    def _lost(self, port: ShardPort, now: float) -> None:
-        """A start after which nobody lived is no success: else a component that crashes would keep us busy for ever."""
-        self._short_lives[port.component] += 1
-        if self._short_lives[port.component] > SHORT_LIVES:
-            count, _ = self._failures.get(port.component, (0, 0.0))
-            self._failures[port.component] = (count + 1, now)
+    def _lives(self, port: ShardPort) -> None:
+        if self.ports.get(port.shard) is port:
+            self._pool.lives(port.component)
 
     async def _stop(self, shard: ShardId) -> None:
         port = self.ports.get(shard)
@@ -444,7 +263,7 @@ class Shards:
             self.freed()
         return bool(effects)
 
-    async def _prove(self, shard: ShardId, proof: asyncio.Future[bool]) -> bool:
+    async def prove(self, shard: ShardId, proof: asyncio.Future[bool]) -> bool:
         """Whether nothing runs any more in a shard that was returned to the pool; if something does, it is ended."""
         await asyncio.wait({proof})
         if proof.result():
@@ -459,57 +278,13 @@ class Shards:
         return False
 
     async def _prove_free(self, shard: ShardId, proof: asyncio.Future[bool]) -> None:
-        await self._prove(shard, proof)
+        await self.prove(shard, proof)
 
     def freed(self) -> None:
         """Something was given back: queued requests may be served now, and the pool may want more."""
         for decision in self.composer.poll(self._clock.monotonic_s()):
-            self._decided(decision)
-        self._later_tick()
-
-    # -- the pool ----------------------------------------------------------------------------------------------
-
-    def _later_tick(self) -> None:
-        if not self._tick_due and not self._closing:
-            self._tick_due = True
-            self._loop.call_soon(self._tick)
-
-    def _tick(self) -> None:
-        self._tick_due = False
-        if self._closing:
-            return
-        now = self._clock.monotonic_s()
-        for action in self._policy.decide(self._pool_state(), now):
-            if isinstance(action, Refill):
-                for _ in range(action.count):
-                    decision = self.composer.launch(action.component, now, action.reason)
-                    if isinstance(decision, Refused):
-                        self._events.record(
-                            "refuse", decision.reason, component=action.component, inputs=decision.inputs
-                        )
-                        break
-                    self._begin(decision)
-            else:
-                self.perform(self.composer.evict(action.shard, now, action.reason))
-
-    def _pool_state(self) -> PoolState:
-        by_component: dict[ComponentName, list[ShardRecord]] = {name: [] for name in self._components}
-        for record in self.composer.shards():
-            by_component[record.component].append(record)
-        pools = []
-        for definition in self._plan.definitions:
-            records = by_component[definition.component]
-            free = tuple(
-                PooledShard(r.id, r.status is ShardStatus.READY, r.idle_since_s or r.created_s)
-                for r in records
-                if r.status in (ShardStatus.READY, ShardStatus.STARTING)
-                and (r.free or (r.scope is ScopeKind.SHARED and not r.held))
-            )
-            count, failed_s = self._failures.get(definition.component, (0, 0.0))
-            component = self._components[definition.component]
-            kind = definition.scope.kind
-            pools.append(ComponentPool(component, kind, definition.limits, len(records), free, count, failed_s))
-        return PoolState(tuple(pools), self.composer.left(), len(self.composer.queued()))
+            self._grants.decided(decision)
+        self._pool.later_tick()
 
     def _periodic(self) -> None:
         """Expiry, deadlines and retries; four times a second."""
@@ -521,16 +296,11 @@ class Shards:
                 if self.composer.queued():
                     self.freed()
                 else:
-                    self._later_tick()
+                    self._pool.later_tick()
         except Exception as defect:
             if repr(defect) != self._defect:  # said once: it may come back with every period
                 self._defect = repr(defect)
                 self._events.record("failure", f"the regular work of the node failed: {defect!r}")
-
-    def _arm(self) -> None:
-        deadline_s = self.composer.next_deadline_s()
-        if deadline_s is not None:
-            self._loop.call_later(max(0.0, deadline_s - self._clock.monotonic_s()) + 0.001, self.freed)
 
     # -- ends --------------------------------------------------------------------------------------------------
 
@@ -548,7 +318,7 @@ class Shards:
         try:
             ended = await self.launcher.end(port)
             reason = end_in_words(reason, ended)
-        except ShardwrightError as error:
+        except Exception as error:  # whatever it was, the shard is gone, and whoever counts on it must hear of that
             reason = f"{reason}; cleaning up: {error}"
         now = self._clock.monotonic_s()
         shard = port.shard
@@ -563,8 +333,8 @@ class Shards:
                 kind, reason, component=port.component, shard=shard, inputs=(("sessions", sessions), *loss.inputs)
             )
             if kind == "loss":
-                self._lost(port, now)
-            self.perform(loss.effects, _Unlucky(f"{shard} was lost: {reason}"))
+                self._pool.lost(port.component, now)
+            self.perform(loss.effects, Unlucky(f"{shard} was lost: {reason}"))
         self._events.shard_ended(shard, reason)
         if not self._closing:
             self.freed()

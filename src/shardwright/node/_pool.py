@@ -1,0 +1,115 @@
+"""The pool of free shards: what the policy sees of it, and what it decides, performed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from shardwright.composition import Composer, Effect, Launch, Refused, ShardRecord, ShardStatus
+from shardwright.contracts.clock import Clock
+from shardwright.controller import ComponentPool, PooledShard, PoolPolicy, PoolState, Refill
+from shardwright.errors import ShardwrightError
+from shardwright.model.ids import ComponentName
+from shardwright.model.manifest import Component, ScopeKind
+from shardwright.model.shard import ShardPlan
+from shardwright.node._shard_events import ShardEvents
+
+SHORT_LIFE_S = 1.0  # who is lost sooner than that, again and again, is made again ever more slowly
+SHORT_LIVES = 3  # so many in a row are bad luck
+
+
+class Pool:
+    """Keeps as many free shards as the policy wants. Use from the node's event loop alone.
+
+    ``begin`` launches what was decided, ``perform`` does what else follows from a decision.
+    """
+
+    def __init__(
+        self,
+        plan: ShardPlan,
+        components: Mapping[ComponentName, Component],
+        composer: Composer,
+        policy: PoolPolicy,
+        clock: Clock,
+        events: ShardEvents,
+        begin: Callable[[Launch], None],
+        perform: Callable[[Iterable[Effect]], None],
+    ) -> None:
+        self._plan = plan
+        self._components = components
+        self._composer = composer
+        self._policy = policy
+        self._clock = clock
+        self._events = events
+        self._begin = begin
+        self._perform = perform
+        self._failures: dict[ComponentName, tuple[int, float]] = {}
+        self._short_lives: Counter[ComponentName] = Counter()  # losses since one lived for a while
+        self._tick_due = False
+        self._closing = False
+        self.first_failure: ShardwrightError | None = None
+
+    def close(self) -> None:
+        """Nothing is launched any more."""
+        self._closing = True
+
+    def later_tick(self) -> None:
+        if not self._tick_due and not self._closing:
+            self._tick_due = True
+            asyncio.get_running_loop().call_soon(self.tick)
+
+    def tick(self) -> None:
+        self._tick_due = False
+        if self._closing:
+            return
+        now = self._clock.monotonic_s()
+        for action in self._policy.decide(self._state(), now):
+            if isinstance(action, Refill):
+                for _ in range(action.count):
+                    decision = self._composer.launch(action.component, now, action.reason)
+                    if isinstance(decision, Refused):
+                        self._events.record(
+                            "refuse", decision.reason, component=action.component, inputs=decision.inputs
+                        )
+                        break
+                    self._begin(decision)
+            else:
+                self._perform(self._composer.evict(action.shard, now, action.reason))
+
+    def _state(self) -> PoolState:
+        by_component: dict[ComponentName, list[ShardRecord]] = {name: [] for name in self._components}
+        for record in self._composer.shards():
+            by_component[record.component].append(record)
+        pools = []
+        for definition in self._plan.definitions:
+            records = by_component[definition.component]
+            free = tuple(
+                PooledShard(r.id, r.status is ShardStatus.READY, r.idle_since_s or r.created_s)
+                for r in records
+                if r.status in (ShardStatus.READY, ShardStatus.STARTING)
+                and (r.free or (r.scope is ScopeKind.SHARED and not r.held))
+            )
+            count, failed_s = self._failures.get(definition.component, (0, 0.0))
+            component = self._components[definition.component]
+            kind = definition.scope.kind
+            pools.append(ComponentPool(component, kind, definition.limits, len(records), free, count, failed_s))
+        return PoolState(tuple(pools), self._composer.left(), len(self._composer.queued()))
+
+    def start_failed(self, component: ComponentName, error: ShardwrightError, now: float) -> None:
+        count, _ = self._failures.get(component, (0, 0.0))
+        self._failures[component] = (count + 1, now)
+        if self.first_failure is None:
+            self.first_failure = error
+
+    def lives(self, component: ComponentName) -> None:
+        """A shard of it has lived for ``SHORT_LIFE_S``."""
+        self._failures.pop(component, None)
+        self._short_lives.pop(component, None)
+
+    def lost(self, component: ComponentName, now: float) -> None:
+        """A start after which nobody lived is no success: else a component that crashes would keep us busy for ever."""
+        self._short_lives[component] += 1
+        if self._short_lives[component] > SHORT_LIVES:
+            count, _ = self._failures.get(component, (0, 0.0))
+            self._failures[component] = (count + 1, now)

@@ -1,0 +1,36 @@
+"""Who listens to what becomes of shards and requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from shardwright.model.ids import SessionNumber, ShardId
+from shardwright.node._port import ShardPort
+
+
+class ShardEvents(Protocol):
+    """Who listens: the node's core."""
+
+    def record(
+        self,
+        kind: str,
+        reason: str,
+        *,
+        component: str = "",
+        shard: str = "",
+        session: str = "",
+        inputs: Iterable[tuple[str, object]] = (),
+    ) -> None: ...
+
+    def session_name(self, number: int) -> str: ...
+
+    def session_lives(self, number: SessionNumber) -> bool: ...
+
+    def shard_ready(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:
+        """It may be called from now on."""
+
+    def shard_ended(self, shard: ShardId, reason: str) -> None: ...
+
+    def session_left(self, number: SessionNumber, shard: ShardId) -> None:
+        """The session goes on, but not there."""
