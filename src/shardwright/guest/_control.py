@@ -197,7 +197,9 @@ Fork.descriptors = 1
 Accept.descriptors = 1
 Offer.descriptors = 1
 
-FromNode = Init | Fork | Enter | SessionBegins | SessionEnds | Accept | Offer | Bound | Forget | RunMain | AskLoad | Stop
+FromNode = (
+    Init | Fork | Enter | SessionBegins | SessionEnds | Accept | Offer | Bound | Forget | RunMain | AskLoad | Stop
+)
 FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Finished | Note
 
 _encoder = msgspec.msgpack.Encoder()

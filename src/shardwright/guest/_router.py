@@ -199,9 +199,13 @@ class Router:
     def lost(self, link: Link) -> None:
         """The shard behind a link is gone."""
         with self._mutex:
-            for binding in self._bindings.values():
-                if link in binding.links:
-                    self._lose(binding, link)
+            for route, binding in list(self._bindings.items()):
+                if link not in binding.links:
+                    continue
+                used = bool(binding.users)
+                self._lose(binding, link)
+                if not used and binding.empty:  # nobody is about to ask for another
+                    del self._bindings[route]
 
     @staticmethod
     def _lose(binding: _Binding, link: Link) -> None:

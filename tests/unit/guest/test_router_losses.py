@@ -175,6 +175,11 @@ def test_nothing_remains_of_bindings_that_nobody_needs(wires: Any) -> None:
     assert len(router._bindings) == 5  # the session is to be told of each loss
     router.session_ended(SessionNumber(1))
     assert router._bindings == {}
+    link = router.link(about, router.route(about, SessionNumber(2), "'x'"), context(2))
+    router.session_ended(SessionNumber(2))
+    assert len(router._bindings) == 1  # the shard may live on, and serve others
+    router.lost(link)
+    assert router._bindings == {}
 
 
 def test_a_binding_that_fails_leaves_nothing_behind(wires: Any) -> None:
