@@ -30,7 +30,8 @@ from shardwright.node._core import Core, LiveSession
 from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
-from shardwright.node._launcher import Launcher, ProcessLauncher, Surroundings, read_secrets
+from shardwright.node._launcher import Launcher, Surroundings, read_secrets
+from shardwright.node._processes import ProcessLauncher
 from shardwright.node._status import ShardStatus
 from shardwright.placement import Capacity
 from shardwright.sharding import plan as plan_manifest

@@ -1,0 +1,330 @@
+"""Shards in processes of their own: forked from a template of their component, or spawned."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
+from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, Unbind
+from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.limits import Limits, Resources, Usage
+from shardwright.model.manifest import Component, Manifest, Start, implicit
+from shardwright.model.shard import ShardPlan
+from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
+from shardwright.node._launcher import Launcher, Surroundings, end_in_words, parent_of
+from shardwright.node._logs import Logs
+from shardwright.node._port import GuestPort, ShardPort, control_pair
+from shardwright.node._templates import Template, TemplateEnded
+from shardwright.sandbox import process_start_ticks
+
+FORKS_BYTES = 16 * 2**30  # far more than all forks of a template ever touch too early
+MAX_REASON = 300  # characters of what a guest gives as a reason
+FORK_ATTEMPTS = 3
+TEMPLATE_END_S = 0.5
+
+
+class LaunchEvents(Protocol):
+    """Who listens to shards and templates that are not the node's yet: the core."""
+
+    def record(self, kind: str, reason: str, *, component: str = "", shard: str = "") -> None: ...
+
+    def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
+
+    def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+
+class ProcessLauncher(Launcher):
+    """Shards in processes: forked from a template of their component, or spawned."""
+
+    def __init__(
+        self,
+        keeper: KeeperClient,
+        manifest: Manifest,
+        plan: ShardPlan,
+        surroundings: Surroundings,
+        logs: Logs,
+        events: LaunchEvents,
+    ) -> None:
+        self._events = events
+        self._keeper = keeper
+        self._manifest = manifest
+        self._plan = plan
+        self._plan_bytes = msgspec.msgpack.encode(plan)
+        self._surroundings = surroundings
+        self._logs = logs
+        self._templates: dict[ComponentName, Template] = {}
+        self._spawned: dict[ComponentName, str] = {}  # component -> why it has no template
+        self._importing = asyncio.Semaphore(max(2, os.cpu_count() or 1))
+        self._making: dict[ComponentName, asyncio.Lock] = {}
+        self._pidfds: set[int] = set()
+        self._closing = False
+
+    async def prepare(self) -> None:
+        wanted = [d.component for d in self._plan.definitions if self._start_of(d.component) is not Start.SPAWN]
+        results = await asyncio.gather(*(self._template(component) for component in wanted), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def how(self, component: ComponentName) -> str:
+        if component in self._spawned:
+            return f"spawn: {self._spawned[component]}"
+        return "template" if component in self._templates else "spawn"
+
+    async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
+        for _ in range(FORK_ATTEMPTS):
+            template = None
+            if self._start_of(component) is not Start.SPAWN and component not in self._spawned:
+                template = await self._template(component)
+            if template is None:
+                return await self._spawn(component, shard, limits, terminal)
+            try:
+                return await self._fork(template, shard, limits, terminal)
+            except TemplateEnded as ended:
+                reason = ended.message
+        raise StartFailed(reason, remedy="its template ends again and again: see the journal")
+
+    async def end(self, port: ShardPort) -> Exit | None:
+        if isinstance(port, GuestPort):
+            port.close("it was ended")
+        try:
+            found = await self._keeper.delete(port.shard)
+        finally:
+            self._logs.drain()
+        if found is not None and found.status is None and not found.out_of_memory:
+            # a forked shard is its template's child: that one knows, and says so about now
+            template = self._templates.get(port.component)
+            status = await template.exit_of(port.shard) if template is not None else None
+            return Exit(status)
+        return found
+
+    async def usages(self, shards: list[ShardId]) -> Mapping[str, Usage | None]:
+        return await self._keeper.usages(shards)
+
+    async def resize(self, shard: ShardId, limits: Limits) -> Limits:
+        return await self._keeper.resize(shard, limits)
+
+    async def close(self) -> None:
+        self._closing = True
+        for template in list(self._templates.values()):
+            template.port.close("the node ends")
+        await self._keeper.close()
+        for pidfd in self._pidfds:
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+        self._pidfds.clear()
+
+    # -- templates ---------------------------------------------------------------------------------------------
+
+    def _component(self, name: ComponentName) -> Component:
+        try:
+            return self._manifest.component(name)
+        except KeyError:
+            return implicit(name, self._plan.definition(name).code.primary)
+
+    def _start_of(self, name: ComponentName) -> Start:
+        start = self._plan.definition(name).start
+        if start is Start.AUTO and self._surroundings.secrets.get(name):
+            return Start.SPAWN  # a template holds no keys, and code may read them while it is imported
+        return start
+
+    async def _template(self, component: ComponentName) -> Template | None:
+        """The running template of a component; None when its shards must be spawned."""
+        async with self._making.setdefault(component, asyncio.Lock()):
+            found = self._templates.get(component)
+            if found is not None:
+                if not found.port.closed:
+                    return found
+                await self.end(found.port)
+            if component in self._spawned:
+                return None
+            async with self._importing:
+                # its pages are the shards' as well, so what a shard may not take, importing may not
+                ceiling = Resources(memory_bytes=self._plan.definition(component).limits.ceiling.memory_bytes)
+                name = ShardId(f"template-{component}")
+                port, ready = await self._begin(component, name, "template", Limits(ceiling=ceiling), False)
+            # from here on no user code runs in it, but what its forks touch before they are in control groups of their own
+            # is charged to it, and stays so: with the import's ceiling it would be killed for its shards
+            roomy = Resources(memory_bytes=(ceiling.memory_bytes or 0) + FORKS_BYTES)
+            if ceiling.memory_bytes is not None:
+                with contextlib.suppress(SandboxError):
+                    await self._keeper.resize(name, Limits(ceiling=roomy))
+            if not ready.forkable:
+                if self._start_of(component) is Start.TEMPLATE:
+                    await self.end(port)
+                    raise StartFailed(
+                        f"{component} cannot start from a template: {ready.reason}",
+                        remedy='use start = "auto" or "spawn"',
+                    )
+                self._spawned[component] = ready.reason[:MAX_REASON]
+                await self.end(port)
+                return None
+            found = self._templates[component] = Template(port, self._template_gone)
+            found.watch()
+            return found
+
+    async def _template_gone(self, template: Template) -> None:
+        """It ended, or was cut off: the next start makes another."""
+        port = template.port
+        if self._closing:
+            return
+        reason = port.closed
+        with contextlib.suppress(SandboxError, NodeError):
+            reason = end_in_words(reason, await self.end(port))
+        self._events.record("template lost", reason, component=port.component, shard=port.shard)
+
+    async def _fork(self, template: Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
+        ours, theirs = control_pair()
+        port = GuestPort(shard, template.port.component, ours)
+        try:
+            forked = template.fork(shard, theirs.detach())
+            hello = await self._expect(port, Hello, forked)
+            self._check(hello)
+            if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
+                raise StartFailed(f"{shard} is no child of its template")
+            handle = SandboxHandle(1, "process", shard, port.pid, process_start_ticks(port.pid) or 0)
+            adopted = await self._keeper.adopt(handle, limits)
+            if adopted is None:
+                raise StartFailed(f"{shard} ended before it began")
+            self._watch(port, adopted[1])
+        except BaseException as error:
+            await self._clean_up(port)
+            if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
+                raise TemplateEnded(f"{shard} was not forked: {error.message}") from error
+            raise
+        try:
+            self._enter(port, terminal)
+            await self._expect(port, Ready)
+            return port
+        except BaseException:
+            await self._clean_up(port)
+            raise
+
+    async def _spawn(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
+        async with self._importing:
+            port, _ = await self._begin(component, shard, "shard", limits, terminal)
+        return port
+
+    async def _begin(
+        self, component: ComponentName, shard: ShardId, role: str, limits: Limits, terminal: bool
+    ) -> tuple[GuestPort, Ready]:
+        """A fresh interpreter that has imported the component."""
+        ours, theirs = control_pair()
+        port = GuestPort(shard, component, ours)
+        log = -1
+        try:
+            with theirs:
+                log = self._logs.pipe(shard)
+                _, pidfd = await self._keeper.launch(
+                    shard,
+                    python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
+                    self._surroundings.environment_of(self._component(component)),
+                    self._surroundings.working_directory,
+                    {GUEST_CONTROL: theirs.fileno(), 1: log, 2: log},
+                    limits,
+                )
+            self._watch(port, pidfd)
+            self._check(await self._expect(port, Hello))
+            port.send(Init(self._plan_bytes, component, role, (self._plan.root,), self._surroundings.argv))
+            if role == "shard":
+                self._enter(port, terminal)
+            ready = await self._expect(port, Ready)
+            assert isinstance(ready, Ready)
+            return port, ready
+        except BaseException:
+            await self._clean_up(port)
+            raise
+        finally:
+            if log >= 0:
+                os.close(log)
+
+    def _enter(self, port: GuestPort, terminal: bool) -> None:
+        secrets = dict(self._surroundings.secrets.get(port.component, {}))
+        log = () if terminal else (self._logs.pipe(port.shard),)
+        descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
+        port.send(Enter(port.shard, secrets, terminal), descriptors)
+
+    # -- starting ----------------------------------------------------------------------------------------------
+
+    async def _expect(self, port: GuestPort, kind: type[Any], failed: asyncio.Future[str] | None = None) -> Any:
+        """The next message, which must be of that kind."""
+        timeout_s = self._component(port.component).start_timeout_s
+        end_s = time.monotonic() + timeout_s
+        while True:
+            waiting = asyncio.ensure_future(port.next_message())
+            futures: set[asyncio.Future[Any]] = {waiting} if failed is None else {waiting, failed}
+            left_s = max(0.0, end_s - time.monotonic())
+            try:
+                done, _ = await asyncio.wait(futures, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not waiting.done():
+                    waiting.cancel()
+            if kind is Ready and waiting in done and isinstance(waiting.result(), (Bind, Unbind)):
+                self._early(port, waiting.result())
+                continue
+            break
+        if not done:
+            raise StartFailed(
+                f"{port.component} did not become ready within {timeout_s:g} s (hangs during import?)",
+                log=self._logs.last_lines(port.shard),
+                remedy="raise start_timeout in its section of the manifest, or look at what its import waits for",
+            )
+        if failed is not None and failed in done and waiting not in done:
+            raise StartFailed(f"{port.shard}: {failed.result()}")
+        message = waiting.result()
+        if isinstance(message, kind):
+            return message
+        if isinstance(message, Failed):
+            raise ComponentImportError(
+                f"component {port.component} cannot be imported: {message.message}", user_traceback=message.traceback
+            )
+        if message is None:
+            ended = await self.end(port)
+            self._logs.drain()
+            raise StartFailed(
+                f"{port.component} ended while it started: {end_in_words(port.closed, ended)}",
+                log=self._logs.last_lines(port.shard),
+                remedy="its import must not end the process",
+            )
+        raise StartFailed(f"{port.shard} sent {type(message).__name__} instead of {kind.__name__}")
+
+    def _early(self, port: GuestPort, message: Bind | Unbind) -> None:
+        """A spawned shard may call others while it is imported."""
+        if isinstance(message, Bind):
+            self._events.on_bind(port, message)
+        else:
+            self._events.on_unbind(port, message)
+
+    @staticmethod
+    def _check(hello: Hello) -> None:
+        if hello.version != VERSION:
+            raise StartFailed(
+                f"the guest speaks control version {hello.version}, the node {VERSION}",
+                remedy="guest and node must be of one installation",
+            )
+
+    def _watch(self, port: GuestPort, pidfd: int) -> None:
+        """The pidfd tells of the end even when a child of the shard keeps its control socket open."""
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            self._pidfds.discard(pidfd)
+            # what it sent last comes first
+            loop.call_soon(port.close, "it ended")
+
+        self._pidfds.add(pidfd)
+        loop.add_reader(pidfd, ended)
+
+    async def _clean_up(self, port: GuestPort) -> None:
+        with contextlib.suppress(SandboxError, NodeError):
+            await asyncio.shield(self.end(port))
