@@ -23,7 +23,7 @@ from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
 from shardwright.node import Running
-from shardwright.node._core import CLIENT
+from shardwright.node._bindings import CLIENT
 
 MANIFEST = """
 [app]
@@ -155,7 +155,7 @@ def test_a_session_that_ends_while_a_shard_starts_for_it_gets_nothing(node: Any)
     number = session._live.number
 
     async def late() -> None:
-        asking = asyncio.ensure_future(core.bind(CLIENT, Bind(0, "r", number, None, None, ())))
+        asking = asyncio.ensure_future(core.bindings.bind(CLIENT, Bind(0, "r", number, None, None, ())))
         for _ in range(3):
             await asyncio.sleep(0)
         core.end_session(number)
@@ -171,8 +171,8 @@ def test_a_shard_that_has_ended_begins_no_session_of_its_own(node: Any) -> None:
     core = node.running.core
     caller = Peer(ComponentName("a"), ShardId("a-gone"))
     with pytest.raises(NotPermitted, match="a-gone has ended"):
-        node.running.submit(core.bind(caller, Bind(0, "r", SessionNumber(0), None, None, ()))).result(10)
-    assert not core._own and not core._sessions
+        node.running.submit(core.bindings.bind(caller, Bind(0, "r", SessionNumber(0), None, None, ()))).result(10)
+    assert not core.bindings._own and not core._sessions
 
 
 def test_nothing_is_kept_of_shards_that_ended(node: Any) -> None:
@@ -184,10 +184,10 @@ def test_nothing_is_kept_of_shards_that_ended(node: Any) -> None:
             lambda: on_loop(node.running, lambda: core._sessions[session._live.number].told <= set(core.ports()))
         )
         assert alive
-    assert eventually(lambda: not core._own and not core._requests)
+    assert eventually(lambda: not core.bindings._own and not core.bindings._requests)
 
     def kept() -> set[str]:
-        known = {shard for callers in core._callers.values() for shard in callers} | set(core.logs._last)
+        known = {shard for callers in core.bindings._callers.values() for shard in callers} | set(core.logs._last)
         return known - {record.id for record in core.records()} - {"node"}
 
     assert eventually(lambda: not on_loop(node.running, kept))
@@ -207,7 +207,7 @@ def test_endpoints_of_a_binding_that_fails_half_way_are_disposed_of(node: Any, m
     session = node.session()
     monkeypatch.setattr(core.transport, "pair", once)
     with pytest.raises(OSError):
-        node.running.submit(core.bind(CLIENT, Bind(0, "s", session._live.number, None, None, ()))).result(10)
+        node.running.submit(core.bindings.bind(CLIENT, Bind(0, "s", session._live.number, None, None, ()))).result(10)
     assert made and not core.transport._unopened
     session.end()
 

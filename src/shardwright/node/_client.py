@@ -64,7 +64,7 @@ class Client:
         self._stateful = frozenset(plan.stateful_classes)
         self._links: set[Link] = set()
         self._mutex = threading.Lock()
-        core.offer_client = self.offered
+        core.bindings.offer_client = self.offered
 
     def entry(self, target: str) -> tuple[ShardDefinition, EntryPoint]:
         """The entry point that ``component.name`` names. Raises NotPermitted with the nearest name."""
@@ -129,7 +129,7 @@ class Client:
         if threading.get_ident() == self._loop_thread:
             raise InternalError("a blocking call from the node's own event loop, which would wait for itself")
         bind = Bind(0, route.component, context.session, route.key, route.shard, tuple(lost))
-        asked = self._core.bind(CLIENT, bind)
+        asked = self._core.bindings.bind(CLIENT, bind)
         try:
             pairs = asyncio.run_coroutine_threadsafe(asked, self._loop).result()
         except RuntimeError as error:
@@ -151,7 +151,7 @@ class Client:
 
     def release(self, route: Route, link: Link) -> None:
         shard = link.peer.shard
-        self._loop.call_soon_threadsafe(self._core.release_request, shard)
+        self._loop.call_soon_threadsafe(self._core.bindings.release_request, shard)
         link.close()
 
     # -- Incoming ----------------------------------------------------------------------------------------------

@@ -1,0 +1,241 @@
+"""Bindings: who may reach which shard, and the links that carry their calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from shardwright.composition import ShardStatus
+from shardwright.contracts.clock import Clock
+from shardwright.contracts.transport import Transport
+from shardwright.errors import CallError, NodeError, NotPermitted, ShardLost, ShardwrightError
+from shardwright.guest import Bind, Bound
+from shardwright.guest import Unbind as UnbindRequest
+from shardwright.model.endpoint import Endpoint, Peer
+from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
+from shardwright.model.manifest import ScopeKind
+from shardwright.model.shard import ShardPlan
+from shardwright.node._port import ShardPort
+from shardwright.node._shards import Shards
+
+CLIENT = Peer(ComponentName("node"), ShardId("node"))
+"""The identity under which the node's own process calls."""
+MAX_PENDING_BINDS = 512  # of one shard at a time: its threads and coroutines ask one each
+
+
+class Sessions(Protocol):
+    """What is asked of the node's core."""
+
+    def session_lives(self, number: SessionNumber) -> bool: ...
+
+    def begin_own(self, shard: ShardId) -> SessionNumber:
+        """A session in which that shard acts for itself."""
+
+    def introduce(self, number: SessionNumber, shard: ShardId) -> None:
+        """Tell the shard the session's name, if it does not know it yet."""
+
+    def record(self, kind: str, reason: str, *, component: str = "", shard: str = "") -> None: ...
+
+    def record_of(self, port: ShardPort, kind: str, reason: str) -> None:
+        """Something that a shard caused, as often as it may."""
+
+
+class Bindings:
+    """All bindings of one node. Use from its event loop alone."""
+
+    def __init__(self, plan: ShardPlan, transport: Transport, shards: Shards, sessions: Sessions, clock: Clock) -> None:
+        self._plan = plan
+        self._transport = transport
+        self._shards = shards
+        self._sessions = sessions
+        self._clock = clock
+        self._callers: dict[ComponentName, dict[ShardId, Peer]] = {}  # of shared components: who is bound to them
+        self._own: dict[ShardId, SessionNumber] = {}  # sessions in which shards act for themselves
+        self._requests: dict[ShardId, ShardId] = {}  # shards of request scope, and by whom they are used
+        self._pending: Counter[ShardId] = Counter()  # bindings that shards wait for
+        self._failure = ""
+        self.offer_client: Callable[[Peer, Endpoint], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Bindings {sum(self._pending.values())} asked for>"
+
+    def fail(self, reason: str) -> None:
+        """Nothing can be bound any more."""
+        self._failure = reason
+
+    async def bind(self, caller: Peer, bind: Bind) -> list[tuple[Peer, Endpoint]]:
+        """Links to the shards of a route: the callee's identity and the caller's end of each channel.
+
+        The callee has its end already. None when ``bind`` names a key and the shard that has it, which the session now
+        holds as well. Raises NotPermitted, CompositionRefused, ShardLost.
+        """
+        if self._failure:
+            raise NodeError(self._failure, remedy="start the node again")
+        component = ComponentName(bind.component)
+        number = self._permitted(caller, bind)
+        definition = self._plan.definition(component)
+        if bind.shard is not None and bind.key is None:
+            shards = [ShardId(bind.shard)]
+            record = self._shards.composer.shard(shards[0])
+            if record is None or record.component != component or shards[0] not in self._shards.ports:
+                raise ShardLost(
+                    f"{bind.shard} is gone, and with it the objects that lived there", outcome="not started"
+                )
+            if record.scope is ScopeKind.SESSION and number not in record.sessions:
+                raise NotPermitted(f"{caller.shard} may not reach {bind.shard}", outcome="not started")
+        else:
+            shards = [(await self._shards.acquire(number, component, bind.key, bind.lost)).shard]
+            here = caller.shard == CLIENT.shard or self._shards.composer.shard(caller.shard) is not None
+            if shards[0] == bind.shard:  # the caller has a link to it, for other sessions
+                self._sessions.introduce(number, shards[0])
+                return []
+            if definition.scope.kind is ScopeKind.REQUEST:
+                self._requests[shards[0]] = caller.shard
+                if not here:
+                    self.release_request(shards[0])  # who asked for it ended meanwhile, and gives nothing back
+                    raise NotPermitted(f"{caller.shard} has ended", outcome="not started")
+            if definition.scope.kind is ScopeKind.SHARED:
+                shards += [
+                    record.id
+                    for record in self._shards.composer.shards()
+                    if record.component == component
+                    and record.status is ShardStatus.READY
+                    and record.id not in (*shards, *bind.lost)
+                ]
+                if here and bind.shard is None and caller.sessions is None:
+                    self._callers.setdefault(component, {})[caller.shard] = caller
+        narrow = definition.scope.kind is ScopeKind.SESSION
+        sessions = frozenset({SessionNumber(bind.session)}) if narrow else caller.sessions
+        links: list[tuple[Peer, Endpoint]] = []
+        for shard in shards:
+            port = self._shards.ports.get(shard)
+            if port is None or not port.alive():
+                continue
+            if bind.session:
+                self._sessions.introduce(SessionNumber(bind.session), shard)
+            try:
+                ours, theirs = self._transport.pair()
+            except BaseException:
+                for _, endpoint in links:
+                    self._transport.dispose(endpoint)
+                raise
+            port.accept(Peer(caller.component, caller.shard, sessions), theirs)
+            links.append((Peer(component, shard), ours))
+        if not links:
+            raise ShardLost(f"{component} ended just now", outcome="not started")
+        return links
+
+    def _permitted(self, caller: Peer, bind: Bind) -> SessionNumber:
+        """The session to act for. Raises NotPermitted."""
+        if not any(d.component == bind.component for d in self._plan.definitions):
+            raise NotPermitted(f"there is no component {bind.component!r}", outcome="not started")
+        number = SessionNumber(bind.session)
+        if caller.shard == CLIENT.shard:
+            if not self._sessions.session_lives(number):
+                raise NotPermitted("the session has ended", outcome="not started", remedy="begin a new one")
+            return number
+        if self._plan.edge(caller.component, bind.component) is None:
+            raise NotPermitted(
+                f"{caller.component} may not call {bind.component}: no such edge in the plan",
+                outcome="not started",
+                remedy=f'add "{bind.component}" to depends_on of [components.{caller.component}]',
+            )
+        if number == NO_SESSION:
+            return self._own_session(caller.shard)
+        record = self._shards.composer.shard(caller.shard)
+        own = record is not None and record.scope in (ScopeKind.SESSION, ScopeKind.REQUEST)
+        mine = record is not None and (not own or number in record.sessions)
+        if not self._sessions.session_lives(number) or not mine:
+            raise NotPermitted(f"{caller.shard} does not serve that session", outcome="not started")
+        return number
+
+    def _own_session(self, shard: ShardId) -> SessionNumber:
+        """What a shard needs for itself, outside any session, it holds until it ends. Raises NotPermitted after that."""
+        if shard not in self._own:
+            if self._shards.composer.shard(shard) is None:
+                raise NotPermitted(f"{shard} has ended", outcome="not started")
+            self._own[shard] = self._sessions.begin_own(shard)
+        return self._own[shard]
+
+    def on_bind(self, port: ShardPort, bind: Bind) -> None:
+        if self._pending[port.shard] >= MAX_PENDING_BINDS:
+            port.close(f"it asked for more than {MAX_PENDING_BINDS} bindings at once")
+            return
+        self._pending[port.shard] += 1
+        self._shards.spawn(self._answer(port, bind))
+
+    async def _answer(self, port: ShardPort, bind: Bind) -> None:
+        try:
+            await self._bind_for(port, bind)
+        except Exception as defect:  # whoever asked must get an answer
+            port.bound(Bound(bind.request, f"the node could not bind {bind.component}: {defect!r}", CallError.code))
+            raise
+        finally:
+            self._pending[port.shard] -= 1
+            if not self._pending[port.shard]:
+                del self._pending[port.shard]
+
+    async def _bind_for(self, port: ShardPort, bind: Bind) -> None:
+        record = self._shards.composer.shard(port.shard)
+        narrow = record is not None and record.scope is ScopeKind.SESSION
+        # a link of a shard that serves sessions speaks for one of them (``bind`` checks which), or for the shard itself
+        sessions = frozenset({SessionNumber(bind.session)}) if narrow else None
+        try:
+            links = await self.bind(Peer(port.component, port.shard, sessions), bind)
+        except ShardwrightError as error:
+            outcome = error.outcome if isinstance(error, CallError) else "not started"
+            port.bound(Bound(bind.request, error.message, error.code, error.remedy, outcome))
+            self._sessions.record_of(port, "refuse", f"{port.component} was refused {bind.component[:64]}: {error}")
+            return
+        for peer, endpoint in links:
+            port.offer(bind.request, peer, endpoint)
+        port.bound(Bound(bind.request))
+
+    def on_unbind(self, port: ShardPort, unbind: UnbindRequest) -> None:
+        shard = ShardId(unbind.shard)
+        if self._requests.get(shard) == port.shard:  # nobody gives back what others use
+            self.release_request(shard)
+
+    def release_request(self, shard: ShardId) -> None:
+        """A shard of request scope has served its request."""
+        self._requests.pop(shard, None)
+        self._shards.perform(self._shards.composer.release_request(shard, self._clock.monotonic_s()))
+        self._shards.freed()
+
+    def offer(self, callee: ShardPort) -> None:
+        """It may be called from now on: a further instance for callers that are bound to its component already."""
+        for caller in list(self._callers.get(callee.component, {}).values()):
+            self._offer(caller, callee)
+
+    def forget(self, shard: ShardId) -> SessionNumber | None:
+        """It has ended. The session that it had of its own, which is to be ended as well."""
+        self._requests.pop(shard, None)
+        for used in [used for used, caller in self._requests.items() if caller == shard]:
+            self.release_request(used)
+        for callers in self._callers.values():
+            callers.pop(shard, None)
+        return self._own.pop(shard, None)
+
+    def own(self) -> frozenset[SessionNumber]:
+        """The sessions in which shards act for themselves."""
+        return frozenset(self._own.values())
+
+    def _offer(self, caller: Peer, callee: ShardPort) -> None:
+        """A further instance for a caller that is bound to the component already."""
+        offer = self.offer_client if caller is CLIENT else None
+        port = self._shards.ports.get(caller.shard)
+        if port is None and offer is None:
+            self._callers[callee.component].pop(caller.shard, None)
+            return
+        try:
+            ours, theirs = self._transport.pair()
+        except OSError as error:  # it has another instance
+            self._sessions.record("failure", f"{caller.shard} cannot be linked to it: {error}", shard=callee.shard)
+            return
+        callee.accept(caller, theirs)
+        peer = Peer(callee.component, callee.shard)
+        if port is not None:
+            port.offer(0, peer, ours)
+        elif offer is not None:
+            offer(peer, ours)
