@@ -32,6 +32,7 @@ from shardwright.guest._control import (
     decode_from_guest,
     frame,
 )
+from shardwright.guest._frames import beyond
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link
@@ -88,6 +89,7 @@ __all__ = [
     "SessionEnds",
     "Stop",
     "Unbind",
+    "beyond",
     "current_call",
     "decode_from_guest",
     "edge_codec",

@@ -14,6 +14,7 @@ from typing import Any
 
 from shardwright.errors import CutRefused, InternalError
 from shardwright.guest._caller import Caller
+from shardwright.guest._frames import beyond
 from shardwright.guest._handles import Handle, HandleCache, HandleType
 from shardwright.guest._objects import HOLDERS
 from shardwright.model.envelope import Envelope, Kind
@@ -50,7 +51,11 @@ class Proxies:
 
     def construct(self, cls: HandleType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         definition, entry = self.entry(cls.__module__, cls._qualname)
-        return self.call(definition, entry, args, kwargs)
+        try:
+            return self.call(definition, entry, args, kwargs)
+        except BaseException as error:
+            error.__traceback__ = beyond(error.__traceback__)
+            raise
 
     def read_module(self, definition: ShardDefinition, module: str, name: str) -> Any:
         """An attribute of another component's module that only its owner can answer."""
@@ -168,12 +173,20 @@ class Face:
 
             async def method_async(self: Handle, /, *args: Any, **kwargs: Any) -> Any:
                 target = (self._sw_shard, self._sw_object)
-                return await caller.call_async(definition, entry, args, kwargs, target=target)
+                try:
+                    return await caller.call_async(definition, entry, args, kwargs, target=target)
+                except BaseException as error:
+                    error.__traceback__ = beyond(error.__traceback__)
+                    raise
 
             return self._dressed(method_async, name, qualname, text, doc, 0)
 
         def method(self: Handle, /, *args: Any, **kwargs: Any) -> Any:
-            return caller.call(definition, entry, args, kwargs, target=(self._sw_shard, self._sw_object))
+            try:
+                return caller.call(definition, entry, args, kwargs, target=(self._sw_shard, self._sw_object))
+            except BaseException as error:
+                error.__traceback__ = beyond(error.__traceback__)
+                raise
 
         return self._dressed(method, name, qualname, text, doc, 0)
 
@@ -181,7 +194,11 @@ class Face:
         call = self._proxies.call
 
         def stub(*args: Any, **kwargs: Any) -> Any:
-            return call(definition, entry, args, kwargs)
+            try:
+                return call(definition, entry, args, kwargs)
+            except BaseException as error:
+                error.__traceback__ = beyond(error.__traceback__)
+                raise
 
         return stub
 
@@ -189,7 +206,11 @@ class Face:
         call = self._proxies.caller.call_async
 
         async def stub(*args: Any, **kwargs: Any) -> Any:
-            return await call(definition, entry, args, kwargs)
+            try:
+                return await call(definition, entry, args, kwargs)
+            except BaseException as error:
+                error.__traceback__ = beyond(error.__traceback__)
+                raise
 
         return stub
 

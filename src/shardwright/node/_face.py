@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shardwright.guest import CallContext
+from shardwright.guest import CallContext, beyond
 from shardwright.model.ids import SessionId, ShardId
 from shardwright.model.limits import Limits
 from shardwright.model.shard import ShardPlan
@@ -36,7 +36,11 @@ class Session:
 
     def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call ``component.function``. Raises what the function raises, or a CallError with the outcome."""
-        return self._running.client.call(self.context(), target, args, kwargs)
+        try:
+            return self._running.client.call(self.context(), target, args, kwargs)
+        except BaseException as error:
+            error.__traceback__ = beyond(error.__traceback__)
+            raise
 
     def context(self, timeout_s: float | None = None) -> CallContext:
         live = self._live
@@ -70,7 +74,11 @@ class Deadline:
 
     def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any:
         context = self.session.context(self.timeout_s)
-        return self.session._running.client.call(context, target, args, kwargs)
+        try:
+            return self.session._running.client.call(context, target, args, kwargs)
+        except BaseException as error:
+            error.__traceback__ = beyond(error.__traceback__)
+            raise
 
 
 class Node:
@@ -131,7 +139,11 @@ class AsyncSession(Session):
     """The same, awaiting."""
 
     async def call(self, target: str, /, *args: Any, **kwargs: Any) -> Any:
-        return await self._running.client.call_async(self.context(), target, args, kwargs)
+        try:
+            return await self._running.client.call_async(self.context(), target, args, kwargs)
+        except BaseException as error:
+            error.__traceback__ = beyond(error.__traceback__)
+            raise
 
     async def __aenter__(self) -> AsyncSession:
         return self

@@ -485,7 +485,18 @@ def _traceback(frames: list[tuple[str, str, int]]) -> TracebackType | None:
         frame = SimpleNamespace(f_globals={"__name__": "", "__file__": filename}, f_code=code, f_lineno=line)
         link = SimpleNamespace(tb_frame=frame, tb_lineno=line, tb_next=link)
     made: TracebackType | None = Traceback(link).as_traceback() if link is not None else None
-    return made
+    return _without_columns(made)
+
+
+def _without_columns(trace: TracebackType | None) -> TracebackType | None:
+    """The frames are stand-ins: where in its line an instruction of theirs was says nothing of the user's code."""
+    entries = []
+    while trace is not None:
+        entries.append(trace)
+        trace = trace.tb_next
+    for entry in reversed(entries):
+        trace = TracebackType(trace, entry.tb_frame, -1, entry.tb_lineno)
+    return trace
 
 
 def _readable(filename: str) -> str:
