@@ -800,9 +800,9 @@ FILES = {
 
         def owned_classes():
             order = Order(1, [2, 3])
-            return order.total(), order.asked(), [o.total() for o in store.orders(3)], isinstance(store.orders(1)[0], Order), store.kinds(), (
-                store.check_kind(Kind.BIG, Pair(1), Colour.BLUE)
-            )
+            asked = order.total(), order.asked(), [o.total() for o in store.orders(3)]
+            kinds = isinstance(store.orders(1)[0], Order), store.kinds(), store.check_kind(Kind.BIG, Pair(1), Colour.BLUE)
+            return *asked, *kinds
 
 
         def recursion():
