@@ -15,7 +15,8 @@ from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._doctor import examine_application, examine_machine
 from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
 from shardwright.node._logs import LogLine
-from shardwright.node._running import Options, Running, plan, state_folder
+from shardwright.node._running import Options, Running, plan
+from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus, shard_object
 
 __all__ = [

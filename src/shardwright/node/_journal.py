@@ -7,24 +7,28 @@ import json
 import os
 import sqlite3
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from shardwright.errors import NodeError
+from shardwright.node._state import REMEDY, open_folder, prepare_file, unusable
 
 OPEN_TIMEOUT_S = 2.0
 APPEND_TIMEOUT_S = 0.005  # another node of the same application writes as briefly as we do; the loop waits meanwhile
 CLOSE_TIMEOUT_S = 1.0
 MAX_WAITING = 10_000  # rows; then the oldest are dropped
+KEPT = 200_000  # rows; older ones go when a journal is opened
+_CHUNK = 5000  # rows deleted at a time: others who write wait no longer
+_PRUNE_S = 2.0  # then the rest stays until the next time
 
 _Row: TypeAlias = tuple[float, str, str, str, str, str, str, str]
 _INSERT = (
     "INSERT INTO decisions (wall_s, node, kind, component, shard, session, reason, inputs) VALUES (?,?,?,?,?,?,?,?)"
 )
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS decisions (
+_TABLE = """CREATE TABLE decisions (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     wall_s REAL NOT NULL,
     node TEXT NOT NULL,
@@ -34,8 +38,8 @@ CREATE TABLE IF NOT EXISTS decisions (
     session TEXT NOT NULL DEFAULT '',
     reason TEXT NOT NULL,
     inputs TEXT NOT NULL DEFAULT '{}'
-) STRICT;
-"""
+) STRICT"""
+_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Decided(NamedTuple):
@@ -58,33 +62,36 @@ class Journal:
     A row that cannot be written now (another process has the file locked, the disk is full) waits in memory, with those
     after it, for ``flush``: decisions are not to fail, nor to wait, because of their record. Use from one thread. Other
     processes may read the file at the same time.
+
+    The file and its folder are this user's alone, or nothing is written there. A file that SQLite cannot read is moved
+    aside, to ``set_aside``, and a new one begun. Of an old journal the newest 200,000 rows are kept.
     """
 
     def __init__(self, path: Path, node: str) -> None:
-        """Raises NodeError when the file cannot be made or is no journal."""
-        self.path = path
+        """Raises NodeError when the file cannot be had, is not ours alone, or holds anything but a journal's table."""
+        self.path = path = Path(os.path.abspath(path))
+        self.set_aside: Path | None = None  # where a file went that could not be read
         self.trouble = ""  # why rows wait
         self.dropped = 0  # rows that had no place to wait
         self._node = node
         self._waiting: deque[_Row] = deque()
+        folder = open_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            self._database = sqlite3.connect(
-                path, timeout=OPEN_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
+            prepare_file(folder, path)
+            try:
+                self._database = _opened(path)
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode & 0xFF not in _CORRUPT:
+                    raise
+                self.set_aside = _move_aside(folder, path)
+                prepare_file(folder, path)
+                self._database = _opened(path)
         except (OSError, sqlite3.Error) as error:
-            raise _no_journal(path, error) from None
-        try:
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.executescript(_SCHEMA)
-            self._patience(APPEND_TIMEOUT_S)
-        except BaseException as error:
-            self._database.close()
-            if isinstance(error, sqlite3.Error):
-                raise _no_journal(path, error) from None
-            raise
+            raise unusable(path, str(error)) from None
+        finally:
+            os.close(folder)
+        self._prune()
+        self._patience(APPEND_TIMEOUT_S)
 
     @property
     def waiting(self) -> int:
@@ -167,6 +174,16 @@ class Journal:
                 self._waiting.clear()
         self._database.close()
 
+    def _prune(self) -> None:
+        """Let old rows go. What cannot be deleted now stays."""
+        end_s = time.monotonic() + _PRUNE_S
+        with contextlib.suppress(sqlite3.Error):
+            first, last = self._database.execute("SELECT MIN(sequence), MAX(sequence) FROM decisions").fetchone()
+            while first is not None and first <= last - KEPT and time.monotonic() < end_s:
+                upto = min(first + _CHUNK - 1, last - KEPT)
+                self._database.execute("DELETE FROM decisions WHERE sequence <= ?", (upto,))
+                first = upto + 1
+
     def _patience(self, timeout_s: float) -> None:
         self._database.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
 
@@ -176,5 +193,41 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _no_journal(path: Path, error: Exception) -> NodeError:
-    return NodeError(f"the journal {path} cannot be opened: {error}", remedy="give another state folder, or remove it")
+def _opened(path: Path) -> sqlite3.Connection:
+    """The database, with its table. Nothing of what the file's schema says is run before it was found to be ours."""
+    database = sqlite3.connect(path, timeout=OPEN_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA trusted_schema=OFF")
+        _refuse_foreign(database, path)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute(_TABLE.replace("TABLE", "TABLE IF NOT EXISTS", 1))
+        database.execute("SELECT MAX(sequence) FROM decisions").fetchone()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _refuse_foreign(database: sqlite3.Connection, path: Path) -> None:
+    """Triggers, views, and tables of others would run, or hold, what is not ours. Raises NodeError."""
+    for kind, name, sql in database.execute("SELECT type, name, sql FROM sqlite_schema"):
+        if (kind, name) == ("table", "sqlite_sequence"):
+            continue
+        if (kind, name) != ("table", "decisions") or " ".join(str(sql).split()) != " ".join(_TABLE.split()):
+            raise NodeError(
+                f"{path} is no journal of this version: it has the {kind} {name!r}",
+                remedy=f"move it away, or {REMEDY}",
+            )
+
+
+def _move_aside(folder: int, path: Path) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    for number in range(1, 1000):
+        target = f"{path.name}.corrupt-{stamp}{'' if number == 1 else f'-{number}'}"
+        if not os.path.lexists(path.parent / target):
+            break
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path.name + suffix, target + suffix, src_dir_fd=folder, dst_dir_fd=folder)
+    return path.with_name(target)

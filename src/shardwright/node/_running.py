@@ -32,6 +32,7 @@ from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._launcher import Launcher, Surroundings, read_secrets
 from shardwright.node._processes import ProcessLauncher
+from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus
 from shardwright.placement import Capacity
 from shardwright.sharding import plan as plan_manifest
@@ -147,6 +148,8 @@ class Running:
             manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
             clock=self._clock, terminal=terminal,
         )  # fmt: skip
+        if journal.set_aside is not None:
+            self.core.record("journal", f"its file could not be read, and is now {journal.set_aside}")
         self.client = Client(self.plan, self.core, self._loop, transport)
         launcher: Launcher
         if self._keeper is None:
@@ -349,9 +352,3 @@ class Beginning:
     def _end(self) -> None:
         if self._begun is not None:
             self._running.core.end_session(self._begun.number)
-
-
-def state_folder(environment: Mapping[str, str]) -> Path:
-    """Where journals live: the user's state folder."""
-    base = environment.get("XDG_STATE_HOME") or os.path.join(environment.get("HOME", "/tmp"), ".local", "state")
-    return Path(base) / "shardwright"

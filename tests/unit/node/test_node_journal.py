@@ -128,9 +128,27 @@ def test_text_that_is_no_unicode_is_kept(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_file_that_is_no_journal_is_refused_and_closed(tmp_path: Path) -> None:
-    (tmp_path / "j.sqlite3").write_text("something else" * 100)
-    before = os.listdir("/proc/self/fd")
-    with pytest.raises(NodeError, match=r"the journal .* cannot be opened"):
-        Journal(tmp_path / "j.sqlite3", "n")
-    assert os.listdir("/proc/self/fd") == before
+def test_a_file_that_cannot_be_read_is_moved_aside(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite3"
+    path.write_text("something else" * 100)
+    path.chmod(0o600)
+    journal = Journal(path, "n")
+    assert journal.set_aside is not None and journal.set_aside.name.startswith("j.sqlite3.corrupt-")
+    assert journal.set_aside.read_text() == "something else" * 100
+    assert journal.append(0.0, "node", "new") and [row.reason for row in journal.tail()] == ["new"]
+    journal.close()
+    again = Journal(path, "n")
+    assert again.set_aside is None
+    again.close()
+
+
+def test_old_rows_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardwright.node._journal._CHUNK", 3)
+    journal = Journal(tmp_path / "j.sqlite3", "n")
+    for n in range(30):
+        journal.append(0.0, "node", str(n))
+    journal.close()
+    monkeypatch.setattr("shardwright.node._journal.KEPT", 10)
+    journal = Journal(tmp_path / "j.sqlite3", "n")
+    assert [row.reason for row in journal.tail()] == [str(n) for n in range(20, 30)]
+    journal.close()
