@@ -94,10 +94,18 @@ class ManifestError(ShardwrightError):
 
 
 class PlanError(ShardwrightError):
-    """The application cannot be planned: code missing, unreadable or contradictory."""
+    """The application cannot be planned: code missing, unreadable or contradictory.
+
+    An instance made with ``code`` carries the code of what was found in place of the class's.
+    """
 
     code = "SW200"
     fault: ClassVar[Fault] = "you"
+
+    def __init__(self, message: str, *, code: str = "", remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        if code:
+            self.__dict__["code"] = code  # read by instance, documented by class
 
 
 class CutRefused(PlanError):

@@ -81,6 +81,13 @@ class ClassFacts:
     methods: dict[str, MethodFacts] = field(default_factory=dict)
 
     @property
+    def hands_out_iterators(self) -> bool:
+        """Whether iterating over an object makes an iterator of another class, which cannot cross an edge."""
+        return ("__iter__" in self.methods or "__aiter__" in self.methods) and not (
+            "__next__" in self.methods or "__anext__" in self.methods
+        )
+
+    @property
     def is_abstract_base(self) -> bool:
         return Ref("abc", "ABC") in self.bases or any(
             keyword.arg == "metaclass" and ast.unparse(keyword.value).endswith("ABCMeta")

@@ -48,6 +48,8 @@ CODES: dict[str, Code] = {
          "Give the module to one component."),
         ("SW232", _W, "Code changes a setting of the whole process after import; only its own shard sees it.",
          "Set it at import, in a common module."),
+        ("SW233", _W, "Logging is configured where only one shard runs it; the other shards' logging stays as it is.",
+         "Configure it at import, in a common module that every component imports."),
         # -- routing ----------------------------------------------------------------------------------------------
         ("SW240", _R, "An entry point of a keyed component lacks the key argument and cannot be routed.",
          "Add the argument, or move the function to a component of another scope."),
@@ -62,6 +64,8 @@ CODES: dict[str, Code] = {
          "List it in `stateful`, or move the write into a function."),
         ("SW254", _W, "A sentinel made by `object()` loses its identity across an edge.",
          "Use an Enum member or None instead."),
+        ("SW255", _N, "Objects of a class reached by handle can be iterated over in their own component only.",
+         "Give the class a method that returns a list."),
         # -- hazards at edges -------------------------------------------------------------------------------------
         ("SW260", _R, "A generator is called across an edge; generators are not streamed yet.",
          "Return a list, or keep caller and generator in one component."),
@@ -75,11 +79,13 @@ CODES: dict[str, Code] = {
          "Enter it inside its component, or offer a function that does the whole."),
         ("SW265", _R, "A global that changes is imported by name across an edge; the name would keep an old copy.",
          "Read it through a function of the owner."),
-        ("SW266", _W, "A lambda, nested function or generator is an argument across an edge and cannot be copied.",
-         "Pass a value, or a function at the top of a module."),
+        ("SW266", _R, "A function, lambda or generator is an argument across an edge; it cannot be copied.",
+         "Pass data, such as a name to choose by, or keep both sides in one component."),
         ("SW267", _W, "An attribute of a function is used across an edge (such as `cache_clear`).",
          "Offer it as a function of the owner."),
         ("SW268", _W, "A name is used across an edge that the owner's module does not define.", "Correct the name."),
+        ("SW269", _R, "An object behind a handle is iterated over across an edge; its iterator does not cross.",
+         "Give its class a method that returns a list, and iterate over that."),
     )
 }  # fmt: skip
 

@@ -28,6 +28,8 @@ _COMMON_METHODS = frozenset(
     "wait", "flush", "acquire", "release", "group", "match", "search", "execute", "commit", "submit", "result",
 }  # fmt: skip
 
+_PASS_DATA = "pass data, such as a name to choose by, or keep both sides in one component"
+
 
 @dataclass(slots=True)
 class _Found:
@@ -160,6 +162,7 @@ class _Finder:
             self._read(component, callee, use, short, site)
         else:
             verb = {UseKind.CALL: "calls", UseKind.ENTER: "enters", UseKind.SUBCLASS: "inherits from"}.get(use.kind)
+            verb = "iterates over" if use.kind is UseKind.ITERATE else verb
             found.add(verb or ("imports" if use.kind is UseKind.IMPORT else "uses"), short, site)
             self._hazards(component, callee, use, kind, short, site)
         if use.kind is UseKind.CALL:
@@ -272,6 +275,15 @@ class _Finder:
                     f"enter it inside {callee}, or offer a function that does the whole",
                 )
             facts = self.program.classes.facts(Ref(use.ref.module, use.ref.top))
+            if use.kind is UseKind.ITERATE and facts is not None and facts.hands_out_iterators:
+                self.note(
+                    "SW269",
+                    Severity.REFUSAL,
+                    f"{component} iterates over {short}, which {callee} holds; its iterator does not cross",
+                    site,
+                    component,
+                    f"give {use.ref.name} a method that returns a list, and iterate over that",
+                )
             method = facts.methods.get(use.ref.name.partition(".")[2]) if facts is not None else None
             if method is not None and use.kind in (UseKind.CALL, UseKind.ENTER):
                 self._streams(
@@ -318,19 +330,28 @@ class _Finder:
         if use.unsafe_argument:
             self.note(
                 "SW266",
-                Severity.WARNING,
-                f"{component} passes {use.unsafe_argument} to {short} of {callee}, which cannot be copied",
+                Severity.REFUSAL,
+                f"{component} passes {use.unsafe_argument} to {short} of {callee}; it cannot be copied",
                 site,
                 component,
-                "pass a value, or a function at the top of a module",
+                _PASS_DATA,
             )
         for callback in use.callbacks:
-            surface = self.surfaces.get(callback.module)
-            owner = self.program.owners.get(callback.module)
-            if surface is None or owner is None or owner == callee:
-                continue
-            if surface.kind(callback.top) is NameKind.FUNCTION:
-                self.calls.setdefault((callee, owner), _Found()).add("calls back", self._short(callback), site)
+            if self._is_function(callback):
+                self.note(
+                    "SW266",
+                    Severity.REFUSAL,
+                    f"{component} passes function {callback.name} to {short} of {callee}; functions do not cross",
+                    site,
+                    component,
+                    _PASS_DATA,
+                )
+
+    def _is_function(self, ref: Ref) -> bool:
+        """Whether a name is certainly a plain function of the application; decorators may make anything of one."""
+        binding = self.program.resolver.binding(ref)
+        node = binding.node if binding is not None and "." not in ref.name else None
+        return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list
 
     # -- handles of unknown objects ------------------------------------------------------------------------------
 
@@ -448,7 +469,8 @@ class _Finder:
                 if callee not in self.components:
                     near = nearest(callee, {str(name) for name in self.components})
                     raise PlanError(
-                        f"SW207 component {component.name!r} depends on unknown component {callee!r}",
+                        f"component {component.name!r} depends on unknown component {callee!r}",
+                        code="SW207",
                         remedy=f"did you mean {near!r}?"
                         if near
                         else "declare the component, or remove it from depends_on",

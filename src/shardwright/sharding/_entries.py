@@ -227,6 +227,7 @@ def _refuse_key(component: Component, chosen: dict[str, _Found]) -> None:
     argument = component.scope.argument
     close = difflib.get_close_matches(argument, names, 1, 0.5)
     raise PlanError(
-        f"SW208 component {component.name!r}: no function or constructor has the argument {argument!r} of its scope",
+        f"component {component.name!r}: no function or constructor has the argument {argument!r} of its scope",
+        code="SW208",
         remedy=f"did you mean `key:{close[0]}`?" if close else "name an argument that its functions have",
     )

@@ -21,6 +21,7 @@ from shardwright.sharding._classes import classes_in
 from shardwright.sharding._edges import find_edges
 from shardwright.sharding._entries import entries_of, main_entries
 from shardwright.sharding._program import Program
+from shardwright.sharding._scan import Touch, UseKind
 from shardwright.sharding._source import nearest
 from shardwright.sharding._state import dependencies_of, evidence_of, state_of
 from shardwright.sharding._stub import stub_source
@@ -54,6 +55,7 @@ def plan(manifest: Manifest) -> ShardPlan:
     for surface in surfaces.values():
         diagnostics += surface.diagnostics
     diagnostics += _common_globals(program, components) + _process_settings(program, components)
+    diagnostics += _logging_settings(program, components) + _iterable_classes(program, surfaces, components)
     diagnostics += _class_notes(program, surfaces) + _routes(manifest, definitions)
     values, stateful = _classes(program)
     return ShardPlan(
@@ -206,6 +208,66 @@ def _process_settings(program: Program, components: tuple[ComponentName, ...]) -
                     ),
                 )
     return list(found.values())
+
+
+def _logging_settings(program: Program, components: tuple[ComponentName, ...]) -> list[Diagnostic]:
+    """Logging set up anywhere but at the import of a module that every component imports."""
+    found: dict[Site, Diagnostic] = {}
+    if len(components) < 2:
+        return []
+    code = {component: frozenset(program.code_of(component)) for component in components}
+    everywhere = frozenset.intersection(*code.values())
+    for component in components:
+        for module in sorted(code[component]):
+            for touch in program.scan(module).touches:
+                if touch.kind != "logging" or (module in everywhere and _at_import(program, module, touch)):
+                    continue
+                where = "the shard that runs this" if touch.deferred else "the shards that import this"
+                site = Site(program.tree.loaded[module].relative, touch.line)
+                found.setdefault(
+                    site,
+                    Diagnostic(
+                        "SW233",
+                        Severity.WARNING,
+                        f"{touch.name} configures logging in {where} alone; the other shards log as before",
+                        site,
+                        program.owners.get(module, component if component == MAIN_COMPONENT else None),
+                        "configure logging at import, in a common module that every component imports",
+                    ),
+                )
+    return list(found.values())
+
+
+def _at_import(program: Program, module: str, touch: Touch) -> bool:
+    """Whether importing the module runs the place: at its top level, or in a function that it calls there."""
+    if not touch.deferred:
+        return True
+    return any(
+        use.kind is UseKind.CALL and not use.deferred and use.ref == Ref(module, touch.top)
+        for use in program.scan(module).uses
+    )
+
+
+def _iterable_classes(
+    program: Program, surfaces: dict[str, Surface], components: tuple[ComponentName, ...]
+) -> list[Diagnostic]:
+    """A note at each class whose objects others hold by handle and cannot iterate over: not every use can be seen."""
+    found = []
+    for module, surface in surfaces.items() if len(components) > 1 else ():
+        for name in surface.stateful:
+            facts = program.classes.facts(Ref(module, name))
+            if facts is not None and facts.hands_out_iterators:
+                found.append(
+                    Diagnostic(
+                        "SW255",
+                        Severity.NOTE,
+                        f"{name} can be iterated over in {program.owners[module]} only: its iterators do not cross",
+                        Site(surface.symbols.module.relative, facts.node.lineno),
+                        program.owners[module],
+                        f"give {name} a method that returns a list",
+                    )
+                )
+    return found
 
 
 def _class_notes(program: Program, surfaces: dict[str, Surface]) -> list[Diagnostic]:

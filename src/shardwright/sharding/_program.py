@@ -43,7 +43,8 @@ class Program:
             other = claims.get(component.module)
             if other is not None:
                 raise PlanError(
-                    f"SW206 components {other.name!r} and {component.name!r} both own module {component.module!r}",
+                    f"components {other.name!r} and {component.name!r} both own module {component.module!r}",
+                    code="SW206",
                     remedy="give each component modules of its own",
                 )
             claims[component.module] = component
@@ -52,12 +53,14 @@ class Program:
             if place is None:
                 near = self.tree.nearest(name)
                 raise PlanError(
-                    f"SW203 component {component.name!r}: no module {name!r} below {self.manifest.root}",
+                    f"component {component.name!r}: no module {name!r} below {self.manifest.root}",
+                    code="SW203",
                     remedy=f"did you mean {near!r}?" if near else "check `code` and `app.root`",
                 )
             if not place.has_source:
                 raise PlanError(
-                    f"SW205 component {component.name!r}: module {name!r} has no Python source",
+                    f"component {component.name!r}: module {name!r} has no Python source",
+                    code="SW205",
                     remedy="leave compiled modules common, and own a Python module that uses them",
                 )
         for name in sorted(claims):
@@ -77,7 +80,8 @@ class Program:
             return None
         if any(component.name == MAIN_COMPONENT for component in self.manifest.components):
             raise PlanError(
-                f"SW206 component {MAIN_COMPONENT!r} does not own module {name!r} of app.main",
+                f"component {MAIN_COMPONENT!r} does not own module {name!r} of app.main",
+                code="SW206",
                 remedy=f"rename the component, or let it own {name!r}",
             )
         return module
@@ -88,7 +92,8 @@ class Program:
         if module is None:
             near = self.tree.nearest(name)
             raise PlanError(
-                f"SW203 {asked_by}: no module {name!r} below {self.manifest.root}",
+                f"{asked_by}: no module {name!r} below {self.manifest.root}",
+                code="SW203",
                 remedy=f"did you mean {near!r}?" if near else "check the name and `app.root`",
             )
         return module
@@ -110,7 +115,8 @@ class Program:
             return
         near = nearest(name, known)
         raise PlanError(
-            f"SW204 {asked_by}: {symbols.module.relative} defines no {attribute!r}",
+            f"{asked_by}: {symbols.module.relative} defines no {attribute!r}",
+            code="SW204",
             remedy=f"did you mean {near!r}?" if near else f"define {attribute!r} in {symbols.module.relative}",
         )
 
@@ -243,7 +249,8 @@ class Program:
                 if name not in known:
                     near = nearest(name, known)
                     raise PlanError(
-                        f"SW204 component {component.name!r}: no class {name!r} in its code",
+                        f"component {component.name!r}: no class {name!r} in its code",
+                        code="SW204",
                         remedy=f"did you mean {near!r}?" if near else "name a class of the component",
                     )
 

@@ -30,9 +30,12 @@ _NETWORK = {
     "boto3": "AWS", "botocore": "AWS", "grpc": "gRPC", "websockets": "WebSocket", "pika": "AMQP", "kafka": "Kafka",
     "elasticsearch": "Elasticsearch", "sqlalchemy": "a database", "ldap3": "LDAP",
 }  # fmt: skip
-_SKIPPED_FOLDERS = frozenset(
-    {"tests", "test", "docs", "doc", "examples", "scripts", "build", "dist", "venv", "env", "site-packages"}
-)
+_SKIPPED_FOLDERS = frozenset({
+    "tests", "test", "testing", "docs", "doc", "examples", "example", "scripts", "tools", "build", "dist", "venv", "env",
+    "site-packages", "node_modules", "migrations", "notebooks",
+})  # fmt: skip
+_LAUNCHERS = frozenset({"app", "run", "manage", "wsgi", "asgi"})  # beside a package, they start it
+_DEEPEST = 4  # folders that are looked through for the modules of a namespace package
 _PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -67,7 +70,8 @@ def propose_manifest(folder: str | Path) -> str:
     parts = _parts(tree, resolver, names, main.partition(":")[0])
     if not parts:
         raise PlanError(
-            f"SW203 {base}: no module with functions or classes was found to make a component of",
+            f"{base}: no module with functions or classes was found to make a component of",
+            code="SW203",
             remedy="name the folder that holds the application's package",
         )
     parts = _without_refusals(base, root, main, parts)
@@ -81,7 +85,7 @@ def propose_manifest(folder: str | Path) -> str:
 def _import_root(base: Path) -> Path:
     """The folder that goes on ``sys.path``: ``src``, the parent of a package, else the folder itself."""
     if not base.is_dir():
-        raise PlanError(f"SW203 {base} is not a folder", remedy="name the folder that holds the application")
+        raise PlanError(f"{base} is not a folder", code="SW203", remedy="name the folder that holds the application")
     if (base / "__init__.py").is_file():
         root = base.parent
         while (root / "__init__.py").is_file():
@@ -98,18 +102,37 @@ def _modules_in(folder: Path) -> list[str]:
     for item in sorted(folder.iterdir()):
         if item.name.startswith((".", "_")) or not item.stem.isidentifier():
             continue
-        if item.is_dir() and item.name not in _SKIPPED_FOLDERS and (item / "__init__.py").is_file():
+        if _is_package(item, _DEEPEST):
             found.append(item.name)
         elif item.suffix == ".py" and item.stem not in ("setup", "conftest") and not item.stem.startswith("test_"):
             found.append(item.stem)
     return found
 
 
+def _is_package(item: Path, depth: int) -> bool:
+    """Whether a folder is a package, or a namespace package: one without ``__init__`` that holds modules."""
+    if not item.is_dir() or item.name in _SKIPPED_FOLDERS or not item.name.isidentifier() or item.name[0] == "_":
+        return False
+    if (item / "__init__.py").is_file():
+        return True
+    if not depth or (item / "pyvenv.cfg").exists():
+        return False
+    return any(
+        (inner.suffix == ".py" and inner.stem.isidentifier() and inner.is_file()) or _is_package(inner, depth - 1)
+        for inner in item.iterdir()
+    )
+
+
 def _top_package(base: Path, root: Path, tree: SourceTree) -> str:
     """The application's one package; empty when its modules lie side by side in the root."""
     if base != root and (base / "__init__.py").is_file():
         return ".".join(base.relative_to(root).parts)
-    packages = [name for name in _modules_in(root) if (place := tree.locate(name)) is not None and place.is_package]
+    names = _modules_in(root)
+    packages = [name for name in names if (place := tree.locate(name)) is not None and place.path and place.is_package]
+    if not packages and not any(
+        (root / f"{name}.py").is_file() and name not in _LAUNCHERS and not _COMMON.match(name) for name in names
+    ):
+        packages = [name for name in names if (place := tree.locate(name)) is not None and place.is_package]
     if len(packages) == 1:
         return packages[0]
     same = [name for name in packages if name == base.name.replace("-", "_")]
@@ -120,8 +143,11 @@ def _candidates(tree: SourceTree, package: str, root: Path) -> list[str]:
     """Direct submodules and subpackages of the package, or the modules in the root."""
     if not package:
         return _modules_in(root)
-    children = [name for name in tree.beneath(package) if name.count(".") == package.count(".") + 1]
-    return children or [package]
+    children = {name for name in tree.beneath(package) if name.count(".") == package.count(".") + 1}
+    place = tree.locate(package)
+    if place is not None and not place.path:  # what is below a namespace package may be one, too
+        children |= {f"{package}.{name}" for folder in place.folders for name in _modules_in(Path(folder))}
+    return sorted(children) or [package]
 
 
 def _main(tree: SourceTree, resolver: Resolver, package: str, root: Path) -> str:

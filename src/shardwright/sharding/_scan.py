@@ -35,6 +35,7 @@ class UseKind(StrEnum):
     MUTATE = "mutate"  # m.NAME.append(...), m.NAME[k] = ...
     SET = "set"  # object.attribute = ..., ref names the object's class
     TEST = "test"  # isinstance(x, ref), except ref
+    ITERATE = "iterate"  # for x in object, list(object), ...; ref is the object's class
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,17 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """A file or environment variable in the code, or a setting of the whole process (``kind`` "process")."""
+    """A file or environment variable in the code, or a setting of the whole process (``kind`` "process", "logging").
+
+    ``top`` names the top-level statement that it stands in; ``deferred`` says inside a function.
+    """
 
     kind: str
     name: str
     writes: bool
     line: int
     deferred: bool
+    top: str = ""
 
 
 @dataclass(slots=True)
@@ -90,10 +95,16 @@ MUTATORS = frozenset({
 })  # fmt: skip
 _PROCESS = frozenset({
     "os.chdir", "os.umask", "os.putenv", "os.unsetenv", "locale.setlocale", "random.seed", "signal.signal",
-    "logging.basicConfig", "logging.disable", "logging.config.dictConfig", "warnings.filterwarnings",
-    "warnings.simplefilter", "decimal.setcontext", "socket.setdefaulttimeout", "sys.setrecursionlimit", "sys.settrace",
-    "sys.setswitchinterval",
+    "warnings.filterwarnings", "warnings.simplefilter", "decimal.setcontext", "socket.setdefaulttimeout",
+    "sys.setrecursionlimit", "sys.settrace", "sys.setswitchinterval",
 })  # fmt: skip
+_LOGGING = frozenset({
+    "logging.basicConfig", "logging.disable", "logging.config.dictConfig", "logging.config.fileConfig",
+})  # fmt: skip
+_ITERATORS = frozenset(f"builtins.{name}" for name in (
+    "list", "tuple", "set", "frozenset", "sorted", "sum", "any", "all", "enumerate", "zip", "map", "filter", "iter",
+    "min", "max",
+))  # fmt: skip
 _READERS = frozenset({"read_text", "read_bytes", "iterdir", "glob", "rglob"})
 _WRITERS = frozenset({"write_text", "write_bytes", "mkdir", "touch", "unlink", "rmdir"})
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -154,7 +165,7 @@ class _Walker:
                             return scope.attributes[attribute]
                 inner = self.evaluate(base)
                 if isinstance(inner, Instance):
-                    return Ref(inner.ref.module, f"{inner.ref.name}.{attribute}")
+                    return Ref(inner.ref.module, f"{inner.ref.name}.{attribute}", held=True)
                 return self.resolver.member(inner, attribute) if isinstance(inner, Ref) else None
             case ast.Call(func=function, args=arguments):
                 called = self.evaluate(function)
@@ -221,7 +232,16 @@ class _Walker:
             self.found.uses.append(Use(ref, kind, line, self.top, self.depth > 0, **more))  # type: ignore[arg-type]
 
     def touch(self, kind: str, name: str, writes: bool, line: int) -> None:
-        self.found.touches.append(Touch(kind, name, writes, line, self.depth > 0))
+        self.found.touches.append(Touch(kind, name, writes, line, self.depth > 0, self.top))
+
+    def mutate(self, ref: Ref, line: int) -> None:
+        """What an object holds is the object's: changing it writes no global, whatever the class is called."""
+        self.use(ref, UseKind.SET if ref.held else UseKind.MUTATE, line)
+
+    def iterated(self, node: ast.expr) -> None:
+        value = self.evaluate(node)
+        if isinstance(value, Instance):
+            self.use(value.ref, UseKind.ITERATE, node.lineno, instance=True)
 
     def reach(self, name: str, line: int) -> None:
         """Importing ``a.b`` imports ``a`` too."""
@@ -288,6 +308,7 @@ class _Walker:
                     self.enter(item)
                 self.body_in(node.body)
             case ast.For() | ast.AsyncFor():
+                self.iterated(node.iter)
                 self.expression(node.iter)
                 self.assign(node.target, None)
                 self.body_in(node.body)
@@ -429,7 +450,7 @@ class _Walker:
                 if isinstance(owner, Instance):
                     self.use(Ref(owner.ref.module, f"{owner.ref.name}.{attribute}"), UseKind.SET, target.lineno)
                 elif isinstance(owner, Ref) and owner.name:
-                    self.use(owner, UseKind.MUTATE, target.lineno)
+                    self.mutate(owner, target.lineno)
                 elif isinstance(owner, Ref):
                     self.use(self.resolver.member(owner, attribute), UseKind.WRITE, target.lineno)
                 self.module_object(base, target.lineno)
@@ -439,7 +460,7 @@ class _Walker:
                 if isinstance(owner, Ref) and owner.name:
                     if owner == Ref("os", "environ"):
                         self.environ(index, True, target.lineno)
-                    self.use(owner, UseKind.MUTATE, target.lineno)
+                    self.mutate(owner, target.lineno)
                 self.module_object(base, target.lineno)
                 if owner != Ref("os", "environ"):
                     self.expression(base)
@@ -471,6 +492,9 @@ class _Walker:
                 self.call(node)
             case ast.Lambda():
                 self.function(node)
+            case ast.Starred(value=value) | ast.YieldFrom(value=value):
+                self.iterated(value)
+                self.expression(value)
             case ast.NamedExpr(target=target, value=value):
                 self.expression(value)
                 self.assign(target, self.evaluate(value))
@@ -481,6 +505,7 @@ class _Walker:
                 scope = _Scope()
                 self.scopes = [*self.scopes, scope] if self.scopes else [scope]
                 for generator in node.generators:
+                    self.iterated(generator.iter)
                     for name in target_names(generator.target):
                         scope.names[name] = None
                 self.inside(node)
@@ -559,6 +584,9 @@ class _Walker:
             self.tested(node.args[1])
             return
         self.special(node, known)
+        if known in _ITERATORS:
+            for argument in node.args:
+                self.iterated(argument)
         unsafe, callbacks = "", []
         for argument in arguments:
             passed = self.evaluate(argument) if isinstance(argument, ast.Name | ast.Attribute) else None
@@ -571,7 +599,9 @@ class _Walker:
         if isinstance(node.func, ast.Attribute):
             owner = self.evaluate(_container(node.func.value))
             if node.func.attr in MUTATORS and isinstance(owner, Ref) and owner.name:
-                self.use(owner, UseKind.MUTATE, node.lineno)
+                self.mutate(owner, node.lineno)
+                if owner.held:
+                    self.module_object(node.func.value, node.lineno)
             if called is None and owner is None:
                 self.found.unknown_calls.append((node.func.attr, node.lineno, self.top))
         if known != "os.getenv" and not known.startswith("os.environ"):
@@ -603,6 +633,8 @@ class _Walker:
             self.touch("file", text, True, node.lineno)
         elif known in _PROCESS and self.depth:
             self.touch("process", known, True, node.lineno)
+        elif known in _LOGGING or self.adds_handler(node):
+            self.touch("logging", known if known in _LOGGING else "addHandler", True, node.lineno)
         elif isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Call):
             path = node.func.value
             if node.func.attr in _READERS | _WRITERS | {"open"} and self.evaluate(path.func) == Ref("pathlib", "Path"):
@@ -611,6 +643,13 @@ class _Walker:
                     mode_text = text if node.func.attr == "open" and text else "r"
                     writes = node.func.attr in _WRITERS or any(letter in mode_text for letter in "wax+")
                     self.touch("file", where.value, writes, node.lineno)
+
+    def adds_handler(self, node: ast.Call) -> bool:
+        """``logger.addHandler(...)``, except of the NullHandler that libraries add for good manners."""
+        if not isinstance(node.func, ast.Attribute) or node.func.attr != "addHandler" or len(node.args) != 1:
+            return False
+        made = node.args[0]
+        return not (isinstance(made, ast.Call) and self.evaluate(made.func) == Ref("logging", "NullHandler"))
 
     def environ(self, name: ast.expr, writes: bool, line: int) -> None:
         literal = name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else "*"

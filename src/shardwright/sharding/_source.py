@@ -118,7 +118,7 @@ class SourceTree:
         try:
             raw = path.read_bytes()
         except OSError as error:
-            raise PlanError(f"SW202 {relative}: cannot be read: {error.strerror}") from error
+            raise PlanError(f"{relative}: cannot be read: {error.strerror}", code="SW202") from error
         try:
             encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
             text = io.TextIOWrapper(io.BytesIO(raw), encoding, newline=None).read().removeprefix("\ufeff")
@@ -127,7 +127,8 @@ class SourceTree:
             line = getattr(error, "lineno", None) or 1
             what = getattr(error, "msg", None) or str(error)
             raise PlanError(
-                f"SW202 {relative}:{line}: {what}",
+                f"{relative}:{line}: {what}",
+                code="SW202",
                 remedy="correct the syntax, or leave the file out of the application",
             ) from error
         digest = hashlib.sha256(raw).hexdigest()
@@ -156,7 +157,7 @@ class SourceTree:
         names: set[str] = set()
         for item in sorted(self.root.iterdir()) if self.root.is_dir() else ():
             if (item.suffix == ".py" and item.stem.isidentifier()) or (
-                item.is_dir() and (item / "__init__.py").is_file()
+                item.is_dir() and item.name.isidentifier() and any(item.glob("*.py"))
             ):
                 names.add(item.stem)
         for known in sorted(names)[:_MOST_PACKAGES]:

@@ -101,7 +101,8 @@ def state_of(component: Component, evidence: list[StateEvidence]) -> tuple[State
     name = ComponentName(component.name)
     if component.state in (StateKind.JOURNAL, StateKind.REPLICA):
         raise PlanError(
-            f"SW211 component {name!r}: state {component.state.value!r} is not available in this version",
+            f"component {name!r}: state {component.state.value!r} is not available in this version",
+            code="SW211",
             remedy='use state = "memory"',
         )
     state, notes = component.state, []
@@ -122,8 +123,9 @@ def state_of(component: Component, evidence: list[StateEvidence]) -> tuple[State
     if state is StateKind.MEMORY and component.scope.kind is ScopeKind.SHARED and component.scale.max > 1:
         where = f"{evidence[0].site}: {evidence[0].text}" if evidence else "the manifest says so"
         raise PlanError(
-            f"SW209 component {name!r} is shared and keeps state in memory, so scale.max = {component.scale.max} "
+            f"component {name!r} is shared and keeps state in memory, so scale.max = {component.scale.max} "
             f"would make copies that differ ({where})",
+            code="SW209",
             remedy='set scale.max = 1, key its scope, or set state = "none" if the state does not matter',
         )
     return state, notes
@@ -146,6 +148,6 @@ def dependencies_of(program: Program, component: str) -> tuple[DataDependency, .
     for module in code:
         relative = program.tree.loaded[module].relative
         for touch in program.scan(module).touches:
-            if touch.kind != "process":
+            if touch.kind not in ("process", "logging"):
                 add(touch.kind, touch.name, touch.writes, Site(relative, touch.line))
     return tuple(found[key] for key in sorted(found))

@@ -30,10 +30,14 @@ class Bind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A name with its home: ``module`` and the dotted name inside it (empty for the module itself)."""
+    """A name with its home: ``module`` and the dotted name inside it (empty for the module itself).
+
+    ``held``: reached through an object of the class that the name begins with, so that it is no global.
+    """
 
     module: str
     name: str = ""
+    held: bool = field(default=False, compare=False)
 
     @property
     def top(self) -> str:
@@ -243,7 +247,7 @@ class Resolver:
 
     def member(self, base: Ref, name: str) -> Ref:
         """One attribute further."""
-        return Ref(base.module, f"{base.name}.{name}") if base.name else self.attribute(base.module, name)
+        return Ref(base.module, f"{base.name}.{name}", base.held) if base.name else self.attribute(base.module, name)
 
     def canonical(self, ref: Ref) -> Ref:
         """The home of a reference as an import statement wrote it."""
@@ -260,8 +264,8 @@ class Resolver:
             return None
         seen.add((module, name))
         symbols = self.symbols(module)
-        if symbols is None:
-            return Ref(module, name)
+        if symbols is None:  # a namespace package holds modules and nothing else
+            return Ref(f"{module}.{name}") if self.is_module(f"{module}.{name}") else Ref(module, name)
         binding = symbols.last(name)
         if binding is None:
             for star, _ in symbols.stars:

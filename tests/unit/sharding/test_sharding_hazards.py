@@ -49,6 +49,21 @@ OWNER = """
             self.t = -1
         def ticks(self):
             yield self.t
+        def each(self, f):
+            return f
+
+    class Bag:
+        def __init__(self):
+            self.things = []
+        def put(self, thing):
+            self.things.append(thing)
+        def __iter__(self):
+            return iter(self.things)
+        def __len__(self):
+            return len(self.things)
+
+    def filled() -> Bag:
+        return Bag()
 """
 
 
@@ -79,8 +94,17 @@ def hazards(plan: ShardPlan) -> list[tuple[str, str, str]]:
         ("from owner import World\ndef f():\n    with World() as w: ...\n", "SW264", "refusal", 3),
         ("from owner import World\ndef f():\n    w = World()\n    with w: ...\n", "SW264", "refusal", 4),
         ("import owner\ndef f():\n    with owner.opened(): ...\n", "SW264", "refusal", 3),
-        ("import owner\ndef f():\n    owner.each(lambda x: x)\n", "SW266", "warning", 3),
-        ("import owner\ndef f():\n    owner.each(x for x in 'ab')\n", "SW266", "warning", 3),
+        ("import owner\ndef f():\n    owner.each(lambda x: x)\n", "SW266", "refusal", 3),
+        ("import owner\ndef f():\n    owner.each(x for x in 'ab')\n", "SW266", "refusal", 3),
+        ("import owner\ndef g(x): ...\ndef f():\n    owner.each(g)\n", "SW266", "refusal", 4),
+        ("import owner\ndef f():\n    owner.each(f=owner.bump)\n", "SW266", "refusal", 3),
+        ("from owner import World\ndef g(x): ...\ndef f(w: World):\n    w.each(g)\n", "SW266", "refusal", 4),
+        ("from owner import Bag\ndef f():\n    b = Bag()\n    return list(b)\n", "SW269", "refusal", 4),
+        ("from owner import Bag\ndef f(b: Bag):\n    for x in b: ...\n", "SW269", "refusal", 3),
+        ("from owner import Bag\ndef f(b: Bag):\n    return [x for x in b]\n", "SW269", "refusal", 3),
+        ("from owner import Bag\ndef f(b: Bag):\n    return [*b]\n", "SW269", "refusal", 3),
+        ("import owner\ndef f():\n    return sorted(owner.filled())\n", "SW269", "refusal", 3),
+        ("from owner import Bag\ndef f(b: Bag):\n    b.things.append(1)\n", "SW263", "refusal", 3),
         ("import owner\ndef f():\n    owner.cached.cache_clear()\n", "SW267", "warning", 3),
         ("import owner\ndef f():\n    owner.chached()\n", "SW268", "warning", 3),
         ("import owner\ndef f(x):\n    return x is owner.MISSING\n", "SW254", "warning", 3),
@@ -132,6 +156,94 @@ def test_a_common_module_with_a_changing_global_is_copied_per_shard(plan_app: An
     assert [(item.severity, str(item.site)) for item in found] == [(Severity.WARNING, "shared.py:3")]
     assert "the shards of a, b each have their own copy" in found[0].message
     assert not [item for item in plan_app(files, {"a": "a", "c": "c"}).diagnostics if item.code == "SW231"]
+
+
+ORDERS = """
+    from dataclasses import dataclass, field
+    @dataclass
+    class Address:
+        city: str = ""
+    @dataclass
+    class Order:
+        lines: list[str] = field(default_factory=list)
+        where: Address = field(default_factory=Address)
+    LAST = Order()
+    def stamp(order: Order):
+        {change}
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'order.lines.append("x")', 'order.lines[0] = "x"', 'order.where.city = "x"', 'del order.lines[0]',
+        "lines = order.lines; lines.clear()", 'mine = Order(); mine.lines.append("x")',
+    ],
+)  # fmt: skip
+def test_changing_what_a_parameter_or_local_holds_writes_no_global(plan_app: Any, change: str) -> None:
+    files = {
+        "orders.py": ORDERS.format(change=change),
+        "a.py": f"from orders import Order\ndef f(order: Order):\n    {change}\n",
+        "b.py": "import orders\ndef g(order): orders.stamp(order)\n",
+    }
+    assert [item for item in plan_app(files, {"a": "a", "b": "b"}).diagnostics if item.code != "SW222"] == []
+
+
+def test_changing_what_a_global_object_holds_is_a_write_of_the_global(plan_app: Any) -> None:
+    files = {
+        "orders.py": ORDERS.format(change='LAST.lines.append("x")'),
+        "a.py": "import orders\n",
+        "b.py": "import orders\n",
+    }
+    found = [item for item in plan_app(files, {"a": "a", "b": "b"}).diagnostics if item.code == "SW231"]
+    assert [(item.message.partition(" ")[0], str(item.site)) for item in found] == [("LAST", "orders.py:11")]
+
+
+def test_a_class_whose_iterators_do_not_cross_is_noted(plan_app: Any) -> None:
+    plan = plan_app({"owner.py": OWNER, "user.py": "def f(): ...\n"}, {"owner": "owner", "user": "user"})
+    found = [item for item in plan.diagnostics if item.code == "SW255"]
+    assert [(item.severity, item.message.partition(" ")[0]) for item in found] == [(Severity.NOTE, "Bag")]
+    assert not [item for item in plan_app({}, {"owner": "owner"}).diagnostics if item.code == "SW255"]
+
+
+def test_inside_the_component_functions_and_iteration_are_free(plan_app: Any) -> None:
+    inner = "from owner.core import Bag, each\ndef f(b: Bag): return each(f), list(b), each(lambda: 1)\n"
+    files = {"owner/__init__.py": "", "owner/core.py": OWNER, "owner/more.py": inner, "user.py": "def f(): ...\n"}
+    assert plan_app(files, {"owner": "owner", "user": "user"}).refusals == ()
+
+
+def logging_places(plan: ShardPlan) -> list[str]:
+    found = [item for item in plan.diagnostics if item.code == "SW233"]
+    assert all(item.severity is Severity.WARNING and "common module" in item.remedy for item in found)
+    return [str(item.site) for item in found]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "logging.basicConfig(level=10)", "logging.config.dictConfig({})", "logging.config.fileConfig('x')",
+        "logging.getLogger('a').addHandler(logging.StreamHandler())", "logging.disable()",
+    ],
+)  # fmt: skip
+def test_logging_configured_in_one_component(plan_app: Any, call: str) -> None:
+    files = {
+        "a.py": f"import logging, logging.config\ndef f():\n    {call}\n",
+        "b.py": f"import logging, logging.config\n{call}\ndef g(): ...\n",
+        "run.py": f"import logging, logging.config\nimport a\ndef main():\n    {call}\n    a.f()\n",
+    }
+    assert logging_places(plan_app(files, {"a": "a", "b": "b"}, "run:main")) == ["a.py:3", "b.py:2", "run.py:4"]
+    assert logging_places(plan_app(files, {"a": "a"})) == []
+
+
+def test_logging_configured_by_a_module_that_all_import(plan_app: Any) -> None:
+    files = {
+        "logs.py": "import logging\ndef setup():\n    logging.basicConfig()\nsetup()\nlogging.captureWarnings(True)\n",
+        "a.py": "import logs, logging\nlogging.getLogger('a').addHandler(logging.NullHandler())\ndef f(): ...\n",
+        "b.py": "import logs\ndef g(): ...\n",
+        "c.py": "def h(): ...\n",
+    }
+    assert logging_places(plan_app(files, {"a": "a", "b": "b"})) == []
+    assert logging_places(plan_app(files, {"a": "a", "b": "b", "c": "c"})) == ["logs.py:3"]
 
 
 def test_patching_a_common_module_is_a_write_of_its_global(plan_app: Any) -> None:

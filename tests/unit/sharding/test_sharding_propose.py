@@ -132,11 +132,34 @@ def test_awkward_names(tmp_path: Path) -> None:
     assert components(text)["core"]["files"]["read"] == ['a"b\\c.txt']
 
 
+@pytest.mark.parametrize("under", ["", "src/"])
+def test_a_namespace_package(tmp_path: Path, under: str) -> None:
+    files = {
+        "shop/prices.py": "def gross(net): return net * 2\n",
+        "shop/till.py": "from shop import prices\ndef bill(items): return [prices.gross(net) for net in items]\n",
+        "shop/parts/shelf.py": "def take(): ...\n",
+        "main.py": "from shop.till import bill\ndef main(): return bill([1])\n",
+    }
+    beside = dict.fromkeys(("tests/test_x.py", ".venv/lib/x.py", ".hidden/y.py", "shop/tests/z.py"), "def f(:\n")
+    text, found = check(tmp_path, {under + name: source for name, source in files.items()} | beside)
+    assert {name: part["code"] for name, part in components(text).items()} == {
+        "parts": "shop.parts", "prices": "shop.prices", "till": "shop.till"
+    }  # fmt: skip
+    assert {(edge.caller, edge.callee) for edge in found.edges} == {("main", "till"), ("till", "prices")}
+
+
+def test_folders_that_are_no_packages(tmp_path: Path) -> None:
+    files = {"calc.py": "def add(a, b): ...\n", "draw.py": "def pen(): ...\n", "my-notes/x.py": "def f(): ...\n",
+             "data/table.txt": "", "myenv/pyvenv.cfg": "", "myenv/x.py": "def f(): ...\n"}  # fmt: skip
+    assert set(components(check(tmp_path, files)[0])) == {"calc", "draw"}
+
+
 def test_nothing_to_propose(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="no module with functions"):
         propose_manifest(tmp_path)
     with pytest.raises(PlanError, match="is not a folder"):
         propose_manifest(tmp_path / "missing")
     (tmp_path / "a.py").write_text("def f(:\n")
-    with pytest.raises(PlanError, match=r"SW202 a\.py:1"):
+    with pytest.raises(PlanError, match=r"a\.py:1") as caught:
         propose_manifest(tmp_path)
+    assert caught.value.code == "SW202"
