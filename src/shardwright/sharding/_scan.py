@@ -271,7 +271,10 @@ class _Walker:
                 self.imports(node)
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 for decorator in node.decorator_list:
-                    self.expression(decorator)
+                    if isinstance(decorator, ast.Name | ast.Attribute):  # a call, with the function as argument
+                        self.load(decorator, UseKind.CALL, unsafe_argument=f"function {node.name}, which it decorates,")
+                    else:
+                        self.expression(decorator)
                 self.function(node)
             case ast.ClassDef():
                 self.class_body(node)

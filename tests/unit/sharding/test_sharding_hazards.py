@@ -97,6 +97,7 @@ def hazards(plan: ShardPlan) -> list[tuple[str, str, str]]:
         ("import owner\ndef f():\n    owner.each(lambda x: x)\n", "SW266", "refusal", 3),
         ("import owner\ndef f():\n    owner.each(x for x in 'ab')\n", "SW266", "refusal", 3),
         ("import owner\ndef g(x): ...\ndef f():\n    owner.each(g)\n", "SW266", "refusal", 4),
+        ("import owner\n@owner.each\ndef f(): ...\n", "SW266", "refusal", 2),
         ("import owner\ndef f():\n    owner.each(f=owner.bump)\n", "SW266", "refusal", 3),
         ("from owner import World\ndef g(x): ...\ndef f(w: World):\n    w.each(g)\n", "SW266", "refusal", 4),
         ("from owner import Bag\ndef f():\n    b = Bag()\n    return list(b)\n", "SW269", "refusal", 4),
