@@ -97,7 +97,7 @@ setup_environment() {
 
     if ! can_compile "$python" && may_install_packages && is_debian_python "$python"; then
         install_packages gcc libc6-dev python3-dev ||
-            echo "   (no compiler: channels go over sockets instead of shared memory)" >&2
+            echo "   (no compiler: the extension is not built; channels do not use it yet)" >&2
     fi
     can_compile "$python" && compiler=yes
     sum=$(inputs_sum "$python" "$("$python" -V)" "$compiler" "$(cat "${locks[@]}")")
@@ -120,7 +120,7 @@ setup_environment() {
     "$venv/bin/python" -m pip install --quiet --require-hashes "${arguments[@]}" || die "could not install the locked requirements"
     "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable "$root" || die "could not install shardwright"
     if [[ $compiler == no ]]; then
-        echo "   (no C compiler or no Python.h: channels go over sockets; for shared memory install gcc and python3-dev)"
+        echo "   (no C compiler or no Python.h: the extension is not built; channels do not use it yet)"
     fi
     printf '%s\n' "$sum" >"$stamp"
     exec 9>&-

@@ -100,8 +100,19 @@ def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         os.chown(elsewhere, 65534, 65534)
         elsewhere.chmod(0o777)
-        with pytest.raises(NodeError, match="open to other users"):
+        with pytest.raises(NodeError, match="belongs to another user"):
             listen(elsewhere, "app")
+        os.chown(elsewhere, 0, 0)
+        listener, path = listen(elsewhere, "app")
+        listener.close()
+        path.unlink()
+        assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o700
+        foreign = tmp_path / "hers"  # as XDG_RUNTIME_DIR may name after su
+        foreign.mkdir()
+        os.chown(foreign, 65534, 65534)
+        with pytest.raises(NodeError, match="hers belongs to another user"):
+            listen(foreign / "shardwright", "app")
+        assert live_sockets(foreign / "shardwright") == []
 
 
 def test_long_paths_and_strange_names_fit(tmp_path: Path) -> None:
@@ -308,3 +319,69 @@ def test_a_node_without_a_folder_runs_all_the_same(tmp_path: Path) -> None:
             assert session.call("desk.echo", 1) == 1
         assert [row.reason for row in node.running.core.journal.tail(100, kind="api")]
     assert running_nodes(tmp_path / "file" / "shardwright") == []
+
+
+def test_a_socket_of_another_user_is_not_spoken_to(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    listener, path = listen(folder, "app")
+    with listener:
+        assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)
+            with pytest.raises(NodeError, match="another user"):
+                ApiClient(path)
+    path.unlink()
+
+
+def test_shards_may_not_give_the_node_orders(tmp_path: Path) -> None:
+    source = """
+    import socket, subprocess, sys
+    ASK = "import socket, sys; c = socket.socket(socket.AF_UNIX); c.connect(sys.argv[1]); print(c.makefile().readline())"
+    def ask(path):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(path)
+        client.settimeout(20)
+        with client, client.makefile() as answers:
+            return answers.readline()
+    def ask_by_another(path):
+        return subprocess.run([sys.executable, "-c", ASK, path], capture_output=True, text=True, timeout=20).stdout
+    def echo(value):
+        return value
+    """
+    app = write_app(tmp_path / "desk", "[app]\nname = 'desk'\n[components.desk]\ncode = 'desk'\n", desk=source)
+    with public.start(app, state=tmp_path / "state") as node, node.session() as session:
+        for function in ("ask", "ask_by_another"):
+            answer = json.loads(session.call(f"desk.{function}", str(path_of(node))))
+            assert not answer["ok"] and "may not give the node orders" in answer["error"]["message"]
+        assert healthy(node)
+        rows = node.running.core.journal.tail(kind="refuse")
+        assert sum("orders" in row.reason for row in rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("verb", "fields", "said"),
+    [
+        ("call", {"target": "desk.ecko"}, "did you mean 'echo'"),
+        ("call", {"target": "dask.echo"}, "desk"),
+        ("call", {"target": "desk.echo", "args": [1], "session": "x" * 201}, "200"),
+        ("call", {"target": "desk.echo", "args": [1], "session": "\x1b[2J"}, "cannot be printed"),
+        ("resize", {"target": "dask", "guarantee": {"cpu": 1}}, "did you mean 'desk'"),
+        ("resize", {"target": "desk", "guarantee": {"cpu": -1}}, "0 or more"),
+        ("decisions", {"kind": "refusal"}, "did you mean 'refuse'"),
+        ("nonsense", {}, "no request"),
+    ],
+)
+def test_requests_that_cannot_be_used_are_told_as_such(
+    node: Node, verb: str, fields: dict[str, object], said: str
+) -> None:
+    with ApiClient(path_of(node)) as client, pytest.raises(Refused) as caught:
+        client.ask(verb, **fields)
+    assert caught.value.described["bad_input"] is True
+    assert said in f"{caught.value.message} {caught.value.remedy}"
+
+
+def test_lines_of_what_is_not_there(node: Node) -> None:
+    with ApiClient(path_of(node)) as client, pytest.raises(Refused, match="did you mean 'desk'"):
+        list(client.lines("logs", follow=False, shard="dsk"))
+    with ApiClient(path_of(node)) as client:
+        assert client.ask("decisions", kind="loss")["decisions"] == []

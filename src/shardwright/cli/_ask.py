@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,11 +13,12 @@ from typing import Any, TypeVar
 import click
 
 from shardwright.cli._errors import FAILED, OK
-from shardwright.cli._invocation import Invocation, clock_time, common_options
+from shardwright.cli._invocation import Invocation, clock_time, common_options, shown
 from shardwright.model.units import format_bytes, format_seconds
 from shardwright.node import ApiClient, NoAnswer, NodeAddress, choose, running_nodes, runtime_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
+_LONGEST_S = 7 * 86400.0
 _TARGET = "APP is an application's name, the path of its manifest, or a process id; needless when one node runs."
 
 target_argument = click.argument("app", required=False)
@@ -109,8 +111,8 @@ def call(
     app, rest = _split(words, nodes)
     if not rest:
         raise click.UsageError("name the function: COMPONENT.FUNCTION")
-    if timeout <= 0:
-        raise click.BadParameter("must be above 0", param_hint="--timeout")
+    if math.isnan(timeout) or not 0 < timeout <= _LONGEST_S:
+        raise click.BadParameter(f"must be above 0, and at most {_LONGEST_S:g} seconds", param_hint="--timeout")
     named = dict(_keyword(text) for text in keywords)
     arguments = [_value(text) for text in rest[1:]]
     with _node(invocation, app) as node:
@@ -126,7 +128,7 @@ def call(
     if invocation.json:
         invocation.result(answer)
     else:
-        click.echo(json.dumps(answer["value"], indent=2, ensure_ascii=False))
+        click.echo(shown(json.dumps(answer["value"], indent=2, ensure_ascii=False)))
 
 
 def _split(words: tuple[str, ...], nodes: list[NodeAddress]) -> tuple[str | None, tuple[str, ...]]:
@@ -226,9 +228,9 @@ def _lines(
                 else:
                     click.echo(f"({answer['lost']} lines were lost here: this reader is too slow)", err=True)
             elif invocation.json:
-                click.echo(json.dumps(answer["line"], ensure_ascii=False))
+                click.echo(shown(json.dumps(answer["line"], ensure_ascii=False)))
             else:
-                click.echo(show(answer["line"]))
+                click.echo(shown(show(answer["line"])))
     return OK
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from shardwright.cli._invocation import Invocation, common_options
-from shardwright.errors import ManifestError
+from shardwright.errors import ManifestError, PlanError
 from shardwright.manifest import FILE_NAME
 from shardwright.manifest import load as load_manifest
 from shardwright.manifest import schema as manifest_schema
+from shardwright.node import lacking_secrets, unbuilt, unenforced
 from shardwright.sharding import plan as plan_manifest
 from shardwright.sharding import plan_json, plan_text, propose_manifest
 
@@ -65,11 +66,23 @@ def plan(invocation: Invocation, path: str, profile: str | None) -> None:
       shardwright plan examples/arena
       shardwright plan . --json
     """
-    made = plan_manifest(load_manifest(path, profile=profile, environment=invocation.environment))
+    manifest = load_manifest(path, profile=profile, environment=invocation.environment)
+    try:
+        made = plan_manifest(manifest)
+    except PlanError as error:
+        if problems := unbuilt(manifest):
+            first = f"{error.code} {error.message}"
+            raise ManifestError(f"{manifest.path} cannot be planned", problems=(first, *problems)) from None
+        raise
+    hindered = (*unbuilt(manifest), *lacking_secrets(manifest, invocation.environment))
+    idle = unenforced(manifest)
     if invocation.json:
-        invocation.result(plan_json(made))
-    else:
-        click.echo(plan_text(made).rstrip("\n"))
+        invocation.result({**plan_json(made), "hinders_start": list(hindered), "not_enforced": list(idle)})
+        return
+    click.echo(plan_text(made).rstrip("\n"))
+    for title, lines in (("it cannot be started here as it is:", hindered), ("limits:", idle)):
+        if lines:
+            click.echo("\n".join(["", title, *(f"  {line}" for line in lines)]))
 
 
 @click.command()

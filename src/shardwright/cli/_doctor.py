@@ -36,7 +36,9 @@ def doctor(invocation: Invocation, path: str | None, profile: str | None) -> int
             asked = examine_application(path, profile=profile, environment=invocation.environment)
         except (ManifestError, PlanError) as error:
             problems = error.problems if isinstance(error, ManifestError) else ()
-            asked_findings = [Finding("manifest", False, line) for line in problems or (f"{error.code} {error.message}",)]
+            asked_findings = [
+                Finding("manifest", False, line) for line in problems or (f"{error.code} {error.message}",)
+            ]
             application, usable = asked_findings, False
         else:
             application, usable = list(asked.findings), usable and asked.usable

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shardwright.cli._invocation import Invocation
+from shardwright.cli._invocation import Invocation, shown
 from shardwright.errors import (
     ComponentImportError,
     CompositionRefused,
@@ -31,7 +31,7 @@ def status_of(error: BaseException, *, starting: bool = False) -> int:
     if isinstance(error, NoAnswer):
         return NO_NODE
     if isinstance(error, Refused):
-        return FAILED
+        return BAD_INPUT if error.described.get("bad_input") else FAILED
     if isinstance(error, _BAD_INPUT):
         return BAD_INPUT
     if isinstance(error, ShardwrightError):
@@ -44,7 +44,10 @@ def status_of(error: BaseException, *, starting: bool = False) -> int:
 def report(error: BaseException, invocation: Invocation) -> int:
     """Say it on stderr, return the exit status."""
     status = status_of(error, starting=invocation.starting)
-    described = error.described if isinstance(error, Refused) else describe(error)
+    described = dict(error.described) if isinstance(error, Refused) else describe(error)
+    described.pop("bad_input", None)
+    if isinstance(error, OSError):
+        described.pop("traceback", None)  # of ours: --debug shows it
     if status == DEFECT:
         described = dict(described, remedy=described.get("remedy") or _REPORT)
     if invocation.debug:
@@ -53,7 +56,7 @@ def report(error: BaseException, invocation: Invocation) -> int:
         click.echo(json.dumps({"error": described, "exit_status": status}, ensure_ascii=False), err=True)
         return status
     if described.get("traceback") and not (status == DEFECT and not invocation.debug):
-        click.echo(described["traceback"].rstrip("\n"), err=True)
+        click.echo(shown(described["traceback"].rstrip("\n"), err=True), err=True)
         if "code" not in described:  # an exception of the user's: the traceback says it all
             return status
     _say(described, error, invocation)
@@ -71,14 +74,14 @@ def _say(described: dict[str, Any], error: BaseException, invocation: Invocation
     head = "shardwright: error"
     if console.is_terminal and not console.no_color:
         head = click.style(head, fg="red", bold=True)
-    click.echo(f"{head}{code}: {message}", err=True)
+    click.echo(f"{head}{code}: {shown(message, err=True)}", err=True)
     for problem in described.get("problems", ()):
-        click.echo(f"  {problem}", err=True)
+        click.echo(shown(f"  {problem}", err=True), err=True)
     if described.get("log"):
         click.echo("  its last lines:", err=True)
         for line in described["log"]:
-            click.echo(f"    {line}", err=True)
+            click.echo(shown(f"    {line}", err=True), err=True)
     if described.get("outcome") and described.get("code"):
         click.echo(f"  outcome of the call: {described['outcome']}", err=True)
     if described.get("remedy"):
-        click.echo(f"  remedy: {described['remedy']}", err=True)
+        click.echo(shown(f"  remedy: {described['remedy']}", err=True), err=True)

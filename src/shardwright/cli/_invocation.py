@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,8 @@ class Invocation:
 
     def result(self, value: Any) -> None:
         """One JSON object on stdout."""
-        click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False, default=str))
+        indent = 2 if sys.stdout.isatty() else None
+        click.echo(shown(json.dumps(value, indent=indent, ensure_ascii=False, default=str)))
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]], *, stderr: bool = False) -> None:
         """Aligned columns; cut at the width of a terminal, never elsewhere."""
@@ -58,6 +60,19 @@ class Invocation:
 def _printable(text: str) -> str:
     """Other people's text must not move our cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """``text`` with everything escaped that a terminal would obey, but for ends of lines and tabs."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def shown(text: str, *, err: bool = False) -> str:
+    """What shards say, for stdout or stderr: harmless where that is a terminal, as it is elsewhere."""
+    return harmless(text) if (sys.stderr if err else sys.stdout).isatty() else text
 
 
 def clock_time(wall_s: float) -> str:

@@ -139,9 +139,13 @@ def run(
 def _ready(invocation: Invocation, running: Running) -> None:
     address = str(running.api.path) if running.api is not None else ""
     shards = len(running.core.records())
+    notes = [*running.notes, *(f"refused: {d.code} {d.message}" for d in running.plan.refusals)]
     if invocation.json:
-        click.echo(json.dumps({"ready": running.manifest.app, "shards": shards, "socket": address}), err=True)
+        told = {"ready": running.manifest.app, "shards": shards, "socket": address, "notes": notes}
+        click.echo(json.dumps(told), err=True)
     else:
+        for note in notes:
+            click.echo(f"shardwright: {note}", err=True)
         where = f", {address}" if address else ""
         click.echo(f"shardwright: {running.manifest.app} is ready, {shards} shards{where}", err=True)
 

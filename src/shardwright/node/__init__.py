@@ -12,7 +12,8 @@ from shardwright.node._api_client import (
 )
 from shardwright.node._api_messages import describe
 from shardwright.node._api_sockets import runtime_folder
-from shardwright.node._doctor import examine_application, examine_machine
+from shardwright.node._checks import lacking_secrets, unbuilt
+from shardwright.node._doctor import examine_application, examine_machine, unenforced
 from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
 from shardwright.node._logs import LogLine
 from shardwright.node._running import Options, Running, plan
@@ -40,10 +41,13 @@ __all__ = [
     "describe",
     "examine_application",
     "examine_machine",
+    "lacking_secrets",
     "plan",
     "running_nodes",
     "runtime_folder",
     "shard_object",
     "start",
     "state_folder",
+    "unbuilt",
+    "unenforced",
 ]

@@ -3,6 +3,10 @@
 It trusts nobody's patience or good sense: the kernel says who is at the other end, lines, connections, calls and
 waiting are bounded, and a follower that reads too slowly loses lines and is told how many. Calls run on threads, never
 on the node's loop.
+
+Shards, and what they start, are refused: user code has no business with the node's controls. At isolation `process`
+shards are processes of the same user, so that is a guard against accidents, not a wall: code that means harm can have
+another process of this user ask for it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from shardwright.errors import CallError, MessageTooLarge, NodeError, Overloaded, RemoteError
+from shardwright.errors import CallError, MessageTooLarge, NodeError, NotPermitted, Overloaded, RemoteError
 from shardwright.guest import CallContext
 from shardwright.model.ids import SessionNumber
 from shardwright.node._api_lines import END, Follower, event_object, gone, line_of, log_object, send
@@ -36,13 +40,15 @@ from shardwright.node._api_messages import (
     AskSessions,
     AskStop,
     Request,
+    Unusable,
     answer_line,
     decode_request,
     error_line,
 )
-from shardwright.node._api_sockets import listen, peer_uid
+from shardwright.node._api_sockets import descends_from, in_control_group, listen, peer
 from shardwright.node._api_values import from_json, readable
 from shardwright.node._logs import LogLine, matches
+from shardwright.node._resize import nearest, resize
 from shardwright.telemetry import RecordedEvent
 
 if TYPE_CHECKING:
@@ -56,6 +62,12 @@ IDLE_S = 300.0
 FIRST_REQUEST_S = 10.0
 ANSWER_S = 60.0  # a client that takes longer to read its answer is dropped
 MAX_TIMEOUT_S = 7 * 86400.0
+MAX_SESSION_NAME = 200  # characters
+MAX_REFUSALS = 100  # of shards, in the journal
+KINDS = (
+    "api", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "queue", "ready", "refuse",
+    "resize", "return", "stop", "swept",
+)  # fmt: skip
 
 T = TypeVar("T")
 
@@ -73,6 +85,7 @@ class ApiServer:
         self._followers = 0
         self._calls = 0
         self._numbers = 0
+        self._refusals = 0
         self.path: Path | None = None
 
     def __repr__(self) -> str:
@@ -111,12 +124,9 @@ class ApiServer:
                 self._loop.call_later(0.5, self._resume)
                 return
             connection.setblocking(False)
-            try:
-                permitted = peer_uid(connection) in (os.geteuid(), 0)
-            except OSError:
-                permitted = False
-            if not permitted or not self._room():
-                why = "too many connections" if permitted else "this node belongs to another user"
+            why = self._objection(connection)
+            if why or not self._room():
+                why = why or "too many connections"
                 with contextlib.suppress(OSError):
                     connection.send(error_line(NodeError(why)), socket.MSG_NOSIGNAL)
                 connection.close()
@@ -124,6 +134,25 @@ class ApiServer:
             task = self._loop.create_task(self._serve(connection), name="api connection")
             self._connections[task] = connection
             task.add_done_callback(self._ended)
+
+    def _objection(self, connection: socket.socket) -> str:
+        """Why whoever is at the other end is not answered; else empty."""
+        try:
+            pid, uid = peer(connection)
+        except OSError:
+            return "the kernel does not say who asks"
+        if uid not in (os.geteuid(), 0):
+            return "this node belongs to another user"
+        keeper = self._running.keeper_pid
+        if not keeper or not pid:
+            return ""
+        ours = {keeper, *(port.pid for port in self._running.core.ports().values())} - {os.getpid()}
+        if not descends_from(pid, ours) and not in_control_group(pid, f"shardwright-{keeper}-"):
+            return ""
+        if self._refusals < MAX_REFUSALS:
+            self._refusals += 1
+            self._running.core.record("refuse", f"process {pid} of a shard wanted to give the node orders")
+        return "shards, and what they start, may not give the node orders"
 
     def _room(self) -> bool:
         """Whether one more may come in; if need be, the one that has been silent longest goes."""
@@ -177,9 +206,14 @@ class ApiServer:
         try:
             request = decode_request(line)
         except ValueError as error:
-            await _write(writer, error_line(CallError(str(error), outcome="not started")))
+            await _write(writer, error_line(CallError(str(error), outcome="not started"), bad_input=True))
             return
         if isinstance(request, (AskLogs, AskEvents)):
+            try:
+                self._known_shard(request)
+            except Unusable as error:
+                await _write(writer, error_line(error))
+                return
             await self._lines(request, reader, writer)
             return
         try:
@@ -201,11 +235,14 @@ class ApiServer:
             case AskSessions():
                 return answer_line({"sessions": self._sessions()})
             case AskDecisions():
-                rows = self._running.core.journal.tail(max(1, min(request.count, 10_000)), kind=request.kind)
+                journal = self._running.core.journal
+                rows = journal.tail(max(1, min(request.count, 10_000)), kind=request.kind)
+                if not rows and request.kind is not None and request.kind not in KINDS:
+                    raise Unusable(
+                        f"there are no decisions of kind {request.kind!r}", remedy=nearest(request.kind, KINDS)
+                    )
                 return answer_line({"decisions": [row._asdict() for row in rows]})
             case AskResize():
-                from shardwright.node._resize import resize
-
                 applied = await resize(self._running.core, request.target, request.guarantee, request.ceiling)
                 return answer_line(msgspec.to_builtins({"resized": applied}))
             case AskStop():
@@ -244,9 +281,14 @@ class ApiServer:
 
     async def _call(self, request: AskCall) -> bytes:
         core, client = self._running.core, self._running.client
-        if not 0 < request.timeout_s <= MAX_TIMEOUT_S or math.isnan(request.timeout_s):
-            raise CallError(f"timeout_s must be between 0 and {MAX_TIMEOUT_S:g}", outcome="not started")
-        definition, _ = client.entry(request.target)
+        try:
+            if not 0 < request.timeout_s <= MAX_TIMEOUT_S or math.isnan(request.timeout_s):
+                raise CallError(f"timeout_s must be between 0 and {MAX_TIMEOUT_S:g}", outcome="not started")
+            if request.session is not None:
+                _check_session_name(request.session)
+            definition, _ = client.entry(request.target)
+        except (CallError, NotPermitted) as error:
+            return error_line(error, bad_input=True)
         if self._calls >= MAX_CALLS:
             raise Overloaded(f"{MAX_CALLS} calls from other terminals run already", remedy="try again later")
         args = tuple(from_json(value) for value in request.args)
@@ -340,6 +382,15 @@ class ApiServer:
                 task.cancel()
             await asyncio.gather(left, sending, return_exceptions=True)
 
+    def _known_shard(self, request: AskLogs | AskEvents) -> None:
+        """Raises Unusable for lines of a shard that is not there, and of which nothing is kept."""
+        if not isinstance(request, AskLogs) or not request.shard:
+            return
+        running = self._running
+        names = {str(d.component) for d in running.plan.definitions} | {str(r.id) for r in running.core.records()}
+        if request.shard not in names and not running.core.logs.since(0, shard=request.shard):
+            raise Unusable(f"there is no shard or component {request.shard!r}", remedy=nearest(request.shard, names))
+
     def _kept(self, request: AskLogs | AskEvents) -> list[dict[str, Any]]:
         if isinstance(request, AskLogs):
             self._running.core.logs.drain()
@@ -361,6 +412,16 @@ class ApiServer:
                 self._loop.call_soon_threadsafe(follower.put, event_object(recorded))
 
         return self._running.events.subscribe(happened)
+
+
+def _check_session_name(name: str) -> None:
+    """Names are shown to people, in tables and lines. Raises CallError."""
+    if not name or len(name) > MAX_SESSION_NAME or not name.isprintable():
+        raise CallError(
+            f"a session's name has 1 to {MAX_SESSION_NAME} printable characters, this one {len(name)}"
+            + ("" if name.isprintable() else ", and some cannot be printed"),
+            outcome="not started",
+        )
 
 
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from shardwright.errors import NodeError
-from shardwright.node._api_sockets import connect, live_sockets
+from shardwright.node._api_sockets import connect, folder_trouble, live_sockets
 
 CONNECT_S = 5.0
 ANSWER_S = 30.0
@@ -131,7 +131,9 @@ def choose(folder: Path, target: str | None) -> NodeAddress:
     else:
         fitting = nodes
         if not fitting:
-            raise NoAnswer(f"no node is running (looked in {folder})", remedy="start one: shardwright run PATH")
+            trouble = folder_trouble(folder)
+            looked = f"did not look in {folder}: {trouble}" if trouble else f"looked in {folder}"
+            raise NoAnswer(f"no node is running ({looked})", remedy="start one: shardwright run PATH")
     if len(fitting) > 1:
         names = ", ".join(f"{n.app} (pid {n.pid}, {n.manifest})" for n in fitting)
         raise Ambiguous(f"several nodes are running: {names}", remedy="name one by its application, manifest or pid")

@@ -12,11 +12,15 @@ from typing import Any
 
 import msgspec
 
-from shardwright.errors import CallError, ComponentImportError, ManifestError, ShardwrightError, StartFailed
+from shardwright.errors import CallError, ComponentImportError, ManifestError, NodeError, ShardwrightError, StartFailed
 
 MAX_LINE = 1 << 20
 MAX_ANSWER = 16 << 20
 DEFAULT_TIMEOUT_S = 60.0
+
+
+class Unusable(NodeError):
+    """What a client asks names something that is not there, or an amount that is none; nothing was done."""
 
 
 class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="verb"):
@@ -98,8 +102,12 @@ def answer_line(result: Any) -> bytes:
     return msgspec.json.encode({"ok": True, "result": result}) + b"\n"
 
 
-def error_line(error: BaseException) -> bytes:
-    return msgspec.json.encode({"ok": False, "error": describe(error)}) + b"\n"
+def error_line(error: BaseException, *, bad_input: bool = False) -> bytes:
+    """``bad_input``: the request itself cannot be used, and says so; nothing was tried."""
+    described = describe(error)
+    if bad_input or isinstance(error, Unusable):
+        described["bad_input"] = True
+    return msgspec.json.encode({"ok": False, "error": described}) + b"\n"
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -10,13 +10,15 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from shardwright.errors import NodeError
+from shardwright.node._launcher import parent_of
 
 _NAME = re.compile(r"(?P<app>.+?)-(?P<pid>\d+)(?:-\d+)?\.sock")
 _LONGEST_NAME = 48  # of an application in a file's name; /proc/self/fd/N/NAME must fit into 107 bytes
+_DEEPEST = 64  # processes above one that are looked at
 _YOUNG_S = 10.0  # a refused socket as young as this may be between bind and listen
 
 
@@ -39,7 +41,6 @@ def listen(folder: Path, app: str) -> tuple[socket.socket, Path]:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 name = _bind(listener, descriptor, f"{_file_safe(app)}-{os.getpid()}")
-                os.chmod(name, 0o600, dir_fd=descriptor)
                 listener.listen(64)
                 listener.setblocking(False)
             except BaseException:
@@ -76,11 +77,43 @@ def live_sockets(folder: Path) -> list[tuple[Path, int]]:
     return found
 
 
-def peer_uid(connection: socket.socket) -> int:
-    """Who is at the other end, as the kernel says."""
+def folder_trouble(folder: Path) -> str:
+    """Why nobody is looked for in this folder, though it is there; else empty."""
+    try:
+        with _opened(folder, create=False):
+            return ""
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """The process id and the user at the other end, as the kernel says; 0 for a process that we cannot see."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", raw)
-    return int(uid)
+    pid, uid, _ = struct.unpack("3i", raw)
+    return int(pid), int(uid)
+
+
+def descends_from(pid: int, ancestors: Collection[int]) -> bool:
+    """Whether that process, or one of those above it, is one of ``ancestors``."""
+    for _ in range(_DEEPEST):
+        if pid in ancestors:
+            return True
+        above = parent_of(pid) if pid > 1 else None
+        if above is None:
+            return False
+        pid = above
+    return False
+
+
+def in_control_group(pid: int, prefix: str) -> bool:
+    """Whether that process is in a control group whose name begins so, or beneath one."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return False
+    return any(part.startswith(prefix) for line in lines for part in line.split(":", 2)[-1].split("/"))
 
 
 @contextlib.contextmanager
@@ -93,8 +126,9 @@ def _opened(folder: Path, *, create: bool) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
-        if status.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
-            raise PermissionError(errno.EPERM, f"{folder} belongs to another user")
+        for each, owner in ((folder, status.st_uid), (folder.parent, os.stat(folder.parent).st_uid)):
+            if owner not in (os.geteuid(), 0):  # for root too: after su, the variable may name a user's folder
+                raise PermissionError(errno.EPERM, f"{each} belongs to another user")
         if stat.S_IMODE(status.st_mode) & 0o077:
             if not create or status.st_uid != os.geteuid():
                 raise PermissionError(errno.EPERM, f"{folder} is open to other users")
@@ -108,7 +142,11 @@ def _bind(listener: socket.socket, folder: int, stem: str) -> str:
     for number in range(1, 100):  # several nodes of one application in one process
         name = f"{stem}.sock" if number == 1 else f"{stem}-{number}.sock"
         try:
-            listener.bind(f"/proc/self/fd/{folder}/{name}")
+            before = os.umask(0o177)  # it is never there with another mode
+            try:
+                listener.bind(f"/proc/self/fd/{folder}/{name}")
+            finally:
+                os.umask(before)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -123,6 +161,8 @@ def _connect(folder: int, name: str, timeout_s: float) -> socket.socket:
         # a non-blocking connect to a busy listener fails at once (EAGAIN); a blocking one waits for its turn
         patience = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EPERM, f"{name} belongs to another user")
         connection.connect(f"/proc/self/fd/{folder}/{name}")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 0))
         connection.settimeout(timeout_s)

@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from shardwright.errors import ManifestError
+from shardwright.errors import ManifestError, NodeError, PlanError
 from shardwright.model.manifest import Manifest
+from shardwright.model.shard import ShardPlan
+from shardwright.node._launcher import read_secrets
+from shardwright.sharding import plan
 
 BACKENDS = ("auto", "process")
 
 
-def refuse_unbuilt(manifest: Manifest) -> None:
-    """Raises ManifestError for isolation that no backend here gives: weaker isolation is never given in its place."""
-    problems = tuple(
+def unbuilt(manifest: Manifest) -> tuple[str, ...]:
+    """What it asks for that this version does not have; weaker isolation is never given in place of stronger."""
+    problems = [
         f"{manifest.place(f'components.{component.name}.isolation')}: components.{component.name}.isolation: "
         f"{component.isolation!r} is not available in this version; expected {' or '.join(map(repr, BACKENDS))}"
         for component in manifest.components
         if component.isolation not in BACKENDS
-    )
-    if problems:
-        raise ManifestError("the manifest asks for isolation that is not available", problems=problems)
+    ]
+    for key, what, there in (
+        ("routes[0]", "[[routes]]", bool(manifest.routes)),
+        ("gateway", "[gateway]", manifest.gateway is not None and not manifest.routes),
+    ):
+        if there:
+            problems.append(
+                f"{manifest.place(key)}: {what}: nothing serves requests from outside in this version; "
+                f"expected no [gateway] and no [[routes]]"
+            )
+    return tuple(problems)
+
+
+def refuse_unbuilt(manifest: Manifest) -> None:
+    """Raises ManifestError for what this version does not have."""
+    if problems := unbuilt(manifest):
+        raise ManifestError("the manifest asks for what is not available in this version", problems=problems)
+
+
+def lacking_secrets(manifest: Manifest, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Every secret that cannot be read, in words, never its value."""
+    problems = []
+    for component in manifest.components:
+        for name, source in component.secrets.items():
+            alone = replace(manifest, components=(replace(component, secrets={name: source}),))
+            try:
+                read_secrets(alone, environment)
+            except NodeError as error:
+                problems.append(error.message)
+    return tuple(problems)
+
+
+def plan_to_start(manifest: Manifest, environment: Mapping[str, str]) -> ShardPlan:
+    """The plan of an application that is to run, with everything that hinders it told at once.
+
+    Raises ManifestError with all problems; PlanError or NodeError where there are none but those of the code, or of
+    one secret.
+    """
+    problems, secrets = unbuilt(manifest), lacking_secrets(manifest, environment)
+    try:
+        made = plan(manifest)
+    except PlanError as error:
+        if not problems and not secrets:
+            raise
+        problems = (*problems, f"{error.code} {error.message}")
+        made = None
+    if made is not None and not problems and len(secrets) == 1:
+        raise NodeError(secrets[0])
+    if problems or secrets or made is None:
+        raise ManifestError(f"{manifest.path} cannot be started as it is", problems=(*problems, *secrets))
+    return made
 
 
 def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ...]:

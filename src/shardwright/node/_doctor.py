@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shardwright.contracts.sandbox import Finding, Fingerprint
-from shardwright.errors import ManifestError, NodeError
+from shardwright.errors import NodeError
 from shardwright.manifest import capacity_problems, load
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import Severity, ShardPlan
 from shardwright.model.units import format_bytes
 from shardwright.node._api_sockets import runtime_folder
-from shardwright.node._checks import not_enforced, refuse_unbuilt
-from shardwright.node._launcher import read_secrets
+from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
+from shardwright.node._state import REMEDY, folder_trouble, state_folder
 from shardwright.sandbox.process import ProcessBackend
 from shardwright.sharding import plan as plan_manifest
 from shardwright.transport import shm
@@ -34,6 +34,7 @@ def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
         Finding("capacity", True, f"{capacity.cpu:g} cores, {memory} to give to shards"),
         _extension(),
         _folder("sockets", runtime_folder(environment), "set XDG_RUNTIME_DIR to a folder of yours"),
+        _state(environment),
     )
     return Fingerprint(found.usable, (*found.findings, *more))
 
@@ -54,10 +55,10 @@ def examine_application(
     findings = [Finding("manifest", True, f"{manifest.path}: {len(plan.definitions)} components")]
     for problem in lacking:
         findings.append(Finding("capacity", False, problem, "lower the guarantee, or take a larger machine"))
-    try:
-        refuse_unbuilt(manifest)
-    except ManifestError as error:
-        findings += [Finding("isolation", False, problem, 'use isolation = "auto"') for problem in error.problems]
+    for problem in unbuilt(manifest):
+        findings.append(
+            Finding("manifest", False, problem, "take it out of the manifest, or run a version that has it")
+        )
     findings += _secrets(manifest, environment)
     needed = len(findings)
     for line in not_enforced(manifest, enforced):
@@ -75,9 +76,27 @@ def examine_application(
 
 def _extension() -> Finding:
     if shm.available():
-        return Finding("extension", True, "shared memory between shards is available")
+        return Finding("extension", True, "built; channels do not use it yet")
     what, _, remedy = shm.reason().partition("; ")
     return Finding("extension", False, f"{what}; sockets serve", remedy)
+
+
+def _state(environment: Mapping[str, str]) -> Finding:
+    try:
+        folder = state_folder(environment)
+    except NodeError as error:
+        return Finding("state", False, error.message, error.remedy)
+    trouble = folder_trouble(folder)
+    return Finding("state", not trouble, trouble or f"{folder} (journals)", REMEDY if trouble else "")
+
+
+def unenforced(manifest: Manifest) -> tuple[str, ...]:
+    """What the manifest states and this machine will hold nobody to, one line a component."""
+    backend = ProcessBackend()
+    try:
+        return not_enforced(manifest, backend.capabilities().enforces)
+    finally:
+        backend.close()
 
 
 def _folder(name: str, folder: Path, remedy: str) -> Finding:
@@ -92,10 +111,8 @@ def _folder(name: str, folder: Path, remedy: str) -> Finding:
 def _secrets(manifest: Manifest, environment: Mapping[str, str]) -> list[Finding]:
     if not any(component.secrets for component in manifest.components):
         return []
-    try:
-        read_secrets(manifest, environment)
-    except NodeError as error:
-        return [Finding("secrets", False, error.message, error.remedy or "provide it, or take it out of the manifest")]
+    if problems := lacking_secrets(manifest, environment):
+        return [Finding("secrets", False, each, "provide it, or take it out of the manifest") for each in problems]
     return [Finding("secrets", True, "all can be read")]
 
 

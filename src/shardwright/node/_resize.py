@@ -12,7 +12,8 @@ from shardwright.composition import ShardRecord
 from shardwright.errors import NodeError, ShardwrightError
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Resources
-from shardwright.model.units import parse_bit_rate, parse_byte_rate, parse_bytes
+from shardwright.model.units import format_bytes, parse_bit_rate, parse_byte_rate, parse_bytes
+from shardwright.node._api_messages import Unusable
 from shardwright.node._core import Core
 
 Parse = Callable[[str], float]
@@ -51,7 +52,7 @@ async def resize(
     """
     least, most = _amounts(guarantee, "guarantee"), _amounts(ceiling, "ceiling")
     if not least and not most:
-        raise NodeError("nothing to change", remedy='name an amount, such as guarantee={"cpu": 0.5}')
+        raise Unusable("nothing to change", remedy='name an amount, such as guarantee={"cpu": 0.5}')
     async with core.resizing:
         records = _targets(core, target)
         wanted = {record.id: _changed(record, least, most) for record in records}
@@ -100,7 +101,7 @@ def _amounts(given: Mapping[str, Any], what: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in given.items():
         if name not in _RESOURCES:
-            raise NodeError(f"{what}: there is no resource {name!r}", remedy=_nearest(str(name), _RESOURCES))
+            raise Unusable(f"{what}: there is no resource {name!r}", remedy=nearest(str(name), _RESOURCES))
         field, parse = _RESOURCES[name]
         try:
             if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -109,7 +110,7 @@ def _amounts(given: Mapping[str, Any], what: str) -> dict[str, float]:
             if not math.isfinite(amount) or amount < 0 or (amount == 0 and what == "ceiling"):
                 raise ValueError(f"expected {'more than 0' if what == 'ceiling' else '0 or more'}, got {value!r}")
         except ValueError as error:
-            raise NodeError(f"{what} of {name}: {error}") from None
+            raise Unusable(f"{what} of {name}: {error}") from None
         found[field] = float(amount) if name in _SHARES else int(amount)
     return found
 
@@ -122,9 +123,9 @@ def _targets(core: Core, target: str) -> list[ShardRecord]:
         return found
     components = [str(definition.component) for definition in core.plan.definitions]
     if target in components:
-        raise NodeError(f"no shard of {target} is running now", remedy="change its section of the manifest instead")
-    raise NodeError(
-        f"there is no shard or component {target!r}", remedy=_nearest(target, [*components, *(r.id for r in running)])
+        raise Unusable(f"no shard of {target} is running now", remedy="change its section of the manifest instead")
+    raise Unusable(
+        f"there is no shard or component {target!r}", remedy=nearest(target, [*components, *(r.id for r in running)])
     )
 
 
@@ -132,9 +133,9 @@ def _changed(record: ShardRecord, least: Mapping[str, float], most: Mapping[str,
     limits = Limits(_with(record.limits.guarantee, least), _with(record.limits.ceiling, most))
     for field in limits.guarantee.exceeds(limits.ceiling):
         name = next(name for name, (known, _) in _RESOURCES.items() if known == field)
-        raise NodeError(
-            f"{record.id}: the guarantee of {name} ({getattr(limits.guarantee, field)}) would be above its ceiling "
-            f"({getattr(limits.ceiling, field)})",
+        raise Unusable(
+            f"{record.id}: the guarantee of {name} ({_shown(field, getattr(limits.guarantee, field))}) "
+            f"would be above its ceiling ({_shown(field, getattr(limits.ceiling, field))})",
             remedy="raise the ceiling in the same step",
         )
     return limits
@@ -159,11 +160,23 @@ def _inputs(before: Limits, after: Limits) -> tuple[tuple[str, object], ...]:
         for field in fields(Resources):
             was, now = getattr(old, field.name), getattr(new, field.name)
             if was != now:
-                changes.append((f"{kind}_{field.name}", f"{was} -> {now}"))
+                changes.append((f"{kind}_{field.name}", f"{_shown(field.name, was)} -> {_shown(field.name, now)}"))
     return tuple(changes)
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def _shown(field: str, amount: float | None) -> str:
+    """An amount with its unit."""
+    if amount is None:
+        return "none"
+    if field.endswith("_bytes"):
+        return format_bytes(amount)
+    if field == "io_bytes_s":
+        return f"{format_bytes(amount)}/s"
+    return f"{amount:g} bit/s" if field == "network_bits_s" else f"{amount:g}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A remedy: the name that was probably meant, else all there are."""
     known = sorted(names)
     close = difflib.get_close_matches(name, known, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"

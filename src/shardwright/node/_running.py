@@ -24,7 +24,7 @@ from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.node._api import ApiServer
 from shardwright.node._api_sockets import runtime_folder
-from shardwright.node._checks import not_enforced, refuse_unbuilt
+from shardwright.node._checks import not_enforced, plan_to_start
 from shardwright.node._client import Client
 from shardwright.node._core import Core, LiveSession
 from shardwright.node._inproc import InprocLauncher, machine_capacity
@@ -74,8 +74,8 @@ class Running:
     def __init__(self, path: str | Path, options: Options) -> None:
         environment = dict(os.environ) if options.environment is None else dict(options.environment)
         self.manifest: Manifest = load(path, profile=options.profile, environment=environment)
-        refuse_unbuilt(self.manifest)
-        self.plan: ShardPlan = plan_manifest(self.manifest)
+        self.plan: ShardPlan = plan_to_start(self.manifest, environment)
+        self.notes: list[str] = []  # what whoever starts the node should know
         self.options = options
         self._environment = environment
         self._secrets = read_secrets(self.manifest, environment)  # before anything is made that would have to be undone
@@ -161,6 +161,7 @@ class Running:
                 self.core.record("limits", described.reason)
             for line in not_enforced(manifest, described.enforces):
                 self.core.record("limits", line)
+                self.notes.append(line)
             if described.swept:
                 self.core.record("swept", f"removed what earlier nodes left: {', '.join(described.swept)}")
         if (files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) < FEW_FILES:
@@ -178,6 +179,12 @@ class Running:
                     await self._keeper.inherit(server.path)
             except NodeError as error:
                 self.core.record("api", str(error))
+                self.notes.append(f"other terminals cannot reach this node: {error}")
+
+    @property
+    def keeper_pid(self) -> int:
+        """The process above all shards; 0 where everything is in this process."""
+        return self._keeper.pid if self._keeper is not None else 0
 
     def _close_soon(self) -> None:
         threading.Thread(target=self.close, name="shardwright-stop", daemon=True).start()

@@ -97,9 +97,8 @@ MISTAKES = {
     ),
     "state": ('state = "jurnal"', "5: components.web.state: …; did you mean 'journal'?"),
     "isolation": (
-        'isolation = "namespaces"',
-        '5: components.web.isolation: "namespaces" does not fit; expected auto, process, namespace, oci:<runtime>, '
-        "docker or microvm; did you mean 'namespace'?",
+        'isolation = "proces"',
+        "5: components.web.isolation: \"proces\" does not fit; expected auto or process; did you mean 'process'?",
     ),
     "oci without a runtime": ('isolation = "oci:"', '5: components.web.isolation: "oci:" does not fit; expected …'),
     "scope": (

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.errors import NodeError
 from shardwright.node._journal import Journal
 
 
