@@ -17,6 +17,7 @@ import pytest
 
 import shardwright
 from shardwright.errors import CallError
+from shardwright.sandbox._linux._procfs import children
 from shardwright.testing._faults import becomes, control_groups, members, processes_marked
 
 HERE = Path(__file__).parent
@@ -30,11 +31,12 @@ Record = Callable[[str, int], None]
 
 
 class Running:
-    """A node in a process of its own. All of its guests carry ``mark`` in their environment."""
+    """A node in a process of its own. It and all of its guests carry ``mark`` in their environment."""
 
     def __init__(self, state: Path, app: Path = STUBBORN) -> None:
         self.mark = f"swt-{uuid.uuid4().hex}"
         self.groups_before = control_groups()
+        self.keepers: set[int] = set()
         environment = os.environ | {"SWT_MARK": self.mark, "PYTHONPATH": str(SOURCE)}
         self.errors = (state / f"{self.mark}.err").open("w+")
         self.process = subprocess.Popen(
@@ -53,7 +55,10 @@ class Running:
     def others(self) -> dict[int, str]:
         found = processes_marked(self.mark)
         found.pop(self.process.pid, None)
-        return found
+        # the keeper has none of the node's environment: it is known since it was the node's child
+        for pid in children(self.process.pid):
+            self.keepers |= {pid} if "node._keeper" in command_of(pid) else set()
+        return found | {pid: command for pid in self.keepers if "node._keeper" in (command := command_of(pid))}
 
     def keeper(self) -> int | None:
         return next((pid for pid, command in self.others().items() if "node._keeper" in command), None)
@@ -99,6 +104,13 @@ def running(tmp_path: Path) -> Iterator[Callable[[], Running]]:
             one.end()
 
 
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def reach(node: Running, moment: int, chance: random.Random) -> None:
     """Some moment of its life: while it starts, when it is ready, under load."""
     if moment % 5 == 0:
@@ -109,6 +121,7 @@ def reach(node: Running, moment: int, chance: random.Random) -> None:
     else:
         node.until("working")
         time.sleep(chance.uniform(0.0, 1.0))
+    node.keeper()  # seen while it is the node's child
 
 
 def kill(*pids: int | None) -> None:

@@ -41,10 +41,11 @@ from shardwright.node._keeper_messages import (
     to_keeper,
 )
 from shardwright.sandbox import become_subreaper
-from shardwright.sandbox.process import ProcessBackend
+from shardwright.sandbox.process import ProcessBackend, end_descendants
 
 MAX_FRAME = 16 * 1024 * 1024
 LATE_S = 5.0
+END_S = 2.0
 
 
 class Keeper:
@@ -57,6 +58,8 @@ class Keeper:
         self._sandboxes: dict[str, Sandbox] = {}
         self._frames = FrameReader(sock, limit=MAX_FRAME, descriptors=True)
         self._lifeline_read, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
+        self._events = select.epoll()
+        self._watched: dict[int, Sandbox] = {}  # by their pidfd: those that run
         self._late: list[Sandbox] = []  # told to end, and did not in time
         self._late_due_s = 0.0
         self._swept: tuple[str, ...] = ()
@@ -69,12 +72,18 @@ class Keeper:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
+            for descriptor in (self._socket.fileno(), wake_read):
+                self._events.register(descriptor, select.EPOLLIN)
             while True:
-                pause_s = LATE_S if self._late else None
-                ready, _, _ = select.select([self._socket.fileno(), wake_read], [], [], pause_s)
+                ready = {descriptor for descriptor, _ in self._events.poll(LATE_S if self._late else None)}
                 self.delete_late()
+                ended = [self._watched[descriptor] for descriptor in ready if descriptor in self._watched]
+                for sandbox in ended:
+                    self._unwatch(sandbox)  # it tells so until it is deleted
                 if wake_read in ready:
                     os.read(wake_read, 4096)
+                if wake_read in ready or ended:
+                    self._backend.end_strays()
                     self._backend.reap_orphans()
                 if self._socket.fileno() in ready:
                     if not self._frames.gulp():
@@ -110,7 +119,8 @@ class Keeper:
                 sandbox.delete()
             except ShardwrightError as error:
                 print(f"keeper: {error}", file=sys.stderr)
-        self._backend.reap_orphans()
+        if not end_descendants(END_S):
+            print("keeper: some processes did not end", file=sys.stderr)
         self._backend.close()
 
     def _answer(self, message: Any, descriptors: list[int]) -> None:
@@ -155,6 +165,7 @@ class Keeper:
                 sandbox = self._sandboxes.pop(message.shard, None)
                 if sandbox is None:
                     return Deleted(message.request, None), []
+                self._unwatch(sandbox)
                 sandbox.kill()
                 try:
                     sandbox.delete()
@@ -183,10 +194,18 @@ class Keeper:
             raise SandboxError(f"the sandbox of {shard} has ended")
         return found
 
+    def _unwatch(self, sandbox: Sandbox) -> None:
+        # closing would not do: the node has a copy of that descriptor
+        for descriptor in [number for number, watched in self._watched.items() if watched is sandbox]:
+            del self._watched[descriptor]
+            self._events.unregister(descriptor)
+
     def _started(self, request: int, sandbox: Sandbox | None) -> tuple[Started, list[int]]:
         if sandbox is None:
             return Started(request, None), []
         self._sandboxes[sandbox.handle.shard] = sandbox
+        self._watched[sandbox.fileno()] = sandbox
+        self._events.register(sandbox.fileno(), select.EPOLLIN)
         return Started(request, sandbox.handle), [sandbox.fileno()]
 
 

@@ -36,6 +36,7 @@ from shardwright.node._keeper_messages import (
 
 GUEST_CONTROL = 3
 GUEST_LIFELINE = 4
+_NEEDED = frozenset({"PATH", "LANG", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH"})
 # Our own package comes from where this process has it, also when the path knows another. Its folder goes last into the
 # path, where it shadows nothing: what is installed beside it may be needed.
 _RUN = """\
@@ -88,12 +89,23 @@ def _give_up(future: asyncio.Future[tuple[Any, list[int]]]) -> None:
             os.close(descriptor)
 
 
+def _environment() -> dict[str, str]:
+    """What the keeper needs: to find its interpreter and our packages, and to be measured when this process is."""
+    measured = "coverage" in sys.modules
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _NEEDED or name.startswith("LC_") or (measured and name.startswith("COVERAGE_"))
+    }
+
+
 def _keeper(sock: socket.socket, grace_s: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         python_command("shardwright.node._keeper", str(sock.fileno()), str(grace_s)),
         pass_fds=[sock.fileno()],
         stdin=subprocess.DEVNULL,
         cwd="/",
+        env=_environment(),
     )
 
 

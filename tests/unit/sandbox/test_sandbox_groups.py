@@ -113,7 +113,7 @@ def test_v1_limits_are_written_and_read_back(tmp_path: Path) -> None:
 def test_unstated_amounts_stay(tmp_path: Path, make: type) -> None:
     group = make(tmp_path, "cpu.max.burst", "cpu.cfs_burst_us", "memory.swap.max", "memory.memsw.limit_in_bytes")
     try:
-        assert group.read_back() == Limits(guarantee=Resources(cpu=1.0))
+        assert group.read_back() == Limits(), "nobody guaranteed what the kernel begins with"
         group.apply(LIMITS)
         changed = group.apply(Limits(ceiling=Resources(cpu=0.25)))
     finally:
@@ -125,7 +125,13 @@ def test_unstated_amounts_stay(tmp_path: Path, make: type) -> None:
 def test_smallest_amounts_are_what_the_kernel_takes(tmp_path: Path, make: type) -> None:
     group = make(tmp_path)
     try:
-        found = group.apply(Limits(Resources(cpu=0.0), Resources(cpu=0.0001)))
+        found = group.apply(Limits(Resources(cpu=0.0), Resources(cpu=0.01)))
+        for cores in (0.0001, 1e-9):
+            with pytest.raises(SandboxError, match=r"the least is 0\.01"):
+                group.apply(Limits(ceiling=Resources(cpu=cores)))
+        assert group.read_back() == found
+        one = Limits(guarantee=Resources(cpu=1.0))
+        assert group.apply(one).guarantee.cpu == 1.0, "the kernel's own amount, when somebody states it"
     finally:
         group.close()
     assert found.ceiling.cpu == 0.01

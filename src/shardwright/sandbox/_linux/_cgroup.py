@@ -23,6 +23,7 @@ PREFIX = "shardwright-"
 _OWNER = re.compile(r"shardwright-(\d+)-(\d+)(?:-(\d+))?")
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 _ROUNDS = 50
+_MIN_QUOTA_US = 1_000
 
 
 class ControlGroup(ABC):
@@ -165,6 +166,17 @@ def owner_is_dead(name: str) -> bool:
     stat = process_stat(int(match[1]))
     # a zombie has ended: its parent may be gone as well, and nobody waits for it
     return stat is None or stat.start_ticks != int(match[2]) or stat.state == "Z"
+
+
+def quota_us(cores: float, period_us: int) -> int:
+    """A CPU ceiling as time of each period. Raises SandboxError below what the kernel takes."""
+    quota = round(cores * period_us)
+    if quota < _MIN_QUOTA_US:
+        least = _MIN_QUOTA_US / period_us
+        raise SandboxError(
+            f"cannot set the CPU ceiling to {cores:g} cores: the least is {least:g}", remedy=f"choose {least:g} or more"
+        )
+    return quota
 
 
 def folder_name(name: str) -> str:

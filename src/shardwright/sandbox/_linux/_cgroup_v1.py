@@ -13,7 +13,6 @@ from shardwright.sandbox._linux._files import ControlFiles, Step, apply
 
 CONTROLLERS = ("pids", "cpu", "memory", "cpuacct")  # membership is read, and ended, by the first one there is
 PERIOD_US = 100_000
-_MIN_QUOTA_US = 1_000
 _SHARES_PER_CORE = 1024
 _MAX_SHARES = 262_144
 _UNLIMITED = 1 << 60
@@ -27,6 +26,7 @@ class GroupV1(ControlGroup):
         by_path = {path: ControlFiles(path) for path in self.paths}
         self._files = {name: by_path[path] for name, path in folders.items()}
         self._all = tuple(by_path.values())
+        self._cpu_stated = False
 
     def __repr__(self) -> str:
         return f"GroupV1({self.paths!r})"
@@ -59,6 +59,7 @@ class GroupV1(ControlGroup):
         if pids is not None and max_pids is not None:
             steps.append(Step(pids, "pids.max", str(max_pids), "the number of processes"))
         apply(steps)
+        self._cpu_stated |= limits.guarantee.cpu is not None
         return self.read_back()
 
     def read_back(self) -> Limits:
@@ -66,9 +67,12 @@ class GroupV1(ControlGroup):
         try:
             quota_us = int(cpu.value("cpu.cfs_quota_us")) if cpu else -1
             period_us = int(cpu.value("cpu.cfs_period_us")) if cpu else PERIOD_US
+            shares = int(cpu.value("cpu.shares")) if cpu else _SHARES_PER_CORE
+            # the kernel begins with one core's worth, which nobody guaranteed
+            stated = self._cpu_stated or shares != _SHARES_PER_CORE
             return Limits(
                 guarantee=Resources(
-                    cpu=int(cpu.value("cpu.shares")) / _SHARES_PER_CORE if cpu else None,
+                    cpu=shares / _SHARES_PER_CORE if cpu and stated else None,
                     memory_bytes=_bytes(memory, "memory.soft_limit_in_bytes"),
                 ),
                 ceiling=Resources(
@@ -257,7 +261,7 @@ def _memory_steps(files: ControlFiles, amount: int) -> list[Step]:
 
 def _quota_steps(files: ControlFiles, cores: float) -> list[Step]:
     what = "the CPU ceiling"
-    quota_us = max(_MIN_QUOTA_US, round(cores * PERIOD_US))
+    quota_us = _cgroup.quota_us(cores, PERIOD_US)
     steps = [Step(files, "cpu.cfs_period_us", str(PERIOD_US), what)]
     quota = Step(files, "cpu.cfs_quota_us", str(quota_us), what)
     if not files.has("cpu.cfs_burst_us"):

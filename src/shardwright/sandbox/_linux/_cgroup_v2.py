@@ -22,7 +22,6 @@ from shardwright.sandbox._linux._procfs import read_text
 
 CONTROLLERS = ("cpu", "memory", "pids")
 PERIOD_US = 100_000
-_MIN_QUOTA_US = 1_000
 _WEIGHT_PER_CORE = 100
 _MAX_WEIGHT = 10_000
 # where processes of a delegated group move to, for a group that hands controllers down may hold none itself; the name
@@ -37,6 +36,7 @@ class GroupV2(ControlGroup):
         self.paths = (folder,)
         self._files = ControlFiles(folder)
         self._controllers = frozenset(controllers)
+        self._cpu_stated = False
 
     def __repr__(self) -> str:
         return f"GroupV2({self.paths[0]!r})"
@@ -71,11 +71,12 @@ class GroupV2(ControlGroup):
         if "pids" in self._controllers and max_pids is not None:
             steps.append(Step(files, "pids.max", str(max_pids), "the number of processes"))
         apply(steps)
+        self._cpu_stated |= limits.guarantee.cpu is not None
         return self.read_back()
 
     def _quota_steps(self, cores: float) -> list[Step]:
         what = "the CPU ceiling"
-        quota_us = max(_MIN_QUOTA_US, round(cores * PERIOD_US))
+        quota_us = _cgroup.quota_us(cores, PERIOD_US)
         quota = Step(self._files, "cpu.max", f"{quota_us} {PERIOD_US}", what)
         if not self._files.has("cpu.max.burst"):
             return [quota]
@@ -101,9 +102,12 @@ class GroupV2(ControlGroup):
         files = self._files
         try:
             quota, period = files.value("cpu.max").split() if "cpu" in self._controllers else ("max", "1")
+            weight = int(files.value("cpu.weight")) if "cpu" in self._controllers else _WEIGHT_PER_CORE
+            # the kernel begins with one core's worth, which nobody guaranteed
+            stated = "cpu" in self._controllers and (self._cpu_stated or weight != _WEIGHT_PER_CORE)
             return Limits(
                 guarantee=Resources(
-                    cpu=int(files.value("cpu.weight")) / _WEIGHT_PER_CORE if "cpu" in self._controllers else None,
+                    cpu=weight / _WEIGHT_PER_CORE if stated else None,
                     memory_bytes=self._bytes("memory.low") or None,
                 ),
                 ceiling=Resources(

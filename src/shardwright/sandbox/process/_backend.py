@@ -20,7 +20,8 @@ from shardwright.model.limits import Limits, Resources
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
 from shardwright.sandbox._linux._detect import detect
-from shardwright.sandbox._linux._procfs import children, memory_total_bytes, start_ticks
+from shardwright.sandbox._linux._procfs import children, memory_total_bytes, process_stat, start_ticks
+from shardwright.sandbox.process import _kin
 from shardwright.sandbox.process._sandbox import ProcessSandbox
 from shardwright.sandbox.process._start import Plan, signals_blocked, start
 
@@ -85,6 +86,7 @@ class ProcessBackend(SandboxBackend):
         return sandbox
 
     def _start(self, spec: LaunchSpec, group: ControlGroup | None) -> ProcessSandbox:
+        mark = _kin.new_mark()
         pid = start(
             Plan(
                 arguments=spec.arguments,
@@ -93,6 +95,7 @@ class ProcessBackend(SandboxBackend):
                 descriptors=spec.descriptors,
                 entrances=group.entrances() if group is not None else (),
                 end_with_parent=self._end_with_parent,
+                mark=mark,
             )
         )
         try:
@@ -113,7 +116,7 @@ class ProcessBackend(SandboxBackend):
         )
         if group is not None:
             group.close()  # what was opened to make it: what is used again opens again, and stays
-        sandbox = ProcessSandbox(handle, descriptor, group)
+        sandbox = ProcessSandbox(handle, descriptor, group, mark, self._firsts)
         self._sandboxes[pid] = sandbox
         return sandbox
 
@@ -143,9 +146,21 @@ class ProcessBackend(SandboxBackend):
             start_ticks=handle.start_ticks,
             control_groups=group.paths if group is not None else (),
         )
-        sandbox = ProcessSandbox(found, descriptor, group)
+        sandbox = ProcessSandbox(found, descriptor, group, self._mark_of(handle, limits), self._firsts)
         self._sandboxes[handle.pid] = sandbox
         return sandbox
+
+    def _mark_of(self, handle: SandboxHandle, limits: Limits | None) -> int | None:
+        """What a running process is marked with: as before, or anew when it gets a box of its own."""
+        known = self._sandboxes.get(handle.pid)
+        if limits is None or (known is not None and known.handle.start_ticks == handle.start_ticks):
+            return _kin.mark_of(handle.pid)
+        mark = _kin.new_mark()
+        return mark if mark is not None and _kin.mark(handle.pid, mark) else None
+
+    def _firsts(self) -> set[int]:
+        """The first processes of sandboxes that run."""
+        return {pid for pid, sandbox in self._sandboxes.items() if not sandbox.deleted and sandbox.poll() is None}
 
     def _group_of(self, handle: SandboxHandle, limits: Limits | None) -> ControlGroup | None:
         """The control group that a running process is in, or with ``limits`` a new one that it is put into."""
@@ -197,6 +212,21 @@ class ProcessBackend(SandboxBackend):
             with contextlib.suppress(ChildProcessError):
                 count += os.waitpid(pid, os.WNOHANG)[0] == pid
         return count
+
+    def end_strays(self) -> None:
+        """Without control groups: end orphans that came to us and belong to no sandbox that runs. For a keeper alone."""
+        if self.groups.version:
+            return
+        own = os.getpid()
+        running = [self._sandboxes[pid] for pid in self._firsts()]
+        marks = {sandbox.mark for sandbox in running if sandbox.mark is not None}
+        firsts = {sandbox.handle.pid for sandbox in running}
+
+        def belongs_nowhere(pid: int) -> bool:
+            stat = process_stat(pid)
+            return stat is not None and _kin.mark_of(pid) not in marks and stat.session not in firsts
+
+        _kin.end(lambda: _kin.below(children(own), firsts), belongs_nowhere)
 
     def close(self) -> None:
         """Remove the folder of our control groups, if nothing is left in it. Sandboxes are not touched."""

@@ -6,13 +6,15 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Collection, Iterator
 
 from shardwright.contracts.sandbox import Exit, Sandbox, SandboxHandle
 from shardwright.errors import SandboxError
 from shardwright.model.limits import Limits, Usage
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup
-from shardwright.sandbox._linux._procfs import process_stat, process_usage
+from shardwright.sandbox._linux._procfs import children, process_stat, process_usage, start_ticks
+from shardwright.sandbox.process import _kin
 
 _END_TIMEOUT_S = 2.0  # of ``delete`` in all: the keeper serves nobody else meanwhile
 _OOM_PATIENCE_S = 0.5
@@ -21,18 +23,26 @@ _OOM_PATIENCE_S = 0.5
 class ProcessSandbox(Sandbox):
     """A process, those it started, and their control group if there is one.
 
-    Without a control group it holds on to its processes by their process group: a child that makes a session of its own
-    escapes ``kill``, as do the children of a process that its own parent (a template) has waited for already; and
-    ``usage`` tells of the first process alone. An ended child stays a zombie until ``delete``, so that its pid keeps
-    naming its process group.
+    Without a control group it holds on to its processes by their mark (see ``_kin``); orphans are found as long as this
+    process is a sub-reaper, and ``usage`` tells of the first process alone. An ended child stays a zombie until
+    ``delete``, so that its pid keeps naming its process group.
     """
 
-    def __init__(self, handle: SandboxHandle, descriptor: int, group: ControlGroup | None) -> None:
+    def __init__(
+        self,
+        handle: SandboxHandle,
+        descriptor: int,
+        group: ControlGroup | None,
+        mark: int | None = None,
+        spared: Callable[[], Collection[int]] = tuple,
+    ) -> None:
         self.handle = handle
         self._descriptor = descriptor
         self._group = group
         self._exit: Exit | None = None
         self._killed = False
+        self.mark = mark
+        self._spared = spared  # the first processes of other sandboxes
         self.deleted = False
 
     def __repr__(self) -> str:
@@ -84,12 +94,35 @@ class ProcessSandbox(Sandbox):
         self._killed = True
         if self._group is not None:
             self._group.kill()
+        else:
+            self._end_kin()
         # its process group: the number is its own as long as the process exists, be it as a zombie
         stat = process_stat(self.handle.pid)
         if stat is not None and stat.start_ticks == self.handle.start_ticks and stat.group == self.handle.pid:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # the pidfd below has the last word
                 os.killpg(self.handle.pid, signal.SIGKILL)
         _pidfd.send(self._descriptor, signal.SIGKILL)
+
+    def _end_kin(self) -> None:
+        """Everything that descends from its first process, wherever it went."""
+        first, own = self.handle.pid, os.getpid()
+
+        def find() -> Iterator[int]:
+            spared = set(self._spared()) - {first}
+            if start_ticks(first) == self.handle.start_ticks:
+                yield from _kin.below([first], spared)
+            # after those that still descend from it, for they may come to us meanwhile
+            yield from _kin.below(children(own), spared)
+
+        def belongs(pid: int) -> bool:
+            if self.mark is not None:
+                return _kin.mark_of(pid) == self.mark
+            # a number stays taken while it names a session: if another process has it, no such session is left
+            stat = process_stat(pid)
+            now = start_ticks(first)
+            return stat is not None and stat.session == first and now in (None, self.handle.start_ticks)
+
+        _kin.end(find, belongs)
 
     def delete(self) -> None:
         """Takes two seconds at most. Raises SandboxError when something did not end by then; it may be called again."""

@@ -33,6 +33,7 @@ class Plan:
     descriptors: Mapping[int, int]
     entrances: tuple[int, ...]
     end_with_parent: bool
+    mark: int | None = None
 
 
 @contextlib.contextmanager
@@ -108,6 +109,8 @@ def _become(plan: Plan, write_end: int, parent: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if plan.mark is not None:
+            resource.setrlimit(resource.RLIMIT_RTTIME, (plan.mark, plan.mark))
         step = "give up new privileges"
         _libc.prctl(_libc.PR_SET_NO_NEW_PRIVS, 1)
         step = f"enter the working directory {plan.working_directory!r}"
