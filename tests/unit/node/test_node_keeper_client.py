@@ -6,6 +6,8 @@ import asyncio
 import os
 import resource
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +115,23 @@ def test_whoever_waits_hears_that_the_keeper_is_gone() -> None:
         conversation.close()
 
     asyncio.run(run())
+
+
+def test_a_keeper_gets_what_it_needs_of_the_environment_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_PASSWORD", "s3cr3t")
+    monkeypatch.setenv("COVERAGE_FOR_A_TEST", "yes")
+    monkeypatch.setenv("LC_TIME", "C")
+
+    async def run() -> list[str]:
+        client = KeeperClient.start(0.0, lambda: None)
+        try:
+            await client.describe()
+            return Path(f"/proc/{client.pid}/environ").read_text().split("\0")
+        finally:
+            await client.close()
+
+    names = {line.partition("=")[0] for line in asyncio.run(run()) if line}
+    needed = {"PATH", "LANG", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH"}
+    assert {"PATH", "LC_TIME"} <= names
+    assert {name for name in names if not name.startswith(("LC_", "COVERAGE_"))} <= needed
+    assert ("COVERAGE_FOR_A_TEST" in names) == ("coverage" in sys.modules), "only when this process is measured"
