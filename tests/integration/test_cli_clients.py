@@ -177,9 +177,11 @@ def test_a_session_is_joined_by_its_name(shop: Node, tmp_path: Path) -> None:
         (["desk.echo", "-k", "value=" + json.dumps({"__bytes__": "not base64!"})], "ase64"),
     ],
 )
-def test_a_failed_call_has_status_one(shop: Node, tmp_path: Path, words: list[str], says: str) -> None:
+def test_a_failed_call_has_status_one_and_an_unknown_name_two(
+    shop: Node, tmp_path: Path, words: list[str], says: str
+) -> None:
     done = shardwright(tmp_path, "call", *words)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == (2 if "did you mean" in says else 1), done.stderr
     assert says in done.stderr and done.stdout == ""
     assert "shardwright/node" not in done.stderr and "shardwright/cli" not in done.stderr
     assert shardwright(tmp_path, "call", "desk.echo").returncode == 0  # the node is none the worse
@@ -279,4 +281,5 @@ def test_resize_reads_back(shop: Node, tmp_path: Path) -> None:
     (limits,) = json.loads(done.stdout)["resized"].values()
     assert limits["ceiling"]["memory_bytes"] == 96 << 20
     assert shardwright(tmp_path, "resize", "store").returncode == 2
-    assert shardwright(tmp_path, "resize", "nobody", "--cpu", "1").returncode == 1
+    assert shardwright(tmp_path, "resize", "nobody", "--cpu", "1").returncode == 2
+    assert shardwright(tmp_path, "logs", "nobody").returncode == 2

@@ -208,3 +208,55 @@ def test_help_lists_every_command_with_an_example(tmp_path: Path) -> None:
         assert f"  {name} " in top
         told = shardwright(tmp_path, name, "--help")
         assert told.returncode == 0 and "--json" in told.stdout and "Example" in told.stdout, name
+
+
+HINDERED = (
+    MANIFEST
+    + 'isolation = "namespace"\nlimits = { io = "1MB/s" }\nsecrets = { ONE = "file:missing", TWO = "file:nowhere" }\n'
+    + '[[routes]]\npath = "/"\ncall = "desk.work"\n'
+)
+
+
+def test_all_that_hinders_a_start_is_told_at_once(tmp_path: Path) -> None:
+    app = str(write_app(tmp_path / "hindered", HINDERED, desk=DESK, visited=VISITED))
+    expected = ("'namespace' is not available", "secret ONE of desk", "secret TWO of desk", "[[routes]]")
+    run, plan, doctor = (shardwright(tmp_path, *each, app) for each in (("run",), ("plan",), ("doctor",)))
+    assert (run.returncode, plan.returncode, doctor.returncode) == (2, 0, 2)
+    for text in expected:
+        assert text in run.stderr and text in plan.stdout and text in doctor.stdout, text
+    assert "not enforced" in plan.stdout and "limits.io" in doctor.stdout
+    told = json.loads(shardwright(tmp_path, "plan", app, "--json").stdout)
+    assert len(told["hinders_start"]) == 4 and len(told["not_enforced"]) == 1
+
+
+def test_run_says_what_is_not_enforced_and_why_it_has_no_socket(tmp_path: Path) -> None:
+    manifest = '[app]\nname = "a"\nmain = "desk:main"\n[components.desk]\ncode = "desk"\nlimits = { io = "1MB/s" }\n'
+    app = str(write_app(tmp_path / "app", manifest, desk="def main():\n    print('done')\n"))
+    (tmp_path / "file").write_text("")
+    no_folder = {"XDG_RUNTIME_DIR": str(tmp_path / "file")}
+    done = shardwright(tmp_path, "run", app, more=no_folder)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "not enforced" in done.stderr and "limits.io" in done.stderr
+    assert "other terminals cannot reach this node" in done.stderr and str(tmp_path / "file") in done.stderr
+    assert shardwright(tmp_path, "run", "-q", app, more=no_folder).stderr == ""
+
+
+def test_a_state_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    app = str(write_app(tmp_path / "visited", MANIFEST, desk=DESK, visited=VISITED))
+    (tmp_path / "file").write_text("")
+    more = {"XDG_STATE_HOME": str(tmp_path / "file")}
+    done = shardwright(tmp_path, "run", app, more=more)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr and "set XDG_STATE_HOME" in done.stderr
+    state = next(
+        f
+        for f in json.loads(shardwright(tmp_path, "doctor", "--json", more=more).stdout)["findings"]
+        if f["name"] == "state"
+    )
+    assert not state["present"] and "XDG_STATE_HOME" in state["remedy"]
+
+
+@pytest.mark.parametrize("timeout", ["nan", "0", "-1", "inf"])
+def test_a_timeout_that_is_none(tmp_path: Path, timeout: str) -> None:
+    done = shardwright(tmp_path, "call", "desk.work", "--timeout", timeout)
+    assert done.returncode == 2 and "--timeout" in done.stderr

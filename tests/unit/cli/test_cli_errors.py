@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from shardwright import errors
 from shardwright.cli import _author
 from shardwright.cli._errors import report, status_of
-from shardwright.cli._invocation import Invocation
+from shardwright.cli._invocation import Invocation, shown
 from shardwright.cli._main import invoke
 from shardwright.node import Ambiguous, NoAnswer, Refused
 
@@ -27,6 +28,7 @@ from shardwright.node import Ambiguous, NoAnswer, Refused
         (Ambiguous("m"), 2),
         (NoAnswer("m"), 3),
         (Refused({"message": "m", "code": "SW100"}), 1),
+        (Refused({"message": "m", "bad_input": True}), 2),
         (errors.ShardLost("m"), 1),
         (errors.NodeError("m"), 1),
         (errors.InternalError("m"), 70),
@@ -101,6 +103,21 @@ def test_text_of_others_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str
     Invocation({}).table(("A", "LONG NAME"), [("x\x1b[2J", "y"), ("wide wide", "z")])
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["A          LONG NAME", "x\\x1b[2J   y", "wide wide  z"]
+
+
+def test_an_error_of_the_system_has_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        open("/nowhere/at/all")  # noqa: SIM115
+    except OSError as error:
+        assert said(error, capsys) == "shardwright: error: /nowhere/at/all: No such file or directory\n"
+        assert "Traceback" in said(error, capsys, debug=True)
+
+
+def test_what_a_terminal_would_obey_is_escaped_there_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a\x1b]0;x\x07\x9b2J\x7f\r\tb\nc\u202e"
+    assert shown(text) == text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert shown(text) == "a\\u001b]0;x\\u0007\\u009b2J\\u007f\\u000d\tb\nc\\u202e"
 
 
 def test_every_command_has_json_and_debug() -> None:
