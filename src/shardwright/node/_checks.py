@@ -34,12 +34,6 @@ def unbuilt(manifest: Manifest) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def refuse_unbuilt(manifest: Manifest) -> None:
-    """Raises ManifestError for what this version does not have."""
-    if problems := unbuilt(manifest):
-        raise ManifestError("the manifest asks for what is not available in this version", problems=problems)
-
-
 def lacking_secrets(manifest: Manifest, environment: Mapping[str, str]) -> tuple[str, ...]:
     """Every secret that cannot be read, in words, never its value."""
     problems = []
