@@ -65,8 +65,8 @@ MAX_TIMEOUT_S = 7 * 86400.0
 MAX_SESSION_NAME = 200  # characters
 MAX_REFUSALS = 100  # of shards, in the journal
 KINDS = (
-    "api", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue", "ready", "refuse",
-    "resize", "return", "stop", "swept",
+    "api", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue", "ready",
+    "refuse", "resize", "return", "stop", "swept",
 )  # fmt: skip
 
 T = TypeVar("T")
