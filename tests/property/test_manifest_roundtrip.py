@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ from shardwright.model.manifest import (
     Warm,
 )
 
-NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True).filter(lambda name: name != "main")
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True).filter(
+    lambda name: name != "main" and not keyword.iskeyword(name)
+)
 PYTHON_NAMES = st.sampled_from(["a", "B2", "_c", "Größe", "x_y"])
 MODULES = st.lists(PYTHON_NAMES, min_size=1, max_size=3).map(".".join)
 OBJECTS = st.tuples(MODULES, PYTHON_NAMES).map(":".join)
