@@ -49,6 +49,9 @@ Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any] | None]
 """What a CALL carries: object id (None for a function), positional and keyword arguments (None for none)."""
 
 
+STACK_ROOM = 80  # frames that running a call and answering it may take, user code aside
+
+
 class Caller:
     """Makes calls for one shard. ``mailbox`` is None where there is no baton to put down (the node's own client)."""
 
@@ -175,6 +178,10 @@ class Caller:
                     item = waiting.inbox.get()  # it arrived just now
                 if isinstance(item, (Envelope, ChannelClosed)):
                     return item
+                if not _has_room(STACK_ROOM):
+                    # uncut, this recursion would end here as well; and half-run calls of ours must not be cut by it
+                    item.refuse(RecursionError("maximum recursion depth exceeded, counting all shards of the call"))
+                    continue
                 # A thread that came without the baton is one that user code made, and whoever made it may hold the baton
                 # while it waits for this thread: to wait for the baton here would be a deadlock. So the call runs beside
                 # the holder, as that thread's own code does anyway, and as it would if nothing had been cut.
@@ -330,6 +337,14 @@ class _Awaited:
     def _settle(self, outcome: Envelope | ChannelClosed) -> None:
         if not self.future.done():
             self.future.set_result(outcome)
+
+
+def _has_room(frames: int) -> bool:
+    """Whether this thread may still nest so many Python frames."""
+    try:
+        return frames == 0 or _has_room(frames - 1)
+    except RecursionError:
+        return False
 
 
 def key_of(definition: ShardDefinition, entry: EntryPoint, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

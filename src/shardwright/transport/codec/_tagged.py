@@ -87,8 +87,8 @@ class TaggedCodec:
             value = d.value()
             d.drain()
             d.settle()
-        except ShardwrightError:
-            raise
+        except (ShardwrightError, RecursionError):
+            raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
             raise _translated(error) from error
         return value, Memo(value, d.objects, snapshots)
@@ -120,8 +120,8 @@ class TaggedCodec:
             value = d.value()
             d.drain()
             d.settle()
-        except ShardwrightError:
-            raise
+        except (ShardwrightError, RecursionError):
+            raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
             raise _translated(error) from error
         return value
@@ -157,8 +157,8 @@ class TaggedCodec:
                 raise violation("an error that is no exception")
             d.drain()
             d.settle()
-        except ShardwrightError:
-            raise
+        except (ShardwrightError, RecursionError):
+            raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
             raise _translated(error) from error
         return value  # type: ignore[no-any-return]
