@@ -406,7 +406,7 @@ def _lie(node: Any, mark: Path, what: str, caller: str) -> None:
             pass
         assert time.monotonic() - begun < 12, what
         assert not mark.exists(), what
-        pids = {s.id: s.pid for s in node.shards() if s.component == "victim"}
+        pids = {s.id: s.pid for s in node.shards() if s.component == "victim" and s.status == "ready"}
         assert all(Path(f"/proc/{pid}").exists() for pid in pids.values())
 
 

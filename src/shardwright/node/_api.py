@@ -7,6 +7,8 @@ on the node's loop.
 Shards, and what they start, are refused: user code has no business with the node's controls. At isolation `process`
 shards are processes of the same user, so that is a guard against accidents, not a wall: code that means harm can have
 another process of this user ask for it.
+
+Over 400 lines long: the verbs of one conversation and the bounds that they share are read together.
 """
 
 from __future__ import annotations
