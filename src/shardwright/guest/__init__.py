@@ -1,6 +1,6 @@
 """What runs inside a wall, and the halves of it that the node uses too: calls, control messages, inproc shards."""
 
-from shardwright.guest._caller import Caller, key_of
+from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, current_call
 from shardwright.guest._control import (
@@ -35,6 +35,7 @@ from shardwright.guest._control import (
 from shardwright.guest._frames import beyond
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
+from shardwright.guest._keys import key_of
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._mailbox import Mailbox

@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shardwright.errors import (
     CallError,
-    CannotCross,
     ChannelClosed,
     DeadlineExceeded,
-    NotPermitted,
     ProtocolViolation,
     ShardLost,
     WouldDeadlock,
@@ -29,6 +27,7 @@ from shardwright.errors import (
 from shardwright.guest._chains import Chains, Waiting
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
 from shardwright.guest._errands import Errands
+from shardwright.guest._keys import key_of
 from shardwright.guest._link import Link, Ticket
 from shardwright.guest._loop import is_polite
 from shardwright.guest._router import Route, Router
@@ -345,35 +344,6 @@ def _has_room(frames: int) -> bool:
         return frames == 0 or _has_room(frames - 1)
     except RecursionError:
         return False
-
-
-def key_of(definition: ShardDefinition, entry: EntryPoint, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """The value of the argument that routes this call, as the name of its shard.
-
-    Raises NotPermitted when the entry point has no such argument, TypeError when it is missing or not a plain value.
-    """
-    where = entry.key
-    if where is None:
-        raise NotPermitted(
-            f"{definition.component}.{entry.name} has no argument {definition.scope.argument!r} to find its shard by",
-            outcome="not started",
-            remedy=f"give it one, or change the scope of {definition.component}",
-        )
-    if where.name in kwargs:
-        value = kwargs[where.name]
-    elif 0 <= where.position < len(args):
-        value = args[where.position]
-    elif where.default:
-        return where.default
-    else:
-        raise TypeError(f"{entry.name}() missing 1 required argument: {where.name!r}")
-    if not isinstance(value, (str, int, bytes, tuple, type(None))):
-        raise CannotCross(
-            f"{entry.name}(): {where.name!r} routes the call and must be a str, int, bytes or tuple of them, "
-            f"not {type(value).__name__}",
-            outcome="not started",
-        )
-    return repr(value)
 
 
 def _envelope(link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext) -> Envelope:
