@@ -18,9 +18,9 @@ from shardwright.errors import ShardLost
 
 HERE = Path(__file__).parent
 ARENA = HERE.parents[1] / "examples" / "arena"
-SECONDS = 60.0 if os.environ.get("SWT_LONG") else 15.0
-# The bar is 50 ms on a quiet machine with two cores; here others may be using them as well.
-P99_MS = 250.0
+LONG = bool(os.environ.get("SWT_LONG"))
+SECONDS = 60.0 if LONG else 15.0
+P99_MS = 50.0  # judged by the long form alone, which is run on a machine that does nothing else
 Record = Callable[[str, int], None]
 
 
@@ -42,8 +42,10 @@ def test_fifty_players_at_ten_calls_a_second(load_arena: Any, tmp_path: Path, re
     assert not played.broken
     assert not played.trouble, "only the game's own refusals are allowed"
     assert len(played.times) >= 50 * 10 * SECONDS
-    assert played.percentile_ms(0.99, "times") <= P99_MS, json.dumps(played.summary())
+    p99_ms = played.percentile_ms(0.99, "times")
+    assert not LONG or p99_ms <= P99_MS, json.dumps(played.summary())
     record_exercised("calls of arena players", len(played.times))
+    record_exercised("ms: p99 of these calls (with whatever else this machine did)", round(p99_ms))
 
 
 def test_the_judge_of_load_sees_trouble(load_arena: Any) -> None:

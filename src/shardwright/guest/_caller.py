@@ -30,6 +30,7 @@ from shardwright.guest._errands import Errands
 from shardwright.guest._keys import key_of
 from shardwright.guest._link import Link, Ticket
 from shardwright.guest._loop import is_polite
+from shardwright.guest._nesting import run_nested
 from shardwright.guest._router import Route, Router
 from shardwright.guest._service import service_of_this_thread
 from shardwright.model.envelope import Envelope, Kind
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
 
 Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any] | None]
 """What a CALL carries: object id (None for a function), positional and keyword arguments (None for none)."""
-
-
-STACK_ROOM = 80  # frames that running a call and answering it may take, user code aside
 
 
 class Caller:
@@ -177,10 +175,6 @@ class Caller:
                     item = waiting.inbox.get()  # it arrived just now
                 if isinstance(item, (Envelope, ChannelClosed)):
                     return item
-                if not _has_room(STACK_ROOM):
-                    # uncut, this recursion would end here as well; and half-run calls of ours must not be cut by it
-                    item.refuse(RecursionError("maximum recursion depth exceeded, counting all shards of the call"))
-                    continue
                 # A thread that came without the baton is one that user code made, and whoever made it may hold the baton
                 # while it waits for this thread: to wait for the baton here would be a deadlock. So the call runs beside
                 # the holder, as that thread's own code does anyway, and as it would if nothing had been cut.
@@ -188,7 +182,9 @@ class Caller:
                     assert mailbox is not None
                     mailbox.acquire()
                 try:
-                    item.run()
+                    if not run_nested(item.run):
+                        # uncut, this recursion would end as well; and half-run calls of ours must not be cut by it
+                        item.refuse(RecursionError("maximum recursion depth exceeded across shards"))
                 finally:
                     if parked:
                         assert mailbox is not None
@@ -336,14 +332,6 @@ class _Awaited:
     def _settle(self, outcome: Envelope | ChannelClosed) -> None:
         if not self.future.done():
             self.future.set_result(outcome)
-
-
-def _has_room(frames: int) -> bool:
-    """Whether this thread may still nest so many Python frames."""
-    try:
-        return frames == 0 or _has_room(frames - 1)
-    except RecursionError:
-        return False
 
 
 def _envelope(link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext) -> Envelope:
