@@ -10,9 +10,10 @@ from enum import StrEnum
 
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Scope, Start, StateKind
+from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
 
 MAIN_COMPONENT = ComponentName("main")  # the implicit component that runs ``app.main`` when none owns it
+GATEWAY_COMPONENT = ComponentName("gateway")  # the built-in component that serves ``[[routes]]``; its code is ours
 
 
 class EntryKind(StrEnum):
@@ -141,6 +142,26 @@ class PlanEdge:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteTarget:
+    """Where requests of one ``[[routes]]`` section go: a function, or a whole application.
+
+    ``name`` is the entry point as the manifest calls it (``inventory.get``); ``methods`` are in capitals, none means all.
+    ``needs_session``: the component, or one that it calls, has shards for sessions. ``key`` routes calls of a keyed one.
+    """
+
+    path: str
+    methods: tuple[str, ...]
+    component: ComponentName
+    method_id: MethodId
+    name: str
+    kind: EntryKind  # FUNCTION or APPLICATION
+    scope: ScopeKind = ScopeKind.SHARED
+    needs_session: bool = False
+    key: KeyArgument | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleSurface:
     """What the rest of the application sees of a module that a component owns.
 
@@ -173,6 +194,7 @@ class ShardPlan:
     modules: tuple[ModuleSurface, ...]
     value_classes: tuple[str, ...]
     stateful_classes: tuple[str, ...]
+    routes: tuple[RouteTarget, ...] = ()
 
     @property
     def refusals(self) -> tuple[Diagnostic, ...]:

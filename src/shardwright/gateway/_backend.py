@@ -1,0 +1,106 @@
+"""The seam inside the gateway: what the front asks, whatever answers it.
+
+``_shards.ShardBackend`` answers over links to shards; a test may answer in its own process. Everything here runs on the
+gateway's one event loop, and nothing here blocks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shardwright.errors import NodeError
+from shardwright.model.manifest import Gateway
+from shardwright.model.shard import RouteTarget
+
+if TYPE_CHECKING:
+    from shardwright.guest import FunctionReply, FunctionRequest
+
+__all__ = ["Backend", "Exchange", "GatewaySettings", "RouteTarget", "SessionRefused"]
+
+OWN_SESSION = 0
+"""The session of requests that need none: one for all of them, and it lives as long as the node."""
+
+
+class SessionRefused(NodeError):
+    """The node does not begin that session. ``reason_code`` is the code of the error that hindered it (SW601: no room)."""
+
+    code = "SW602"
+
+    def __init__(self, message: str, *, reason_code: str = "", remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.reason_code = reason_code
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class GatewaySettings:
+    """What the node tells the gateway at its start. ``cookie_key`` is a secret: it is never logged."""
+
+    app: str
+    gateway: Gateway
+    routes: tuple[RouteTarget, ...]
+    cookie_key: bytes
+
+    def __repr__(self) -> str:
+        return f"<GatewaySettings of {self.app}, {len(self.routes)} routes>"
+
+
+class Exchange(Protocol):
+    """One open conversation with an application: events both ways, until it returns, raises, or is cancelled."""
+
+    async def send(self, event: dict[str, Any]) -> None:
+        """An event to the application. Waits while it does not read; raises ShardLost, or nothing once it has ended."""
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next event from it; None when it returned.
+
+        Raises RemoteError when it raised, another CallError when it was not run, ShardLost. For one task at a time.
+        """
+
+    def cancel(self) -> None:
+        """The client is gone: the application hears of the disconnect and is then cancelled. Idempotent; also after
+        the end, when it does nothing. Whoever opened an exchange calls it in the end."""
+
+
+class Backend(Protocol):
+    """Shards, as the front sees them."""
+
+    @property
+    def on_session_ended(self) -> Callable[[str], None] | None:
+        """Called with the name of a session that the node ended."""
+
+    @on_session_ended.setter
+    def on_session_ended(self, heard: Callable[[str], None] | None) -> None: ...
+
+    def session(self, name: str) -> int | None:
+        """The number of a session that lives, as far as is known here; None: ``begin_session`` asks the node."""
+
+    async def begin_session(self, name: str) -> int:
+        """Begin that session, or find it alive: its number. Raises SessionRefused, ShardLost (the node is gone)."""
+
+    async def end_session(self, name: str) -> None:
+        """End it. Idempotent."""
+
+    async def call(
+        self,
+        route: RouteTarget,
+        session: int,
+        request: FunctionRequest,
+        *,
+        deadline_ns: int = 0,
+        trace_id: bytes = b"\0" * 16,
+    ) -> FunctionReply:
+        """Run a function. ``session`` 0 is the gateway's own; ``deadline_ns`` as CLOCK_MONOTONIC, 0 means none.
+
+        Raises ShardLost, Overloaded, DeadlineExceeded, NotPermitted (the session has ended: begin it again), MessageTooLarge,
+        RemoteError (it raised), CompositionRefused (no room for its shard). Cancelling the caller cancels the call.
+        """
+
+    async def open(
+        self, route: RouteTarget, session: int, scope: dict[str, Any], *, trace_id: bytes = b"\0" * 16
+    ) -> Exchange:
+        """Open an exchange with an application. Raises what ``call`` raises but RemoteError."""
+
+    async def describe(self, route: RouteTarget) -> dict[str, Any]:
+        """JSON schema of the arguments and the result of a function."""
