@@ -19,12 +19,15 @@ class Kind(IntEnum):
     ADDREF = 6  # one more holder of an object
     RELEASE = 7  # one holder less
     BYE = 8  # no further messages will come
+    DATA = 9  # events of an open exchange
+    CREDIT = 10  # so many more bytes of DATA may be sent
 
 
 class PayloadCodec(IntEnum):
     NONE = 0
     TAGGED = 1
     PICKLE5 = 2
+    WEB = 3  # requests and events of the web, as plain data
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ HEADER_BYTES = _HEADER.size
 _LENGTHS = tuple(struct.Struct(f"<{count}Q") for count in range(17))
 _KINDS = {int(kind): kind for kind in Kind}
 _CODECS = {int(codec): codec for codec in PayloadCodec}
-_UNCODED = frozenset({Kind.ADDREF, Kind.RELEASE})  # their payload is an object id and a number of handles, not a value
+# their payload is numbers, not a value: an object id and a number of handles; a number of bytes
+_UNCODED = frozenset({Kind.ADDREF, Kind.RELEASE, Kind.CREDIT})
 
 
 def pack(envelope: Envelope) -> list[Part]:

@@ -63,7 +63,7 @@ def test_a_buffer_of_wide_items_counts_bytes() -> None:
         (2, b"\2", "version 2"),
         (3, b"\0", "kind 0"),
         (3, b"\x63", "kind 99"),
-        (4, b"\3", "codec 3"),
+        (4, b"\4", "codec 4"),
         (5, b"\1", "flags 0x01"),
         (6, b"\xff\xff", "65535 buffers"),
         (6, b"\2\0", "lengths"),
