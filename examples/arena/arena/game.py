@@ -56,6 +56,8 @@ def act(player: str, action: Action | str, *details: float | int | str) -> View:
     match Action(action), details:
         case Action.MOVE, (int() | float() as dx, int() | float() as dy):
             moved = _push(seat, dx, dy)
+        case Action.STEER, (int() | float() as dx, int() | float() as dy):
+            moved = _steer(seat, dx, dy)
         case Action.WALK, (int() as column, int() as row):
             moved = _walk(seat, (column, row))
         case Action.BUY, (str() as item, int() as count):
@@ -76,6 +78,12 @@ def look(player: str) -> View:
     here = _here(seat)
     others = tuple(body for body in physics.snapshot(seat.world) if body.player != player)
     return View(identity, seat.world, here, seat.score, inventory.list_items(player), others)
+
+
+def emptied(player: str) -> tuple[str, ...]:
+    """The chests of the player's world that it has emptied, by name. Raises NotEntered."""
+    seat, _ = _seat(player)
+    return inventory.emptied(seat.world, player)
 
 
 def minimap(player: str) -> bytes:
@@ -141,6 +149,14 @@ def _push(seat: Seat, dx: float, dy: float) -> Moved:
     except NotInWorld:
         physics.join(seat.world, seat.name)
         return physics.move(seat.world, seat.name, dx, dy)
+
+
+def _steer(seat: Seat, dx: float, dy: float) -> Moved:
+    try:
+        return physics.steer(seat.world, seat.name, dx, dy)
+    except NotInWorld:
+        physics.join(seat.world, seat.name)
+        return physics.steer(seat.world, seat.name, dx, dy)
 
 
 def _walk(seat: Seat, goal: tuple[int, int]) -> Moved:

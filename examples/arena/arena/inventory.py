@@ -93,6 +93,13 @@ def collect(world: str, player: str, chest: Chest) -> bool:
     return bool(first)
 
 
+def emptied(world: str, player: str) -> tuple[str, ...]:
+    """The chests of the world that the player has emptied, by name."""
+    with _lock:
+        query = "SELECT chest FROM emptied WHERE world = ? AND player = ? ORDER BY chest"
+        return tuple(chest for (chest,) in _database().execute(query, (world, player)).fetchall())
+
+
 def _count(query: str, *names: str) -> int:
     row = _database().execute(query, names).fetchone()
     return int(row[0]) if row else 0

@@ -12,6 +12,7 @@ class Action(StrEnum):
     """What a player can do; the details that follow it in ``game.act`` are listed beside it."""
 
     MOVE = "move"  # dx, dy: a push; the player slides for a moment and stops
+    STEER = "steer"  # dx, dy: the speed to keep, in a world whose time passes by itself (physics.advance)
     WALK = "walk"  # column, row: one step on the shortest way there
     BUY = "buy"  # item, count: at the price of PRICES, paid from the score
     GIVE = "give"  # other player, item, count
@@ -110,6 +111,15 @@ class Moved:
 
     body: Body
     found: tuple[Chest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A world at one moment: who found something and was not yet told (a steered player's next ``steer`` says what)."""
+
+    ticks: int
+    bodies: tuple[Body, ...]
+    finders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
