@@ -105,6 +105,28 @@ def components(draw: st.DrawFn, name: str, names: list[str]) -> Component:
 
 
 @st.composite
+def gateways(draw: st.DrawFn) -> Gateway:
+    bind = draw(st.sampled_from(["127.0.0.1:8000", "[::1]:0", "localhost:65535", "0.0.0.0:1", "[::]:0", "a.b:1"]))
+    files = draw(st.sampled_from([("", ""), ("/c.pem", "/k.pem")]))
+    local = bind.startswith(("127.", "[::1]", "localhost"))
+    return Gateway(
+        bind,
+        *files,
+        plaintext=draw(st.booleans()) if local or files[0] else True,
+        session_idle_s=draw(SECONDS),
+        max_header_bytes=draw(COUNTS),
+        max_body_bytes=draw(COUNTS),
+        header_timeout_s=draw(SECONDS),
+        body_timeout_s=draw(SECONDS),
+        idle_timeout_s=draw(SECONDS),
+        call_timeout_s=draw(SECONDS),
+        max_connections=draw(COUNTS),
+        queue=draw(COUNTS),
+        drain_s=draw(SECONDS),
+    )
+
+
+@st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     name = st.sampled_from(names).map(ComponentName)
@@ -118,7 +140,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         visitors=draw(st.just("") | OBJECTS),
         components=tuple(draw(components(each, names)) for each in names),
         edges=tuple(EdgeRule(*pair, draw(st.booleans()), draw(some(OBJECTS))) for pair in pairs),
-        gateway=Gateway(draw(st.sampled_from(["127.0.0.1:8000", "[::]:0", "localhost:65535"]))),
+        gateway=draw(gateways()),
         routes=tuple(
             Route(path, draw(some(st.sampled_from(["GET", "PUT"]))), app=draw(name))
             if draw(st.booleans())
@@ -199,6 +221,27 @@ def written_component(component: Component) -> dict[str, Any]:
     )
 
 
+def written_gateway(gateway: Gateway) -> dict[str, Any]:
+    tls = {"certificate": gateway.certificate, "key": gateway.key} if gateway.secure else None
+    return stated(
+        {
+            "bind": gateway.bind,
+            "tls": tls,
+            "plaintext": gateway.plaintext,
+            "session_idle": seconds(gateway.session_idle_s),
+            "max_header": f"{gateway.max_header_bytes}B",
+            "max_body": f"{gateway.max_body_bytes}B",
+            "header_timeout": seconds(gateway.header_timeout_s),
+            "body_timeout": seconds(gateway.body_timeout_s),
+            "idle_timeout": seconds(gateway.idle_timeout_s),
+            "call_timeout": seconds(gateway.call_timeout_s),
+            "max_connections": gateway.max_connections,
+            "queue": gateway.queue,
+            "drain": seconds(gateway.drain_s),
+        }
+    )
+
+
 def written(manifest: Manifest) -> dict[str, Any]:
     cost = manifest.policy.cost
     return {
@@ -216,7 +259,7 @@ def written(manifest: Manifest) -> dict[str, Any]:
             }
             for edge in manifest.edges
         ],
-        "gateway": {"bind": manifest.gateway.bind if manifest.gateway else ""},
+        "gateway": written_gateway(manifest.gateway or Gateway()),
         "routes": [
             {
                 "path": route.path,

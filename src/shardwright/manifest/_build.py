@@ -45,7 +45,7 @@ def build(values: dict[str, Any], document: Document, file: Path) -> Manifest:
     app = values.get("app", {})
     path = Path(os.path.abspath(file))  # Path.resolve would follow symbolic links
     components = values.get("components", {})
-    gateway = Gateway(**values["gateway"]) if "gateway" in values else None
+    gateway = _gateway(values["gateway"], path.parent) if "gateway" in values else None
     routes = tuple(
         Route(
             path=route.get("path", ""),
@@ -81,6 +81,28 @@ def build(values: dict[str, Any], document: Document, file: Path) -> Manifest:
         policy=_policy(values.get("policy", {})),
         places={render_path(key): str(place) for key, place in document.places.items() if key},
     )
+
+
+_GATEWAY_FIELDS = {
+    "bind": "bind",
+    "plaintext": "plaintext",
+    "session_idle": "session_idle_s",
+    "max_header": "max_header_bytes",
+    "max_body": "max_body_bytes",
+    "header_timeout": "header_timeout_s",
+    "body_timeout": "body_timeout_s",
+    "idle_timeout": "idle_timeout_s",
+    "call_timeout": "call_timeout_s",
+    "max_connections": "max_connections",
+    "queue": "queue",
+    "drain": "drain_s",
+}
+
+
+def _gateway(given: dict[str, Any], folder: Path) -> Gateway:
+    plain = {_GATEWAY_FIELDS[key]: value for key, value in given.items() if key in _GATEWAY_FIELDS}
+    files = {key: os.path.abspath(folder / value) for key, value in given.get("tls", {}).items()}
+    return Gateway(**plain, **files)
 
 
 def _component(name: str, given: dict[str, Any], line: int) -> Component:

@@ -9,7 +9,7 @@ from shardwright.manifest._document import Document
 from shardwright.manifest._places import KeyPath
 from shardwright.manifest._report import Problem, Report, nearest, one_of
 from shardwright.model.manifest import Component, Manifest, ScopeKind
-from shardwright.model.shard import MAIN_COMPONENT
+from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT
 
 Finding = tuple[KeyPath, str, str, str]  # where, what is wrong, what was expected, nearest valid name
 
@@ -20,6 +20,7 @@ def check(manifest: Manifest, document: Document, report: Report) -> None:
     found += _ownership(manifest, report)
     found += _in_edges(manifest, report)
     found += _in_routes(manifest, report)
+    found += _in_gateway(manifest, report)
     for path, what, expected, near in found:
         report.add(Problem(document.place(path), path, what, expected, near))
 
@@ -154,3 +155,17 @@ def _in_routes(manifest: Manifest, report: Report) -> Iterator[Finding]:
             if first != index:
                 yield at, f"routes[{first}] answers {method} {route.path} already", "another path or method", ""
                 break
+
+
+def _in_gateway(manifest: Manifest, report: Report) -> Iterator[Finding]:
+    gateway = manifest.gateway
+    if gateway is None:
+        return
+    if GATEWAY_COMPONENT in _names(manifest):
+        what = f"'{GATEWAY_COMPONENT}' is the component that serves [gateway] and [[routes]]"
+        yield ("components", GATEWAY_COMPONENT), what, "another name", ""
+    if report.faulty(("gateway", "bind"), ("gateway", "tls"), ("gateway", "plaintext")):
+        return
+    if not gateway.loopback and not gateway.secure and not gateway.plaintext:
+        what = f"other machines reach {gateway.bind}, and nothing is encrypted"
+        yield ("gateway", "bind"), what, "tls = { certificate, key }, a loopback address, or plaintext = true", ""

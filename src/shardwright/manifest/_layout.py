@@ -13,6 +13,7 @@ from shardwright.manifest._texts import (
     CODE,
     COMPONENT_NAME,
     DESTINATION,
+    FILE,
     FUNCTION,
     ISOLATION,
     ISOLATIONS,
@@ -250,6 +251,64 @@ _ROUTE = Table(
     }
 )
 
+_GATEWAY = Table(
+    {
+        "bind": Key(LISTEN_ADDRESS, "Address to listen on; port 0 takes any that is free.", default=Gateway().bind),
+        "tls": Key(
+            Table(
+                {
+                    "certificate": Key(FILE, "File of the certificate chain, PEM.", required=True),
+                    "key": Key(FILE, "File of its private key, PEM.", required=True),
+                }
+            ),
+            "Serve HTTPS with this certificate.",
+        ),
+        "plaintext": Key(
+            Flag(), "Permits HTTP without TLS on an address that other machines reach.", default=Gateway().plaintext
+        ),
+        "session_idle": Key(
+            quantity(DURATION, parse_seconds, positive=True),
+            "Silence after which a session that the gateway began ends.",
+            default="30m",
+        ),
+        "max_header": Key(
+            quantity(MEMORY, parse_bytes, positive=True), "Most bytes of a request's head.", default="64KiB"
+        ),
+        "max_body": Key(
+            quantity(MEMORY, parse_bytes, positive=True), "Most bytes of a request's body.", default="64MiB"
+        ),
+        "header_timeout": Key(
+            quantity(DURATION, parse_seconds, positive=True), "Time to send a request's head in.", default="10s"
+        ),
+        "body_timeout": Key(
+            quantity(DURATION, parse_seconds, positive=True),
+            "Silence after which a body that was begun is given up.",
+            default="30s",
+        ),
+        "idle_timeout": Key(
+            quantity(DURATION, parse_seconds, positive=True),
+            "Silence between two requests after which a connection is closed.",
+            default="75s",
+        ),
+        "call_timeout": Key(
+            quantity(DURATION, parse_seconds, positive=True), "Time that a function has to answer.", default="30s"
+        ),
+        "max_connections": Key(
+            Number(1, _MANY, "integer"), "Most connections at once.", default=Gateway().max_connections
+        ),
+        "queue": Key(
+            Number(1, _MANY, "integer"),
+            "Requests of one component that may run and wait at once; more are answered 503.",
+            default=Gateway().queue,
+        ),
+        "drain": Key(
+            quantity(DURATION, parse_seconds),
+            "Time that requests in flight get when the gateway stops.",
+            default="10s",
+        ),
+    }
+)
+
 _PRICE = Number(0, 1e12)
 _POLICY = Table(
     {
@@ -294,10 +353,7 @@ MANIFEST = Table(
             "The components, by name.",
         ),
         "edges": Key(ListOf(_EDGE, "an array of tables, [[edges]]"), "Exceptions for single edges between components."),
-        "gateway": Key(
-            Table({"bind": Key(LISTEN_ADDRESS, "Address to listen on.", default=Gateway().bind)}),
-            "Where requests from outside come in.",
-        ),
+        "gateway": Key(_GATEWAY, "Where requests from outside come in."),
         "routes": Key(ListOf(_ROUTE, "an array of tables, [[routes]]"), "Which requests reach which component."),
         "policy": Key(_POLICY, "System-level policies."),
     }

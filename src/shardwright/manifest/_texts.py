@@ -86,6 +86,7 @@ CLASS_NAMES = ListOf(Text('a class of this component, "Name" or "module:Name"', 
 ALLOWED_CLASSES = ListOf(Text('a class as "module:Name"', r"^[^\s:]+:[^\s:]+$", _names))
 COMPONENT_NAME = Text("the name of a component", "^[a-z][a-z0-9_]*$")
 PATHS = ListOf(Text("a path below the application's folder, or an absolute one", r"^[^\x00]+$", _inside))
+FILE = Text("a path below the application's folder, or an absolute one", r"^[^\x00]+$", _inside)
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?\]|[A-Za-z0-9_.*-]+):[0-9]{1,5}$"
 SCOPE = Text(
     "shared, session, request or key:<argument name>",

@@ -151,7 +151,36 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
+    """The ``[gateway]`` section. ``certificate`` and ``key`` are absolute paths; both are empty for plaintext.
+
+    ``plaintext`` permits to serve without TLS off loopback. Sizes and times bound one request, or one connection.
+    """
+
     bind: str = "127.0.0.1:8000"
+    certificate: str = ""
+    key: str = ""
+    plaintext: bool = False
+    session_idle_s: float = 1800.0
+    max_header_bytes: int = 64 * 2**10
+    max_body_bytes: int = 64 * 2**20
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0  # without a byte of a body that was begun
+    idle_timeout_s: float = 75.0  # of a connection between two requests
+    call_timeout_s: float = 30.0  # of a function
+    max_connections: int = 16384
+    queue: int = 256  # requests of one component that may run and wait at once
+    drain_s: float = 10.0  # that requests in flight get when the gateway is told to stop
+
+    @property
+    def secure(self) -> bool:
+        """Whether it serves TLS."""
+        return bool(self.certificate)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect, as far as the text of ``bind`` tells."""
+        host = self.bind.rpartition(":")[0].strip("[]")
+        return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,12 +57,13 @@ class KeyArgument:
     """Where to find the argument that routes a call of a keyed component.
 
     ``position`` counts without ``self``; -1 when it can be passed by name only. ``default`` is the ``repr`` of a literal
-    default, empty when the argument is required.
+    default, empty when the argument is required; ``annotation`` the text of its annotation.
     """
 
     name: str
     position: int
     default: str = ""
+    annotation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ def _key(
     parameter = found.facts.parameter(component.scope.argument)
     if parameter is not None:
         position = parameter.position - found.own_arguments if parameter.position >= 0 else -1
-        return KeyArgument(parameter.name, position, parameter.default), None
+        return KeyArgument(parameter.name, position, parameter.default, parameter.annotation), None
     if found.name.rpartition(".")[2].startswith("_"):
         return None, None
     source = program.tree.loaded[found.ref.module]

@@ -28,11 +28,15 @@ _LONG_DEFAULT = 200
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """``position`` counts from 0 with ``self``; -1 for keyword-only. ``default`` is a literal's repr, else empty."""
+    """``position`` counts from 0 with ``self``; -1 for keyword-only. ``default`` is a literal's repr, else empty.
+
+    ``annotation`` is its source text.
+    """
 
     name: str
     position: int
     default: str
+    annotation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +67,25 @@ def literal(node: ast.expr | None) -> str:
     return text if len(text) <= _LONG_DEFAULT else ""
 
 
+def annotation(argument: ast.arg) -> str:
+    """The source text of an argument's annotation, also of one in quotes; empty when there is none."""
+    node = argument.annotation
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return "" if node is None else ast.unparse(node)
+
+
 def parameters_of(arguments: ast.arguments) -> tuple[Parameter, ...]:
     """The named parameters in order."""
     plain = [*arguments.posonlyargs, *arguments.args]
     padding: list[ast.expr | None] = [None] * (len(plain) - len(arguments.defaults))
     defaults = padding + list(arguments.defaults)
     found = [
-        Parameter(arg.arg, place, literal(default))
+        Parameter(arg.arg, place, literal(default), annotation(arg))
         for place, (arg, default) in enumerate(zip(plain, defaults, strict=True))
     ]
     found += [
-        Parameter(arg.arg, -1, literal(default))
+        Parameter(arg.arg, -1, literal(default), annotation(arg))
         for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     ]
     return tuple(found)

@@ -9,7 +9,6 @@ from shardwright.model.shard import (
     MAIN_COMPONENT,
     CodeSegment,
     Diagnostic,
-    EntryKind,
     ModuleSurface,
     PlanEdge,
     Severity,
@@ -20,9 +19,9 @@ from shardwright.model.shard import (
 from shardwright.sharding._classes import classes_in
 from shardwright.sharding._edges import find_edges
 from shardwright.sharding._entries import entries_of, main_entries
+from shardwright.sharding._gateway import gateway_of
 from shardwright.sharding._program import Program
 from shardwright.sharding._scan import Touch, UseKind
-from shardwright.sharding._source import nearest
 from shardwright.sharding._state import dependencies_of, evidence_of, state_of
 from shardwright.sharding._stub import stub_source
 from shardwright.sharding._surface import Surface, judge
@@ -56,18 +55,21 @@ def plan(manifest: Manifest) -> ShardPlan:
         diagnostics += surface.diagnostics
     diagnostics += _common_globals(program, components) + _process_settings(program, components)
     diagnostics += _logging_settings(program, components) + _iterable_classes(program, surfaces, components)
-    diagnostics += _class_notes(program, surfaces) + _routes(manifest, definitions)
+    diagnostics += _class_notes(program, surfaces)
+    gateway = gateway_of(manifest, definitions, found.edges)
+    diagnostics += gateway.diagnostics
     values, stateful = _classes(program)
     return ShardPlan(
         app=manifest.app,
         root=manifest.root,
         main=manifest.main,
-        definitions=tuple(definitions),
-        edges=tuple(found.edges),
+        definitions=(*definitions, *gateway.definitions),
+        edges=(*found.edges, *gateway.edges),
         diagnostics=tuple(sorted(diagnostics, key=_order)),
         modules=tuple(_surface(program, surfaces, module) for module in sorted(surfaces)),
         value_classes=values,
         stateful_classes=stateful,
+        routes=gateway.routes,
     )
 
 
@@ -302,39 +304,4 @@ def _class_notes(program: Program, surfaces: dict[str, Surface]) -> list[Diagnos
                         f'list "{name}" in `stateful` if its instances are shared',
                     )
                 )
-    return found
-
-
-def _routes(manifest: Manifest, definitions: list[ShardDefinition]) -> list[Diagnostic]:
-    found = []
-    by_name = {definition.component: definition for definition in definitions}
-    for route in manifest.routes:
-        name, _, entry = route.call.partition(".")
-        definition = by_name.get(ComponentName(name)) if route.call else None
-        if definition is not None:
-            known = {point.name for point in definition.entry_points}
-            if entry not in known:
-                near = nearest(entry, known)
-                found.append(
-                    Diagnostic(
-                        "SW224",
-                        Severity.REFUSAL,
-                        f"route {route.path} calls {route.call}, which is no entry point",
-                        None,
-                        definition.component,
-                        f"did you mean {name}.{near}?" if near else "",
-                    )
-                )
-        served = by_name.get(ComponentName(route.app)) if route.app else None
-        if served is not None and not any(point.kind is EntryKind.APPLICATION for point in served.entry_points):
-            found.append(
-                Diagnostic(
-                    "SW224",
-                    Severity.REFUSAL,
-                    f"route {route.path} serves {route.app}, which has no application",
-                    None,
-                    served.component,
-                    'name it in `code = "module:attribute"`',
-                )
-            )
     return found

@@ -90,6 +90,19 @@ CONTRADICTIONS = {
         "21: edges[4].from: missing; expected the name of a component",
     ),
     "address to listen on": ('[gateway]\nbind = "8000"', '6: gateway.bind: "8000" does not fit; expected "host:port"'),
+    "an open address without encryption": (
+        '[gateway]\nbind = "0.0.0.0:80"\ntls = { certificate = "c.pem" }\n',
+        "7: gateway.tls.key: missing; expected a path below the application's folder, or an absolute one",
+    ),
+    "encryption by halves": (
+        '[gateway]\nbind = "0.0.0.0:80"\n',
+        "6: gateway.bind: other machines reach 0.0.0.0:80, and nothing is encrypted; "
+        "expected tls = { certificate, key }, a loopback address, or plaintext = true",
+    ),
+    "the gateway's name": (
+        '[components.gateway]\ncode = "x.y"\n[gateway]\n',
+        "6: components.gateway: 'gateway' is the component that serves [gateway] and [[routes]]; expected another name",
+    ),
     "policy": (
         '[policy]\ncost.cpu_hour = -1\novercommit = { cpu = 0.5 }\nnode_grace = "later"\nreserve.memory = "1Gb"',
         "6: policy.cost.cpu_hour: -1 is out of range; …\n"

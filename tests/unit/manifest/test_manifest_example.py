@@ -146,6 +146,27 @@ def test_routes_bring_the_default_gateway(write: Any) -> None:
     assert load(write(text)).gateway == Gateway()
 
 
+def test_the_gateway_serves_other_machines_when_told_how(write: Any) -> None:
+    base = 'app.name = "a"\ncomponents.web.code = "web"\n[gateway]\nbind = "0.0.0.0:8443"\n'
+    secure = load(write(base + 'tls = { certificate = "tls/c.pem", key = "/k.pem" }\nmax_body = "1KiB"\n')).gateway
+    assert secure is not None and secure.secure and not secure.loopback
+    assert secure.certificate.endswith("/tls/c.pem") and secure.certificate.startswith("/")
+    assert (secure.key, secure.max_body_bytes) == ("/k.pem", 1024)
+    plain = load(write(base + "plaintext = true")).gateway
+    assert plain is not None and plain.plaintext and not plain.secure
+
+
+@pytest.mark.parametrize(
+    ("bind", "loopback"),
+    [
+        ("127.0.0.1:80", True), ("127.8.0.1:0", True), ("localhost:80", True), ("[::1]:80", True),
+        ("0.0.0.0:80", False), ("[::]:80", False), ("10.0.0.1:80", False), ("127.example.com:80", False), ("*:80", False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_this_machine_alone(bind: str, loopback: bool) -> None:
+    assert Gateway(bind).loopback is loopback
+
+
 def test_an_application_may_have_main_alone(write: Any) -> None:
     assert load(write('app = {name = "a", main = "tool:main"}')).components == ()
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from shardwright.errors import PlanError
-from shardwright.model.manifest import EdgeRule, Route
-from shardwright.model.shard import Severity, ShardPlan
+from shardwright.model.manifest import EdgeRule, Route, Scope, ScopeKind
+from shardwright.model.shard import EntryKind, Severity, ShardPlan
 
 STOCK = """
     import os
@@ -233,6 +233,51 @@ def test_routes_must_name_entry_points(plan_app: Any) -> None:
         ("route /a calls stock.gte, which is no entry point", "did you mean stock.get?"),
         ("route /c serves stock, which has no application", 'name it in `code = "module:attribute"`'),
     ]
+
+
+def test_the_gateway_is_a_component_of_the_plan(plan_app: Any) -> None:
+    routes = (Route("/b/{name}", ("GET",), call="stock.get", line=7), Route("/e", call="stock.Empty", line=9))
+    plan = two(plan_app, "def f(): ...\n", routes=routes)
+    definition = plan.definition("gateway")
+    assert (definition.depends_on, definition.entry_points, definition.code.modules) == (("stock",), (), ())
+    edge = plan.edge("gateway", "stock")
+    assert edge is not None and edge.reason == "route GET /b/{name}" and [site.line for site in edge.sites] == [7]
+    (target,) = plan.routes
+    assert (target.component, target.name, target.kind) == ("stock", "stock.get", EntryKind.FUNCTION)
+    assert target.method_id == plan.definition("stock").entry("get").method_id
+    assert not target.needs_session and target.key is None
+    assert [item.message for item in plan.refusals] == ["route /e calls stock.Empty, which is no entry point"]
+    assert "gateway" in plan.closure("gateway") and "gateway" not in plan.closure("stock")
+
+
+def test_routes_know_what_needs_a_session(plan_app: Any) -> None:
+    files = {
+        "front.py": "import cart\ndef show(): return cart.items()\ndef plain(): return 1\n",
+        "cart.py": "ITEMS = []\ndef items(): ITEMS.append(1); return ITEMS\n",
+        "clock.py": "def now(): return 1\n",
+        "world.py": "STATE = {}\ndef step(world: int, n=1): STATE[world] = n\ndef count(): return len(STATE)\n",
+    }
+    routes = (
+        Route("/show", call="front.show"),
+        Route("/now", call="clock.now"),
+        Route("/w/{world}", call="world.step"),
+        Route("/count", call="world.count"),
+    )
+    components = {
+        "front": "front",
+        "cart": {"code": "cart", "scope": Scope(ScopeKind.SESSION)},
+        "clock": "clock",
+        "world": {"code": "world", "scope": Scope(ScopeKind.KEY, "world")},
+    }
+    plan = plan_app(files, components, routes=routes)
+    assert {route.path: route.needs_session for route in plan.routes} == {
+        "/show": True,
+        "/now": False,
+        "/w/{world}": False,
+    }
+    (world,) = (route for route in plan.routes if route.component == "world")
+    assert world.key is not None and (world.key.name, world.key.annotation) == ("world", "int")
+    assert "route /count calls world.count, which does not say for which world" in [r.message for r in plan.refusals]
 
 
 def test_components_that_call_each_other(plan_app: Any) -> None:

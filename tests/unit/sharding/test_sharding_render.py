@@ -70,7 +70,12 @@ def test_json_is_plain_and_whole(plan_app: Any) -> None:
     assert json.loads(json.dumps(found)) == found
     assert [item["component"] for item in found["definitions"]] == ["web", "stock", "keyed"]
     assert found["definitions"][2]["scope"] == "key:world"
-    assert found["definitions"][2]["entry_points"][1]["key"] == {"name": "world", "position": 0, "default": ""}
+    assert found["definitions"][2]["entry_points"][1]["key"] == {
+        "name": "world",
+        "position": 0,
+        "default": "",
+        "annotation": "",
+    }
     assert found["edges"][0]["sites"] == [{"path": "web.py", "line": 2}]
     assert [item["code"] for item in found["refusals"]] == ["SW240", "SW260"]
     assert {item["module"] for item in found["modules"]} == {"web", "stock", "keyed"}
