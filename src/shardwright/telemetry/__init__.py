@@ -1,14 +1,17 @@
 """The emit side of events, metrics and traces. What becomes of them is decided by who listens."""
 
 from shardwright.telemetry._events import Event, EventLog, RecordedEvent
-from shardwright.telemetry._metrics import Metrics
+from shardwright.telemetry._metrics import LATENCIES_S, Distribution, Metrics, Series
 from shardwright.telemetry._trace import TraceContext, current_trace, use_trace
 
 __all__ = [
+    "LATENCIES_S",
+    "Distribution",
     "Event",
     "EventLog",
     "Metrics",
     "RecordedEvent",
+    "Series",
     "TraceContext",
     "current_trace",
     "use_trace",

@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
 Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # name, labels sorted by name
+LATENCIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How observed values are spread: ``counts[i]`` of them were at most ``bounds[i]``, the last count is that of all."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+
+class _Spread:
+    """The same while it grows: each count of its own interval alone."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def frozen(self) -> Distribution:
+        sums, so_far = [], 0
+        for count in self.counts:
+            so_far += count
+            sums.append(so_far)
+        return Distribution(self.bounds, tuple(sums), self.total)
 
 
 class Metrics:
-    """Counters, which only grow, and gauges, which are set. Safe to use from any thread. Make a new one after a fork.
+    """Counters, which only grow, gauges, which are set, and distributions of what was observed.
+
+    Safe to use from any thread. Make a new one after a fork.
 
     Each combination of labels is a series and is kept for good: label by component, never by session or call.
     """
@@ -19,9 +51,10 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values: dict[Series, float] = {}
+        self._spreads: dict[Series, _Spread] = {}
 
     def __repr__(self) -> str:
-        return f"Metrics({len(self._values)} series)"
+        return f"Metrics({len(self._values) + len(self._spreads)} series)"
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
         """Raise a counter. Raises ValueError for a negative amount."""
@@ -36,7 +69,22 @@ class Metrics:
         with self._lock:
             self._values[name, tuple(sorted(labels.items()))] = value
 
+    def observe(self, name: str, value: float, *, bounds: Sequence[float] = LATENCIES_S, **labels: str) -> None:
+        """Add a value to a distribution. ``bounds`` rise, and count at the first value of a series alone."""
+        series = (name, tuple(sorted(labels.items())))
+        with self._lock:
+            spread = self._spreads.get(series)
+            if spread is None:
+                spread = self._spreads[series] = _Spread(bounds)
+            spread.counts[bisect_left(spread.bounds, value)] += 1
+            spread.total += value
+
+    def distributions(self) -> Mapping[Series, Distribution]:
+        """All distributions as they are now."""
+        with self._lock:
+            return MappingProxyType({series: spread.frozen() for series, spread in self._spreads.items()})
+
     def snapshot(self) -> Mapping[Series, float]:
-        """All series as they are now; it does not change afterwards."""
+        """All counters and gauges as they are now; it does not change afterwards."""
         with self._lock:
             return MappingProxyType(dict(self._values))

@@ -1,0 +1,28 @@
+"""What a node and its gateway tell of themselves in numbers, and the text that scrapers read."""
+
+from shardwright.monitoring._catalogue import CATALOGUE, Instrument, Kind
+from shardwright.monitoring._exposition import Exposition, exposition
+from shardwright.monitoring._families import Family, Sample, decode, encode, families
+from shardwright.monitoring._gateway import UNMATCHED, GatewayMonitor, RequestMeter, WebSocketMeter
+from shardwright.monitoring._node import CallCounts, NodeMonitor, NodeNumbers, ShardNumbers
+
+__all__ = [
+    "CATALOGUE",
+    "UNMATCHED",
+    "CallCounts",
+    "Exposition",
+    "Family",
+    "GatewayMonitor",
+    "Instrument",
+    "Kind",
+    "NodeMonitor",
+    "NodeNumbers",
+    "RequestMeter",
+    "Sample",
+    "ShardNumbers",
+    "WebSocketMeter",
+    "decode",
+    "encode",
+    "exposition",
+    "families",
+]
