@@ -101,7 +101,7 @@ CONTRADICTIONS = {
     ),
     "the gateway's name": (
         '[components.gateway]\ncode = "x.y"\n[gateway]\n',
-        "6: components.gateway: 'gateway' is the component that serves [gateway] and [[routes]]; expected another name",
+        "5: components.gateway: 'gateway' is the component that serves [gateway] and [[routes]]; expected another name",
     ),
     "policy": (
         '[policy]\ncost.cpu_hour = -1\novercommit = { cpu = 0.5 }\nnode_grace = "later"\nreserve.memory = "1Gb"',
