@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from shardwright.errors import ChannelClosed, ProtocolViolation
+from shardwright.guest._testing import Patch, Patched, Testing
 
 HEADER = struct.Struct("<IH")
 MAX_FROM_GUEST = 256 * 1024
@@ -33,13 +34,17 @@ class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 
 
 class Init(_Message, frozen=True, tag="init"):
-    """Who you are, and the plan (msgpack of ShardPlan). ``role`` is "template" or "shard"."""
+    """Who you are, and the plan (msgpack of ShardPlan). ``role`` is "template" or "shard".
+
+    ``testing``: a test run started this node; only then may it send Patch.
+    """
 
     plan: bytes
     component: str
     role: str
     paths: tuple[str, ...]
     argv: tuple[str, ...]
+    testing: Testing | None = None
 
 
 class Fork(_Message, frozen=True, tag="fork"):
@@ -49,11 +54,15 @@ class Fork(_Message, frozen=True, tag="fork"):
 
 
 class Enter(_Message, frozen=True, tag="enter"):
-    """To a shard: begin. Descriptors: its log; with ``terminal``, standard input, output and error instead."""
+    """To a shard: begin. Descriptors: its log; with ``terminal``, standard input, output and error instead.
+
+    To a gateway also its settings (msgpack of ``GatewaySettings``), and further descriptors: the sockets to listen on.
+    """
 
     shard: str
     secrets: dict[str, str] = {}
     terminal: bool = False
+    gateway: bytes = b""
 
 
 class SessionBegins(_Message, frozen=True, tag="session+"):
@@ -100,6 +109,16 @@ class Forget(_Message, frozen=True, tag="forget"):
     session: int
 
 
+class SessionBegun(_Message, frozen=True, tag="begun"):
+    """The answer to BeginSession: its number; or 0, and why not."""
+
+    request: int
+    session: int = 0
+    error: str = ""
+    code: str = ""
+    remedy: str = ""
+
+
 class RunMain(_Message, frozen=True, tag="main"):
     """To the entry shard: run ``module:function`` in that session and report its exit status."""
 
@@ -113,10 +132,55 @@ class AskLoad(_Message, frozen=True, tag="load?"):
     request: int
 
 
+class AskCounts(_Message, frozen=True, tag="counts?"):
+    """Answer with Counts of the same number."""
+
+    request: int
+
+
+class Retire(_Message, frozen=True, tag="retire"):
+    """That shard is replaced: begin no call there any more, let those in flight end, then close the links to it.
+
+    ``lost``: with it goes the state that sessions had there, and they are to be told.
+    """
+
+    component: str
+    shard: str
+    lost: bool = False
+
+
+class StacksTo(_Message, frozen=True, tag="stacks>"):
+    """Where the interpreter writes its stacks when the node sends ``STACKS_SIGNAL``: a file, the descriptor."""
+
+
+class AskStacks(_Message, frozen=True, tag="stacks?"):
+    """Answer with Stacks of the same number."""
+
+    request: int
+
+
+class Attach(_Message, frozen=True, tag="attach"):
+    """Let a terminal, the descriptor, debug this shard; answer with Attached. ``at``: MODULE:FUNCTION or FILE:LINE."""
+
+    request: int
+    at: str = ""
+    now: bool = False
+    debugpy: bool = False
+
+
+class BreakIn(_Message, frozen=True, tag="attach!"):
+    """Whoever is attached wants the program to stop at its next line."""
+
+
+class Detach(_Message, frozen=True, tag="attach-"):
+    """The terminal is gone, or wants to go."""
+
+
 class Stop(_Message, frozen=True, tag="stop"):
-    """Finish what runs, for at most ``grace_s``, and exit."""
+    """Finish what runs, for at most ``grace_s``, and exit. ``drain``: not before every caller has closed its links."""
 
     grace_s: float = 0.0
+    drain: bool = False
 
 
 # -- guest to node ---------------------------------------------------------------------------------------------
@@ -179,11 +243,75 @@ class Load(_Message, frozen=True, tag="load"):
     idle_s: float
 
 
+class Counts(_Message, frozen=True, tag="counts"):
+    """What happened here so far: calls begun and made; refused and failed by the code of the error. ``request`` 0: unasked,
+    for this shard ends now. ``cpu_s`` is the processor time that it took."""
+
+    request: int
+    received: int = 0
+    made: int = 0
+    refused: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    running: int = 0
+    queued: int = 0
+    cpu_s: float = 0.0
+
+
+class FrameLine(msgspec.Struct, frozen=True, array_like=True):
+    """One frame of a stack; ``source`` is that line of its file. ``ours``: Shardwright's own."""
+
+    file: str
+    line: int
+    function: str
+    source: str = ""
+    ours: bool = False
+
+
+class Stack(msgspec.Struct, frozen=True, array_like=True):
+    """One thread or asyncio task, its innermost frame last. ``says`` is what it does, in words, where that is known."""
+
+    name: str
+    frames: tuple[FrameLine, ...]
+    says: str = ""
+    native_id: int = 0
+
+
+class Stacks(_Message, frozen=True, tag="stacks"):
+    request: int
+    threads: tuple[Stack, ...]
+    tasks: tuple[Stack, ...] = ()
+
+
+class Attached(_Message, frozen=True, tag="attached"):
+    """Whether that terminal debugs this shard now; why not, where it does not."""
+
+    request: int
+    error: str = ""
+    remedy: str = ""
+
+
 class Finished(_Message, frozen=True, tag="finished"):
     """The entry function ended; ``traceback`` when by an exception."""
 
     status: int
     traceback: str = ""
+
+
+class BeginSession(_Message, frozen=True, tag="begin"):
+    """From a gateway alone, as the two that follow: begin the session of that name, or find it alive."""
+
+    request: int
+    name: str
+
+
+class EndSession(_Message, frozen=True, tag="end"):
+    name: str
+
+
+class UseSessions(_Message, frozen=True, tag="used"):
+    """These sessions had requests since the last message of this kind, or have some that run."""
+
+    sessions: tuple[int, ...]
 
 
 class Note(_Message, frozen=True, tag="note"):
@@ -196,15 +324,31 @@ class Note(_Message, frozen=True, tag="note"):
 Fork.descriptors = 1
 Accept.descriptors = 1
 Offer.descriptors = 1
+StacksTo.descriptors = 1
+Attach.descriptors = 1
 
 FromNode = (
-    Init | Fork | Enter | SessionBegins | SessionEnds | Accept | Offer | Bound | Forget | RunMain | AskLoad | Stop
+    Init
+    | Fork
+    | Enter
+    | SessionBegins
+    | SessionEnds
+    | SessionBegun
+    | Accept
+    | Offer
+    | Bound
+    | Forget
+    | RunMain
+    | AskLoad
+    | AskCounts
+    | Stop
 )
-FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Finished | Note
+FromGateway = BeginSession | EndSession | UseSessions
+FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Counts | Finished | Note | FromGateway
 
 _encoder = msgspec.msgpack.Encoder()
-_from_node: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromNode)
-_from_guest: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromGuest)
+_from_node: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromNode | Patch)
+_from_guest: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromGuest | Patched)
 VERSION = 1
 
 
@@ -245,14 +389,29 @@ class ControlSocket:
 
     def receive(self) -> tuple[Any, list[int]]:
         """The next message and its descriptors. Raises ChannelClosed."""
-        header = self._exactly(HEADER.size)
-        length, count = HEADER.unpack(header)
-        if length > MAX_FROM_NODE or count > _MAX_DESCRIPTORS:
-            raise ProtocolViolation("the node sent a frame of an impossible size")
-        body = self._exactly(length)
-        if count > len(self._descriptors):
-            raise ProtocolViolation("descriptors that were announced did not come")
-        return _from_node.decode(body), [self._descriptors.popleft() for _ in range(count)]
+        while (found := self._take()) is None:
+            self._gulp(0)
+        return found
+
+    def arrived(self) -> list[tuple[Any, list[int]]]:
+        """All messages that are here, without waiting; for an event loop, when it is readable. Raises ChannelClosed."""
+        try:
+            self._gulp(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        found = []
+        while (message := self._take()) is not None:
+            found.append(message)
+        return found
+
+    def send_some(self, data: memoryview) -> int:
+        """Send as much of it as goes at once; how much. Raises ChannelClosed. For an event loop."""
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise ChannelClosed(f"the node is gone: {error}") from None
 
     def close(self) -> None:
         self._socket.close()
@@ -266,21 +425,35 @@ class ControlSocket:
         except OSError:
             pass
 
-    def _exactly(self, length: int) -> bytes:
-        while len(self._buffer) < length:
-            try:
-                chunk, descriptors, _, _ = socket.recv_fds(
-                    self._socket, 65536, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-                )
-            except OSError as error:
-                raise ChannelClosed(f"the node is gone: {error}") from None
-            self._descriptors.extend(descriptors)
-            if not chunk:
-                raise ChannelClosed("the node is gone")
-            self._buffer += chunk
-        taken = bytes(self._buffer[:length])
-        del self._buffer[:length]
-        return taken
+    def _take(self) -> tuple[Any, list[int]] | None:
+        """The first whole message of what was read."""
+        if len(self._buffer) < HEADER.size:
+            return None
+        length, count = HEADER.unpack_from(self._buffer)
+        if length > MAX_FROM_NODE or count > _MAX_DESCRIPTORS:
+            raise ProtocolViolation("the node sent a frame of an impossible size")
+        if len(self._buffer) < HEADER.size + length:
+            return None
+        if count > len(self._descriptors):
+            raise ProtocolViolation("descriptors that were announced did not come")
+        body = bytes(self._buffer[HEADER.size : HEADER.size + length])
+        del self._buffer[: HEADER.size + length]
+        return _from_node.decode(body), [self._descriptors.popleft() for _ in range(count)]
+
+    def _gulp(self, flags: int) -> None:
+        """Read once. Raises ChannelClosed, and BlockingIOError where ``flags`` say not to wait."""
+        try:
+            chunk, descriptors, _, _ = socket.recv_fds(
+                self._socket, 65536, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC | flags
+            )
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise ChannelClosed(f"the node is gone: {error}") from None
+        self._descriptors.extend(descriptors)
+        if not chunk:
+            raise ChannelClosed("the node is gone")
+        self._buffer += chunk
 
 
 def rights(descriptors: list[int]) -> list[tuple[int, int, array.array[int]]]:

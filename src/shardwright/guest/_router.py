@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from shardwright.errors import ShardLost
 from shardwright.guest._context import CallContext
-from shardwright.guest._link import Link
+from shardwright.model.endpoint import Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import ShardDefinition
@@ -31,10 +31,25 @@ class Route(NamedTuple):
     shard: ShardId | None = None
 
 
-class Binder(Protocol):
+class Routed(Protocol):
+    """What a Router knows of a link."""
+
+    @property
+    def peer(self) -> Peer: ...
+
+    @property
+    def in_flight(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+L = TypeVar("L", bound=Routed)
+
+
+class Binder(Protocol[L]):
     """Who makes bindings: the node."""
 
-    def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
+    def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[L]:
         """Links to the shards of this route, at least one. Blocks; raises CallError or NodeError.
 
         ``lost`` are shards of this route that the caller saw end; the node may not know yet.
@@ -42,17 +57,17 @@ class Binder(Protocol):
         """
         ...
 
-    def release(self, route: Route, link: Link) -> None:
+    def release(self, route: Route, link: L) -> None:
         """A shard of request scope has served its request."""
         ...
 
 
-class _Binding:
+class _Binding(Generic[L]):
     __slots__ = ("debts", "links", "lost", "stateful", "users")
 
     def __init__(self, stateful: bool) -> None:
         self.stateful = stateful
-        self.links: list[Link] = []
+        self.links: list[L] = []
         self.lost: deque[ShardId] = deque(maxlen=8)
         self.users: set[SessionNumber] = set()
         self.debts: dict[SessionNumber, str] = {}  # sessions not yet told of a loss, and by which shard
@@ -73,18 +88,18 @@ class _Once:
         self.lock = threading.Lock()
 
 
-class Router:
+class Router(Generic[L]):
     """The bindings of one shard (or of the node's own client).
 
     ``per_session``: the links of a shard that serves sessions speak for one session each, for a callee lets a link speak
     just for the sessions that the caller served when it was made.
     """
 
-    def __init__(self, binder: Binder, *, per_session: bool = False) -> None:
+    def __init__(self, binder: Binder[L], *, per_session: bool = False) -> None:
         self.binder = binder
         self._per_session = per_session
         self._mutex = threading.Lock()
-        self._bindings: dict[Route, _Binding] = {}
+        self._bindings: dict[Route, _Binding[L]] = {}
         self._binding_now: dict[Route, _Once] = {}
 
     def route(self, definition: ShardDefinition, session: SessionNumber, key: str | None) -> Route:
@@ -101,7 +116,7 @@ class Router:
         """The route of a call to an object behind a handle."""
         return Route(component, session=session if self._per_session else None, shard=shard)
 
-    def link(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
+    def link(self, definition: ShardDefinition, route: Route, context: CallContext) -> L:
         """The link to use now, bound if need be (then this blocks). Raises ShardLost for a loss not yet told."""
         if definition.scope.kind is ScopeKind.REQUEST and route.shard is None:
             return self.binder.bind(route, context)[0]
@@ -117,10 +132,9 @@ class Router:
                     link = self.known(definition, route, context)
                     if link is not None:
                         return link
-                    binding = self._bindings.get(route)
-                    lost = tuple(binding.lost) if binding is not None else ()
-                    links = self.binder.bind(route._replace(shard=route.shard or self._keyed(route)), context, lost)
-                    link = self._bound(definition, route, context, links)
+                    asked, lost = self.question(route)
+                    links = self.binder.bind(asked, context, lost)
+                    link = self.bound(definition, route, context, links)
                     if link is not None:
                         return link
         finally:
@@ -129,15 +143,19 @@ class Router:
                 if not once.callers:
                     del self._binding_now[route]
 
+    def question(self, route: Route) -> tuple[Route, tuple[ShardId, ...]]:
+        """What to ask the node for, and which shards of it were seen to end."""
+        binding = self._bindings.get(route)
+        lost = tuple(binding.lost) if binding is not None else ()
+        return route._replace(shard=route.shard or self._keyed(route)), lost
+
     def _keyed(self, route: Route) -> ShardId | None:
         """The shard that other sessions use for that key: the node need only be told of one more."""
         binding = self._bindings.get(route)
         links = binding.links if binding is not None and route.key is not None else ()
         return links[0].peer.shard if links else None
 
-    def _bound(
-        self, definition: ShardDefinition, route: Route, context: CallContext, links: Sequence[Link]
-    ) -> Link | None:
+    def bound(self, definition: ShardDefinition, route: Route, context: CallContext, links: Sequence[L]) -> L | None:
         """Enter what the node answered; None when the shard that it confirmed was lost meanwhile."""
         with self._mutex:
             if route not in self._bindings and len(self._bindings) >= MANY_BINDINGS:
@@ -157,7 +175,7 @@ class Router:
             link.close()
         return found
 
-    def known(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link | None:
+    def known(self, definition: ShardDefinition, route: Route, context: CallContext) -> L | None:
         """The cached link, or None. Raises ShardLost for a loss not yet told."""
         binding = self._bindings.get(route)
         if binding is None:
@@ -178,7 +196,7 @@ class Router:
             links = binding.links
             return links[0] if len(links) == 1 else min(links, key=lambda link: link.in_flight)
 
-    def link_to(self, shard: ShardId) -> Link | None:
+    def link_to(self, shard: ShardId) -> L | None:
         """An open link to that shard, if there is one."""
         with self._mutex:
             for binding in self._bindings.values():
@@ -187,7 +205,7 @@ class Router:
                         return link
         return None
 
-    def offered(self, route: Route, link: Link) -> None:
+    def offered(self, route: Route, link: L) -> None:
         """The node offers a further shard of a route that is bound already."""
         with self._mutex:
             binding = self._bindings.get(route)
@@ -196,7 +214,7 @@ class Router:
                 return
         link.close()
 
-    def lost(self, link: Link) -> None:
+    def lost(self, link: L) -> None:
         """The shard behind a link is gone."""
         with self._mutex:
             for route, binding in list(self._bindings.items()):
@@ -208,7 +226,7 @@ class Router:
                     del self._bindings[route]
 
     @staticmethod
-    def _lose(binding: _Binding, link: Link) -> None:
+    def _lose(binding: _Binding[L], link: L) -> None:
         binding.links = [other for other in binding.links if other is not link]
         binding.lost.append(link.peer.shard)
         if binding.stateful:
@@ -222,19 +240,19 @@ class Router:
             if binding is not None:
                 binding.debts.pop(session, None)
 
-    def request_done(self, definition: ShardDefinition, route: Route, link: Link) -> None:
+    def request_done(self, definition: ShardDefinition, route: Route, link: L) -> None:
         if definition.scope.kind is ScopeKind.REQUEST and route.shard is None:
             self.binder.release(route, link)
 
-    def forget(self, route: Route) -> list[Link]:
+    def forget(self, route: Route) -> list[L]:
         """Drop a binding; returns its links."""
         with self._mutex:
             binding = self._bindings.pop(route, None)
             return binding.links if binding is not None else []
 
-    def session_ended(self, session: SessionNumber) -> list[Link]:
+    def session_ended(self, session: SessionNumber) -> list[L]:
         """Forget a session; returns links that nobody here will use again."""
-        unused: list[Link] = []
+        unused: list[L] = []
         with self._mutex:
             for route in [r for r in self._bindings if r.session == session]:
                 unused.extend(self._bindings.pop(route).links)
