@@ -61,15 +61,20 @@ from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._keys import key_of
 from shardwright.guest._link import Link
-from shardwright.guest._loop import install_policy
+from shardwright.guest._loop import ShardLoop, install_policy
 from shardwright.guest._mailbox import Mailbox
+from shardwright.guest._modules import GeneratedFinder
 from shardwright.guest._namespace import Namespace, is_private
+from shardwright.guest._objects import Objects
+from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches
+from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._runtime import Runtime, edge_codec
 from shardwright.guest._service import serves
 from shardwright.guest._shard import ControlBinder, refusal, run_program
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._template import ImportFailed, import_modules
+from shardwright.guest._testing import Patch, Patched, Testing
 from shardwright.guest._web_messages import (
     Answer,
     ApplicationEvent,
@@ -117,6 +122,8 @@ __all__ = [
     "MAX_FROM_GUEST",
     "MAX_WEBSOCKET_MESSAGE",
     "NOWHERE",
+    "REFERENCE",
+    "TEST_PROCESS_DEFINITION",
     "PIECE",
     "VERSION",
     "WINDOW",
@@ -156,6 +163,7 @@ __all__ = [
     "FunctionReply",
     "FunctionRequest",
     "Handle",
+    "GeneratedFinder",
     "HandleType",
     "Headers",
     "Hello",
@@ -171,11 +179,16 @@ __all__ = [
     "Mailbox",
     "Namespace",
     "Note",
+    "Objects",
     "Offer",
+    "Patch",
+    "Patched",
+    "Patches",
     "Open",
     "Outflow",
     "Proxies",
     "Ready",
+    "Responder",
     "ResponseBody",
     "ResponseStart",
     "ResponseTrailers",
@@ -187,8 +200,10 @@ __all__ = [
     "SessionBegins",
     "SessionBegun",
     "SessionEnds",
+    "ShardLoop",
     "Status",
     "Stop",
+    "Testing",
     "Unbind",
     "UseSessions",
     "WebSocketAccept",

@@ -48,6 +48,10 @@ def main(argv: list[str]) -> int:
 def _runtime(init: Init) -> Runtime:
     plan = msgspec.msgpack.decode(init.plan, type=ShardPlan)
     runtime = Runtime(plan, ComponentName(init.component))
+    if init.testing is not None:
+        from shardwright.guest._under_test import prepare
+
+        prepare(runtime, init.testing)
     sys.argv[:] = init.argv
     prepare_imports(runtime, init.paths)
     return runtime
@@ -79,6 +83,7 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
             return 0
         announce(control, failed)
         return 1
+    runtime.imported()
     sys.stdout.flush()
     sys.stderr.flush()
     gc.collect()
@@ -117,6 +122,7 @@ def _enter(control: ControlSocket, runtime: Runtime) -> Shard:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:
         tag_output(descriptors[0])
+    runtime.entered()
     shard = Shard(runtime, control, {"socket": SocketTransport()})
     shard.enter(ShardId(message.shard), message.secrets)
     return shard

@@ -74,6 +74,10 @@ class TaggedStream(io.TextIOBase):
         for line in text.split("\n"):
             self._emit(line, {"o": "log", "l": record.levelname, "n": record.name})
 
+    def record(self, text: str) -> None:
+        """A log record, whole, for a test run that hands it to the loggers of its own process."""
+        self._emit(text, {"o": "record"})
+
     def _emit(self, line: str, tag: dict[str, Any]) -> None:
         session = current_call.get().session
         if session:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import CallError, Fault, InternalError, NotPermitted, Overloaded
@@ -30,6 +30,7 @@ from shardwright.guest._output import end_lines
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._stubs import Proxies
+from shardwright.guest._testing import Patch, Patched
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
@@ -38,6 +39,14 @@ from shardwright.model.shard import ShardPlan
 from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
 
 Import = Callable[[str], ModuleType]
+
+
+class Patcher(Protocol):
+    """Who changes this shard for a test: only in shards of a node that a test run started."""
+
+    def apply(self, patch: Patch) -> str:
+        """Why it could not be done; empty when it was."""
+        ...
 
 
 class NotRunning(CallError):
@@ -82,6 +91,10 @@ class Runtime:
         self.definition = plan.definition(component)
         self.component = component
         self.shard = ShardId("")
+        self.patches: Patcher | None = None
+        self.imported: Callable[[], None] = lambda: None  # called in a template that is about to fork shards,
+        self.entered: Callable[[], None] = lambda: None  # and in a shard that has its output
+        self.handles_of_links: Callable[[], LinkHandles] = lambda: LinkHandles(self)
         self.unbound = _Unbound()
         self.mailbox = (ImportingMailbox if inproc else Mailbox)(limit=self.definition.queue, name=component)
         self.router = Router(self.unbound, per_session=self.definition.scope.kind is ScopeKind.SESSION)
@@ -146,7 +159,7 @@ class Runtime:
 
     def codec(self, caller: ComponentName, callee: ComponentName) -> CallCodec:
         """What the edge permits."""
-        return edge_codec(self.plan, caller, callee, self.value_class, LinkHandles(self))
+        return edge_codec(self.plan, caller, callee, self.value_class, self.handles_of_links())
 
     def on_message(self, link: Link, envelope: Envelope) -> None:
         self.responder.on_message(link, envelope)
@@ -205,6 +218,11 @@ class Runtime:
         for number in served:
             return replace(trace, session=number, session_name=self.sessions.name(number))
         return trace
+
+    def patched(self, patch: Patch) -> Patched:
+        """Let a test change something here; refused unless this shard is under test."""
+        refusal = "only shards of a node that a test run started can be patched"
+        return Patched(patch.request, self.patches.apply(patch) if self.patches is not None else refusal)
 
     def load(self) -> tuple[int, float]:
         """How many calls run or wait here, and for how many seconds none has."""

@@ -39,6 +39,7 @@ from shardwright.guest._loop import install_policy
 from shardwright.guest._router import Route
 from shardwright.guest._runtime import Runtime, peer_of
 from shardwright.guest._service import serves
+from shardwright.guest._testing import Patch
 from shardwright.model.endpoint import Endpoint
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 
@@ -219,6 +220,8 @@ class Shard:
                 runtime.session_ends(SessionNumber(message.session))
             case Forget():
                 runtime.forget(ComponentName(message.component), SessionNumber(message.session))
+            case Patch():
+                self._send(runtime.patched(message))
             case RunMain():
                 self._main.put(message)
             case AskLoad():

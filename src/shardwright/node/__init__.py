@@ -19,12 +19,14 @@ from shardwright.node._logs import LogLine
 from shardwright.node._running import Options, Running, plan
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus, shard_object
+from shardwright.node._testing import Bench
 
 __all__ = [
     "Ambiguous",
     "ApiClient",
     "AsyncNode",
     "AsyncSession",
+    "Bench",
     "Finding",
     "Fingerprint",
     "LogLine",

@@ -12,10 +12,11 @@ import difflib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 from shardwright.contracts.transport import Transport
 from shardwright.errors import CallError, InternalError, NodeError, NotPermitted
@@ -43,6 +44,14 @@ from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition, Shar
 from shardwright.node._core import CLIENT, Core
 
 
+class Incoming(Protocol):
+    """Who answers shards that call the client: nobody but under test."""
+
+    def on_message(self, link: Link, envelope: Envelope) -> None: ...
+
+    def on_link_closed(self, link: Link) -> None: ...
+
+
 class Client:
     """Calls into the node's shards from any thread but the node's, or awaits from any event loop.
 
@@ -62,9 +71,28 @@ class Client:
         self._proxies = Proxies(plan, self._caller)
         self._namespace = Namespace(plan, None, self._proxies)
         self._stateful = frozenset(plan.stateful_classes)
+        # what a test run replaces: there the test process imports generated modules, and shards may call it
+        self.import_module: Callable[[str], ModuleType] = self._namespace.import_module
+        self.handles_of_links: Callable[[], ClientHandles] = lambda: ClientHandles(self)
+        self.incoming: Incoming | None = None
+        self.after_call: Callable[[], None] = lambda: None
+        self.awaiting: list[asyncio.AbstractEventLoop] = []  # the loops on which calls are awaited now
         self._links: set[Link] = set()
         self._mutex = threading.Lock()
         core.bindings.offer_client = self.offered
+
+    @property
+    def chains(self) -> Chains:
+        """The threads of this process that wait for shards."""
+        return self._caller.chains
+
+    @property
+    def proxies(self) -> Proxies:
+        return self._proxies
+
+    def outside_calls(self, find: Callable[[CallContext], CallContext]) -> None:
+        """In which context to call where none of a session is running."""
+        self._caller.outside_calls = find
 
     def entry(self, target: str) -> tuple[ShardDefinition, EntryPoint]:
         """The entry point that ``component.name`` names. Raises NotPermitted with the nearest name."""
@@ -123,6 +151,10 @@ class Client:
             link.close()
         self._hub.close()
 
+    def open_link(self, peer: Peer, endpoint: Endpoint) -> Link:
+        """A conversation over an endpoint that the node gave us."""
+        return self._link(peer, endpoint)
+
     # -- Binder ------------------------------------------------------------------------------------------------
 
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
@@ -138,7 +170,7 @@ class Client:
         return [self._link(peer, endpoint) for peer, endpoint in pairs]
 
     def _link(self, peer: Peer, endpoint: Endpoint) -> Link:
-        codec = edge_codec(self._plan, CLIENT.component, peer.component, self._value_class, _ClientHandles(self))
+        codec = edge_codec(self._plan, CLIENT.component, peer.component, self._value_class, self.handles_of_links())
         return Link(self._transport.open(endpoint), peer, codec, self._hub, self, self._enter)
 
     def _enter(self, link: Link) -> None:
@@ -157,18 +189,23 @@ class Client:
     # -- Incoming ----------------------------------------------------------------------------------------------
 
     def on_message(self, link: Link, envelope: Envelope) -> None:
-        link.close()  # nobody calls the client
+        if self.incoming is not None:
+            self.incoming.on_message(link, envelope)
+        else:
+            link.close()  # nobody calls the client
 
     def on_link_closed(self, link: Link) -> None:
         with self._mutex:
             self._links.discard(link)
         self.router.lost(link)
+        if self.incoming is not None:
+            self.incoming.on_link_closed(link)
 
     # -- classes -----------------------------------------------------------------------------------------------
 
     def _value_class(self, name: str) -> type:
         module, _, qualname = name.partition(":")
-        found: Any = self._imported(module) or self._namespace.import_module(module)
+        found: Any = self._imported(module) or self.import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part)
         if not isinstance(found, type):
@@ -216,7 +253,10 @@ class _ClientCaller(Caller):
         route: Route | None = None,
     ) -> Any:
         with self._session_of(target):
-            return super().call(definition, entry, args, kwargs, target=target, route=route)
+            try:
+                return super().call(definition, entry, args, kwargs, target=target, route=route)
+            finally:
+                self._client.after_call()
 
     async def call_async(
         self,
@@ -228,8 +268,14 @@ class _ClientCaller(Caller):
         target: tuple[ShardId, int] | None = None,
         route: Route | None = None,
     ) -> Any:
+        loop = asyncio.get_running_loop()
+        self._client.awaiting.append(loop)
         with self._session_of(target):
-            return await super().call_async(definition, entry, args, kwargs, target=target, route=route)
+            try:
+                return await super().call_async(definition, entry, args, kwargs, target=target, route=route)
+            finally:
+                self._client.awaiting.remove(loop)
+                self._client.after_call()
 
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
         target = (route.shard, owner) if route.shard is not None and isinstance(owner, int) else None
@@ -237,7 +283,7 @@ class _ClientCaller(Caller):
             return super().get(definition, route, owner, name)
 
 
-class _ClientHandles:
+class ClientHandles:
     """Handles in the hands of the user's program."""
 
     def __init__(self, client: Client) -> None:
@@ -255,7 +301,7 @@ class _ClientHandles:
         if class_name not in client._stateful:
             raise CallError(f"{class_name} is not a class that handles stand for", outcome="failed")
         module, _, qualname = class_name.partition(":")
-        cls: Any = client._namespace.import_module(module)
+        cls: Any = client.import_module(module)
         for part in qualname.split("."):
             cls = getattr(cls, part)
         client.handle_sessions[shard, object_id] = replace(NOWHERE, session=current_call.get().session)

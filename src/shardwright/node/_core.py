@@ -9,13 +9,14 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from shardwright.composition import Composer, ShardRecord, needs_of
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.transport import Transport
 from shardwright.controller import KeepMinimum, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
-from shardwright.guest import Bind, Finished, Load, Note
+from shardwright.guest import Bind, Finished, Load, Note, Patched
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.ids import ComponentName, SessionId, SessionNumber, ShardId, new_shard_id
 from shardwright.model.manifest import Component, Manifest, implicit
@@ -35,6 +36,16 @@ JOURNAL_RETRY_S = (0.05, 0.25)  # the first time, and from then on
 
 
 __all__ = ["CLIENT", "Core", "LiveSession"]
+
+
+class Bench(Protocol):
+    """Who patches shards for a test run."""
+
+    def shard_ready(self, port: ShardPort) -> None: ...
+
+    def patched(self, port: ShardPort, patched: Patched) -> None: ...
+
+    def gone(self, port: ShardPort) -> None: ...
 
 
 @dataclass(slots=True)
@@ -89,6 +100,7 @@ class Core:
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None  # of records that wait to be written
         self._stopped = False
+        self.bench: Bench | None = None  # where a test run started the node
         self.resizing = asyncio.Lock()  # one at a time: each goes by what the last one left
 
     # -- life --------------------------------------------------------------------------------------------------
@@ -212,7 +224,13 @@ class Core:
         elif self._caused[port.shard] == MAX_RECORDS:
             self.record(kind, "and more, which is not recorded", component=port.component, shard=port.shard)
 
+    def on_patched(self, port: ShardPort, patched: Patched) -> None:
+        if self.bench is not None:
+            self.bench.patched(port, patched)
+
     def on_gone(self, port: ShardPort, reason: str) -> None:
+        if self.bench is not None:
+            self.bench.gone(port)
         self.shards.gone(port, reason)
 
     # -- what becomes of shards (ShardEvents) ------------------------------------------------------------------
@@ -220,6 +238,8 @@ class Core:
     def shard_ready(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:
         for number in sessions:
             self.introduce(number, port.shard)
+        if self.bench is not None:
+            self.bench.shard_ready(port)
         port.attach(self)
         self.bindings.offer(port)
 

@@ -35,6 +35,9 @@ from shardwright.guest import (
     Load,
     Mailbox,
     Note,
+    Patch,
+    Patched,
+    Patches,
     Route,
     Runtime,
     Unbind,
@@ -133,6 +136,8 @@ class InprocPort(ShardPort):
                 events.on_finished(self, message)
             case Note():
                 events.on_note(self, message)
+            case Patched():
+                events.on_patched(self, message)
             case None:
                 events.on_gone(self, self._closed)
 
@@ -172,6 +177,10 @@ class InprocPort(ShardPort):
         with contextlib.suppress(ChannelClosed):
             self.send(Load(request, *self.runtime.load()))
 
+    def patch(self, patch: Patch) -> None:
+        with contextlib.suppress(ChannelClosed):
+            self.send(self.runtime.patched(patch))
+
     def run_main(self, target: str, session: SessionNumber) -> None:
         def job() -> None:
             finished = run_program(self.runtime, target, session)
@@ -209,7 +218,10 @@ class InprocLauncher(Launcher):
         surroundings: Surroundings,
         transport: Transport,
         events: EarlyEvents,
+        *,
+        testing: bool = False,
     ) -> None:
+        self._testing = testing
         self._manifest = manifest
         self._plan = plan
         self._surroundings = surroundings
@@ -233,6 +245,8 @@ class InprocLauncher(Launcher):
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> InprocPort:
         runtime = Runtime(self._plan, component, inproc=True)
+        if self._testing:
+            runtime.patches = Patches(runtime)
         port = InprocPort(runtime, shard, self._transport, self._events, self._run)
         # what must be imported into a template has no peers then: the same here
         peers_first = runtime.definition.start is not Start.TEMPLATE

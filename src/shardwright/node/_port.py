@@ -22,6 +22,8 @@ from shardwright.guest import (
     Load,
     Note,
     Offer,
+    Patch,
+    Patched,
     RunMain,
     SessionBegins,
     SessionEnds,
@@ -51,6 +53,8 @@ class PortEvents(Protocol):
     def on_finished(self, port: ShardPort, finished: Finished) -> None: ...
 
     def on_note(self, port: ShardPort, note: Note) -> None: ...
+
+    def on_patched(self, port: ShardPort, patched: Patched) -> None: ...
 
     def on_gone(self, port: ShardPort, reason: str) -> None: ...
 
@@ -93,6 +97,10 @@ class ShardPort(ABC):
     @abstractmethod
     def ask_load(self, request: int) -> None:
         """Ask what runs there; a Load of that number comes later, as an event, or never."""
+
+    @abstractmethod
+    def patch(self, patch: Patch) -> None:
+        """Change something for a test; a Patched of its number comes later. Only when the node is under test."""
 
     @abstractmethod
     def run_main(self, target: str, session: SessionNumber) -> None: ...
@@ -209,6 +217,9 @@ class GuestPort(ShardPort):
     def ask_load(self, request: int) -> None:
         self.send(AskLoad(request))
 
+    def patch(self, patch: Patch) -> None:
+        self.send(patch)
+
     def run_main(self, target: str, session: SessionNumber) -> None:
         self.send(RunMain(target, session))
 
@@ -276,6 +287,8 @@ class GuestPort(ShardPort):
                 events.on_finished(self, message)
             case Note():
                 events.on_note(self, message)
+            case Patched():
+                events.on_patched(self, message)
             case _:
                 self.close(f"it sent {type(message).__name__} out of turn")
 

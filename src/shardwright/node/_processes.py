@@ -13,7 +13,7 @@ import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle
 from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
-from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, Unbind
+from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, Testing, Unbind
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
@@ -52,7 +52,10 @@ class ProcessLauncher(Launcher):
         surroundings: Surroundings,
         logs: Logs,
         events: LaunchEvents,
+        *,
+        testing: Testing | None = None,
     ) -> None:
+        self._testing = testing
         self._events = events
         self._keeper = keeper
         self._manifest = manifest
@@ -233,7 +236,7 @@ class ProcessLauncher(Launcher):
                 )
             self._watch(port, pidfd)
             self._check(await self._expect(port, Hello))
-            port.send(Init(self._plan_bytes, component, role, (self._plan.root,), self._surroundings.argv))
+            port.send(Init(self._plan_bytes, component, role, (self._plan.root,), self._surroundings.argv, self._testing))
             if role == "shard":
                 self._enter(port, terminal)
             ready = await self._expect(port, Ready)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from shardwright.contracts.clock import SystemClock
 from shardwright.errors import ManifestError, NodeError
-from shardwright.guest import Finished, serves
+from shardwright.guest import Finished, Testing, serves
 from shardwright.manifest import capacity_problems, load
 from shardwright.model.ids import ComponentName, SessionNumber
 from shardwright.model.manifest import Manifest
@@ -34,6 +34,7 @@ from shardwright.node._launcher import Launcher, Surroundings, read_secrets
 from shardwright.node._processes import ProcessLauncher
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus
+from shardwright.node._testing import Bench
 from shardwright.placement import Capacity
 from shardwright.sharding import plan as plan_manifest
 from shardwright.telemetry import EventLog
@@ -66,6 +67,7 @@ class Options:
     terminal: bool = False  # app.main gets this process's standard streams
     api: bool = True  # answer other terminals over a Unix socket
     runtime: Path | None = None  # the folder of that socket; default by the environment
+    testing: Testing | None = None  # a test run starts it: its shards may be patched, and may call this process
 
 
 class Running:
@@ -98,6 +100,7 @@ class Running:
         self.api: ApiServer | None = None
         self._opening: asyncio.Task[None] | None = None
         self.core: Core
+        self.bench: Bench  # where options.testing is set
         self.client: Client
         self._thread.start()
         try:
@@ -151,12 +154,14 @@ class Running:
         if journal.set_aside is not None:
             self.core.record("journal", f"its file could not be read, and is now {journal.set_aside}")
         self.client = Client(self.plan, self.core, self._loop, transport)
+        if self.options.testing is not None:
+            self.bench = Bench(self.plan, self.core, self.client, self._loop)
         launcher: Launcher
         if self._keeper is None:
-            launcher = self._inproc = InprocLauncher(manifest, self.plan, surroundings, transport, self.core)
+            launcher = self._inproc = InprocLauncher(manifest, self.plan, surroundings, transport, self.core, testing=self.options.testing is not None)
             self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
         else:
-            launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core)
+            launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core, testing=self.options.testing)
             if described.reason:
                 self.core.record("limits", described.reason)
             for line in not_enforced(manifest, described.enforces):

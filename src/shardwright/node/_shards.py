@@ -226,6 +226,11 @@ class Shards:
         if self.ports.get(port.shard) is port:
             self._pool.lives(port.component)
 
+    async def stop(self, shard: ShardId) -> None:
+        """End a shard, whoever holds it, and wait until nothing of it is left."""
+        await self._stop(shard)
+        await self.buried(shard)
+
     async def _stop(self, shard: ShardId) -> None:
         port = self.ports.get(shard)
         if port is None:

@@ -1,7 +1,17 @@
-"""Public fakes, conformance suites and the fault kit: for tests of Shardwright, and of what plugs into it."""
+"""Public fakes, conformance suites and the fault kit: for tests of Shardwright, and of what plugs into it.
 
-from shardwright.testing._sandboxes import SANDBOX_CHECKS, SandboxCheck, check_sandbox_backend
-from shardwright.testing._transports import check_transport, transport_checks
+The pytest plugin (``pytest --shardwright``) lives here as well; pytest loads its first module in every run, so importing
+this package alone must cost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shardwright.testing._sandboxes import SANDBOX_CHECKS, SandboxCheck, check_sandbox_backend
+    from shardwright.testing._transports import check_transport, transport_checks
 
 __all__ = [
     "SANDBOX_CHECKS",
@@ -10,3 +20,10 @@ __all__ = [
     "check_transport",
     "transport_checks",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        room = "_transports" if "transport" in name else "_sandboxes"
+        return getattr(import_module(f"shardwright.testing.{room}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
