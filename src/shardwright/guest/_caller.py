@@ -22,13 +22,14 @@ from shardwright.errors import (
     DeadlineExceeded,
     ProtocolViolation,
     ShardLost,
+    ShardwrightError,
     WouldDeadlock,
 )
 from shardwright.guest._chains import Chains, Waiting
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
 from shardwright.guest._errands import Errands
 from shardwright.guest._keys import key_of
-from shardwright.guest._link import Link, Ticket
+from shardwright.guest._link import Link, Retired, Ticket
 from shardwright.guest._loop import is_polite
 from shardwright.guest._nesting import run_nested
 from shardwright.guest._router import Route, Router
@@ -52,11 +53,12 @@ Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any] | None]
 class Caller:
     """Makes calls for one shard. ``mailbox`` is None where there is no baton to put down (the node's own client)."""
 
-    def __init__(self, router: Router, chains: Chains, mailbox: Mailbox | None) -> None:
+    def __init__(self, router: Router[Link], chains: Chains, mailbox: Mailbox | None) -> None:
         self.router = router
         self.chains = chains
         self.mailbox = mailbox
         self.calls_out = 0
+        self.failed: dict[str, int] = {}  # calls that ended in an error of ours, by its code
         self.before_call: Callable[[], None] = lambda: None
         self._errands = Errands()
         self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
@@ -83,12 +85,23 @@ class Caller:
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
         arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
-        return self._exchange(definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context)
+        try:
+            return self._exchange(definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context)
+        except ShardwrightError as error:
+            self.count_failure(error)
+            raise
 
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
         """Read an attribute of a module (by its name) or of an object (by its id)."""
         context = self.context()
-        return self._exchange(definition, route, Kind.GET, MethodId(0), (owner, name), f"reading {name}", context)
+        try:
+            return self._exchange(definition, route, Kind.GET, MethodId(0), (owner, name), f"reading {name}", context)
+        except ShardwrightError as error:
+            self.count_failure(error)
+            raise
+
+    def count_failure(self, error: ShardwrightError) -> None:
+        self.failed[error.code] = self.failed.get(error.code, 0) + 1
 
     def _exchange(
         self,
@@ -139,6 +152,8 @@ class Caller:
         """Send the call. False: the shard had gone, nothing was started, and no state is lost by asking for another."""
         try:
             link.begin(envelope, ticket)
+        except Retired:
+            return False
         except ChannelClosed as closed:
             # a message that was not taken over whole cannot have been run
             link.close()
@@ -229,36 +244,40 @@ class Caller:
         loop = asyncio.get_running_loop()
         arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
         self.before_call()
-        while True:
-            link = self._known(definition, route, context)
-            if link is None:
-                link = await self._bound(definition, route, context)
-            try:
-                payload, buffers, memo = link.codec.encode_request(
-                    arguments, describe=_describe(definition, entry.name)
-                )
-                envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context)
-                awaited = _Awaited(loop)
-                stuck = self.mailbox is not None and not is_polite(loop) and self.mailbox.holds()
-                if stuck:  # then what comes back must be refused, for its turn would never come
-                    self.chains.stick(envelope.chain)
+        try:
+            while True:
+                link = self._known(definition, route, context)
+                if link is None:
+                    link = await self._bound(definition, route, context)
                 try:
-                    if not self._begin(definition, route, link, envelope, awaited, entry.name):
-                        continue
+                    payload, buffers, memo = link.codec.encode_request(
+                        arguments, describe=_describe(definition, entry.name)
+                    )
+                    envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context)
+                    awaited = _Awaited(loop)
+                    stuck = self.mailbox is not None and not is_polite(loop) and self.mailbox.holds()
+                    if stuck:  # then what comes back must be refused, for its turn would never come
+                        self.chains.stick(envelope.chain)
                     try:
-                        outcome = await asyncio.wait_for(awaited.future, context.remaining_s())
-                    except TimeoutError:
-                        link.abandon(envelope.call_id)
-                        raise DeadlineExceeded(f"{entry.name}: no reply within the deadline") from None
-                    except BaseException:
-                        link.abandon(envelope.call_id)
-                        raise
+                        if not self._begin(definition, route, link, envelope, awaited, entry.name):
+                            continue
+                        try:
+                            outcome = await asyncio.wait_for(awaited.future, context.remaining_s())
+                        except TimeoutError:
+                            link.abandon(envelope.call_id)
+                            raise DeadlineExceeded(f"{entry.name}: no reply within the deadline") from None
+                        except BaseException:
+                            link.abandon(envelope.call_id)
+                            raise
+                    finally:
+                        if stuck:
+                            self.chains.unstick(envelope.chain)
                 finally:
-                    if stuck:
-                        self.chains.unstick(envelope.chain)
-            finally:
-                self.router.request_done(definition, route, link)
-            return self._result(route, link, outcome, memo, entry.name, context)
+                    self.router.request_done(definition, route, link)
+                return self._result(route, link, outcome, memo, entry.name, context)
+        except ShardwrightError as error:
+            self.count_failure(error)
+            raise
 
     async def _bound(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
         """The link, bound without stopping the event loop, and without a thread of its executor."""

@@ -77,6 +77,11 @@ class Chains:
         with self._mutex:
             return any(waiting.thread == thread for waiting in self._waiting.get(chain, ()))
 
+    def threads(self) -> set[int]:
+        """The threads that wait for other shards."""
+        with self._mutex:
+            return {waiting.thread for stack in self._waiting.values() for waiting in stack}
+
     # -- loops that keep the baton while they sleep ------------------------------------------------------------
 
     def stick(self, chain: int) -> None:

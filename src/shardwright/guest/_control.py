@@ -173,7 +173,9 @@ class BreakIn(_Message, frozen=True, tag="attach!"):
 
 
 class Detach(_Message, frozen=True, tag="attach-"):
-    """The terminal is gone, or wants to go."""
+    """The terminal is ``lost``, or wants to go unless it stands at the prompt, which hears of that by itself."""
+
+    lost: bool = True
 
 
 class Stop(_Message, frozen=True, tag="stop"):
@@ -341,10 +343,19 @@ FromNode = (
     | RunMain
     | AskLoad
     | AskCounts
+    | Retire
+    | StacksTo
+    | AskStacks
+    | Attach
+    | BreakIn
+    | Detach
     | Stop
 )
 FromGateway = BeginSession | EndSession | UseSessions
-FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Counts | Finished | Note | FromGateway
+Looks = Stacks | Attached
+FromGuest = (
+    Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Counts | Finished | Note | FromGateway | Looks
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _from_node: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromNode | Patch)

@@ -15,3 +15,8 @@ def beyond(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
         trace = trace.tb_next
     return trace
+
+
+def is_ours(filename: str) -> bool:
+    """Whether code of that file is Shardwright's."""
+    return filename.startswith(_OURS)

@@ -26,6 +26,10 @@ REPLY_PATIENCE_NS = 5_000_000_000  # a caller that does not take its reply for s
 MAX_LEFT = 1024  # answers that may wait for a writing thread; a caller that lets more wait is cut off
 
 
+class Retired(ChannelClosed):
+    """The shard was replaced: this call was not sent, and another link is to be asked for."""
+
+
 class Ticket(Protocol):
     """Where the outcome of one outgoing call goes. Called on the hub's thread (or the sender's, when closed)."""
 
@@ -77,6 +81,7 @@ class Link:
         self._ids = itertools.count(1)
         self._mutex = threading.Lock()
         self._lost: ChannelClosed | None = None
+        self._retired = False
         self._left: deque[Envelope] | None = None  # what the hub's thread leaves to a writing thread, if there is one
         self.parking: Parking | None = None
         if enter is not None:
@@ -102,6 +107,8 @@ class Link:
     def begin(self, envelope: Envelope, ticket: Ticket) -> None:
         """Send a call; its outcome goes to ``ticket``. Raises what Channel.send raises: then nothing will come."""
         with self._mutex:
+            if self._retired:
+                raise Retired(f"{self.peer.shard} is replaced")
             if self._lost is not None:
                 raise ChannelClosed(f"{self.peer.shard} is gone")
             self._pending[envelope.call_id] = ticket
@@ -110,6 +117,7 @@ class Link:
         except BaseException as error:
             with self._mutex:
                 mine = self._pending.pop(envelope.call_id, None)
+            self._close_retired()
             if mine is None and isinstance(error, ChannelClosed):
                 return  # the hub saw the end first and has told the ticket
             raise
@@ -120,7 +128,18 @@ class Link:
             if self._pending.pop(call_id, None) is None:
                 return False
         self.post(Envelope(kind=Kind.CANCEL, call_id=call_id))
+        self._close_retired()
         return True
+
+    def retire(self) -> None:
+        """Begin no further call; close once those in flight have their outcome."""
+        with self._mutex:
+            self._retired = True
+        self._close_retired()
+
+    def _close_retired(self) -> None:
+        if self._retired and not self._pending:  # nothing is added to it any more
+            self.close()
 
     def post(self, envelope: Envelope) -> None:
         """Send a message that has no reply; a peer that is gone, or takes nothing for seconds, is cut off.
@@ -206,6 +225,7 @@ class Link:
                 ticket = self._pending.pop(envelope.call_id, None)
             if ticket is not None:
                 ticket.deliver(envelope)
+            self._close_retired()
         elif self._incoming is not None:
             self._incoming.on_message(self, envelope)
 

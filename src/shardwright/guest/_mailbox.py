@@ -82,6 +82,11 @@ class Mailbox:
                 self._pass_on()
             raise Overloaded(f"{self._name}: no thread for a further call: {error}") from None
 
+    @property
+    def holder(self) -> int | None:
+        """The identity of the thread that has the baton."""
+        return self._holder
+
     def holds(self) -> bool:
         """Whether the calling thread has the baton."""
         return self._held and self._holder == threading.get_ident()

@@ -42,6 +42,9 @@ class Routed(Protocol):
 
     def close(self) -> None: ...
 
+    def retire(self) -> None:
+        """Begin no further call; close once those in flight have their outcome."""
+
 
 L = TypeVar("L", bound=Routed)
 
@@ -232,6 +235,23 @@ class Router(Generic[L]):
         if binding.stateful:
             binding.debts.update(dict.fromkeys(binding.users, str(link.peer.shard)))
         binding.users.clear()
+
+    def retire(self, shard: ShardId, *, lost: bool) -> None:
+        """That shard is replaced: the next calls go elsewhere. ``lost``: after the sessions that used it were told."""
+        links: list[L] = []
+        with self._mutex:
+            for binding in self._bindings.values():
+                mine = [link for link in binding.links if link.peer.shard == shard]
+                if not mine:
+                    continue
+                links += mine
+                binding.links = [link for link in binding.links if link.peer.shard != shard]
+                if lost and binding.stateful:
+                    binding.debts.update(dict.fromkeys(binding.users, str(shard)))
+                if not binding.links:
+                    binding.users.clear()
+        for link in links:
+            link.retire()
 
     def told(self, route: Route, session: SessionNumber) -> None:
         """A call of that session in flight has failed: it knows of the loss."""

@@ -19,6 +19,7 @@ from shardwright.errors import CallError, Fault, InternalError, NotPermitted, Ov
 from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
+from shardwright.guest._control import Counts
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link
@@ -26,6 +27,7 @@ from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._namespace import ImportingMailbox, Namespace
 from shardwright.guest._objects import Held, Objects
+from shardwright.guest._origin import NO_TRACE, origin
 from shardwright.guest._output import end_lines
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
@@ -97,7 +99,7 @@ class Runtime:
         self.handles_of_links: Callable[[], LinkHandles] = lambda: LinkHandles(self)
         self.unbound = _Unbound()
         self.mailbox = (ImportingMailbox if inproc else Mailbox)(limit=self.definition.queue, name=component)
-        self.router = Router(self.unbound, per_session=self.definition.scope.kind is ScopeKind.SESSION)
+        self.router: Router[Link] = Router(self.unbound, per_session=self.definition.scope.kind is ScopeKind.SESSION)
         self.chains = Chains()
         self.caller = Caller(self.router, self.chains, self.mailbox)
         self.proxies = Proxies(plan, self.caller)
@@ -123,12 +125,13 @@ class Runtime:
         self._farewells: deque[list[Held]] = deque()
         self._hub: Hub | None = None
         self._links: set[Link] = set()
+        self._incoming: set[Link] = set()  # those by which others call
         self._mutex = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Runtime {self.shard or self.component}, {len(self._links)} links>"
 
-    def activate(self, shard: ShardId, binder: Binder) -> None:
+    def activate(self, shard: ShardId, binder: Binder[Link]) -> None:
         """Begin to live as ``shard``."""
         self.shard = shard
         self.router.binder = binder
@@ -144,7 +147,13 @@ class Runtime:
         if not outgoing and self._links_of(peer.shard) >= max_links_of_a_peer():
             channel.close()
             raise Overloaded(f"{peer.shard} has too many channels to {self.shard} already")
-        return Link(channel, peer, self.codec(caller, callee), self._hub, self, self._enter)
+        enter = self._enter if outgoing else self._enter_incoming
+        return Link(channel, peer, self.codec(caller, callee), self._hub, self, enter)
+
+    def _enter_incoming(self, link: Link) -> None:
+        with self._mutex:
+            self._incoming.add(link)
+        self._enter(link)
 
     def _enter(self, link: Link) -> None:
         if isinstance(link.codec, TaggedCodec) and isinstance(link.codec.handles, LinkHandles):
@@ -167,6 +176,7 @@ class Runtime:
     def on_link_closed(self, link: Link) -> None:
         with self._mutex:
             self._links.discard(link)
+            self._incoming.discard(link)
         self.router.lost(link)
         self.responder.link_closed(link)
 
@@ -191,7 +201,8 @@ class Runtime:
 
         Raises NotPermitted when it could be any session's.
         """
-        trace = replace(NOWHERE, trace_id=os.urandom(16))
+        began = origin() if context is NOWHERE else context  # who began this thread, or the call that this outlived
+        trace = replace(NOWHERE, trace_id=began.trace_id if began.trace_id != NO_TRACE else os.urandom(16))
         if context is not NOWHERE and context.session in self.sessions.names:
             return replace(trace, session=context.session, session_name=context.session_name)
         match self.definition.scope.kind:
@@ -224,10 +235,31 @@ class Runtime:
         refusal = "only shards of a node that a test run started can be patched"
         return Patched(patch.request, self.patches.apply(patch) if self.patches is not None else refusal)
 
+    @property
+    def called(self) -> bool:
+        """Whether anybody has a link by which to call this shard."""
+        with self._mutex:
+            return bool(self._incoming)
+
+    def doing(self) -> dict[int, str]:
+        """What threads of this shard do, by their identity, as far as it knows."""
+        does = dict.fromkeys(self.chains.threads(), "it waits for another shard")
+        if (holder := self.mailbox.holder) is not None:
+            does[holder] = "it runs: it has the shard's baton"
+        return does
+
     def load(self) -> tuple[int, float]:
         """How many calls run or wait here, and for how many seconds none has."""
         running = self.responder.running
         return running, 0.0 if running else max(0.0, time.monotonic() - self.responder.idle_since_s)
+
+    def counts(self, request: int) -> Counts:
+        """What happened here so far."""
+        responder, caller = self.responder, self.caller
+        return Counts(
+            request, responder.calls_in, caller.calls_out, dict(responder.refused), dict(caller.failed), responder.running,
+            self.mailbox.depth, time.process_time(),
+        )  # fmt: skip
 
     # -- the end of objects ------------------------------------------------------------------------------------
 

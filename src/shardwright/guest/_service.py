@@ -7,6 +7,7 @@ If it called another shard there, the thread that should bring the reply would w
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 
 class _Mark(threading.local):
@@ -14,13 +15,23 @@ class _Mark(threading.local):
 
 
 _mark = _Mark()
+_services: dict[int, tuple[threading.Thread, str]] = {}
 
 
 def serves(work: str) -> None:
     """From now on the calling thread does ``work``, for which others wait; it must never wait for another shard."""
     _mark.work = work
+    for ident, (thread, _) in list(_services.items()):
+        if not thread.is_alive():
+            _services.pop(ident, None)
+    _services[threading.get_ident()] = (threading.current_thread(), work)
 
 
 def service_of_this_thread() -> str:
     """What the calling thread does for others; empty for a thread that may wait."""
     return _mark.work
+
+
+def services() -> Mapping[int, str]:
+    """What each such thread does, by its identity."""
+    return {ident: work for ident, (thread, work) in list(_services.items()) if thread.is_alive()}

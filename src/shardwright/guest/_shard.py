@@ -19,26 +19,35 @@ from shardwright.errors import CallError, ChannelClosed, Overloaded, ShardLost, 
 from shardwright.guest._context import CallContext, current_call
 from shardwright.guest._control import (
     Accept,
+    AskCounts,
     AskLoad,
+    AskStacks,
+    Attach,
     Bind,
     Bound,
+    BreakIn,
     ControlSocket,
+    Detach,
     Finished,
     Forget,
     Load,
     Note,
     Offer,
+    Retire,
     RunMain,
     SessionBegins,
     SessionEnds,
+    StacksTo,
     Stop,
     Unbind,
 )
+from shardwright.guest._debug import Debugging
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._router import Route
 from shardwright.guest._runtime import Runtime, peer_of
 from shardwright.guest._service import serves
+from shardwright.guest._stacks import stacks, write_stacks_to
 from shardwright.guest._testing import Patch
 from shardwright.model.endpoint import Endpoint
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
@@ -145,12 +154,16 @@ class Shard:
         self.binder = ControlBinder(control)
         self._main: SimpleQueue[RunMain | None] = SimpleQueue()
         self._stopping = False
+        self._debugging: Debugging
 
     def enter(self, shard: ShardId, secrets: Mapping[str, str]) -> None:
         """Become ``shard``: secrets into the environment, threads started, messages of the node heard."""
         os.environ.update(secrets)
         install_policy(lambda: self.runtime.mailbox)
         self.runtime.activate(shard, self.binder)
+        runtime = self.runtime
+        self._debugging = Debugging(runtime.plan, runtime.component, shard, self._send, self.note)
+        self._debugging.install_hook()
         threading.Thread(target=self._listen, name=f"{shard}-control", daemon=True).start()
 
     def serve(self) -> int:
@@ -193,6 +206,8 @@ class Shard:
                 pass  # its other end closes, and the caller sees that
             case Offer():
                 self.binder.failed(message.request, f"{message.shard} cannot be reached: {defect!s:.500}")
+            case AskStacks() | Attach() | BreakIn() | Detach() | StacksTo():
+                pass  # who looks on sees less
             case _:
                 raise defect
 
@@ -226,23 +241,39 @@ class Shard:
                 self._main.put(message)
             case AskLoad():
                 self._send(Load(message.request, *runtime.load()))
+            case AskCounts():
+                self._send(runtime.counts(message.request))
+            case Retire():
+                runtime.router.retire(ShardId(message.shard), lost=message.lost)
+            case AskStacks():
+                self._send(stacks(message.request, runtime.doing()))
+            case StacksTo():
+                write_stacks_to(descriptors[0])
+            case Attach():
+                self._debugging.attach(message, descriptors[0])
+            case BreakIn():
+                self._debugging.break_in()
+            case Detach():
+                self._debugging.detach(lost=message.lost)
             case Stop():
-                threading.Thread(target=self._stop, args=(message.grace_s,), daemon=True).start()
+                threading.Thread(target=self._stop, args=(message.grace_s, message.drain), daemon=True).start()
 
     def _open(self, transport: str, descriptors: list[int]) -> Any:
         return self.transports[transport].open(Endpoint(transport, tuple(descriptors)))
 
-    def _stop(self, grace_s: float) -> None:
-        self._stopping = True
+    def _stop(self, grace_s: float, drain: bool) -> None:
+        self._stopping = not drain  # who drains goes on to serve, and needs its node
         end_s = time.monotonic() + grace_s
-        while self.runtime.responder.busy and time.monotonic() < end_s:
+        while (self.runtime.responder.busy or (drain and self.runtime.called)) and time.monotonic() < end_s:
             time.sleep(0.005)
+        self._stopping = True
         self._say_goodbye(end_s)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError):
                 pass
+        self._send(self.runtime.counts(0))
         os._exit(0)
 
     def _say_goodbye(self, end_s: float) -> None:
@@ -277,7 +308,8 @@ def run_program(runtime: Runtime, target: str, session: SessionNumber) -> Finish
     mailbox = runtime.mailbox
     module, _, name = target.partition(":")
     mailbox.acquire()
-    token = current_call.set(CallContext(session=session, session_name=runtime.sessions.name(session)))
+    name_of_session = runtime.sessions.name(session)
+    token = current_call.set(CallContext(session=session, session_name=name_of_session, trace_id=os.urandom(16)))
     text = ""
     try:
         result = runtime.resolve(module, name)() if name else runtime.import_module(module)
