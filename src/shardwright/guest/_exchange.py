@@ -8,7 +8,7 @@ has used up. So what an exchange holds in memory is bounded, whatever the other 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shardwright.errors import ProtocolViolation
 from shardwright.guest._web_messages import (
@@ -53,11 +53,17 @@ class Outflow:
 
     def take(self, payload: bytes) -> bool:
         """Whether a DATA with this payload may be sent now; if so it is counted. Otherwise wait for ``granted``."""
-        needed = cost(payload)
+        return self.take_bytes(cost(payload))
+
+    def take_bytes(self, needed: int) -> bool:
         if needed > self.available:
             return False
         self.available -= needed
         return True
+
+    def give_back(self, amount: int) -> None:
+        """So much of what was taken was not needed."""
+        self.available += amount
 
     def granted(self, amount: int) -> None:
         """Raises ProtocolViolation when the other side grants more than it was sent."""
@@ -124,8 +130,12 @@ class Joiner:
         return type(piece)(data, text=piece.text)
 
 
-def payloads(event: ClientEvent | ApplicationEvent) -> Iterator[bytes]:
-    """The payloads of the DATA messages that carry ``event``, in order: large bodies and messages are cut.
+MAX_BATCH = 15
+"""Events that one DATA message carries at most, as this side makes them: their array has a header of one byte."""
+
+
+def pieces(event: ClientEvent | ApplicationEvent) -> Iterator[bytes]:
+    """``event`` as it is encoded inside a DATA message; large bodies and messages are cut into several events.
 
     Raises ValueError when the event is too large and cannot be cut: too many or too long headers.
     """
@@ -134,14 +144,30 @@ def payloads(event: ClientEvent | ApplicationEvent) -> Iterator[bytes]:
             view = memoryview(event.body)
             for start in range(0, len(view), PIECE):
                 more = event.more_body or start + PIECE < len(view)
-                yield encode_web((type(event)(bytes(view[start : start + PIECE]), more),))
+                yield encode_web(type(event)(bytes(view[start : start + PIECE]), more))
         case WebSocketReceive() | WebSocketSend() if len(event.data) > PIECE:
             view = memoryview(event.data)
             for start in range(0, len(view), PIECE):
                 more = start + PIECE < len(view)
-                yield encode_web((type(event)(bytes(view[start : start + PIECE]), event.text, more),))
+                yield encode_web(type(event)(bytes(view[start : start + PIECE]), event.text, more))
         case _:
-            payload = encode_web((event,))
-            if len(payload) > MAX_EVENTS:
-                raise ValueError(f"{type(event).__name__} takes {len(payload)} bytes, and {MAX_EVENTS} are possible")
-            yield payload
+            piece = encode_web(event)
+            if len(piece) >= MAX_EVENTS:
+                raise ValueError(
+                    f"{type(event).__name__} takes {len(piece)} bytes; fewer than {MAX_EVENTS} are possible"
+                )
+            yield piece
+
+
+def payload_of(encoded: Sequence[bytes]) -> bytes:
+    """The payload of one DATA that carries these pieces, at most ``MAX_BATCH``."""
+    return b"".join((_ARRAYS[len(encoded)], *encoded))
+
+
+_ARRAYS = tuple(bytes((0x90 | count,)) for count in range(MAX_BATCH + 1))
+
+
+def payloads(event: ClientEvent | ApplicationEvent) -> Iterator[bytes]:
+    """The payloads of the DATA messages that carry ``event``, one piece each. Raises ValueError as ``pieces``."""
+    for piece in pieces(event):
+        yield payload_of((piece,))

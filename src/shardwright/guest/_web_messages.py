@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from shardwright.errors import Outcome, ProtocolViolation
-
-GATEWAY: Final = "gateway"
-"""The component whose shards speak WEB; the name is reserved."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
@@ -282,8 +279,8 @@ _answer: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 _failure = msgspec.msgpack.Decoder(Failure)
 
 
-def encode_web(message: Asked | Answer | Failure | Sequence[ClientEvent | ApplicationEvent]) -> bytes:
-    """The payload of codec WEB."""
+def encode_web(message: Asked | Answer | Failure | ClientEvent | ApplicationEvent) -> bytes:
+    """The payload of a CALL, RESULT or ERROR of codec WEB; an event, as it stands inside a DATA."""
     return _encoder.encode(message)
 
 
