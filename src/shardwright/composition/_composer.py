@@ -443,6 +443,7 @@ class Composer:
         session.touched_s = max(session.touched_s, now)
         launches: list[Launch] = []
         bound: list[tuple[Need, ShardId]] = []
+        kept: list[ShardId] = []
         for need, entry in found.chosen:
             if entry is None:
                 spec = self._roster.specs[need.component]
@@ -453,6 +454,7 @@ class Composer:
                 session.requests[entry.id] = hold = self._roster.hold(entry, waiting.session, need, waiting.request)
             elif need in session.holds:
                 hold = session.holds[need]
+                kept.append(entry.id)
             else:
                 session.holds[need] = hold = self._roster.hold(entry, waiting.session, need, None)
             hold.claims.add(waiting.request)
@@ -465,8 +467,9 @@ class Composer:
         leases = tuple(Lease(need.component, shard, need.key) for need, shard in bound)
         reason = f"{len(leases) - len(launches)} leased, {len(launches)} launched"
         return Granted(
-            waiting.request, waiting.session, leases, tuple(launches), tuple(sorted(starting)), reason, inputs
-        )
+            waiting.request, waiting.session, leases, tuple(launches), tuple(sorted(starting)), reason, inputs,
+            tuple(kept),
+        )  # fmt: skip
 
     def _settle(self, composition: _Composition) -> None:
         """The composition is whole: from now on its leases are the session's, and its shards may serve."""

@@ -153,7 +153,7 @@ class Granted:
     """All of it. ``launches`` are to be started, and are among the leases.
 
     ``waits_for`` are the leased shards that are still starting; the composition is whole when ``started`` names its
-    request, at once when there are none. No call may be routed over it before.
+    request, at once when there are none. No call may be routed over it before. ``kept`` were the session's before.
     """
 
     request: int
@@ -163,6 +163,7 @@ class Granted:
     waits_for: tuple[ShardId, ...]
     reason: str
     inputs: Inputs = ()
+    kept: tuple[ShardId, ...] = ()
 
     @property
     def ready(self) -> bool:

@@ -18,6 +18,7 @@ import msgspec
 from shardwright.errors import ChannelClosed
 from shardwright.guest._control import VERSION, ControlSocket, Enter, Hello, Init, Ready
 from shardwright.guest._fresh import hold_lifeline
+from shardwright.guest._origin import remember_origins, tag_records
 from shardwright.guest._output import tag_output
 from shardwright.guest._runtime import Runtime
 from shardwright.guest._shard import Shard
@@ -122,6 +123,8 @@ def _enter(control: ControlSocket, runtime: Runtime) -> Shard:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:
         tag_output(descriptors[0])
+    remember_origins()
+    tag_records()
     runtime.entered()
     shard = Shard(runtime, control, {"socket": SocketTransport()})
     shard.enter(ShardId(message.shard), message.secrets)

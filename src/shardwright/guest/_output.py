@@ -1,4 +1,4 @@
-"""Standard output and logging of user code, tagged by session, on the shard's log pipe.
+"""Standard output and logging of user code, tagged by session and trace, on the shard's log pipe.
 
 Whole lines go out as one write each. A line with a tag begins with a record separator and a small JSON object; a line
 without one (written by C code straight to the descriptor) is just text. Lines longer than the pipe's atomic size are cut
@@ -15,6 +15,7 @@ import threading
 from typing import Any
 
 from shardwright.guest._context import current_call
+from shardwright.guest._origin import tag_of_this_thread
 
 MARK = "\x1e"
 SPLIT = "\x1f"
@@ -79,9 +80,11 @@ class TaggedStream(io.TextIOBase):
         self._emit(text, {"o": "record"})
 
     def _emit(self, line: str, tag: dict[str, Any]) -> None:
-        session = current_call.get().session
+        session, trace = tag_of_this_thread()
         if session:
             tag["s"] = session
+        if trace:
+            tag["t"] = trace
         for start in range(0, max(1, len(line)), _PIECE // 4):  # four bytes a character at most
             piece = line[start : start + _PIECE // 4]
             head = dict(tag, p=1) if start + _PIECE // 4 < len(line) else tag

@@ -67,7 +67,7 @@ class Responder:
         self.let_go: Callable[[list[Held]], None] = lambda dropped: None
         self.unpatched: Callable[[Peer, EntryPoint], Any] = lambda peer, entry: None  # what a test's own call runs
         self.idle_since_s = time.monotonic()  # when the last call ended
-        self.refused = 0
+        self.refused: dict[str, int] = {}  # by the code of the error
         self._running: dict[tuple[int, int], IncomingCall] = {}
         self._modules = frozenset(definition.code.modules)
 
@@ -134,8 +134,11 @@ class Responder:
                     raise call.stuck()
                 self.mailbox.submit(call.run)
         except ShardwrightError as error:
-            self.refused += 1
+            self.count_refusal(error)
             call.refuse(error)
+
+    def count_refusal(self, error: ShardwrightError) -> None:
+        self.refused[error.code] = self.refused.get(error.code, 0) + 1
 
     def forget(self, link: Link, call_id: int) -> None:
         self._running.pop((id(link), call_id), None)
@@ -341,6 +344,8 @@ class IncomingCall:
                 self._failed(MessageTooLarge(f"the result of {self.what}: {error.message}", outcome="failed"))
 
     def _failed(self, error: BaseException) -> None:
+        if not self.began and isinstance(error, ShardwrightError):
+            self.owner.count_refusal(error)
         try:
             if self.began and isinstance(error, CallError) and error.outcome == "not started":
                 error = _ran(error)

@@ -65,6 +65,7 @@ class NodeMonitor:
         self.metrics = metrics = Metrics()
         self._components = tuple(components)
         self._heard: dict[ShardId, CallCounts] = {}
+        self._component_of: dict[ShardId, ComponentName] = {}  # of those that were heard
         self._used: dict[ShardId, Usage] = {}
         metrics.set("shardwright_node_info", 1, app=app, version=version, python=platform.python_version())
         metrics.set("shardwright_node_start_time_seconds", started_s)
@@ -126,6 +127,7 @@ class NodeMonitor:
             cpu_s=counts.cpu_s,
         )
         self._heard[shard] = now
+        self._component_of[shard] = component
         metrics = self.metrics
         metrics.count("shardwright_calls_received", now.received - before.received, component=component)
         metrics.count("shardwright_calls_made", now.made - before.made, component=component)
@@ -145,11 +147,12 @@ class NodeMonitor:
             "shardwright_cpu_throttled_seconds", max(0.0, usage.throttled_s - throttled_s), component=component
         )
 
-    def forget(self, shard: ShardId, component: ComponentName | None = None, lived_s: float = 0.0) -> None:
-        """It has ended. CPU time after the last look is its own last word, as far as its life was long enough for it."""
+    def forget(self, shard: ShardId, most_cpu_s: float) -> None:
+        """It has ended. CPU time after the last look is its own last word, but it cannot have had more than that."""
         heard, used = self._heard.pop(shard, None), self._used.pop(shard, None)
+        component = self._component_of.pop(shard, None)
         if component is not None and heard is not None:
-            more = min(heard.cpu_s, lived_s) - (used.cpu_s if used is not None else 0.0)
+            more = min(heard.cpu_s, most_cpu_s) - (used.cpu_s if used is not None else 0.0)
             if more > 0:  # also False for what is no number
                 self.metrics.count("shardwright_cpu_usage_seconds", more, component=component)
 

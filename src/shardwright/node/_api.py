@@ -36,7 +36,9 @@ from shardwright.node._api_messages import (
     AskCall,
     AskDecisions,
     AskEvents,
+    AskHealth,
     AskLogs,
+    AskMetrics,
     AskPs,
     AskResize,
     AskSessions,
@@ -247,6 +249,11 @@ class ApiServer:
             case AskResize():
                 applied = await resize(self._running.core, request.target, request.guarantee, request.ceiling)
                 return answer_line(msgspec.to_builtins({"resized": applied}))
+            case AskMetrics():
+                told = await self._running.metrics(request.accept)
+                return answer_line({"text": told.body.decode(), "content_type": told.content_type})
+            case AskHealth():
+                return answer_line(msgspec.to_builtins(self._running.health()))
             case AskStop():
                 return answer_line({"stopping": True})
             case _:
@@ -396,7 +403,9 @@ class ApiServer:
     def _kept(self, request: AskLogs | AskEvents) -> list[dict[str, Any]]:
         if isinstance(request, AskLogs):
             self._running.core.logs.drain()
-            lines = self._running.core.logs.since(request.since, shard=request.shard, session=request.session)
+            lines = self._running.core.logs.since(
+                request.since, shard=request.shard, session=request.session, trace=request.trace
+            )
             return [log_object(line) for line in lines]
         return [event_object(recorded) for recorded in self._running.events.since(request.since)]
 
@@ -404,7 +413,7 @@ class ApiServer:
         if isinstance(request, AskLogs):
 
             def heard(line: LogLine) -> None:
-                if matches(line, request.shard, request.session):
+                if matches(line, request.shard, request.session, request.trace):
                     follower.put(log_object(line))
 
             return self._running.core.logs.subscribe(heard)

@@ -61,6 +61,7 @@ def log_object(line: LogLine) -> dict[str, Any]:
     return {
         "sequence": line.sequence, "wall_s": line.wall_s, "shard": line.shard, "stream": line.stream, "text": line.text,
         "session": line.session, "level": line.level, "logger": line.logger, "partial": line.partial,
+        "component": line.component, "trace_id": line.trace,
     }  # fmt: skip
 
 

@@ -56,6 +56,7 @@ class AskLogs(_Request, frozen=True, tag="logs"):
     follow: bool = False
     shard: str = ""
     session: str = ""
+    trace: str = ""
     tail: int | None = None
 
 
@@ -82,11 +83,33 @@ class AskResize(_Request, frozen=True, tag="resize"):
     ceiling: dict[str, Any] = {}
 
 
+class AskMetrics(_Request, frozen=True, tag="metrics"):
+    """All numbers, as a scraper reads them; ``accept`` as in HTTP."""
+
+    accept: str = ""
+
+
+class AskHealth(_Request, frozen=True, tag="health"):
+    """Whether the node lives, and whether it serves all that it should."""
+
+
 class AskStop(_Request, frozen=True, tag="stop"):
     """Stop the node."""
 
 
-Request = AskInfo | AskPs | AskSessions | AskCall | AskLogs | AskEvents | AskDecisions | AskResize | AskStop
+Request = (
+    AskInfo
+    | AskPs
+    | AskSessions
+    | AskCall
+    | AskLogs
+    | AskEvents
+    | AskDecisions
+    | AskResize
+    | AskMetrics
+    | AskHealth
+    | AskStop
+)
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
 

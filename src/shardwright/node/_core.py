@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Protocol
 
 from shardwright.composition import Composer, ShardRecord, needs_of
@@ -16,15 +17,18 @@ from shardwright.contracts.clock import Clock
 from shardwright.contracts.transport import Transport
 from shardwright.controller import KeepMinimum, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
-from shardwright.guest import Bind, Finished, Load, Note, Patched
+from shardwright.guest import Bind, Counts, Finished, Load, Note, Patched
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.ids import ComponentName, SessionId, SessionNumber, ShardId, new_shard_id
 from shardwright.model.manifest import Component, Manifest, implicit
 from shardwright.model.shard import MAIN_COMPONENT, ShardPlan
+from shardwright.monitoring import NodeMonitor
 from shardwright.node._bindings import CLIENT, Bindings
 from shardwright.node._journal import Journal
 from shardwright.node._launcher import Launcher
 from shardwright.node._logs import Logs
+from shardwright.node._mask import Mask
+from shardwright.node._numbers import Numbers
 from shardwright.node._port import ShardPort
 from shardwright.node._shards import STOP_GRACE_S, Shards
 from shardwright.placement import Capacity
@@ -74,6 +78,7 @@ class Core:
         policy: PoolPolicy | None = None,
         random_source: random.Random | None = None,
         terminal: ComponentName | None = None,
+        mask: Mask | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.manifest = manifest
@@ -81,7 +86,8 @@ class Core:
         self.events = events
         self.journal = journal
         self.transport = transport
-        self.logs = Logs(self._session_of)
+        self._mask = mask or Mask()
+        self.logs = Logs(self._session_of, conceal=self._mask.text)
         self._clock = clock
         source = random_source or random.Random(int.from_bytes(os.urandom(8), "little"))
         named: dict[str, Component] = {component.name: component for component in manifest.components}
@@ -90,6 +96,11 @@ class Core:
         }
         composer = Composer(plan, named, capacity, lambda name: new_shard_id(name, source))
         self.shards = Shards(plan, components, composer, policy or KeepMinimum(), clock, self, terminal)
+        monitor = NodeMonitor(manifest.app, version("shardwright"), components, clock.wall_s())
+        scopes = {d.component: d.scope.kind for d in plan.definitions}
+        self.numbers = Numbers(
+            monitor, self.shards, components, scopes, capacity.left(), lambda: len(self.sessions()), clock
+        )
         self.bindings = Bindings(plan, transport, self.shards, self, clock)
         self._sessions: dict[SessionNumber, LiveSession] = {}
         self._names: dict[str, SessionNumber] = {}
@@ -109,6 +120,7 @@ class Core:
         """Templates made, minimum of shards ready. Raises what hindered it; then ``close`` is still to be called."""
         self.record("node", f"node for {self.manifest.app} starts", inputs=(("pid", os.getpid()),))
         await self.shards.open(launcher)
+        self.numbers.state = "open"
         self.record("node", "ready")
 
     async def close(self, grace_s: float = STOP_GRACE_S) -> None:
@@ -116,6 +128,7 @@ class Core:
         if self._closing:
             return
         self._closing = True
+        self.numbers.state = "closing"
         for session in list(self._sessions):
             self.end_session(session)
         await self.shards.close(grace_s)
@@ -127,6 +140,7 @@ class Core:
 
     def fail(self, reason: str) -> None:
         """Something that the node cannot live without is gone: fail whoever waits."""
+        self.numbers.state, self.numbers.failure = "failed", reason
         self.bindings.fail(reason)
         self.record("failure", reason)
         self.shards.fail(NodeError(reason))
@@ -208,6 +222,9 @@ class Core:
     def on_load(self, port: ShardPort, load: Load) -> None:
         self.shards.loaded(port, load)
 
+    def on_counts(self, port: ShardPort, counts: Counts) -> None:
+        self.numbers.heard(port, counts)
+
     def on_finished(self, port: ShardPort, finished: Finished) -> None:
         future = self._finished.pop(port.shard, None)
         if future is not None and not future.done():
@@ -240,6 +257,7 @@ class Core:
             self.introduce(number, port.shard)
         if self.bench is not None:
             self.bench.shard_ready(port)
+        self.numbers.began(port)
         port.attach(self)
         self.bindings.offer(port)
 
@@ -260,7 +278,14 @@ class Core:
         future = self._finished.pop(shard, None)
         if future is not None and not future.done():
             future.set_exception(ShardLost(f"{shard} ended while it ran the program: {reason}"))
+        self.numbers.ended(shard)
         self.logs.forget(shard)
+
+    def composed(self, result: str, took_s: float) -> None:
+        self.numbers.monitor.composed(result, took_s)
+
+    def leased(self, component: str, source: str) -> None:
+        self.numbers.monitor.leased(component, source)
 
     # -- the entry program -------------------------------------------------------------------------------------
 
@@ -301,6 +326,9 @@ class Core:
         inputs: Iterable[tuple[str, object]] = (),
     ) -> None:
         """Into the journal, and to whoever listens to events. Never fails: decisions must not suffer from their record."""
+        reason = self._mask.text(reason)
+        inputs = tuple((name, self._mask.value(value)) for name, value in inputs)
+        self.numbers.monitor.recorded(kind, component, dict(inputs))
         kept = self.journal.append(
             self._clock.wall_s(), kind, reason, component=component, shard=shard, session=session, inputs=inputs
         )

@@ -111,6 +111,10 @@ class Node:
     def shards(self) -> list[ShardStatus]:
         return self.running.submit(self.running.status()).result()
 
+    def metrics(self, accept: str = "") -> bytes:
+        """All numbers as a scraper reads them: Prometheus' text, or OpenMetrics where ``accept`` asks for it."""
+        return self.running.submit(self.running.metrics(accept)).result().body
+
     def resize(
         self,
         target: str,
@@ -186,6 +190,9 @@ class AsyncNode:
         except BaseException:
             beginning.give_up()
             raise
+
+    async def metrics(self, accept: str = "") -> bytes:
+        return (await asyncio.wrap_future(self.running.submit(self.running.metrics(accept)))).body
 
     async def shards(self) -> list[ShardStatus]:
         return await asyncio.wrap_future(self.running.submit(self.running.status()))

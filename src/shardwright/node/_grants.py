@@ -126,18 +126,27 @@ class Grants:
 
     async def _granted(self, decide: Callable[[], Decision], deadline_s: float) -> Granted:
         """The composition, whole; begun again when a shard of it died before it was whole: nothing was used yet."""
+        begun_s = self._clock.monotonic_s()
         while True:
             if self._failure is not None:
                 raise self._failure
+            result = "refused"
             try:
                 decision = decide()
                 granted = await self._settled(decision)
+                result = "granted"
                 self.check_lives(decision.session)
                 return granted
+            except asyncio.CancelledError:
+                result = "cancelled"
+                raise
             except Unlucky as unlucky:
+                result = "lost"
                 if self._clock.monotonic_s() > deadline_s:
                     raise CompositionRefused(f"shards end as soon as they start: {unlucky}") from None
                 self.check_lives(decision.session)
+            finally:
+                self._events.composed(result, self._clock.monotonic_s() - begun_s)
 
     def check_lives(self, session: SessionNumber) -> None:
         """To be asked after every await: give back what a session got after its end. Raises NotPermitted."""
@@ -172,6 +181,11 @@ class Grants:
                 self._events.record(
                     "lease", decision.reason, session=session, inputs=(("leases", leases), *decision.inputs)
                 )
+                launched = {launch.shard for launch in decision.launches}
+                for lease in decision.leases:
+                    if lease.shard not in decision.kept:
+                        waits = "cold" if lease.shard in launched else "starting"
+                        self._events.leased(lease.component, waits if lease.shard in decision.waits_for else "warm")
                 for launch in decision.launches:
                     self._shards.begin(launch)
                 if decision.ready:

@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import psutil
 
 from shardwright.contracts.sandbox import Exit
@@ -29,6 +30,7 @@ from shardwright.guest import (
     Bind,
     Bound,
     ControlBinder,
+    Counts,
     Finished,
     ImportFailed,
     Link,
@@ -132,6 +134,8 @@ class InprocPort(ShardPort):
                 self._heard.append(message)
             case Load():
                 events.on_load(self, message)
+            case Counts():
+                events.on_counts(self, message)
             case Finished():
                 events.on_finished(self, message)
             case Note():
@@ -177,6 +181,11 @@ class InprocPort(ShardPort):
         with contextlib.suppress(ChannelClosed):
             self.send(Load(request, *self.runtime.load()))
 
+    def ask_counts(self, request: int) -> None:
+        with contextlib.suppress(ChannelClosed):
+            # of the processor time of one process nobody can tell whose it is
+            self.send(msgspec.structs.replace(self.runtime.counts(request), cpu_s=0.0))
+
     def patch(self, patch: Patch) -> None:
         with contextlib.suppress(ChannelClosed):
             self.send(self.runtime.patched(patch))
@@ -197,7 +206,8 @@ class InprocPort(ShardPort):
         end_s = time.monotonic() + grace_s
         while self.runtime.responder.busy and time.monotonic() < end_s:
             await asyncio.sleep(0.005)
-        self.close("it was told to stop")
+        self.ask_counts(0)  # its last word is heard before its end
+        self._loop.call_soon(self.close, "it was told to stop")
 
     def close(self, reason: str) -> None:
         """Cut it off from everybody; the node hears of it once, through ``on_gone``."""

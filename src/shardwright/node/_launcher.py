@@ -71,6 +71,17 @@ def end_in_words(reason: str, ended: Exit | None) -> str:
     return str(ended) if plain else f"{reason}; {ended}"
 
 
+def cause_of(kind: str, ended: Exit | None) -> str:
+    """The same in one word of a few, for counting."""
+    if ended is not None and ended.out_of_memory:
+        return "out_of_memory"
+    if kind == "ended":
+        return "stopped"
+    if ended is None or ended.status is None:
+        return "unknown"
+    return "signal" if ended.status < 0 else "exit"
+
+
 def parent_of(pid: int) -> int | None:
     """The parent's pid; None when there is no such process."""
     try:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 
 MARK, SPLIT = b"\x1e", b"\x1f"
 MAX_LINE = 64 * 1024
+TRACE = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line. ``stream`` is stdout, stderr, log, or raw for what was written straight to the descriptor."""
+    """One line. ``stream`` is stdout, stderr, log, or raw for what was written straight to the descriptor.
+
+    ``trace`` is that of the call that wrote it (hexadecimal), as the shard says; empty for what no call wrote.
+    """
 
     sequence: int
     wall_s: float
@@ -28,15 +33,28 @@ class LogLine:
     level: str = ""
     logger: str = ""
     partial: bool = False
+    trace: str = ""
+
+    @property
+    def component(self) -> str:
+        return self.shard.rpartition("-")[0]
 
 
 class Logs:
     """Keeps the last ``capacity`` lines of all shards, and tells whoever subscribed. Use from the node's loop.
 
     ``session_name`` gives the name of a session that a shard serves, empty for any other: a tag is the shard's own word.
+    ``conceal`` takes secrets out of each line before anybody sees it.
     """
 
-    def __init__(self, session_name: Callable[[str, int], str], capacity: int = 20_000) -> None:
+    def __init__(
+        self,
+        session_name: Callable[[str, int], str],
+        capacity: int = 20_000,
+        *,
+        conceal: Callable[[str], str] = lambda text: text,
+    ) -> None:
+        self._conceal = conceal
         self._lines: deque[LogLine] = deque(maxlen=capacity)
         self._session_name = session_name
         self._sequence = itertools.count(1)
@@ -52,9 +70,9 @@ class Logs:
         asyncio.get_running_loop().add_reader(read, self._readable, read)
         return write
 
-    def since(self, sequence: int = 0, *, shard: str = "", session: str = "") -> list[LogLine]:
-        """Kept lines after that sequence number, of that shard (or component) and session alone where given."""
-        return [line for line in self._lines if line.sequence > sequence and matches(line, shard, session)]
+    def since(self, sequence: int = 0, *, shard: str = "", session: str = "", trace: str = "") -> list[LogLine]:
+        """Kept lines after that sequence number, of that shard (or component), session and trace alone where given."""
+        return [line for line in self._lines if line.sequence > sequence and matches(line, shard, session, trace)]
 
     def last_lines(self, shard: str) -> tuple[str, ...]:
         return tuple(self._last.get(shard, ()))
@@ -105,7 +123,7 @@ class Logs:
         del self._pipes[read]
 
     def _line(self, shard: str, raw: bytes) -> None:
-        stream, session, level, logger, partial = "raw", "", "", "", False
+        stream, session, level, logger, partial, trace = "raw", "", "", "", False, ""
         if raw.startswith(MARK) and SPLIT in raw:
             head, _, rest = raw[1:].partition(SPLIT)
             try:
@@ -114,18 +132,19 @@ class Logs:
                 session = self._session_name(shard, tag["s"]) if isinstance(tag.get("s"), int) else ""
                 level, logger = str(tag.get("l", ""))[:16], str(tag.get("n", ""))[:128]
                 partial = bool(tag.get("p"))
+                trace = found if TRACE.fullmatch(found := str(tag.get("t", ""))) else ""
                 raw = rest
             except (ValueError, AttributeError, RecursionError):
                 pass  # a forged tag is just text
-        text = raw.decode("utf-8", "backslashreplace")
-        line = LogLine(next(self._sequence), time.time(), shard, stream, text, session, level, logger, partial)
+        text = self._conceal(raw.decode("utf-8", "backslashreplace"))
+        line = LogLine(next(self._sequence), time.time(), shard, stream, text, session, level, logger, partial, trace)
         self._lines.append(line)
         self._last.setdefault(shard, deque(maxlen=20)).append(text)
         for subscriber in list(self._subscribers):
             subscriber(line)
 
 
-def matches(line: LogLine, shard: str, session: str) -> bool:
-    """``shard`` may be a shard's id or a component's name."""
-    of_shard = not shard or line.shard == shard or line.shard.rpartition("-")[0] == shard
-    return of_shard and (not session or line.session == session)
+def matches(line: LogLine, shard: str, session: str, trace: str = "") -> bool:
+    """``shard`` may be a shard's id or a component's name; ``trace`` the beginning of an id."""
+    of_shard = not shard or line.shard == shard or line.component == shard
+    return of_shard and (not session or line.session == session) and line.trace.startswith(trace.lower())

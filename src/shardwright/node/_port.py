@@ -14,9 +14,11 @@ from shardwright.errors import ProtocolViolation
 from shardwright.guest import (
     MAX_FROM_GUEST,
     Accept,
+    AskCounts,
     AskLoad,
     Bind,
     Bound,
+    Counts,
     Finished,
     Forget,
     Load,
@@ -49,6 +51,8 @@ class PortEvents(Protocol):
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
 
     def on_load(self, port: ShardPort, load: Load) -> None: ...
+
+    def on_counts(self, port: ShardPort, counts: Counts) -> None: ...
 
     def on_finished(self, port: ShardPort, finished: Finished) -> None: ...
 
@@ -97,6 +101,10 @@ class ShardPort(ABC):
     @abstractmethod
     def ask_load(self, request: int) -> None:
         """Ask what runs there; a Load of that number comes later, as an event, or never."""
+
+    @abstractmethod
+    def ask_counts(self, request: int) -> None:
+        """Ask what happened there so far; Counts of that number come later, as an event, or never."""
 
     @abstractmethod
     def patch(self, patch: Patch) -> None:
@@ -217,6 +225,9 @@ class GuestPort(ShardPort):
     def ask_load(self, request: int) -> None:
         self.send(AskLoad(request))
 
+    def ask_counts(self, request: int) -> None:
+        self.send(AskCounts(request))
+
     def patch(self, patch: Patch) -> None:
         self.send(patch)
 
@@ -283,6 +294,8 @@ class GuestPort(ShardPort):
                 events.on_unbind(self, message)
             case Load():
                 events.on_load(self, message)
+            case Counts():
+                events.on_counts(self, message)
             case Finished():
                 events.on_finished(self, message)
             case Note():

@@ -22,6 +22,7 @@ from shardwright.manifest import capacity_problems, load
 from shardwright.model.ids import ComponentName, SessionNumber
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
+from shardwright.monitoring import Exposition, exposition
 from shardwright.node._api import ApiServer
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import not_enforced, plan_to_start
@@ -31,13 +32,16 @@ from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._launcher import Launcher, Surroundings, read_secrets
+from shardwright.node._mask import Mask
+from shardwright.node._numbers import Health
+from shardwright.node._own_log import EventLines
 from shardwright.node._processes import ProcessLauncher
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus
 from shardwright.node._testing import Bench
 from shardwright.placement import Capacity
 from shardwright.sharding import plan as plan_manifest
-from shardwright.telemetry import EventLog
+from shardwright.telemetry import EventLog, OwnLog
 from shardwright.transport.inproc import InprocTransport
 from shardwright.transport.socket import SocketTransport
 
@@ -65,6 +69,7 @@ class Options:
     state: Path | None = None  # where the journal lives; default below the user's state folder
     argv: tuple[str, ...] = ()
     terminal: bool = False  # app.main gets this process's standard streams
+    log: OwnLog | None = None  # where the node says what it does
     api: bool = True  # answer other terminals over a Unix socket
     runtime: Path | None = None  # the folder of that socket; default by the environment
     testing: Testing | None = None  # a test run starts it: its shards may be patched, and may call this process
@@ -95,6 +100,9 @@ class Running:
         self._keeper: KeeperClient | None = None
         self._inproc: InprocLauncher | None = None
         self.events = EventLog(clock=self._clock)
+        if options.log is not None:
+            options.log.conceal = Mask.of(self._secrets).text
+            self.events.subscribe(EventLines(options.log))
         self.lost = threading.Event()  # set when the node cannot go on
         self.on_stop: Callable[[], None] = self._close_soon  # called on the node's loop when a client asks it to stop
         self.api: ApiServer | None = None
@@ -149,8 +157,11 @@ class Running:
         capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)
         self.core = Core(
             manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
-            clock=self._clock, terminal=terminal,
+            clock=self._clock, terminal=terminal, mask=Mask.of(self._secrets),
         )  # fmt: skip
+        if self._keeper is not None:
+            keeper = self._keeper
+            self.core.numbers.keeper_up = lambda: keeper.alive
         if journal.set_aside is not None:
             self.core.record("journal", f"its file could not be read, and is now {journal.set_aside}")
         self.client = Client(self.plan, self.core, self._loop, transport)
@@ -158,10 +169,14 @@ class Running:
             self.bench = Bench(self.plan, self.core, self.client, self._loop)
         launcher: Launcher
         if self._keeper is None:
-            launcher = self._inproc = InprocLauncher(manifest, self.plan, surroundings, transport, self.core, testing=self.options.testing is not None)
+            launcher = self._inproc = InprocLauncher(
+                manifest, self.plan, surroundings, transport, self.core, testing=self.options.testing is not None
+            )
             self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
         else:
-            launcher = ProcessLauncher(self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core, testing=self.options.testing)
+            launcher = ProcessLauncher(
+                self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core, testing=self.options.testing
+            )
             if described.reason:
                 self.core.record("limits", described.reason)
             for line in not_enforced(manifest, described.enforces):
@@ -312,6 +327,16 @@ class Running:
             )
             for r in records
         ]  # fmt: skip
+
+    async def metrics(self, accept: str = "") -> Exposition:
+        """All numbers of the node and its shards, as a scraper reads them; ``accept`` as in HTTP."""
+        found = await self.core.numbers.families()
+        return await self._loop.run_in_executor(None, lambda: exposition(found, accept=accept))
+
+    def health(self) -> Health:
+        """Whether the node can go on, and whether it serves all that it should. From any thread."""
+        core = getattr(self, "core", None)
+        return Health(True, False, ("the node is starting",)) if core is None else core.numbers.health()
 
     def close(self, grace_s: float = 2.0) -> None:
         """Stop everything; nothing remains. Idempotent; whoever calls it meanwhile waits as well.

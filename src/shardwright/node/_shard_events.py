@@ -32,5 +32,11 @@ class ShardEvents(Protocol):
 
     def shard_ended(self, shard: ShardId, reason: str) -> None: ...
 
+    def composed(self, result: str, took_s: float) -> None:
+        """A request for shards was answered: granted, refused, lost (and begun again) or cancelled."""
+
+    def leased(self, component: str, source: str) -> None:
+        """A shard was leased that had been warm, that was starting, or that is launched for it (cold)."""
+
     def session_left(self, number: SessionNumber, shard: ShardId) -> None:
         """The session goes on, but not there."""

@@ -21,6 +21,7 @@ from shardwright.composition import (
     Unbind,
 )
 from shardwright.contracts.clock import Clock
+from shardwright.contracts.sandbox import Exit
 from shardwright.controller import PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardwrightError, StartFailed
 from shardwright.guest import Load
@@ -28,7 +29,7 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import Component
 from shardwright.model.shard import ShardPlan
 from shardwright.node._grants import Grants, Unlucky
-from shardwright.node._launcher import Launcher, end_in_words
+from shardwright.node._launcher import Launcher, cause_of, end_in_words
 from shardwright.node._loads import Loads
 from shardwright.node._pool import SHORT_LIFE_S, Pool
 from shardwright.node._port import ShardPort
@@ -320,6 +321,7 @@ class Shards:
 
     async def _bury(self, port: ShardPort, reason: str) -> None:
         assert self.launcher is not None
+        ended: Exit | None = None
         try:
             ended = await self.launcher.end(port)
             reason = end_in_words(reason, ended)
@@ -335,8 +337,9 @@ class Shards:
             sessions = ",".join(self._events.session_name(s) for s in loss.sessions)
             kind = "ended" if wanted or loss.expected or self._closing else "loss"
             self._events.record(
-                kind, reason, component=port.component, shard=shard, inputs=(("sessions", sessions), *loss.inputs)
-            )
+                kind, reason, component=port.component, shard=shard,
+                inputs=(("sessions", sessions), *loss.inputs, ("cause", cause_of(kind, ended))),
+            )  # fmt: skip
             if kind == "loss":
                 self._pool.lost(port.component, now)
             self.perform(loss.effects, Unlucky(f"{shard} was lost: {reason}"))

@@ -37,7 +37,7 @@ def test_calls_of_shards_add_up_and_outlive_them() -> None:
     monitor.heard(ONE, WEB, CallCounts(received=10, made=1))
     monitor.heard(TWO, WEB, CallCounts(received=5))
     monitor.heard(ONE, WEB, CallCounts(received=12, made=1))
-    monitor.forget(ONE, WEB, 1.0)
+    monitor.forget(ONE, 1.0)
     monitor.heard(ShardId("web-3"), WEB, CallCounts(received=1))
     found = told(monitor)
     assert found["calls_received_total", "web"] == 18
@@ -58,7 +58,7 @@ def test_a_shard_that_lies_spoils_nothing_but_its_own_numbers() -> None:
     assert found["calls_running", "web"] == 0 and found["calls_queued", "web"] == 2**53
     codes = {labels[1] for labels in found if labels[0].startswith("calls_") and len(labels) == 3}
     assert codes == {"SW302", "other"}
-    monitor.forget(ONE, WEB, 2.0)
+    monitor.forget(ONE, 2.0)
     assert told(monitor).get(("cpu_usage_seconds_total", "web"), 0) == 0
 
 
@@ -68,10 +68,10 @@ def test_processor_time_is_counted_once_and_to_the_end() -> None:
     found = told(monitor, shard(ONE, Usage(1.5, 1)), shard(TWO, Usage(0.25, 1)))
     assert found["cpu_usage_seconds_total", "web"] == 1.75
     monitor.heard(ONE, WEB, CallCounts(cpu_s=1.75))  # its last words
-    monitor.forget(ONE, WEB, 60.0)
+    monitor.forget(ONE, 60.0)
     assert told(monitor)["cpu_usage_seconds_total", "web"] == 2.0
     monitor.heard(TWO, WEB, CallCounts(cpu_s=1e9))
-    monitor.forget(TWO, WEB, 3.0)  # it cannot have used more than it lived, in one thread
+    monitor.forget(TWO, 3.0)  # it cannot have used more than it lived
     assert told(monitor)["cpu_usage_seconds_total", "web"] == 2.0 + 2.75
 
 
