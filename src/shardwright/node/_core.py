@@ -172,7 +172,7 @@ class Core:
         session = LiveSession(SessionNumber(next(self._numbers)), name, self._clock.wall_s())
         self._names[name] = session.number
         self._sessions[session.number] = session
-        entries = components or [d.component for d in self.plan.definitions if d.component != MAIN_COMPONENT]
+        entries = components if components is not None else [d.component for d in self.plan.definitions if d.component != MAIN_COMPONENT]
         try:
             needs = needs_of(self.plan, entries, {component: repr(key) for component, key in keys.items()})
             await self.shards.compose(session.number, needs, timeout_s)

@@ -242,6 +242,13 @@ class Bench:
         self._age += 1
         return self._age
 
+    def keep_since(self, mark: int) -> None:
+        """What was passed since that mark lasts as long as the node does."""
+        with self._mutex:
+            for held in self._held.values():
+                if held.age >= mark:
+                    held.age = 0
+
     def forget_since(self, mark: int) -> None:
         """Let go of what was passed to shards since that mark."""
         with self._mutex:

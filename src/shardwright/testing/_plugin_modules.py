@@ -1,0 +1,192 @@
+"""The application's modules in the test process: generated where a component owns them, and open to patching.
+
+A test that sets an attribute of such a module (``monkeypatch``, ``mock.patch``, plain assignment) sets it where the code
+runs that reads it: in the owner's shards, and for constants and common modules wherever there is a copy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from shardwright.guest import GeneratedFinder, HandleType, Proxies
+from shardwright.model.shard import ShardPlan
+from shardwright.node import Bench
+
+_PATCHING = "__shardwright_patching__"
+_MISSING: Any = object()
+
+
+class TestFinder(GeneratedFinder):
+    """Finds generated modules for a process that owns no component. Test modules are left to pytest."""
+
+    __test__ = False
+
+    def __init__(self, plan: ShardPlan, proxies: Callable[[], Proxies], bench: Callable[[], Bench | None]) -> None:
+        # proxies come with the node, which starts when the first such module is imported
+        super().__init__(plan, None, None)  # type: ignore[arg-type]
+        self._start = proxies
+        self._bench = bench
+        for module in [name for name, surface in self._surfaces.items() if is_test(Path(surface.path))]:
+            del self._surfaces[module]
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """The modules that it answers for."""
+        return frozenset(self._surfaces)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._proxies = self._start()
+        super().exec_module(module)
+        _generated(module, self._bench)
+
+
+def is_test(path: Path) -> bool:
+    """Whether a file of the application's tree belongs to its tests: those run here, not in a shard."""
+    name = path.name
+    return (
+        name == "conftest.py"
+        or (name.startswith("test_") and name.endswith(".py"))
+        or name.endswith("_test.py")
+        or not {"tests", "test"}.isdisjoint(path.parts[:-1])
+    )
+
+
+class _Patching:
+    """What a test has patched in one place (a module, or a class of it), and how to undo it."""
+
+    def __init__(self, place: Any, module: str, prefix: str, bench: Callable[[], Bench | None], owned: bool) -> None:
+        self._place = place
+        self._module = module
+        self._prefix = prefix
+        self._bench = bench
+        self._owned = owned
+        self._originals: dict[str, tuple[bool, Any]] = {}  # whether it was there, and what it was
+        self.reads: dict[str, Any] = {}  # what the owner last answered: whoever restores it undoes
+
+    def set(self, name: str, value: object, assign: Callable[[str, Any], None], remove: Callable[[str], None]) -> None:
+        bench = self._bench()
+        if bench is None:
+            assign(name, value)
+            return
+        if name in self._originals and value is self._originals[name][1]:
+            self._undo(bench, name, assign, remove)
+            return
+        present, now = self._now(name)
+        constant = present and not callable(now)
+        bench.patch(self._module, self._prefix + name, value, everywhere=constant)
+        self._originals.setdefault(name, (present, now))
+        if present or not self._owned:  # what only the owner knows, it is asked for
+            assign(name, value)
+
+    def delete(self, name: str, assign: Callable[[str, Any], None], remove: Callable[[str], None]) -> None:
+        bench = self._bench()
+        if bench is None:
+            remove(name)
+        elif name in self._originals:
+            self._undo(bench, name, assign, remove)
+        else:
+            present, now = self._now(name)
+            bench.delete(self._module, self._prefix + name)
+            self._originals[name] = (present, now)
+            if present:
+                remove(name)
+
+    def _now(self, name: str) -> tuple[bool, Any]:
+        found = vars(self._place).get(name, _MISSING)
+        return (True, found) if found is not _MISSING else (False, self.reads.get(name, _MISSING))
+
+    def _undo(
+        self, bench: Bench, name: str, assign: Callable[[str, Any], None], remove: Callable[[str], None]
+    ) -> None:
+        present, original = self._originals.pop(name)
+        bench.undo(self._module, self._prefix + name)
+        if present:
+            assign(name, original)
+        elif name in vars(self._place):
+            remove(name)
+
+
+class PatchableModule(ModuleType):
+    """A module of the application, as tests see it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        patching: _Patching | None = vars(self).get(_PATCHING)
+        if patching is None or _is_pythons(name, value):
+            super().__setattr__(name, value)
+        else:
+            patching.set(name, value, super().__setattr__, super().__delattr__)
+
+    def __delattr__(self, name: str) -> None:
+        patching: _Patching | None = vars(self).get(_PATCHING)
+        if patching is None or _is_pythons(name, None):
+            super().__delattr__(name)
+        else:
+            patching.delete(name, super().__setattr__, super().__delattr__)
+
+
+class PatchableHandleType(HandleType):
+    """A stateful class of the application, as tests see it."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if _is_pythons(name, value):
+            super().__setattr__(name, value)
+        else:
+            vars(cls)[_PATCHING].set(name, value, super().__setattr__, super().__delattr__)
+
+    def __delattr__(cls, name: str) -> None:
+        if _is_pythons(name, None):
+            super().__delattr__(name)
+        else:
+            vars(cls)[_PATCHING].delete(name, super().__setattr__, super().__delattr__)
+
+
+def _is_pythons(name: str, value: object) -> bool:
+    """What the import system sets."""
+    return (name.startswith("__") and name.endswith("__")) or isinstance(value, ModuleType)
+
+
+def _generated(module: ModuleType, bench: Callable[[], Bench | None]) -> None:
+    patching = _Patching(module, module.__name__, "", bench, owned=True)
+    for cls in [value for value in vars(module).values() if isinstance(value, HandleType)]:
+        if cls.__module__ == module.__name__ and type(cls) is HandleType:
+            type.__setattr__(cls, _PATCHING, _Patching(cls, cls.__module__, f"{cls._qualname}.", bench, owned=True))
+            cls.__class__ = PatchableHandleType
+    ask = module.__dict__["__getattr__"]
+
+    def __getattr__(name: str) -> Any:
+        found = patching.reads[name] = ask(name)
+        return found
+
+    module.__dict__["__getattr__"] = __getattr__
+    module.__dict__[_PATCHING] = patching
+    module.__class__ = PatchableModule
+
+
+class CommonModules:
+    """Modules below the import root that no component owns: every shard has a copy, and so has the test process."""
+
+    def __init__(self, plan: ShardPlan, bench: Callable[[], Bench | None]) -> None:
+        self._root = Path(plan.root).resolve()
+        self._owned = {surface.module for surface in plan.modules}
+        self._bench = bench
+        self._seen: set[str] = set()
+
+    def open(self) -> None:
+        """Open those to patching that were imported since the last time."""
+        for name in sys.modules.keys() - self._seen:
+            self._seen.add(name)
+            module = sys.modules.get(name)
+            path = getattr(module, "__file__", None)
+            if name in self._owned or type(module) is not ModuleType or not isinstance(path, str):
+                continue
+            try:
+                relative = Path(path).resolve().relative_to(self._root)
+            except (ValueError, OSError):
+                continue
+            if not is_test(relative) and "site-packages" not in relative.parts:
+                module.__dict__[_PATCHING] = _Patching(module, name, "", self._bench, owned=False)
+                module.__class__ = PatchableModule
