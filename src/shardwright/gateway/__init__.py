@@ -1,12 +1,21 @@
 """The way in from outside: HTTP and WebSocket requests become calls of shards. A shard of its own, least privileged."""
 
-from shardwright.gateway._backend import OWN_SESSION, Backend, Exchange, GatewaySettings, RouteTarget, SessionRefused
+from shardwright.gateway._backend import (
+    OWN_SESSION,
+    Backend,
+    Exchange,
+    GatewaySettings,
+    Raised,
+    RouteTarget,
+    SessionRefused,
+)
 
 __all__ = [
     "OWN_SESSION",
     "Backend",
     "Exchange",
     "GatewaySettings",
+    "Raised",
     "RouteTarget",
     "SessionRefused",
 ]

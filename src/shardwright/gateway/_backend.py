@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shardwright.errors import NodeError
+from shardwright.errors import NodeError, Outcome, RemoteError
 from shardwright.model.manifest import Gateway
 from shardwright.model.shard import RouteTarget
 
 if TYPE_CHECKING:
     from shardwright.guest import FunctionReply, FunctionRequest
 
-__all__ = ["Backend", "Exchange", "GatewaySettings", "RouteTarget", "SessionRefused"]
+__all__ = ["OWN_SESSION", "Backend", "Exchange", "GatewaySettings", "Raised", "RouteTarget", "SessionRefused"]
 
 OWN_SESSION = 0
 """The session of requests that need none: one for all of them, and it lives as long as the node."""
@@ -31,6 +31,25 @@ class SessionRefused(NodeError):
     def __init__(self, message: str, *, reason_code: str = "", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.reason_code = reason_code
+
+
+class Raised(RemoteError):
+    """A function or application raised. ``type_name`` and ``message`` are for the log, never for the client.
+
+    ``status`` is what the exception itself asks to be answered, 400 to 499, if it does.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        type_name: str = "",
+        outcome: Outcome = "failed",
+        remedy: str = "",
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, type_name=type_name, outcome=outcome, remedy=remedy)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -55,7 +74,7 @@ class Exchange(Protocol):
     async def receive(self) -> dict[str, Any] | None:
         """The next event from it; None when it returned.
 
-        Raises RemoteError when it raised, another CallError when it was not run, ShardLost. For one task at a time.
+        Raises Raised when it raised, another CallError when it was not run, ShardLost. For one task at a time.
         """
 
     def cancel(self) -> None:
@@ -94,13 +113,13 @@ class Backend(Protocol):
         """Run a function. ``session`` 0 is the gateway's own; ``deadline_ns`` as CLOCK_MONOTONIC, 0 means none.
 
         Raises ShardLost, Overloaded, DeadlineExceeded, NotPermitted (the session has ended: begin it again), MessageTooLarge,
-        RemoteError (it raised), CompositionRefused (no room for its shard). Cancelling the caller cancels the call.
+        Raised (it raised), CompositionRefused (no room for its shard). Cancelling the caller cancels the call.
         """
 
     async def open(
         self, route: RouteTarget, session: int, scope: dict[str, Any], *, trace_id: bytes = b"\0" * 16
     ) -> Exchange:
-        """Open an exchange with an application. Raises what ``call`` raises but RemoteError."""
+        """Open an exchange with an application. Raises what ``call`` raises before it sends."""
 
     async def describe(self, route: RouteTarget) -> dict[str, Any]:
         """JSON schema of the arguments and the result of a function."""

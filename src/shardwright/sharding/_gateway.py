@@ -23,7 +23,7 @@ from shardwright.model.shard import (
 )
 from shardwright.sharding._source import nearest
 
-GATEWAY_MODULE = "shardwright.gateway"
+GATEWAY_MODULE = "shardwright.gateway._process"
 
 
 @dataclass(frozen=True, slots=True)

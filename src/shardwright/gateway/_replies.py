@@ -1,0 +1,91 @@
+"""What comes back from a shard: answers of functions and failures, checked, as values and errors of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from shardwright.errors import CallError, ChannelClosed, ProtocolViolation, RemoteError, ShardLost, ShardwrightError
+from shardwright.gateway._backend import Raised
+from shardwright.guest import (
+    Answer,
+    Bound,
+    Described,
+    Failure,
+    FunctionReply,
+    decode_answer,
+    decode_failure,
+    refusal,
+)
+from shardwright.model.envelope import Envelope, Kind, PayloadCodec
+
+LONG_WORDS = 2000  # characters of what a shard says of a failure
+
+
+def answer_in(envelope: Envelope) -> Answer | ShardwrightError:
+    """What a RESULT or ERROR says. Raises ProtocolViolation."""
+    if envelope.codec is not PayloadCodec.WEB or envelope.buffers:
+        raise ProtocolViolation(f"a {envelope.kind.name} of codec {envelope.codec.name} to the gateway")
+    if envelope.kind is Kind.RESULT:
+        return decode_answer(envelope.payload)
+    return error_of(decode_failure(envelope.payload))
+
+
+def error_of(failure: Failure) -> ShardwrightError:
+    """The error that a shard's failure stands for."""
+    message, remedy = failure.message[:LONG_WORDS], failure.remedy[:LONG_WORDS]
+    if failure.code and failure.code != RemoteError.code:
+        found = refusal(Bound(0, message, failure.code, remedy, failure.outcome))
+        # a shard speaks of its own calls, and of nothing else
+        return found if isinstance(found, CallError) else CallError(message, outcome=failure.outcome, remedy=remedy)
+    return Raised(message, type_name=failure.type[:200], outcome=failure.outcome, remedy=remedy, status=failure.status)
+
+
+def lost_call(what: str, shard: str, reason: ChannelClosed) -> ShardLost:
+    """The error of a call that was under way when the conversation ended."""
+    if isinstance(reason, ProtocolViolation):
+        return ShardLost(f"{what}: {shard} broke the protocol and was cut off: {reason}")
+    return ShardLost(f"{what}: {shard} ended while it was running this call")
+
+
+class Reply:
+    """The waiter of one call of a function; ``future`` has its answer."""
+
+    __slots__ = ("future", "shard", "what")
+
+    def __init__(self, future: asyncio.Future[Answer], what: str, shard: str) -> None:
+        self.future = future
+        self.what = what
+        self.shard = shard
+
+    def replied(self, envelope: Envelope) -> None:
+        found = answer_in(envelope)
+        if self.future.done():
+            return
+        if isinstance(found, ShardwrightError):
+            self.future.set_exception(found)
+        else:
+            self.future.set_result(found)
+
+    def arrived(self, envelope: Envelope) -> None:
+        raise ProtocolViolation(f"a {envelope.kind.name} of a call that is no exchange")
+
+    def lost(self, reason: ChannelClosed) -> None:
+        if not self.future.done():
+            self.future.set_exception(lost_call(self.what, self.shard, reason))
+
+
+def problem(status: int, title: str, detail: str, errors: list[dict[str, Any]]) -> FunctionReply:
+    """An answer of the gateway's own, as problem details (RFC 9457)."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "errors": errors}
+    return FunctionReply(status, msgspec.json.encode(body), "application/problem+json")
+
+
+def operation_of(described: Described) -> dict[str, Any]:
+    """The description of a function. Raises ProtocolViolation."""
+    try:
+        return msgspec.json.decode(described.operation, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolViolation(f"a description cannot be read: {error!s:.200}") from None

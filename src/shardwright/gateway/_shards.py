@@ -1,0 +1,467 @@
+"""The Backend over links to shards: bindings are asked of the node, calls go straight to the shards."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from shardwright.errors import (
+    CallError,
+    ChannelClosed,
+    DeadlineExceeded,
+    NotPermitted,
+    ProtocolViolation,
+    ShardLost,
+    ShardwrightError,
+)
+from shardwright.gateway._backend import OWN_SESSION, Exchange, SessionRefused
+from shardwright.gateway._exchanges import LinkExchange
+from shardwright.gateway._hub import LoopHub, LoopLink
+from shardwright.gateway._keys import WrongKey, key_in
+from shardwright.gateway._replies import Reply, operation_of
+from shardwright.gateway._talk import NodeTalk
+from shardwright.guest import (
+    AskCounts,
+    AskLoad,
+    BeginSession,
+    Bind,
+    Bound,
+    CallContext,
+    Counts,
+    Described,
+    EndSession,
+    Forget,
+    FunctionReply,
+    FunctionRequest,
+    Load,
+    Note,
+    Offer,
+    Retire,
+    Route,
+    Router,
+    SessionBegins,
+    SessionBegun,
+    SessionEnds,
+    Unbind,
+    UseSessions,
+    encode_web,
+    refusal,
+)
+from shardwright.guest import Describe as DescribeRequest
+from shardwright.model.endpoint import Peer
+from shardwright.model.envelope import Envelope, Kind, PayloadCodec
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.model.manifest import ScopeKind
+from shardwright.model.shard import RouteTarget, ShardDefinition, ShardPlan
+
+OWN_NAME = "gateway"  # of the session of requests that need none
+NO_TRACE = b"\0" * 16
+TELL_S = 5.0  # so often the node is told which sessions are used
+DESCRIBE_S = 10.0
+
+
+class ShardBackend:
+    """All shards that the gateway may call, over one node's control conversation. Use from its event loop alone.
+
+    ``session_idle_s`` is when the node ends a session that it does not hear of.
+    """
+
+    def __init__(self, plan: ShardPlan, talk: NodeTalk, *, session_idle_s: float = 1800.0) -> None:
+        self._plan = plan
+        self._definitions = {definition.component: definition for definition in plan.definitions}
+        self._talk = talk
+        self._loop = asyncio.get_running_loop()
+        self._hub = LoopHub(self._loop, self)
+        self._router: Router[LoopLink] = Router(_Nobody())
+        self._binding_now: dict[Route, asyncio.Future[ShardwrightError | None]] = {}
+        self._requests = itertools.count(1)
+        self._asked: dict[int, tuple[asyncio.Future[Bound], list[LoopLink]]] = {}
+        self._begun: dict[int, asyncio.Future[SessionBegun]] = {}
+        self._beginning: dict[str, asyncio.Task[int]] = {}
+        self._numbers: dict[str, int] = {}
+        self._contexts: dict[int, CallContext] = {}  # of sessions that live
+        self._used: set[int] = set()
+        self._open: Counter[int] = Counter()  # sessions, and their exchanges that are open
+        self._tell_s = min(TELL_S, session_idle_s / 4)
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle_since_s = time.monotonic()
+        self._closed = False
+        self._made = 0
+        self._failed: Counter[str] = Counter()  # calls that ended in an error of ours, by its code
+        self.on_session_ended: Callable[[str], None] | None = None
+        self.obey_rest: Callable[[Any, list[int]], None] | None = None  # messages that are not about links or sessions
+        self._tell_used()
+
+    def __repr__(self) -> str:
+        return f"<ShardBackend {len(self._hub.links)} links, {len(self._numbers)} sessions, {self.running} running>"
+
+    @property
+    def running(self) -> int:
+        """Calls and exchanges in progress."""
+        return sum(link.in_flight for link in self._hub.links)
+
+    def close(self) -> None:
+        """End every conversation with a shard; whoever waits hears of it."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._beginning.values():
+            task.cancel()
+        self._hub.close()
+
+    # -- sessions ----------------------------------------------------------------------------------------------
+
+    def session(self, name: str) -> int | None:
+        return self._numbers.get(name)
+
+    async def begin_session(self, name: str) -> int:
+        number = self._numbers.get(name)
+        if number is not None:
+            return number
+        task = self._beginning.get(name)
+        if task is None:
+            task = self._beginning[name] = self._loop.create_task(self._begin_session(name))
+            task.add_done_callback(partial(self._session_asked, name))
+        return await asyncio.shield(task)
+
+    async def end_session(self, name: str) -> None:
+        self._talk.send(EndSession(name))
+
+    async def _begin_session(self, name: str) -> int:
+        request = next(self._requests)
+        future = self._begun[request] = self._loop.create_future()
+        try:
+            self._talk.send(BeginSession(request, name))
+            answer = await future
+        except ChannelClosed as gone:
+            raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
+        finally:
+            self._begun.pop(request, None)
+        if not answer.session:
+            raise SessionRefused(answer.error, reason_code=answer.code, remedy=answer.remedy)
+        return int(answer.session)
+
+    def _session_asked(self, name: str, task: asyncio.Task[int]) -> None:
+        self._beginning.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # looked at: whoever asked may have gone
+
+    def _session_began(self, number: int, name: str) -> None:
+        self._numbers[name] = number
+        self._contexts[number] = CallContext(session=SessionNumber(number), session_name=name)
+
+    def _session_ended(self, number: int) -> None:
+        context = self._contexts.pop(number, None)
+        self._used.discard(number)
+        for link in self._router.session_ended(SessionNumber(number)):
+            link.close()
+        if context is not None and self._numbers.get(context.session_name) == number:
+            del self._numbers[context.session_name]
+            if self.on_session_ended is not None:
+                self.on_session_ended(context.session_name)
+
+    async def _context(self, session: int) -> CallContext:
+        """The context of a session's calls. Raises NotPermitted when it has ended."""
+        if session == OWN_SESSION:
+            session = await self.begin_session(OWN_NAME)
+        context = self._contexts.get(session)
+        if context is None:
+            raise NotPermitted("the session has ended", outcome="not started", remedy="begin a new one")
+        return context
+
+    def _tell_used(self) -> None:
+        """Tell the node which sessions are used, now and then; until it is closed."""
+        used = tuple(self._used.union(self._open))
+        self._used.clear()
+        if used:
+            try:
+                self._talk.send(UseSessions(used))
+            except ChannelClosed:
+                return
+        self._timer = self._loop.call_later(self._tell_s, self._tell_used)
+
+    # -- functions ---------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        route: RouteTarget,
+        session: int,
+        request: FunctionRequest,
+        *,
+        deadline_ns: int = 0,
+        trace_id: bytes = NO_TRACE,
+    ) -> FunctionReply:
+        key = None
+        if route.scope is ScopeKind.KEY:
+            try:
+                key = key_in(route, request)
+            except WrongKey as wrong:
+                return wrong.reply
+        answer = await self._ask(route, session, key, encode_web(request), deadline_ns, trace_id)
+        if type(answer) is not FunctionReply:
+            raise CallError(f"{route.name} gave no answer of a function", outcome="failed")
+        return answer
+
+    async def describe(self, route: RouteTarget) -> dict[str, Any]:
+        payload = encode_web(DescribeRequest(_names_in(route.path), (route.methods or ("GET",))[0]))
+        deadline_ns = time.monotonic_ns() + int(DESCRIBE_S * 1e9)
+        answer = await self._ask(route, OWN_SESSION, None, payload, deadline_ns, NO_TRACE)
+        if not isinstance(answer, Described):
+            raise CallError(f"{route.name} gave no description", outcome="failed")
+        return operation_of(answer)
+
+    async def _ask(
+        self, target: RouteTarget, session: int, key: str | None, payload: bytes, deadline_ns: int, trace_id: bytes
+    ) -> Any:
+        own = session or self._numbers.get(OWN_NAME, 0)
+        context = self._contexts.get(own)
+        if context is None:
+            context = await self._context(session)
+        number = context.session
+        self._used.add(number)
+        definition = self._definitions[target.component]
+        way = self._router.route(definition, number, key)
+        while True:
+            link = self._router.known(definition, way, context)
+            if link is None or link.full:
+                link = await self._ready_link(definition, way, context, target.name, deadline_ns)
+            reply = Reply(self._loop.create_future(), target.name, link.peer.shard)
+            envelope = _opening(link, target, number, deadline_ns, trace_id, payload)
+            try:
+                link.begin(envelope, reply)
+                break
+            except ChannelClosed:
+                self._give_back(definition, way, link)  # nothing was started: another one
+            except BaseException:
+                self._give_back(definition, way, link)
+                raise
+        self._made += 1
+        timer = self._loop.call_at(deadline_ns / 1e9, _expire, reply) if deadline_ns else None
+        try:
+            return await reply.future
+        except DeadlineExceeded:
+            link.abandon(envelope.call_id)
+            self._failed[DeadlineExceeded.code] += 1
+            raise
+        except asyncio.CancelledError:
+            link.abandon(envelope.call_id)
+            raise
+        except ShardLost:
+            self._router.told(way, number)
+            self._failed[ShardLost.code] += 1
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if definition.scope.kind is ScopeKind.REQUEST:
+                self._give_back(definition, way, link)
+
+    # -- applications ------------------------------------------------------------------------------------------
+
+    async def open(
+        self, route: RouteTarget, session: int, scope: dict[str, Any], *, trace_id: bytes = NO_TRACE
+    ) -> Exchange:
+        context = await self._context(session)
+        number = context.session
+        definition = self._definitions[route.component]
+        way = self._router.route(definition, number, None)
+        link = await self._ready_link(definition, way, context, route.name, 0)
+        self._open[number] += 1
+
+        def ended() -> None:
+            self._used.add(number)
+            self._open[number] -= 1
+            if not self._open[number]:
+                del self._open[number]
+            if link.closed is not None:
+                self._router.told(way, number)
+            self._give_back(definition, way, link)
+
+        self._made += 1
+        opening = partial(_opening, link, route, number, 0, trace_id)
+        return LinkExchange(link, route.name, scope, opening, ended)
+
+    # -- links -------------------------------------------------------------------------------------------------
+
+    async def _ready_link(
+        self, definition: ShardDefinition, way: Route, context: CallContext, what: str, deadline_ns: int
+    ) -> LoopLink:
+        """A link that takes a call now, bound if need be. Raises what hinders it, DeadlineExceeded."""
+        try:
+            async with asyncio.timeout_at(deadline_ns / 1e9 if deadline_ns else None):
+                while True:
+                    link = await self._link(definition, way, context)
+                    try:
+                        if link.full:
+                            await link.room()
+                        return link
+                    except ChannelClosed:
+                        self._give_back(definition, way, link)
+        except TimeoutError as late:
+            if isinstance(late, DeadlineExceeded):
+                raise
+            raise DeadlineExceeded(
+                f"{what}: no shard could be reached within the deadline", outcome="not started"
+            ) from None
+
+    async def _link(self, definition: ShardDefinition, way: Route, context: CallContext) -> LoopLink:
+        """The link to use now. The first that needs it asks the node; the others wait for that, and share a failure."""
+        if definition.scope.kind is ScopeKind.REQUEST:
+            return (await self._bind(way, context, ()))[0]
+        while True:
+            link = self._router.known(definition, way, context)
+            if link is not None:
+                return link
+            waiting = self._binding_now.get(way)
+            if waiting is not None:
+                failure = await asyncio.shield(waiting)
+                if failure is not None:
+                    raise failure
+                continue
+            done = self._binding_now[way] = self._loop.create_future()
+            failed: ShardwrightError | None = None
+            try:
+                asked, lost = self._router.question(way)
+                link = self._router.bound(definition, way, context, await self._bind(asked, context, lost))
+                if link is not None:
+                    return link
+            except ShardwrightError as error:
+                # what is said of one session does not concern the others
+                failed = None if isinstance(error, NotPermitted) else error
+                raise
+            finally:
+                del self._binding_now[way]
+                done.set_result(failed)
+
+    async def _bind(self, route: Route, context: CallContext, lost: Sequence[ShardId]) -> list[LoopLink]:
+        request = next(self._requests)
+        future: asyncio.Future[Bound] = self._loop.create_future()
+        links: list[LoopLink] = []
+        self._asked[request] = (future, links)
+        try:
+            self._talk.send(Bind(request, route.component, context.session, route.key, route.shard, tuple(lost)))
+            bound = await future
+        except ChannelClosed as gone:
+            raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+        finally:
+            self._asked.pop(request, None)
+        if not links and (bound.error or route.key is None or route.shard is None):
+            raise (
+                refusal(bound)
+                if bound.error
+                else CallError(f"{route.component} could not be reached", outcome="not started")
+            )
+        return links
+
+    def _give_back(self, definition: ShardDefinition, way: Route, link: LoopLink) -> None:
+        """A shard of request scope has served its request."""
+        if definition.scope.kind is ScopeKind.REQUEST and not self._closed:
+            try:
+                self._talk.send(Unbind(way.component, link.peer.shard))
+            except ChannelClosed:
+                pass
+            self._loop.call_soon(link.close)  # after what it is doing now
+
+    def on_closed(self, link: LoopLink, reason: ChannelClosed) -> None:
+        self._router.lost(link)
+        if isinstance(reason, ProtocolViolation):
+            self.note("violation", f"{link.peer.shard} was cut off: {reason}")
+
+    def note(self, kind: str, message: str) -> None:
+        """Something that the journal should know."""
+        try:
+            self._talk.send(Note(kind, message[:2000]))
+        except ChannelClosed:
+            pass
+
+    # -- what the node says ------------------------------------------------------------------------------------
+
+    def obey(self, message: Any, descriptors: list[int]) -> None:
+        """One message of the node; its descriptors are used up."""
+        match message:
+            case Offer():
+                self._offered(message, descriptors.pop(0))
+            case Bound():
+                asked = self._asked.get(message.request)
+                if asked is not None and not asked[0].done():
+                    asked[0].set_result(message)
+            case SessionBegins():
+                self._session_began(message.session, message.name)
+            case SessionBegun():
+                future = self._begun.get(message.request)
+                if future is not None and not future.done():
+                    future.set_result(message)
+            case SessionEnds():
+                self._session_ended(message.session)
+            case Forget():
+                for link in self._router.forget(
+                    Route(ComponentName(message.component), session=SessionNumber(message.session))
+                ):
+                    link.close()
+            case Retire():
+                self._router.retire(ShardId(message.shard), lost=message.lost)
+            case AskCounts():
+                self._talk.send(
+                    Counts(message.request, 0, self._made, {}, dict(self._failed), self.running, 0, time.process_time())
+                )
+            case AskLoad():
+                running = self.running
+                now = time.monotonic()
+                if running:
+                    self._idle_since_s = now
+                self._talk.send(Load(message.request, running, now - self._idle_since_s))
+            case _ if self.obey_rest is not None:
+                self.obey_rest(message, descriptors)
+                return
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _offered(self, offer: Offer, descriptor: int) -> None:
+        asked = self._asked.get(offer.request)
+        if offer.transport != "socket" or self._closed or (offer.request and asked is None):
+            os.close(descriptor)
+            return
+        link = LoopLink(self._hub, descriptor, Peer(ComponentName(offer.component), ShardId(offer.shard)))
+        if asked is not None:
+            asked[1].append(link)
+        else:
+            self._router.offered(Route(ComponentName(offer.component)), link)
+
+
+class _Nobody:
+    """Bindings are asked for on the loop, never by the router."""
+
+    def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[LoopLink]:
+        raise NotImplementedError
+
+    def release(self, route: Route, link: LoopLink) -> None:
+        raise NotImplementedError
+
+
+def _opening(
+    link: LoopLink, target: RouteTarget, session: SessionNumber, deadline_ns: int, trace_id: bytes, payload: bytes
+) -> Envelope:
+    chain = int.from_bytes(os.urandom(8), "little") | 1  # not to be guessed by a shard that would join it
+    return Envelope(
+        Kind.CALL, link.next_id(), session, target.method_id, 0, deadline_ns, trace_id, chain, chain, PayloadCodec.WEB,
+        payload,
+    )  # fmt: skip
+
+
+def _expire(reply: Reply) -> None:
+    if not reply.future.done():
+        reply.future.set_exception(DeadlineExceeded(f"{reply.what}: no reply within the deadline"))
+
+
+def _names_in(path: str) -> tuple[str, ...]:
+    return tuple(segment[1:-1] for segment in path.split("/") if segment.startswith("{"))
