@@ -114,12 +114,29 @@ class ShardLoop:
         """Run a call as a task. Any thread. Raises Overloaded when the shard is stopping, or has no thread for it."""
         loop = self._running()
         with self._mutex:
-            self.in_flight += 1
+            self.in_flight += call.counted
         try:
             loop.call_soon_threadsafe(self._begin, call, coroutine)
         except RuntimeError:
-            self._ended()
+            self._ended(call)
             raise Overloaded("the shard is stopping") from None
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, None]], timeout_s: float) -> None:
+        """Run a coroutine there, if the loop was ever needed, and wait for its end; what it raises is lost.
+
+        Not for a thread that has the baton, nor for the loop's own.
+        """
+        loop = self._loop
+        if loop is None or loop.is_closed() or threading.get_ident() == self.thread_id:
+            return
+        coroutine = make()
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError:  # it was closed just now
+            coroutine.close()
+            return
+        with contextlib.suppress(Exception):
+            future.result(timeout_s)
 
     def cancel(self, task: asyncio.Task[None]) -> None:
         """Any thread."""
@@ -154,14 +171,14 @@ class ShardLoop:
 
     def _over(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None) -> None:
         """The call has ended, or was cancelled before its first step: then nobody else closes and forgets it."""
-        self._ended()
+        self._ended(call)
         if coroutine is not None:
             coroutine.close()
         call.forget()
 
-    def _ended(self) -> None:
+    def _ended(self, call: IncomingCall) -> None:
         with self._mutex:
-            self.in_flight -= 1
+            self.in_flight -= call.counted
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._mutex:

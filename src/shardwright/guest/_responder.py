@@ -12,6 +12,7 @@ import inspect
 import time
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from shardwright.errors import (
@@ -32,7 +33,7 @@ from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._objects import FLOATING, HOLDERS, Held, Objects
 from shardwright.model.endpoint import Peer
-from shardwright.model.envelope import Envelope, Kind
+from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import SessionNumber
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
 
@@ -66,6 +67,8 @@ class Responder:
         self.before_answer: Callable[[], None] = lambda: None
         self.let_go: Callable[[list[Held]], None] = lambda dropped: None
         self.unpatched: Callable[[Peer, EntryPoint], Any] = lambda peer, entry: None  # what a test's own call runs
+        self.open_web: Callable[[Link, Envelope], IncomingCall] = partial(IncomingCall, self)
+        self.hear_web: Callable[[Link, Envelope], None] = _unheard
         self.idle_since_s = time.monotonic()  # when the last call ended
         self.refused: dict[str, int] = {}  # by the code of the error
         self._running: dict[tuple[int, int], IncomingCall] = {}
@@ -85,6 +88,14 @@ class Responder:
         """The sessions whose calls run or wait here."""
         return {call.envelope.session for call in list(self._running.values())}
 
+    def calls(self) -> list[IncomingCall]:
+        """The calls that run or wait here."""
+        return list(self._running.values())
+
+    def find(self, link: Link, call_id: int) -> IncomingCall | None:
+        """The call of that number, if it runs or waits here."""
+        return self._running.get((id(link), call_id))
+
     def on_message(self, link: Link, envelope: Envelope) -> None:
         kind = envelope.kind
         if kind is Kind.CALL or kind is Kind.GET:
@@ -93,6 +104,8 @@ class Responder:
             call = self._running.get((id(link), envelope.call_id))
             if call is not None:
                 call.cancel()
+        elif kind is Kind.DATA or kind is Kind.CREDIT:
+            self.hear_web(link, envelope)
         elif kind is Kind.ADDREF:
             self._count(envelope, lambda object_id, count: self.objects.add(object_id, FLOATING, count))
         elif kind is Kind.RELEASE:
@@ -113,7 +126,8 @@ class Responder:
         self.let_go(self.objects.holder_gone(id(link)))
 
     def _admit(self, link: Link, envelope: Envelope) -> None:
-        call = IncomingCall(self, link, envelope)
+        is_web = envelope.codec is PayloadCodec.WEB and envelope.kind is Kind.CALL
+        call = self.open_web(link, envelope) if is_web else IncomingCall(self, link, envelope)
         try:
             call.check()
             self._running[id(link), envelope.call_id] = call
@@ -126,7 +140,7 @@ class Responder:
                         outcome="not started",
                         remedy="await the call that leads here, or put both parts into one component",
                     )
-                if self.loop.in_flight >= self.definition.queue:
+                if call.counted and self.loop.in_flight >= self.definition.queue:
                     raise Overloaded(f"{self.definition.component}: {self.loop.in_flight} coroutines already run")
                 self.loop.start(call)
             elif not self.chains.offer(envelope.chain, call):
@@ -148,7 +162,20 @@ class Responder:
 class IncomingCall:
     """One call to be answered, exactly once."""
 
-    __slots__ = ("began", "cancelled", "entry", "envelope", "is_async", "life", "link", "memo", "owner", "task", "what")
+    __slots__ = (
+        "began",
+        "cancelled",
+        "counted",
+        "entry",
+        "envelope",
+        "is_async",
+        "life",
+        "link",
+        "memo",
+        "owner",
+        "task",
+        "what",
+    )
 
     def __init__(self, owner: Responder, link: Link, envelope: Envelope) -> None:
         self.owner = owner
@@ -158,6 +185,7 @@ class IncomingCall:
         self.is_async = False
         self.began = False  # whether user code was entered: from then on it is not true that nothing was started
         self.cancelled = False
+        self.counted = True  # among the coroutines that may run at once
         self.life = Life()
         self.task: asyncio.Task[None] | None = None
         self.memo: Any = None
@@ -252,17 +280,7 @@ class IncomingCall:
         owner, envelope = self.owner, self.envelope
         if envelope.deadline_ns and time.monotonic_ns() > envelope.deadline_ns:
             raise DeadlineExceeded(f"{self.what}: the deadline passed in the queue", outcome="not started")
-        current_call.set(
-            CallContext(
-                session=envelope.session,
-                session_name=owner.session_name(envelope.session),
-                chain=envelope.chain,
-                deadline_ns=envelope.deadline_ns,
-                trace_id=bytes(envelope.trace_id),
-                span_id=envelope.span_id,
-                life=self.life,
-            )
-        )
+        self.set_context()
         if envelope.codec is not self.link.codec_id:
             raise NotPermitted(f"{self.what}: the codec {envelope.codec.name} is not permitted on this edge")
         try:
@@ -286,6 +304,21 @@ class IncomingCall:
         function = owner.unpatched(self.link.peer, entry) or owner.resolve(entry.module, entry.qualname)
         self.began = True
         return function(*args, **kwargs)
+
+    def set_context(self) -> None:
+        """What user code of this call is told of it, on the calling thread or task."""
+        envelope = self.envelope
+        current_call.set(
+            CallContext(
+                session=envelope.session,
+                session_name=self.owner.session_name(envelope.session),
+                chain=envelope.chain,
+                deadline_ns=envelope.deadline_ns,
+                trace_id=bytes(envelope.trace_id),
+                span_id=envelope.span_id,
+                life=self.life,
+            )
+        )
 
     def _method_of(self, thing: object, entry: EntryPoint) -> Any:
         """The method that the entry point names, of an object that has it from the entry point's own class."""
@@ -384,11 +417,20 @@ class IncomingCall:
                 session=self.envelope.session,
                 trace_id=self.envelope.trace_id,
                 chain=self.envelope.chain,
-                codec=self.link.codec_id,
+                codec=self.codec_id,
                 payload=payload,
                 buffers=buffers,
             )
         )
+
+    @property
+    def codec_id(self) -> PayloadCodec:
+        """The codec of its answer."""
+        return self.link.codec_id
+
+
+def _unheard(link: Link, envelope: Envelope) -> None:
+    raise ProtocolViolation(f"{envelope.kind.name} where nothing is open")
 
 
 def _ran(error: CallError) -> CallError:

@@ -33,6 +33,7 @@ from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._testing import Patch, Patched
+from shardwright.guest._web import Web
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
@@ -41,6 +42,7 @@ from shardwright.model.shard import ShardPlan
 from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
 
 Import = Callable[[str], ModuleType]
+_FAREWELL_S = 2.0  # what applications have for their shutdown when a shard is closed within its process
 
 
 class Patcher(Protocol):
@@ -118,6 +120,7 @@ class Runtime:
             resolve=self.resolve,
             session_name=self.sessions.name,
         )
+        self.web = Web(self.responder, plan.routes)
         self.responder.after_call = self.proxies.release_dropped
         self.responder.before_answer = end_lines
         self.responder.let_go = self.let_go
@@ -325,6 +328,8 @@ class Runtime:
 
     def close(self) -> None:
         """End all conversations and threads; user code that runs on is left behind."""
+        self.web.going_away()
+        self.web.shutdown(_FAREWELL_S)
         self.close_links()
         self.mailbox.close()
         self.loop.close()

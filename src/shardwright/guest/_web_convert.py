@@ -132,8 +132,8 @@ class Reading:
             self._read_body(request, found, query, wrong)
         self._read_query(request, found, query, wrong)
         for argument in self.arguments.values():
-            if argument.required and argument.name not in found and not _named(wrong, argument.name):
-                where = self._place(argument, request)
+            where = self._place(argument, request)
+            if argument.required and argument.name not in found and not _named(wrong, where, argument.name):
                 wrong.append({"where": where, "expected": _name_of(argument.annotation), "got": "nothing"})
         if wrong:
             several = f"{len(wrong)} arguments do" if len(wrong) > 1 else f"{wrong[0]['where']} does"
@@ -261,6 +261,8 @@ def _is_structured(annotation: Any) -> bool:
 def _name_of(annotation: Any) -> str:
     if annotation is Any:
         return "a value"
+    if annotation is None or annotation is types.NoneType:
+        return "null"
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     if typing.get_origin(annotation) is Annotated:
@@ -352,14 +354,14 @@ def _explained(error: msgspec.ValidationError) -> tuple[str, str, str]:
     return ("", what[:_GOT_CHARS], inside)
 
 
-def _named(wrong: list[dict[str, str]], name: str) -> bool:
-    places = {f"path.{name}", f"query.{name}", f"body.{name}"}
+def _named(wrong: list[dict[str, str]], where: str, name: str) -> bool:
+    """Whether an argument that was not found is there, and wrong; or is in a body that is."""
+    places = (where, f"path.{name}", f"query.{name}", f"body.{name}")
     return any(
         each["where"] == "body"
-        or each["where"].partition("[")[0] in places
-        or each["where"].startswith(f"body.{name}.")
+        or each["where"].startswith(tuple(f"{place}{sign}" for place in places for sign in ".["))
         for each in wrong
-    )
+    ) or any(each["where"] in places for each in wrong)
 
 
 def _json_type(value: Any) -> str:
