@@ -25,7 +25,8 @@ target_argument = click.argument("app", required=False)
 target_option = click.option("-a", "--app", metavar="APP", help="Which node: a name, a path or a process id.")
 
 
-def _node(invocation: Invocation, app: str | None) -> ApiClient:
+def node_of(invocation: Invocation, app: str | None) -> ApiClient:
+    """A conversation with the node that is meant. Raises NoAnswer, Ambiguous."""
     return ApiClient(choose(runtime_folder(invocation.environment), app).socket)
 
 
@@ -40,7 +41,7 @@ def ps(invocation: Invocation, app: str | None) -> None:
       shardwright ps
       shardwright ps arena --json
     """
-    with _node(invocation, app) as node:
+    with node_of(invocation, app) as node:
         answer = node.ask("ps")
     if invocation.json:
         invocation.result(answer)
@@ -115,7 +116,7 @@ def call(
         raise click.BadParameter(f"must be above 0, and at most {_LONGEST_S:g} seconds", param_hint="--timeout")
     named = dict(_keyword(text) for text in keywords)
     arguments = [_value(text) for text in rest[1:]]
-    with _node(invocation, app) as node:
+    with node_of(invocation, app) as node:
         answer = node.ask(
             "call",
             wait_s=timeout + 15,
@@ -171,9 +172,17 @@ def _keyword(text: str) -> tuple[str, Any]:
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N of the kept lines.")
 @click.option("--since", type=click.IntRange(min=0), default=0, metavar="N", help="Only lines after sequence number N.")
 @click.option("--session", default="", metavar="NAME", help="Only what this session's calls printed.")
+@click.option("--trace", default="", metavar="ID", help="Only lines of this trace; the beginning of its id will do.")
 @common_options
 def logs(
-    invocation: Invocation, shard: str | None, app: str | None, follow: bool, tail: int | None, since: int, session: str
+    invocation: Invocation,
+    shard: str | None,
+    app: str | None,
+    follow: bool,
+    tail: int | None,
+    since: int,
+    session: str,
+    trace: str,
 ) -> int:
     """Show what user code printed and logged, by shard and session.
 
@@ -184,6 +193,7 @@ def logs(
       shardwright logs -f
       shardwright logs physics --tail 20
       shardwright logs -f --session player-7 --json
+      shardwright logs --trace 4bf92f3577b34da6
     """
 
     def show(line: dict[str, Any]) -> str:
@@ -191,7 +201,7 @@ def logs(
         level = f"{line['level']} {line['logger']}: " if line["stream"] == "log" else ""
         return f"{clock_time(line['wall_s'])} {line['shard']}{session} | {level}{line['text']}"
 
-    fields = {"since": since, "tail": tail, "shard": shard or "", "session": session}
+    fields = {"since": since, "tail": tail, "shard": shard or "", "session": session, "trace": trace}
     return _lines(invocation, app, "logs", follow, fields, show)
 
 
@@ -220,7 +230,7 @@ def events(invocation: Invocation, app: str | None, follow: bool, tail: int | No
 def _lines(
     invocation: Invocation, app: str | None, verb: str, follow: bool, fields: dict[str, Any], show: Callable[[Any], str]
 ) -> int:
-    with _node(invocation, app) as node:
+    with node_of(invocation, app) as node:
         for answer in node.lines(verb, follow=follow, **fields):
             if "lost" in answer:
                 if invocation.json:
@@ -247,7 +257,7 @@ def sessions(invocation: Invocation, app: str | None) -> None:
     Example:
       shardwright sessions arena --json
     """
-    with _node(invocation, app) as node:
+    with node_of(invocation, app) as node:
         answer = node.ask("sessions")
     if invocation.json:
         invocation.result(answer)
@@ -273,7 +283,7 @@ def decisions(invocation: Invocation, app: str | None, tail: int, kind: str | No
       shardwright decisions --kind refuse
       shardwright decisions arena --tail 500 --json
     """
-    with _node(invocation, app) as node:
+    with node_of(invocation, app) as node:
         answer = node.ask("decisions", count=tail, kind=kind)
     if invocation.json:
         invocation.result(answer)
@@ -315,7 +325,7 @@ def resize(
     ceiling = {key: value for key, value in (("cpu", max_cpu), ("memory", max_memory)) if value is not None}
     if not guarantee and not ceiling:
         raise click.UsageError("say what to change: --cpu, --memory, --max-cpu, --max-memory")
-    with _node(invocation, app) as node:
+    with node_of(invocation, app) as node:
         answer = node.ask("resize", target=target, guarantee=guarantee, ceiling=ceiling)
     if invocation.json:
         invocation.result(answer)

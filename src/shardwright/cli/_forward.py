@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
 import os
 import threading
 from queue import SimpleQueue
@@ -19,11 +21,13 @@ _MOST_WAITING = 200_000  # lines; a reader of ours that stands still must not fi
 class Forwarding:
     """Lines go out in their order, on a thread of their own, so that a slow reader never holds up the node.
 
-    ``tagged`` puts the shard before each line. After ``close`` everything heard has been written.
+    ``tagged`` puts the shard before each line; ``as_json`` makes each an object that also names component, session and
+    trace. After ``close`` everything heard has been written.
     """
 
-    def __init__(self, running: Running, *, tagged: bool = False) -> None:
+    def __init__(self, running: Running, *, tagged: bool = False, as_json: bool = False) -> None:
         self._tagged = tagged
+        self._as_json = as_json
         self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
         self._waiting = 0
         self._lost = 0
@@ -40,6 +44,10 @@ class Forwarding:
             self._lost += 1
             return
         stream = 2 if line.stream in ("stderr", "log") else 1
+        if self._as_json:
+            self._waiting += 1
+            self._queue.put((stream, _object(line)))
+            return
         head = f"{line.shard} | " if self._tagged and not self._middle.get((stream, line.shard)) else ""
         self._middle[stream, line.shard] = line.partial
         text = f"{head}{line.text}{'' if line.partial else chr(10)}"
@@ -59,3 +67,14 @@ class Forwarding:
         self._queue.put(None)
         self._thread.join(timeout_s)
         return self._lost
+
+
+def _object(line: LogLine) -> bytes:
+    """One line, as our own log would say it."""
+    stamp = datetime.datetime.fromtimestamp(line.wall_s, datetime.UTC).isoformat().replace("+00:00", "Z")
+    told = {
+        "event": line.text, "level": line.level.lower() or ("info" if line.stream == "stdout" else "warning"),
+        "timestamp": stamp, "component": line.component, "shard": line.shard, "session": line.session,
+        "trace_id": line.trace, "stream": line.stream, "logger": line.logger, "partial": line.partial,
+    }  # fmt: skip
+    return json.dumps({name: value for name, value in told.items() if value or name == "event"}).encode() + b"\n"

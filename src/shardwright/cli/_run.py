@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -21,7 +22,8 @@ from shardwright.cli._errors import INTERRUPTED, OK, TERMINATED
 from shardwright.cli._forward import Forwarding
 from shardwright.cli._invocation import Invocation, common_options
 from shardwright.errors import NodeError, ShardwrightError
-from shardwright.node import Options, Running, runtime_folder
+from shardwright.node import Notifier, Options, Running, inherited_sockets, runtime_folder
+from shardwright.telemetry import LOG_FORMATS, LOG_LEVELS, LogFormat, LogLevel, OwnLog
 
 GRACE_S = 5.0  # what a program has to end by itself after SIGTERM
 _POLL_S = 0.5
@@ -76,18 +78,27 @@ def started(invocation: Invocation, path: str, options: Options, signals: Signal
     running = Running(path, options)
     try:
         signals.quiet()
+        running.notifier = Notifier.of(invocation.environment, os.getpid())
+        running.notifier.ready(f"{running.manifest.app} is ready")
+        running.submit(_watch(running)).result()
         running.on_stop = lambda: signals.heard.put(_STOP)
         invocation.starting = False
         yield running
     finally:
         signals.quiet()
+        running.notifier.stopping(f"{running.manifest.app} stops")
         running.close()
+
+
+async def _watch(running: Running) -> None:
+    running.notifier.watch(lambda: running.health().alive)
 
 
 def options_for(invocation: Invocation, path: str, arguments: tuple[str, ...] = (), **more: Any) -> Options:
     folder = Path(os.path.abspath(path))
     program = folder.parent.name if folder.suffix == ".toml" else folder.name
     environment = dict(invocation.environment)
+    more.setdefault("sockets", inherited_sockets(environment, os.getpid()))
     return Options(
         environment=environment, argv=(program, *arguments), runtime=runtime_folder(environment), **more
     )  # fmt: skip
@@ -98,10 +109,29 @@ def options_for(invocation: Invocation, path: str, arguments: tuple[str, ...] = 
 @click.argument("arguments", nargs=-1, metavar="[-- ARGS]...")
 @click.option("--inproc", is_flag=True, help="Everything in one process: for debuggers, and where there is no fork.")
 @click.option("--profile", metavar="NAME", help="Lay shardwright.NAME.toml over the manifest.")
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="auto",
+    help="How the node's own lines look: pretty at a terminal and JSON elsewhere, unless said. With json, what shards print "
+    "comes as JSON too.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    help="From which level on the node says what it does. [default: warning]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing of our own; without app.main, show no output of shards.")
 @common_options
 def run(
-    invocation: Invocation, path: str, arguments: tuple[str, ...], inproc: bool, profile: str | None, quiet: bool
+    invocation: Invocation,
+    path: str,
+    arguments: tuple[str, ...],
+    inproc: bool,
+    profile: str | None,
+    quiet: bool,
+    log_format: LogFormat,
+    log_level: LogLevel | None,
 ) -> int:
     """Run an application as shards.
 
@@ -116,15 +146,21 @@ def run(
       shardwright run . --profile production --quiet
     """
     signals = Signals()
-    with signals:
+    colours = not invocation.environment.get("NO_COLOR")
+    level: LogLevel = log_level or ("off" if quiet else "warning")
+    log = OwnLog(sys.stderr, form=log_format, level=level, colours=colours, of="node")
+    with signals, contextlib.closing(log):
         try:
-            options = options_for(invocation, path, arguments, inproc=inproc, profile=profile, terminal=True)
+            options = options_for(invocation, path, arguments, inproc=inproc, profile=profile, terminal=True, log=log)
             with started(invocation, path, options, signals) as running:
-                if not quiet:
+                if log_format == "json":
+                    _say_ready(log, running)
+                elif not quiet:
                     _ready(invocation, running)
                 component = running.main_component()
                 if component is None:
-                    status, text = _serve(running, signals, quiet), ""
+                    forwarding = None if quiet else Forwarding(running, tagged=True, as_json=log_format == "json")
+                    status, text = _serve(running, signals, forwarding), ""
                 elif inproc:
                     status, text = _program_here(running)
                 else:
@@ -150,8 +186,16 @@ def _ready(invocation: Invocation, running: Running) -> None:
         click.echo(f"shardwright: {running.manifest.app} is ready, {shards} shards{where}", err=True)
 
 
-def _serve(running: Running, signals: Signals, quiet: bool) -> int:
-    forwarding = None if quiet else Forwarding(running, tagged=True)
+def _say_ready(log: OwnLog, running: Running) -> None:
+    for note in running.notes:
+        log.say("warning", note)
+    for refusal in running.plan.refusals:
+        log.say("warning", f"refused: {refusal.message}", code=refusal.code)
+    address = str(running.api.path) if running.api is not None else ""
+    log.say("info", f"{running.manifest.app} is ready", shards=len(running.core.records()), socket=address)
+
+
+def _serve(running: Running, signals: Signals, forwarding: Forwarding | None) -> int:
     try:
         while signals.next(_POLL_S) is None:
             if running.lost.is_set():

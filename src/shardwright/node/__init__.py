@@ -1,6 +1,7 @@
 """The composition root of one machine."""
 
 from shardwright.contracts.sandbox import Finding, Fingerprint
+from shardwright.node._activation import inherited as inherited_sockets
 from shardwright.node._api_client import (
     Ambiguous,
     ApiClient,
@@ -16,6 +17,8 @@ from shardwright.node._checks import lacking_secrets, unbuilt
 from shardwright.node._doctor import examine_application, examine_machine, unenforced
 from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
 from shardwright.node._logs import LogLine
+from shardwright.node._notify import Notifier
+from shardwright.node._numbers import Health
 from shardwright.node._running import Options, Running, plan
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus, shard_object
@@ -29,10 +32,12 @@ __all__ = [
     "Bench",
     "Finding",
     "Fingerprint",
+    "Health",
     "LogLine",
     "NoAnswer",
     "Node",
     "NodeAddress",
+    "Notifier",
     "Options",
     "Refused",
     "Running",
@@ -43,6 +48,7 @@ __all__ = [
     "describe",
     "examine_application",
     "examine_machine",
+    "inherited_sockets",
     "lacking_secrets",
     "plan",
     "running_nodes",

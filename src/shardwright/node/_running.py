@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import resource
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -33,6 +34,7 @@ from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._launcher import Launcher, Surroundings, read_secrets
 from shardwright.node._mask import Mask
+from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
 from shardwright.node._own_log import EventLines
 from shardwright.node._processes import ProcessLauncher
@@ -69,6 +71,7 @@ class Options:
     state: Path | None = None  # where the journal lives; default below the user's state folder
     argv: tuple[str, ...] = ()
     terminal: bool = False  # app.main gets this process's standard streams
+    sockets: tuple[tuple[str, socket.socket], ...] = ()  # a supervisor's, with names: closed with the node
     log: OwnLog | None = None  # where the node says what it does
     api: bool = True  # answer other terminals over a Unix socket
     runtime: Path | None = None  # the folder of that socket; default by the environment
@@ -106,6 +109,7 @@ class Running:
         self.lost = threading.Event()  # set when the node cannot go on
         self.on_stop: Callable[[], None] = self._close_soon  # called on the node's loop when a client asks it to stop
         self.api: ApiServer | None = None
+        self.notifier = Notifier()  # whoever supervises this process, where somebody does
         self._opening: asyncio.Task[None] | None = None
         self.core: Core
         self.bench: Bench  # where options.testing is set
@@ -263,6 +267,8 @@ class Running:
         try:
             await self._shut_all(grace_s)
         finally:
+            for _, sock in self.options.sockets:
+                sock.close()
             if self._journal is not None:
                 self._journal.close()
 
