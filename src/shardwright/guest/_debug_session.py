@@ -22,7 +22,7 @@ from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 from shardwright.guest._context import current_call
 from shardwright.guest._debug_terminal import Terminal
@@ -193,7 +193,7 @@ class Attachment:
 
     def _end(self) -> None:
         if threading.gettrace() == self.watch:
-            threading.settrace(self._before)  # type: ignore[arg-type]
+            threading.settrace(self._before)
         self.debugger.clear_all_breaks()
         self._terminal.write(f"\ndetached; {self._shard} goes on\n")
         self._terminal.close()
@@ -236,7 +236,7 @@ class _Debugger(pdb.Pdb):
 
     def __init__(self, attachment: Attachment, terminal: Terminal, shard: str) -> None:
         super().__init__(
-            stdin=terminal, stdout=terminal, skip=_NOT_STEPPED, nosigint=True, readrc=False  # type: ignore[arg-type]
+            stdin=cast(Any, terminal), stdout=cast(Any, terminal), skip=_NOT_STEPPED, nosigint=True, readrc=False
         )  # fmt: skip
         self.attachment = attachment
         self.prompt = f"({shard}) "

@@ -33,6 +33,7 @@ from shardwright.node._api_lines import END, Follower, event_object, gone, line_
 from shardwright.node._api_messages import (
     MAX_ANSWER,
     MAX_LINE,
+    AskAttach,
     AskCall,
     AskDecisions,
     AskEvents,
@@ -40,8 +41,10 @@ from shardwright.node._api_messages import (
     AskLogs,
     AskMetrics,
     AskPs,
+    AskReload,
     AskResize,
     AskSessions,
+    AskStack,
     AskStop,
     Request,
     Unusable,
@@ -51,6 +54,7 @@ from shardwright.node._api_messages import (
 )
 from shardwright.node._api_sockets import descends_from, in_control_group, listen, peer
 from shardwright.node._api_values import from_json, readable
+from shardwright.node._attach import attach, targets
 from shardwright.node._logs import LogLine, matches
 from shardwright.node._resize import nearest, resize
 from shardwright.telemetry import RecordedEvent
@@ -63,14 +67,15 @@ MAX_FOLLOWERS = 32
 MAX_CALLS = 16
 FOLLOWER_QUEUE = 2000  # lines
 IDLE_S = 300.0
+GOODBYE_S = 5.0  # a terminal whose debugger is gone hangs up within that
 FIRST_REQUEST_S = 10.0
 ANSWER_S = 60.0  # a client that takes longer to read its answer is dropped
 MAX_TIMEOUT_S = 7 * 86400.0
 MAX_SESSION_NAME = 200  # characters
 MAX_REFUSALS = 100  # of shards, in the journal
 KINDS = (
-    "api", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue", "ready",
-    "refuse", "resize", "return", "stop", "swept",
+    "api", "attach", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue",
+    "ready", "refuse", "reload", "resize", "return", "stop", "swept",
 )  # fmt: skip
 
 T = TypeVar("T")
@@ -212,6 +217,9 @@ class ApiServer:
         except ValueError as error:
             await _write(writer, error_line(CallError(str(error), outcome="not started"), bad_input=True))
             return
+        if isinstance(request, AskAttach):
+            await self._attach(request, reader, writer)
+            return
         if isinstance(request, (AskLogs, AskEvents)):
             try:
                 self._known_shard(request)
@@ -254,10 +262,30 @@ class ApiServer:
                 return answer_line({"text": told.body.decode(), "content_type": told.content_type})
             case AskHealth():
                 return answer_line(msgspec.to_builtins(self._running.health()))
+            case AskStack():
+                return answer_line({"shards": await self._stacks(request.shard)})
+            case AskReload():
+                return answer_line(msgspec.to_builtins(await self._running.reload()))
             case AskStop():
                 return answer_line({"stopping": True})
             case _:
                 return answer_line(self._info())
+
+    async def _stacks(self, shard: str) -> list[dict[str, Any]]:
+        core = self._running.core
+        looks = (core.questions.stacks(port, core.plan.root) for port in targets(core, shard))
+        return list(await asyncio.gather(*looks))
+
+    async def _attach(self, request: AskAttach, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Ends the conversation, unless it never became one with a debugger."""
+        try:
+            await attach(self._running.core, request, reader, writer)
+        except NodeError as error:
+            await _write(writer, error_line(error))
+            return
+        writer.write_eof()
+        await asyncio.wait_for(reader.read(), GOODBYE_S)
+        raise ConnectionResetError("the terminal has gone")
 
     def _info(self) -> dict[str, Any]:
         running = self._running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,22 @@ class ApiClient:
                 return
             yield answer
 
+    def terminal(self, verb: str, *, wait_s: float = ANSWER_S, **fields: Any) -> socket.socket:
+        """The connection, which carries the bytes of a terminal from the answer on; it stays this client's."""
+        self._send(verb, fields)
+        self._socket.settimeout(wait_s)
+        # by the byte: what comes behind the line is the terminal's
+        line = bytearray()
+        try:
+            while not line.endswith(b"\n") and (byte := self._socket.recv(1)):
+                line += byte
+        except TimeoutError:
+            raise NoAnswer(f"the node at {self._path} took too long to answer") from None
+        except OSError as error:
+            raise NoAnswer(f"the node at {self._path} has gone: {error}") from None
+        self._read(bytes(line))
+        return self._socket
+
     def _send(self, verb: str, fields: dict[str, Any]) -> None:
         try:
             self._socket.sendall(json.dumps({"verb": verb, **fields}, allow_nan=False).encode() + b"\n")
@@ -93,6 +110,9 @@ class ApiClient:
             raise NoAnswer(f"the node at {self._path} took too long to answer") from None
         except OSError as error:
             raise NoAnswer(f"the node at {self._path} has gone: {error}") from None
+        return self._read(line)
+
+    def _read(self, line: bytes) -> dict[str, Any]:
         if not line.endswith(b"\n"):
             raise NoAnswer(f"the node at {self._path} has gone")
         answer: dict[str, Any] = json.loads(line)

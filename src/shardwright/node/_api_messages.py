@@ -93,6 +93,27 @@ class AskHealth(_Request, frozen=True, tag="health"):
     """Whether the node lives, and whether it serves all that it should."""
 
 
+class AskStack(_Request, frozen=True, tag="stack"):
+    """What every thread of a shard does, of a component's shards, or of all (empty), without stopping any."""
+
+    shard: str = ""
+
+
+class AskAttach(_Request, frozen=True, tag="attach"):
+    """Debug a shard: after the answer the connection carries the bytes of a terminal, both ways."""
+
+    shard: str
+    at: str = ""
+    now: bool = False
+    debugpy: bool = False
+    rows: int = 24
+    columns: int = 80
+
+
+class AskReload(_Request, frozen=True, tag="reload"):
+    """Take up what changed in the application's code and manifest."""
+
+
 class AskStop(_Request, frozen=True, tag="stop"):
     """Stop the node."""
 
@@ -108,6 +129,9 @@ Request = (
     | AskResize
     | AskMetrics
     | AskHealth
+    | AskStack
+    | AskAttach
+    | AskReload
     | AskStop
 )
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)

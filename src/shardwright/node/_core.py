@@ -17,7 +17,7 @@ from shardwright.contracts.clock import Clock
 from shardwright.contracts.transport import Transport
 from shardwright.controller import KeepMinimum, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
-from shardwright.guest import Bind, Counts, Finished, Load, Note, Patched
+from shardwright.guest import Attached, Bind, Counts, Finished, Load, Note, Patched, Stacks
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.ids import ComponentName, SessionId, SessionNumber, ShardId, new_shard_id
 from shardwright.model.manifest import Component, Manifest, implicit
@@ -27,6 +27,7 @@ from shardwright.node._bindings import CLIENT, Bindings
 from shardwright.node._journal import Journal
 from shardwright.node._launcher import Launcher
 from shardwright.node._logs import Logs
+from shardwright.node._looks import Questions
 from shardwright.node._mask import Mask
 from shardwright.node._numbers import Numbers
 from shardwright.node._port import ShardPort
@@ -102,6 +103,7 @@ class Core:
             monitor, self.shards, components, scopes, capacity.left(), lambda: len(self.sessions()), clock
         )
         self.bindings = Bindings(plan, transport, self.shards, self, clock)
+        self.questions = Questions()
         self._sessions: dict[SessionNumber, LiveSession] = {}
         self._names: dict[str, SessionNumber] = {}
         self._past_names: dict[int, str] = {}  # of ended sessions: their last lines may come after them
@@ -172,7 +174,11 @@ class Core:
         session = LiveSession(SessionNumber(next(self._numbers)), name, self._clock.wall_s())
         self._names[name] = session.number
         self._sessions[session.number] = session
-        entries = components if components is not None else [d.component for d in self.plan.definitions if d.component != MAIN_COMPONENT]
+        entries = (
+            components
+            if components is not None
+            else [d.component for d in self.plan.definitions if d.component != MAIN_COMPONENT]
+        )
         try:
             needs = needs_of(self.plan, entries, {component: repr(key) for component, key in keys.items()})
             await self.shards.compose(session.number, needs, timeout_s)
@@ -245,6 +251,9 @@ class Core:
         if self.bench is not None:
             self.bench.patched(port, patched)
 
+    def on_look(self, port: ShardPort, answer: Stacks | Attached) -> None:
+        self.questions.answered(port, answer)
+
     def on_gone(self, port: ShardPort, reason: str) -> None:
         if self.bench is not None:
             self.bench.gone(port)
@@ -259,6 +268,7 @@ class Core:
             self.bench.shard_ready(port)
         self.numbers.began(port)
         port.attach(self)
+        self.questions.begins(port)
         self.bindings.offer(port)
 
     def session_left(self, number: SessionNumber, shard: ShardId) -> None:
@@ -269,6 +279,7 @@ class Core:
                 self.shards.ports[shard].session_ends(number)
 
     def shard_ended(self, shard: ShardId, reason: str) -> None:
+        self.questions.ended(shard)
         for session in self._sessions.values():
             session.told.discard(shard)
         self._caused.pop(shard, None)

@@ -27,6 +27,7 @@ from shardwright.contracts.sandbox import Exit
 from shardwright.contracts.transport import Transport
 from shardwright.errors import ChannelClosed, ComponentImportError, StartFailed
 from shardwright.guest import (
+    AskStacks,
     Bind,
     Bound,
     ControlBinder,
@@ -40,12 +41,15 @@ from shardwright.guest import (
     Patch,
     Patched,
     Patches,
+    Retire,
     Route,
     Runtime,
+    Stacks,
     Unbind,
     import_modules,
     install_policy,
     run_program,
+    stacks,
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
@@ -140,6 +144,8 @@ class InprocPort(ShardPort):
                 events.on_finished(self, message)
             case Note():
                 events.on_note(self, message)
+            case Stacks():
+                events.on_look(self, message)
             case Patched():
                 events.on_patched(self, message)
             case None:
@@ -198,13 +204,22 @@ class InprocPort(ShardPort):
 
         self._run(job)
 
-    def stop(self, grace_s: float) -> None:
-        if self._stopping is None:
-            self._stopping = self._loop.create_task(self._stop(grace_s), name=f"{self.shard} stops")
+    def tell(self, message: Any, descriptors: tuple[int, ...] = ()) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if isinstance(message, Retire):
+            self.runtime.router.retire(ShardId(message.shard), lost=message.lost)
+        elif isinstance(message, AskStacks):
+            with contextlib.suppress(ChannelClosed):
+                self.send(stacks(message.request, self.runtime.doing()))
 
-    async def _stop(self, grace_s: float) -> None:
+    def stop(self, grace_s: float, *, drain: bool = False) -> None:
+        if self._stopping is None:
+            self._stopping = self._loop.create_task(self._stop(grace_s, drain), name=f"{self.shard} stops")
+
+    async def _stop(self, grace_s: float, drain: bool) -> None:
         end_s = time.monotonic() + grace_s
-        while self.runtime.responder.busy and time.monotonic() < end_s:
+        while (self.runtime.responder.busy or (drain and self.runtime.called)) and time.monotonic() < end_s:
             await asyncio.sleep(0.005)
         self.ask_counts(0)  # its last word is heard before its end
         self._loop.call_soon(self.close, "it was told to stop")

@@ -16,6 +16,7 @@ from shardwright.guest import (
     Accept,
     AskCounts,
     AskLoad,
+    Attached,
     Bind,
     Bound,
     Counts,
@@ -29,6 +30,7 @@ from shardwright.guest import (
     RunMain,
     SessionBegins,
     SessionEnds,
+    Stacks,
     Stop,
     Unbind,
     decode_from_guest,
@@ -59,6 +61,8 @@ class PortEvents(Protocol):
     def on_note(self, port: ShardPort, note: Note) -> None: ...
 
     def on_patched(self, port: ShardPort, patched: Patched) -> None: ...
+
+    def on_look(self, port: ShardPort, answer: Stacks | Attached) -> None: ...
 
     def on_gone(self, port: ShardPort, reason: str) -> None: ...
 
@@ -114,7 +118,15 @@ class ShardPort(ABC):
     def run_main(self, target: str, session: SessionNumber) -> None: ...
 
     @abstractmethod
-    def stop(self, grace_s: float) -> None: ...
+    def stop(self, grace_s: float, *, drain: bool = False) -> None:
+        """Finish what runs, within the grace; with ``drain`` also what comes until every caller has closed its links."""
+
+    @abstractmethod
+    def tell(self, message: Any, descriptors: tuple[int, ...] = ()) -> None:
+        """A message for looking on, or for being replaced: Retire, StacksTo, AskStacks, Attach, BreakIn, Detach.
+
+        Uses the descriptors up.
+        """
 
     @abstractmethod
     def close(self, reason: str) -> None:
@@ -234,8 +246,11 @@ class GuestPort(ShardPort):
     def run_main(self, target: str, session: SessionNumber) -> None:
         self.send(RunMain(target, session))
 
-    def stop(self, grace_s: float) -> None:
-        self.send(Stop(grace_s))
+    def stop(self, grace_s: float, *, drain: bool = False) -> None:
+        self.send(Stop(grace_s, drain))
+
+    def tell(self, message: Any, descriptors: tuple[int, ...] = ()) -> None:
+        self.send(message, descriptors)
 
     # -- the event loop ----------------------------------------------------------------------------------------
 
@@ -300,6 +315,8 @@ class GuestPort(ShardPort):
                 events.on_finished(self, message)
             case Note():
                 events.on_note(self, message)
+            case Stacks() | Attached():
+                events.on_look(self, message)
             case Patched():
                 events.on_patched(self, message)
             case _:

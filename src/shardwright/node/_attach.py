@@ -1,0 +1,141 @@
+"""A client's terminal, put through to a debugger in a shard.
+
+The node makes a pseudo terminal, gives one end to the shard, and carries bytes between the other end and the client's
+connection. It reads none of them but two: Ctrl-C also asks the shard to stop the program at its next line, and Ctrl-D
+asks a running program's debugger to go. When either side ends, so does the other: a client that is gone leaves no shard
+standing, for the closed terminal ends the debugger's prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import struct
+from typing import TYPE_CHECKING
+
+from shardwright.errors import NodeError
+from shardwright.guest import Attach, Attached, BreakIn, Detach
+from shardwright.node._api_messages import AskAttach, Unusable, answer_line
+from shardwright.node._port import ShardPort
+from shardwright.node._resize import nearest
+
+if TYPE_CHECKING:
+    from shardwright.node._core import Core
+
+BEGIN_S = 10.0  # within which a debugger must begin; debugpy starts a process
+_CTRL_C, _CTRL_D = b"\x03", b"\x04"
+_PIECE = 4096
+_TIOCSWINSZ = 0x5414
+
+
+def targets(core: Core, wanted: str) -> list[ShardPort]:
+    """The running shards meant by a shard's id or a component's name; all for an empty one. Raises Unusable."""
+    ports, components = core.ports(), [str(definition.component) for definition in core.plan.definitions]
+    running = [record for record in core.records() if record.id in ports]
+    found = [ports[r.id] for r in running if not wanted or wanted in (r.id, r.component)]
+    if found or not wanted:
+        return found
+    if wanted in components:
+        raise Unusable(f"no shard of {wanted} is running now", remedy="it starts when it is called first")
+    raise Unusable(
+        f"there is no shard or component {wanted!r}", remedy=nearest(wanted, [*components, *(r.id for r in running)])
+    )
+
+
+async def attach(core: Core, wanted: AskAttach, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer, then carry bytes until one side ends. Raises NodeError, having answered nothing."""
+    ports = targets(core, wanted.shard)
+    if not ports:
+        raise Unusable("no shard is running now")
+    port = ports[0]
+    if port.pid == os.getpid():
+        raise Unusable(
+            "all shards of this node live in one process, which has the terminal",
+            remedy="use breakpoint() there, or: python -m pdb -m shardwright run --inproc",
+        )
+    ours, theirs = os.openpty()
+    try:
+        _size(ours, wanted.rows, wanted.columns)
+        begun = await _begin(core, port, wanted, theirs)
+        if begun.error:
+            raise NodeError(begun.error[:500], remedy=begun.remedy[:500])
+    except BaseException:
+        os.close(ours)
+        port.tell(Detach())
+        raise
+    core.record("attach", "a terminal debugs it", component=port.component, shard=port.shard)
+    try:
+        writer.write(answer_line({"shard": port.shard, "component": port.component, "pid": port.pid}))
+        await _carry(port, ours, reader, writer)
+        if not port.alive():
+            writer.write(f"\r\n{port.shard} has ended\r\n".encode())
+    finally:
+        port.tell(Detach())
+        core.record("attach", "the terminal has gone; it runs on", component=port.component, shard=port.shard)
+
+
+async def _begin(core: Core, port: ShardPort, wanted: AskAttach, descriptor: int) -> Attached:
+    def make(number: int) -> Attach:
+        return Attach(number, wanted.at, wanted.now, wanted.debugpy)
+
+    try:
+        answer: Attached = await core.questions.ask(port, make, BEGIN_S, (descriptor,))
+    except TimeoutError:
+        raise NodeError(
+            f"{port.shard} does not answer: something keeps its interpreter, code in C probably",
+            remedy=f"look at what it does: shardwright stack {port.shard}",
+        ) from None
+    return answer
+
+
+async def _carry(port: ShardPort, master: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Bytes both ways, until either side ends. Uses the descriptor up."""
+    loop = asyncio.get_running_loop()
+    from_shard = asyncio.StreamReader(limit=_PIECE * 4, loop=loop)
+    with open(master, "rb", buffering=0) as readable, open(os.dup(master), "wb", buffering=0) as writable:
+        hearing, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(from_shard, loop=loop), readable)
+        speaking, flow = await loop.connect_write_pipe(lambda: asyncio.streams.FlowControlMixin(loop=loop), writable)
+        to_shard = asyncio.StreamWriter(speaking, flow, None, loop)
+        ways = [loop.create_task(_out(from_shard, writer)), loop.create_task(_in(port, reader, to_shard))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            hearing.close()
+            speaking.abort()
+            await asyncio.sleep(0)  # they close their files with the next turn
+
+
+async def _out(from_shard: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What the debugger says; ends with its end of the terminal."""
+    while True:
+        try:
+            data = await from_shard.read(_PIECE)
+        except OSError:  # the last one at the other end closed it
+            return
+        if not data:
+            return
+        writer.write(data)
+        await writer.drain()
+
+
+async def _in(port: ShardPort, reader: asyncio.StreamReader, to_shard: asyncio.StreamWriter) -> None:
+    """What is typed; ends with the client."""
+    while data := await reader.read(_PIECE):
+        to_shard.write(data)
+        if _CTRL_C in data:
+            port.tell(BreakIn())
+        if _CTRL_D in data:
+            port.tell(Detach(lost=False))
+        with contextlib.suppress(OSError):
+            await to_shard.drain()
+
+
+def _size(terminal: int, rows: int, columns: int) -> None:
+    import fcntl
+
+    with contextlib.suppress(OSError, struct.error):
+        fcntl.ioctl(terminal, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
