@@ -304,7 +304,7 @@ class ClientHandles:
         cls: Any = client.import_module(module)
         for part in qualname.split("."):
             cls = getattr(cls, part)
-        client.handle_sessions[shard, object_id] = replace(NOWHERE, session=current_call.get().session)
+        client.handle_sessions[shard, object_id] = replace(NOWHERE, session=client._caller.context().session)
         return client._proxies.handles.get(cls, ShardId(shard), object_id)
 
 

@@ -313,6 +313,8 @@ class _BenchHandles(ClientHandles):
         if isinstance(value, Handle):
             return super().reference(value)
         cls = type(value)
+        if isinstance(value, BaseException):
+            return None
         if f"{cls.__module__}:{cls.__qualname__}" in self._bench._values:
             return None
         return self._bench.reference(value)

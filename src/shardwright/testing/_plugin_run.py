@@ -16,6 +16,7 @@ from shardwright.model.ids import SessionNumber
 from shardwright.node import Node, Session
 from shardwright.testing._plugin_modules import CommonModules, TestFinder
 from shardwright.testing._plugin_node import TestNode, TestSession
+from shardwright.testing._plugin_traces import tidy
 
 MANIFEST = "shardwright.toml"
 
@@ -197,8 +198,12 @@ class ShardedRun:
     # -- reports -----------------------------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         self.node.hear()
+        if call.excinfo is not None and not item.config.getoption("fulltrace", False):
+            tidy(call.excinfo)
         report = yield
         said = self.node.output.kept()
         if report.failed and said:
