@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import msgspec
 
@@ -24,7 +25,7 @@ from shardwright.guest._runtime import Runtime
 from shardwright.guest._shard import Shard
 from shardwright.guest._template import ForkServer, ImportFailed, announce, import_component, prepare_imports
 from shardwright.model.ids import ComponentName, ShardId
-from shardwright.model.shard import ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.transport.socket import SocketTransport
 
 
@@ -112,7 +113,13 @@ def _spawned(control: ControlSocket, init: Init) -> int:
     return _serve(shard)
 
 
-def _enter(control: ControlSocket, runtime: Runtime) -> Shard:
+class Serving(Protocol):
+    """A shard of the application, or the gateway."""
+
+    def serve(self) -> int: ...
+
+
+def _enter(control: ControlSocket, runtime: Runtime) -> Serving:
     message, descriptors = control.receive()
     if not isinstance(message, Enter):
         raise ChannelClosed("the node did not say who this is")
@@ -125,13 +132,17 @@ def _enter(control: ControlSocket, runtime: Runtime) -> Shard:
         tag_output(descriptors[0])
     remember_origins()
     tag_records()
+    if runtime.component == GATEWAY_COMPONENT:
+        ours = importlib.import_module(runtime.definition.code.primary)  # from a room above this one
+        gateway: Serving = ours.enter(runtime.plan, control, message, descriptors[1:])
+        return gateway
     runtime.entered()
     shard = Shard(runtime, control, {"socket": SocketTransport()})
     shard.enter(ShardId(message.shard), message.secrets)
     return shard
 
 
-def _serve(shard: Shard) -> int:
+def _serve(shard: Serving) -> int:
     try:
         status = shard.serve()
     except KeyboardInterrupt:

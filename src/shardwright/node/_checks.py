@@ -22,15 +22,6 @@ def unbuilt(manifest: Manifest) -> tuple[str, ...]:
         for component in manifest.components
         if component.isolation not in BACKENDS
     ]
-    for key, what, there in (
-        ("routes[0]", "[[routes]]", bool(manifest.routes)),
-        ("gateway", "[gateway]", manifest.gateway is not None and not manifest.routes),
-    ):
-        if there:
-            problems.append(
-                f"{manifest.place(key)}: {what}: nothing serves requests from outside in this version; "
-                f"expected no [gateway] and no [[routes]]"
-            )
     return tuple(problems)
 
 

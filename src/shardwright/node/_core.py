@@ -7,23 +7,24 @@ import itertools
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Protocol
+from typing import Any, Protocol
 
 from shardwright.composition import Composer, ShardRecord, needs_of
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.transport import Transport
 from shardwright.controller import KeepMinimum, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
-from shardwright.guest import Attached, Bind, Counts, Finished, Load, Note, Patched, Stacks
+from shardwright.guest import Attached, Bind, Counts, Finished, FromGateway, Load, Note, Patched, Stacks
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.ids import ComponentName, SessionId, SessionNumber, ShardId, new_shard_id
-from shardwright.model.manifest import Component, Manifest, implicit
-from shardwright.model.shard import MAIN_COMPONENT, ShardPlan
+from shardwright.model.manifest import Component, Manifest, Scale, implicit
+from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT, ShardPlan
 from shardwright.monitoring import NodeMonitor
 from shardwright.node._bindings import CLIENT, Bindings
+from shardwright.node._gateway_sessions import GatewaySessions
 from shardwright.node._journal import Journal
 from shardwright.node._launcher import Launcher
 from shardwright.node._logs import Logs
@@ -80,6 +81,7 @@ class Core:
         random_source: random.Random | None = None,
         terminal: ComponentName | None = None,
         mask: Mask | None = None,
+        gateway: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.manifest = manifest
@@ -95,6 +97,8 @@ class Core:
         components = {
             d.component: named.get(d.component) or implicit(d.component, d.code.primary) for d in plan.definitions
         }
+        if gateway and GATEWAY_COMPONENT in components:  # it is there from the start, and anew whenever it dies
+            components[GATEWAY_COMPONENT] = replace(components[GATEWAY_COMPONENT], scale=Scale(min=1, max=1))
         composer = Composer(plan, named, capacity, lambda name: new_shard_id(name, source))
         self.shards = Shards(plan, components, composer, policy or KeepMinimum(), clock, self, terminal)
         monitor = NodeMonitor(manifest.app, version("shardwright"), components, clock.wall_s())
@@ -104,6 +108,7 @@ class Core:
         )
         self.bindings = Bindings(plan, transport, self.shards, self, clock)
         self.questions = Questions()
+        self.gateway_sessions = GatewaySessions(plan, manifest.gateway, self)
         self._sessions: dict[SessionNumber, LiveSession] = {}
         self._names: dict[str, SessionNumber] = {}
         self._past_names: dict[int, str] = {}  # of ended sessions: their last lines may come after them
@@ -131,6 +136,9 @@ class Core:
             return
         self._closing = True
         self.numbers.state = "closing"
+        if manifest_gateway := self.manifest.gateway:
+            await self.shards.drain(GATEWAY_COMPONENT, manifest_gateway.drain_s)
+        self.gateway_sessions.close()
         for session in list(self._sessions):
             self.end_session(session)
         await self.shards.close(grace_s)
@@ -177,7 +185,7 @@ class Core:
         entries = (
             components
             if components is not None
-            else [d.component for d in self.plan.definitions if d.component != MAIN_COMPONENT]
+            else [d.component for d in self.plan.definitions if d.component not in (MAIN_COMPONENT, GATEWAY_COMPONENT)]
         )
         try:
             needs = needs_of(self.plan, entries, {component: repr(key) for component, key in keys.items()})
@@ -214,6 +222,9 @@ class Core:
         self._sessions[number] = LiveSession(number, f"({shard})", self._clock.wall_s())
         return number
 
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self.shards.spawn(coroutine)
+
     def touch(self, number: SessionNumber) -> None:
         self.shards.composer.touch(number, self._clock.monotonic_s())
 
@@ -224,6 +235,9 @@ class Core:
 
     def on_unbind(self, port: ShardPort, unbind: UnbindRequest) -> None:
         self.bindings.on_unbind(port, unbind)
+
+    def on_ask(self, port: ShardPort, message: FromGateway) -> None:
+        self.gateway_sessions.on_ask(port, message)
 
     def on_load(self, port: ShardPort, load: Load) -> None:
         self.shards.loaded(port, load)

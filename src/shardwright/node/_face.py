@@ -108,6 +108,12 @@ class Node:
             beginning.give_up()
             raise
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the gateway answers; empty when there is none."""
+        ingress = self.running.ingress
+        return ingress.urls if ingress is not None else ()
+
     def shards(self) -> list[ShardStatus]:
         return self.running.submit(self.running.status()).result()
 

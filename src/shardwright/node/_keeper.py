@@ -34,12 +34,15 @@ from shardwright.node._keeper_messages import (
     Inherit,
     Kill,
     Launch,
+    Listen,
+    Listening,
     Refused,
     Resize,
     Started,
     Usages,
     to_keeper,
 )
+from shardwright.node._listen import addresses_of, listen
 from shardwright.sandbox import become_subreaper
 from shardwright.sandbox.process import ProcessBackend, end_descendants
 
@@ -64,6 +67,7 @@ class Keeper:
         self._late_due_s = 0.0
         self._swept: tuple[str, ...] = ()
         self._inherited: list[str] = []  # files to remove
+        self._listening: dict[str, list[socket.socket]] = {}  # by the address that was asked for
 
     def run(self) -> None:
         """Until the node is gone; then end everything."""
@@ -177,6 +181,13 @@ class Keeper:
             case Inherit():
                 self._inherited.append(message.path)
                 return Done(message.request), []
+            case Listen():
+                if descriptors:
+                    self._listening[message.bind] = [socket.socket(fileno=os.dup(number)) for number in descriptors]
+                elif message.bind not in self._listening:
+                    self._listening[message.bind] = listen(message.bind)
+                sockets = self._listening[message.bind]
+                return Listening(message.request, addresses_of(sockets)), [each.fileno() for each in sockets]
             case AskUsage():
                 found = {s: self._sandboxes[s].usage() for s in message.shards if s in self._sandboxes}
                 return Usages(message.request, found), []

@@ -29,6 +29,7 @@ from shardwright.node._keeper_messages import (
     Inherit,
     Kill,
     Launch,
+    Listen,
     Refused,
     Resize,
     from_keeper,
@@ -191,6 +192,19 @@ class KeeperClient:
     async def inherit(self, path: Path) -> None:
         """Let it remove that file should this process die."""
         await self._ask(Inherit(next(self._ids), str(path)), [])
+
+    async def listen(self, bind: str, given: list[int]) -> tuple[tuple[str, ...], list[int]]:
+        """Addresses and listening sockets (the caller's) for ``host:port``, bound once; or those that are ``given``.
+
+        Raises NodeError.
+        """
+        try:
+            answer, received = await self._ask(Listen(next(self._ids), bind), given)
+        except SandboxError as refused:
+            raise NodeError(refused.message, remedy=refused.remedy) from None
+        if len(received) != len(answer.addresses):
+            raise NodeError("the gateway's sockets did not come", remedy="raise the limit of open files (ulimit -n)")
+        return answer.addresses, received
 
     async def delete(self, shard: ShardId) -> Exit | None:
         """End it and remove every trace."""

@@ -53,6 +53,15 @@ class Inherit(_Message, frozen=True, tag="inherit"):
     path: str
 
 
+class Listen(_Message, frozen=True, tag="listen"):
+    """Listen on ``host:port``, or do so still: the keeper keeps these sockets until it ends.
+
+    Descriptors that come with the frame are sockets which listen already, and serve in place of those of its own.
+    """
+
+    bind: str
+
+
 class AskUsage(_Message, frozen=True, tag="usage?"):
     shards: tuple[str, ...]
 
@@ -91,13 +100,19 @@ class Done(_Message, frozen=True, tag="done"):
     pass
 
 
+class Listening(_Message, frozen=True, tag="listening"):
+    """A copy of each socket comes with the frame."""
+
+    addresses: tuple[str, ...]
+
+
 class Refused(_Message, frozen=True, tag="refused"):
     message: str
     remedy: str = ""
 
 
-ToKeeper = Launch | Adopt | Resize | Kill | Delete | Inherit | AskUsage | Describe
-FromKeeper = Started | Applied | Deleted | Usages | Described | Done | Refused
+ToKeeper = Launch | Adopt | Resize | Kill | Delete | Inherit | Listen | AskUsage | Describe
+FromKeeper = Started | Applied | Deleted | Usages | Described | Done | Listening | Refused
 
 to_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToKeeper)
 from_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromKeeper)

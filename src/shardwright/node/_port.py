@@ -17,11 +17,14 @@ from shardwright.guest import (
     AskCounts,
     AskLoad,
     Attached,
+    BeginSession,
     Bind,
     Bound,
     Counts,
+    EndSession,
     Finished,
     Forget,
+    FromGateway,
     Load,
     Note,
     Offer,
@@ -29,10 +32,12 @@ from shardwright.guest import (
     Patched,
     RunMain,
     SessionBegins,
+    SessionBegun,
     SessionEnds,
     Stacks,
     Stop,
     Unbind,
+    UseSessions,
     decode_from_guest,
     frame,
 )
@@ -63,6 +68,8 @@ class PortEvents(Protocol):
     def on_patched(self, port: ShardPort, patched: Patched) -> None: ...
 
     def on_look(self, port: ShardPort, answer: Stacks | Attached) -> None: ...
+
+    def on_ask(self, port: ShardPort, message: FromGateway) -> None: ...
 
     def on_gone(self, port: ShardPort, reason: str) -> None: ...
 
@@ -113,6 +120,9 @@ class ShardPort(ABC):
     @abstractmethod
     def patch(self, patch: Patch) -> None:
         """Change something for a test; a Patched of its number comes later. Only when the node is under test."""
+
+    def begun(self, answer: SessionBegun) -> None:  # noqa: B027 - only a gateway asks, and not every port leads to one
+        """The answer to a BeginSession."""
 
     @abstractmethod
     def run_main(self, target: str, session: SessionNumber) -> None: ...
@@ -243,6 +253,9 @@ class GuestPort(ShardPort):
     def patch(self, patch: Patch) -> None:
         self.send(patch)
 
+    def begun(self, answer: SessionBegun) -> None:
+        self.send(answer)
+
     def run_main(self, target: str, session: SessionNumber) -> None:
         self.send(RunMain(target, session))
 
@@ -313,6 +326,8 @@ class GuestPort(ShardPort):
                 events.on_counts(self, message)
             case Finished():
                 events.on_finished(self, message)
+            case BeginSession() | EndSession() | UseSessions():
+                events.on_ask(self, message)
             case Note():
                 events.on_note(self, message)
             case Stacks() | Attached():

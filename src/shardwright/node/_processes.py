@@ -17,7 +17,8 @@ from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, 
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
-from shardwright.model.shard import ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
 from shardwright.node._launcher import Launcher, Surroundings, end_in_words, parent_of
 from shardwright.node._logs import Logs
@@ -54,10 +55,12 @@ class ProcessLauncher(Launcher):
         events: LaunchEvents,
         *,
         testing: Testing | None = None,
+        ingress: Ingress | None = None,
     ) -> None:
         self._testing = testing
         self._events = events
         self._keeper = keeper
+        self._ingress = ingress
         self._manifest = manifest
         self._plan = plan
         self._plan_bytes = msgspec.msgpack.encode(plan)
@@ -71,7 +74,12 @@ class ProcessLauncher(Launcher):
         self._closing = False
 
     async def prepare(self) -> None:
-        wanted = [d.component for d in self._plan.definitions if self._start_of(d.component) is not Start.SPAWN]
+        wanted = [
+            d.component
+            for d in self._plan.definitions
+            if self._start_of(d.component) is not Start.SPAWN
+            and (d.component != GATEWAY_COMPONENT or self._ingress is not None)
+        ]
         results = await asyncio.gather(*(self._template(component) for component in wanted), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -236,7 +244,9 @@ class ProcessLauncher(Launcher):
                 )
             self._watch(port, pidfd)
             self._check(await self._expect(port, Hello))
-            port.send(Init(self._plan_bytes, component, role, (self._plan.root,), self._surroundings.argv, self._testing))
+            # the gateway runs no code of the application, and must not find any
+            paths = () if component == GATEWAY_COMPONENT else (self._plan.root,)
+            port.send(Init(self._plan_bytes, component, role, paths, self._surroundings.argv, self._testing))
             if role == "shard":
                 self._enter(port, terminal)
             ready = await self._expect(port, Ready)
@@ -253,7 +263,10 @@ class ProcessLauncher(Launcher):
         secrets = dict(self._surroundings.secrets.get(port.component, {}))
         log = () if terminal else (self._logs.pipe(port.shard),)
         descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
-        port.send(Enter(port.shard, secrets, terminal), descriptors)
+        settings = b""
+        if port.component == GATEWAY_COMPONENT and self._ingress is not None:
+            settings, descriptors = self._ingress.settings, (*descriptors, *self._ingress.copies())
+        port.send(Enter(port.shard, secrets, terminal, settings), descriptors)
 
     # -- starting ----------------------------------------------------------------------------------------------
 

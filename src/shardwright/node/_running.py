@@ -29,6 +29,7 @@ from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import not_enforced, plan_to_start
 from shardwright.node._client import Client
 from shardwright.node._core import Core, LiveSession
+from shardwright.node._ingress import Ingress
 from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
@@ -102,6 +103,7 @@ class Running:
         self._cleaning: asyncio.Future[None] | None = None  # after the keeper's death
         self._keeper: KeeperClient | None = None
         self._inproc: InprocLauncher | None = None
+        self.ingress: Ingress | None = None  # the way in from outside
         self.events = EventLog(clock=self._clock)
         if options.log is not None:
             options.log.conceal = Mask.of(self._secrets).text
@@ -158,10 +160,13 @@ class Running:
         problems = capacity_problems(manifest, total)
         if problems:
             raise ManifestError("the manifest asks for more than this machine has", problems=problems)
+        if manifest.gateway is not None and self._keeper is not None:
+            given = [sock.fileno() for _, sock in self.options.sockets]
+            self.ingress = await Ingress.open(self.plan, manifest.gateway, self._keeper, state, given)
         capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)
         self.core = Core(
             manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
-            clock=self._clock, terminal=terminal, mask=Mask.of(self._secrets),
+            clock=self._clock, terminal=terminal, mask=Mask.of(self._secrets), gateway=self.ingress is not None,
         )  # fmt: skip
         if self._keeper is not None:
             keeper = self._keeper
@@ -177,10 +182,13 @@ class Running:
                 manifest, self.plan, surroundings, transport, self.core, testing=self.options.testing is not None
             )
             self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
+            if manifest.gateway is not None:
+                self.notes.append("the gateway does not serve with --inproc")
         else:
             launcher = ProcessLauncher(
-                self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core, testing=self.options.testing
-            )
+                self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core,
+                testing=self.options.testing, ingress=self.ingress,
+            )  # fmt: skip
             if described.reason:
                 self.core.record("limits", described.reason)
             for line in not_enforced(manifest, described.enforces):
@@ -267,6 +275,8 @@ class Running:
         try:
             await self._shut_all(grace_s)
         finally:
+            if self.ingress is not None:
+                self.ingress.close()
             for _, sock in self.options.sockets:
                 sock.close()
             if self._journal is not None:

@@ -119,6 +119,17 @@ class Shards:
                     await self.launcher.end(port)
             await self.launcher.close()
 
+    async def drain(self, component: ComponentName, grace_s: float) -> None:
+        """Let the shards of that component finish what they do, while the others serve them; none is launched any more."""
+        self._pool.close()
+        ports = [port for port in self.ports.values() if port.component == component]
+        for port in ports:
+            self._stopping.add(port.shard)
+            port.stop(grace_s)
+        end_s = self._clock.monotonic_s() + grace_s + STOP_GRACE_S
+        while any(port.shard in self.ports for port in ports) and self._clock.monotonic_s() < end_s:
+            await asyncio.sleep(0.005)
+
     def fail(self, error: NodeError) -> None:
         """Fail every request that waits; nothing is launched any more."""
         self._closing = True
