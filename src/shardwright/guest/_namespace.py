@@ -162,6 +162,14 @@ class Namespace:
             return importlib.import_module(name)
         return self._get(name)
 
+    @contextlib.contextmanager
+    def visible(self) -> Iterator[None]:
+        """Its modules are those of ``sys.modules`` meanwhile: for libraries that look up the annotations of a class there."""
+        with import_turn, contextlib.ExitStack() as shown:
+            for name in sorted(self._complete):
+                shown.enter_context(import_turn.visible(name, self._modules[name]))
+            yield
+
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _is_private(self, name: str) -> bool:

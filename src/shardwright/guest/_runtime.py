@@ -105,9 +105,8 @@ class Runtime:
         self.chains = Chains()
         self.caller = Caller(self.router, self.chains, self.mailbox)
         self.proxies = Proxies(plan, self.caller)
-        self.import_module: Import = (
-            Namespace(plan, component, self.proxies).import_module if inproc else importlib.import_module
-        )
+        namespace = Namespace(plan, component, self.proxies) if inproc else None
+        self.import_module: Import = importlib.import_module if namespace is None else namespace.import_module
         self.objects = Objects()
         self.sessions = Sessions()
         self.loop = ShardLoop(self.mailbox, component)
@@ -121,6 +120,8 @@ class Runtime:
             session_name=self.sessions.name,
         )
         self.web = Web(self.responder, plan.routes)
+        if namespace is not None:
+            self.web.visible = namespace.visible
         self.responder.after_call = self.proxies.release_dropped
         self.responder.before_answer = end_lines
         self.responder.let_go = self.let_go

@@ -12,6 +12,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -105,6 +106,8 @@ class Web:
         self._applications: dict[MethodId, Application] = {}
         # whether other shards may run the same application
         self.many = definition.state is StateKind.NONE or definition.scope.kind is not ScopeKind.SHARED
+        # how modules of the shard are found by libraries, where they are not in ``sys.modules``
+        self.visible: Callable[[], AbstractContextManager[None]] = nullcontext
         responder.open_web = self.admit
         responder.hear_web = self.hear
 
@@ -151,7 +154,8 @@ class Web:
         function = self.responder.resolve(entry.module, entry.qualname)
         known = self._readings.get(method)
         if known is None or known[0] is not function:
-            known = function, Reading(function, entry.name)
+            with self.visible():
+                known = function, Reading(function, entry.name)
             self._readings[method] = known
         return function, known[1]
 
@@ -284,7 +288,8 @@ class WebCall(IncomingCall):
                 return self._call(request)
             case Describe(path, method):
                 reading = self.web.reading(entry.method_id)[1]
-                operation = describe(reading, path, method, str(self.owner.definition.component))
+                with self.web.visible():
+                    operation = describe(reading, path, method, str(self.owner.definition.component))
                 return Described(msgspec.json.encode(operation))
         return self._serve()
 

@@ -86,6 +86,8 @@ class Reading:
         self.takes_more = False  # **kwargs
         self._more: Any = Any
         hints = _hints(function)
+        for annotation in hints.values():
+            _warm(annotation)
         self.result = hints.get("return", Any)
         try:
             parameters = inspect.signature(function).parameters.values()
@@ -124,7 +126,8 @@ class Reading:
             if argument is None and not self.takes_more:
                 raise TypeError(f"{self.name}() has no argument {name!r}, which the path of its route names")
             annotation = argument.text_annotation if argument is not None else self._more
-            _convert_text(found, name, text, annotation, f"path.{name}", wrong)
+            one = [text] if argument is not None and argument.repeated else text
+            _convert_text(found, name, one, annotation, f"path.{name}", wrong)
         query: dict[str, list[str]] = {}
         for name, text in request.query:
             query.setdefault(name, []).append(text)
@@ -211,7 +214,7 @@ def encode_result(result: object, name: str) -> FunctionReply:
     """The result as JSON. Raises TypeError when there is no JSON for it."""
     try:
         return FunctionReply(200, msgspec.json.encode(result, enc_hook=_plain))
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, NotImplementedError) as error:
         raise TypeError(f"the result of {name}() cannot be written as JSON: {error}") from error
 
 
@@ -234,6 +237,14 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         except Exception:
             continue
     return hints
+
+
+def _warm(annotation: Any) -> None:
+    """Let msgspec look up the annotations of classes now; it remembers them."""
+    try:
+        msgspec.json.Decoder(annotation, dec_hook=_from_plain)
+    except Exception:
+        pass  # said where a value is to be converted
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
@@ -303,7 +314,9 @@ def _plain(value: Any) -> Any:
 # -- conversion ----------------------------------------------------------------------------------------------------
 
 _FAULT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
-_EXPECTED = re.compile(r"^Expected `(?P<expected>.*?)`(?:, got `(?P<got>.*?)`)?$")
+_EXPECTED = re.compile(
+    r"^Expected `(?P<expected>.*?)`(?P<bound> (?:of|matching|that|<|>|[a-z]).*?)?(?:, got `(?P<got>.*?)`)?$"
+)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 
 
@@ -329,7 +342,7 @@ def _convert(
     found: dict[str, Any], name: str, value: Any, annotation: Any, where: str, wrong: list[dict[str, str]]
 ) -> None:
     try:
-        found[name] = msgspec.convert(value, annotation, dec_hook=_from_plain)
+        found[name] = _filled(msgspec.convert(value, annotation, dec_hook=_from_plain))
     except msgspec.ValidationError as error:
         expected, got, inside = _explained(error)
         if missing := _MISSING.match(str(error).partition(" - at ")[0]):
@@ -342,6 +355,25 @@ def _convert(
         wrong.append({"where": where, "expected": _name_of(annotation), "got": str(error)[:_GOT_CHARS]})
 
 
+def _filled(value: Any) -> Any:
+    """``value``, with every field of its data classes set in the instances, as ``__init__`` does; msgspec leaves defaults to
+    the class, where they can be read but are not written as JSON."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        for each in value:
+            _filled(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            _filled(each)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = getattr(value, "__dict__", None)
+        for field in dataclasses.fields(value):
+            content = getattr(value, field.name, None)
+            if own is not None and field.name not in own:
+                object.__setattr__(value, field.name, content)
+            _filled(content)
+    return value
+
+
 def _explained(error: msgspec.ValidationError) -> tuple[str, str, str]:
     """What was expected, what came, and where inside the value."""
     fault = _FAULT.match(str(error))
@@ -349,7 +381,7 @@ def _explained(error: msgspec.ValidationError) -> tuple[str, str, str]:
     inside = (fault["path"] or "$")[1:]
     expected = _EXPECTED.match(fault["what"])
     if expected is not None:
-        return expected["expected"], expected["got"] or "", inside
+        return expected["expected"] + (expected["bound"] or ""), expected["got"] or "", inside
     what = fault["what"]
     return ("", what[:_GOT_CHARS], inside)
 

@@ -21,6 +21,7 @@ class Call:
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.counted = True
         self.task: Any = None
         self.ran = threading.Event()
         self.forgotten = threading.Event()
