@@ -14,7 +14,7 @@ from shardwright.errors import NodeError
 
 FIRST = 3  # SD_LISTEN_FDS_START
 MOST = 64
-_REMEDY = "give this service one stream socket in its .socket unit (ListenStream=), or none"
+_REMEDY = "give this service one TCP socket in its .socket unit (ListenStream=), or none"
 
 
 def inherited(environment: Mapping[str, str], pid: int) -> tuple[tuple[str, socket.socket], ...]:
@@ -49,6 +49,8 @@ def _check(descriptor: int) -> None:
             f"descriptor {descriptor}, of those handed over, is no socket: {error}", remedy=_REMEDY
         ) from None
     with copy:
+        if copy.family not in (socket.AF_INET, socket.AF_INET6):
+            raise NodeError(f"descriptor {descriptor}, of those handed over, is no socket of TCP", remedy=_REMEDY)
         if copy.type != socket.SOCK_STREAM or not copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise NodeError(
                 f"descriptor {descriptor}, of those handed over, does not listen for streams", remedy=_REMEDY

@@ -132,7 +132,7 @@ def test_sockets_come_with_their_names_and_go_to_nobody_else() -> None:
     assert found.stdout.splitlines() == [f"web {ports[0]} False 3", f" {ports[1]} False 4"], found.stderr
 
 
-@pytest.mark.parametrize("what", ["a file", "a datagram socket", "a connection"])
+@pytest.mark.parametrize("what", ["a file", "a datagram socket", "a connection", "a Unix socket"])
 def test_what_is_no_listening_socket_is_refused(what: str, tmp_path: Path) -> None:
     pair = socket.socketpair()
     with (
@@ -140,8 +140,14 @@ def test_what_is_no_listening_socket_is_refused(what: str, tmp_path: Path) -> No
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
         pair[0],
         pair[1],
+        socket.socket() as idle,
     ):
-        given = {"a file": file.fileno(), "a datagram socket": datagrams.fileno(), "a connection": pair[0].fileno()}
+        given = {
+            "a file": file.fileno(),
+            "a datagram socket": datagrams.fileno(),
+            "a connection": idle.fileno(),
+            "a Unix socket": pair[0].fileno(),
+        }
         found = child("inherited(environment, os.getpid())", [given[what]], LISTEN_FDS="1")
     assert found.returncode == 1
     assert "NodeError: descriptor 3, of those handed over" in found.stderr
