@@ -13,11 +13,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shardwright.errors import NodeError, Outcome, RemoteError
 from shardwright.model.manifest import Gateway
 from shardwright.model.shard import RouteTarget
+from shardwright.monitoring import Family
 
 if TYPE_CHECKING:
     from shardwright.guest import FunctionReply, FunctionRequest
 
-__all__ = ["OWN_SESSION", "Backend", "Exchange", "GatewaySettings", "Raised", "RouteTarget", "SessionRefused"]
+__all__ = [
+    "OWN_SESSION",
+    "Backend",
+    "Exchange",
+    "GatewaySettings",
+    "NodeView",
+    "Raised",
+    "RouteTarget",
+    "SessionRefused",
+]
 
 OWN_SESSION = 0
 """The session of requests that need none: one for all of them, and it lives as long as the node."""
@@ -63,6 +73,16 @@ class GatewaySettings:
 
     def __repr__(self) -> str:
         return f"<GatewaySettings of {self.app}, {len(self.routes)} routes>"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """The node as the gateway sees it: ``alive`` it can go on, ``ready`` it serves all that it should, else ``reasons``."""
+
+    alive: bool
+    ready: bool
+    reasons: tuple[str, ...] = ()
+    families: tuple[Family, ...] = ()
 
 
 class Exchange(Protocol):
@@ -121,5 +141,11 @@ class Backend(Protocol):
     ) -> Exchange:
         """Open an exchange with an application. Raises what ``call`` raises before it sends."""
 
+    async def node(self, *, numbers: bool = False) -> NodeView:
+        """How the node is, and, with ``numbers``, what it counts. Raises ShardLost when it is gone, or does not answer."""
+
     async def describe(self, route: RouteTarget) -> dict[str, Any]:
         """JSON schema of the arguments and the result of a function."""
+
+    async def status(self) -> dict[str, Any]:
+        """What the node tells of itself, for the page: plain data with ``shards``, ``sessions`` and ``decisions``."""

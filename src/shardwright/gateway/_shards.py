@@ -20,7 +20,7 @@ from shardwright.errors import (
     ShardLost,
     ShardwrightError,
 )
-from shardwright.gateway._backend import OWN_SESSION, Exchange, SessionRefused
+from shardwright.gateway._backend import OWN_SESSION, Exchange, NodeView, SessionRefused
 from shardwright.gateway._exchanges import LinkExchange
 from shardwright.gateway._hub import LoopHub, LoopLink
 from shardwright.gateway._keys import WrongKey, key_in
@@ -29,6 +29,7 @@ from shardwright.gateway._talk import NodeTalk
 from shardwright.guest import (
     AskCounts,
     AskLoad,
+    AskNode,
     BeginSession,
     Bind,
     Bound,
@@ -40,6 +41,7 @@ from shardwright.guest import (
     FunctionReply,
     FunctionRequest,
     Load,
+    NodeTold,
     Note,
     Offer,
     Retire,
@@ -59,11 +61,13 @@ from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import RouteTarget, ShardDefinition, ShardPlan
+from shardwright.monitoring import decode
 
 OWN_NAME = "gateway"  # of the session of requests that need none
 NO_TRACE = b"\0" * 16
 TELL_S = 5.0  # so often the node is told which sessions are used
 DESCRIBE_S = 10.0
+LOOK_S = 5.0
 
 
 class ShardBackend:
@@ -84,6 +88,7 @@ class ShardBackend:
         self._asked: dict[int, tuple[asyncio.Future[Bound], list[LoopLink]]] = {}
         self._begun: dict[int, asyncio.Future[SessionBegun]] = {}
         self._beginning: dict[str, asyncio.Task[int]] = {}
+        self._looks: dict[int, asyncio.Future[NodeTold]] = {}
         self._numbers: dict[str, int] = {}
         self._contexts: dict[int, CallContext] = {}  # of sessions that live
         self._used: set[int] = set()
@@ -185,6 +190,23 @@ class ShardBackend:
             except ChannelClosed:
                 return
         self._timer = self._loop.call_later(self._tell_s, self._tell_used)
+
+    # -- the node ----------------------------------------------------------------------------------------------
+
+    async def node(self, *, numbers: bool = False) -> NodeView:
+        request = next(self._requests)
+        future = self._looks[request] = self._loop.create_future()
+        try:
+            self._talk.send(AskNode(request, numbers))
+            async with asyncio.timeout(LOOK_S):
+                told = await future
+        except ChannelClosed as gone:
+            raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
+        except TimeoutError:
+            raise ShardLost(f"the node did not answer within {LOOK_S:g} s") from None
+        finally:
+            self._looks.pop(request, None)
+        return NodeView(told.alive, told.ready, told.reasons, decode(told.numbers) if told.numbers else ())
 
     # -- functions ---------------------------------------------------------------------------------------------
 
@@ -401,6 +423,10 @@ class ShardBackend:
                 future = self._begun.get(message.request)
                 if future is not None and not future.done():
                     future.set_result(message)
+            case NodeTold():
+                told = self._looks.get(message.request)
+                if told is not None and not told.done():
+                    told.set_result(message)
             case SessionEnds():
                 self._session_ended(message.session)
             case Forget():

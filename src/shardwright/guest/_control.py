@@ -119,6 +119,17 @@ class SessionBegun(_Message, frozen=True, tag="begun"):
     remedy: str = ""
 
 
+class NodeTold(_Message, frozen=True, tag="told"):
+    """The answer to AskNode: whether the node can go on, whether it serves all that it should and what lacks; its numbers
+    (msgpack of families), where they were asked for."""
+
+    request: int
+    alive: bool = True
+    ready: bool = True
+    reasons: tuple[str, ...] = ()
+    numbers: bytes = b""
+
+
 class RunMain(_Message, frozen=True, tag="main"):
     """To the entry shard: run ``module:function`` in that session and report its exit status."""
 
@@ -300,7 +311,7 @@ class Finished(_Message, frozen=True, tag="finished"):
 
 
 class BeginSession(_Message, frozen=True, tag="begin"):
-    """From a gateway alone, as the two that follow: begin the session of that name, or find it alive."""
+    """From a gateway alone, as those that follow: begin the session of that name, or find it alive."""
 
     request: int
     name: str
@@ -314,6 +325,13 @@ class UseSessions(_Message, frozen=True, tag="used"):
     """These sessions had requests since the last message of this kind, or have some that run."""
 
     sessions: tuple[int, ...]
+
+
+class AskNode(_Message, frozen=True, tag="node?"):
+    """How is the node; with ``numbers``: and what are its numbers? Answered with NodeTold."""
+
+    request: int
+    numbers: bool = False
 
 
 class Note(_Message, frozen=True, tag="note"):
@@ -336,6 +354,7 @@ FromNode = (
     | SessionBegins
     | SessionEnds
     | SessionBegun
+    | NodeTold
     | Accept
     | Offer
     | Bound
@@ -351,7 +370,7 @@ FromNode = (
     | Detach
     | Stop
 )
-FromGateway = BeginSession | EndSession | UseSessions
+FromGateway = BeginSession | EndSession | UseSessions | AskNode
 Looks = Stacks | Attached
 FromGuest = (
     Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Counts | Finished | Note | FromGateway | Looks

@@ -17,7 +17,7 @@ from shardwright.contracts.clock import Clock
 from shardwright.contracts.transport import Transport
 from shardwright.controller import KeepMinimum, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
-from shardwright.guest import Attached, Bind, Counts, Finished, FromGateway, Load, Note, Patched, Stacks
+from shardwright.guest import AskNode, Attached, Bind, Counts, Finished, FromGateway, Load, Note, Patched, Stacks
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.ids import ComponentName, SessionId, SessionNumber, ShardId, new_shard_id
 from shardwright.model.manifest import Component, Manifest, Scale, implicit
@@ -237,7 +237,10 @@ class Core:
         self.bindings.on_unbind(port, unbind)
 
     def on_ask(self, port: ShardPort, message: FromGateway) -> None:
-        self.gateway_sessions.on_ask(port, message)
+        if isinstance(message, AskNode) and port.component == GATEWAY_COMPONENT:
+            self.shards.spawn(self.numbers.tell(port, message))
+        else:
+            self.gateway_sessions.on_ask(port, message)
 
     def on_load(self, port: ShardPort, load: Load) -> None:
         self.shards.loaded(port, load)
@@ -328,6 +331,10 @@ class Core:
             return await future
         finally:
             self.end_session(session.number)
+
+    def runs_program(self, shard: ShardId) -> bool:
+        """Whether ``app.main`` runs there now."""
+        return shard in self._finished
 
     def main_pid(self, component: ComponentName) -> int | None:
         return next((port.pid for port in self.shards.ports.values() if port.component == component), None)

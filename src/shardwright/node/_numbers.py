@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from shardwright.composition import ShardStatus
 from shardwright.contracts.clock import Clock
 from shardwright.errors import NodeError, SandboxError
-from shardwright.guest import Counts
+from shardwright.guest import AskNode, Counts, NodeTold
 from shardwright.model.ids import ShardId
 from shardwright.model.manifest import Component, ScopeKind
-from shardwright.monitoring import CallCounts, Family, NodeMonitor, NodeNumbers, ShardNumbers
+from shardwright.monitoring import CallCounts, Family, NodeMonitor, NodeNumbers, ShardNumbers, encode
 from shardwright.node._port import ShardPort
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shardwright.model.limits import Resources
     from shardwright.node._shards import Shards
 
+FRESH_S = 0.2  # for so long numbers told to the gateway are fresh: whoever scrapes it wildly costs the node little
 ANSWER_S = 0.25  # a shard that takes longer to tell its counts is told with those it gave before
 
 
@@ -63,6 +64,8 @@ class Numbers:
         self._awaited: dict[tuple[ShardId, int], asyncio.Future[None]] = {}
         self._asking: asyncio.Task[None] | None = None
         self._since_s: dict[ShardId, float] = {}
+        self._told = b""  # to the gateway, the last time
+        self._told_s = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Numbers of a node, {self.state}>"
@@ -130,6 +133,18 @@ class Numbers:
                 composer.reserved(),
             )
         )  # fmt: skip
+
+    async def tell(self, port: ShardPort, message: AskNode) -> None:
+        """Answer the gateway; a question about numbers that comes too soon after the last is answered as that was."""
+        numbers = b""
+        if message.numbers:
+            now = self._clock.monotonic_s()
+            if now - self._told_s >= FRESH_S:
+                self._told = encode(await self.families())
+                self._told_s = self._clock.monotonic_s()
+            numbers = self._told
+        health = self.health()
+        port.told(NodeTold(message.request, health.alive, health.ready, health.reasons, numbers))
 
     async def _ask(self) -> None:
         loop = asyncio.get_running_loop()

@@ -26,6 +26,7 @@ from shardwright.guest import (
     Forget,
     FromGateway,
     Load,
+    NodeTold,
     Note,
     Offer,
     Patch,
@@ -120,6 +121,9 @@ class ShardPort(ABC):
     @abstractmethod
     def patch(self, patch: Patch) -> None:
         """Change something for a test; a Patched of its number comes later. Only when the node is under test."""
+
+    def told(self, answer: NodeTold) -> None:  # noqa: B027 - as for ``begun``
+        """The answer to AskNode."""
 
     def begun(self, answer: SessionBegun) -> None:  # noqa: B027 - only a gateway asks, and not every port leads to one
         """The answer to a BeginSession."""
@@ -252,6 +256,9 @@ class GuestPort(ShardPort):
 
     def patch(self, patch: Patch) -> None:
         self.send(patch)
+
+    def told(self, answer: NodeTold) -> None:
+        self.send(answer)
 
     def begun(self, answer: SessionBegun) -> None:
         self.send(answer)
