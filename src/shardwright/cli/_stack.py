@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from shardwright.cli._ask import node_of, target_option
 from shardwright.cli._errors import FAILED, OK
 from shardwright.cli._invocation import Invocation, common_options, shown
 
-_STARTED = ("threading.py",)  # frames that only begin a thread
+_STANDARD = re.compile(r"/lib/python3\.\d+t?/(?!(site|dist)-packages/)|^<(frozen |string>)")  # where nobody looks first
 
 
 @click.command()
@@ -51,20 +52,21 @@ def _show(found: dict[str, Any], full: bool, *, first: bool) -> None:
     click.echo(click.style(shown(f"{found['shard']} pid {found['pid']}{way}{note}"), bold=True))
     idle = 0
     for thread in found["threads"]:
-        if not full and all(_uninteresting(frame) for frame in thread["frames"]):
+        if not full and _idle(thread):
             idle += 1
             continue
         native = f" ({thread['native_id']})" if thread["native_id"] else ""
         _show_one(f"thread {thread['name']}{native}", thread, full)
     for task in found["tasks"]:
-        if full or not all(_uninteresting(frame) for frame in task["frames"]):
+        if full or not _idle(task):
             _show_one(f"task {task['name']}", task, full)
     if idle:
         click.echo(click.style(f"  {idle} threads of Shardwright, which wait or serve (--full shows them)", dim=True))
 
 
-def _uninteresting(frame: dict[str, Any]) -> bool:
-    return bool(frame["ours"]) or frame["file"].endswith(_STARTED)
+def _idle(one: dict[str, Any]) -> bool:
+    """Whether no code of the application or of its libraries is on that stack."""
+    return all(frame["ours"] or _STANDARD.search(frame["file"]) for frame in one["frames"])
 
 
 def _show_one(title: str, one: dict[str, Any], full: bool) -> None:
@@ -72,7 +74,7 @@ def _show_one(title: str, one: dict[str, Any], full: bool) -> None:
     click.echo(shown(f"  {title}{says}"))
     hidden = 0
     for frame in one["frames"]:
-        if not full and _uninteresting(frame):
+        if not full and (frame["ours"] or frame["file"].endswith("/threading.py")):
             hidden += 1
             continue
         _say_hidden(hidden)

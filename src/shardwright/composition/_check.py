@@ -25,7 +25,7 @@ def check(
     """
     roster.capacity.check()
     for name, spec in roster.specs.items():
-        count = sum(1 for entry in roster.shards.values() if entry.spec.name == name)
+        count = sum(1 for entry in roster.shards.values() if entry.spec.name == name and not entry.replaced)
         if spec.most_shards is not None and count > spec.most_shards:
             raise InternalError(f"{name} has {count} shards, {spec.most_shards} are permitted")
     holders: dict[ShardId, set[SessionNumber]] = {shard: set() for shard in roster.shards}

@@ -226,6 +226,64 @@ class Composer:
             return Refused(0, NO_SESSION, lack, _CLOSE, inputs)
         return self._launch(spec, now, reason, inputs)
 
+    # -- other code for a component ----------------------------------------------------------------------------
+
+    def take_up(self, plan: ShardPlan, components: Mapping[ComponentName, Component]) -> None:
+        """From now on shards are launched by that plan, which has the same components with the same scopes."""
+        self._plan = plan
+        self._closures.clear()
+        for definition in plan.definitions:
+            name = definition.component
+            component = components.get(name) or implicit(name, definition.code.primary)
+            self._roster.specs[name] = Spec(component, definition)
+
+    def replace(self, shard: ShardId, now: float, reason: str) -> Launch | Refused:
+        """A shard to take the place of that one, which then no longer counts against ``scale.max``.
+
+        Refused when the capacity or ``usage.max_instances`` does not permit both at once.
+        """
+        entry = self._roster.shards[shard]
+        spec = self._roster.specs[entry.spec.name]
+        inputs: Inputs = (("replaces", shard), ("shards", len(self._roster.by_component[spec.name])))
+        most = spec.component.usage.max_instances
+        if most is not None and len(self._roster.by_component[spec.name]) >= most:
+            return Refused(0, NO_SESSION, f"{spec.name} may have {most} instances", inputs=inputs)
+        if lack := self._roster.capacity.explain(spec.limits):
+            return Refused(0, NO_SESSION, lack, _CLOSE, inputs)
+        entry.replaced = True
+        return self._launch(spec, now, reason, inputs)
+
+    def keep(self, shard: ShardId) -> None:
+        """Nothing takes its place after all."""
+        if (entry := self._roster.shards.get(shard)) is not None:
+            entry.replaced = False
+
+    def supersede(self, shard: ShardId, now: float) -> tuple[SessionNumber, ...]:
+        """Take a shard from all who hold it: they lease anew with their next use, and nobody is given it any more.
+
+        Returns the sessions that held it. Afterwards it is for the caller to end it, and to say so by ``exited``.
+        Compositions in progress that count on it are left alone, and with them the shard: ask again later.
+        """
+        entry = self._roster.shards.get(shard)
+        if entry is None or entry.stopping:
+            return ()
+        holders = []
+        entry.draining = True
+        for number in tuple(entry.sessions):
+            session = self._roster.sessions[number]
+            mine = [need for need, hold in session.holds.items() if hold.shard == shard]
+            if shard in session.requests or any(session.holds[need].claims for need in mine):
+                continue
+            for need in mine:
+                del session.holds[need]
+            self._roster.unhold(entry, number, now)
+            holders.append(number)
+        if not entry.sessions:
+            self._roster.unkey(entry)
+            entry.stopping = entry.replaced = True
+            self._roster.stopping.add(shard)
+        return tuple(holders)
+
     def resize(self, limits: Mapping[ShardId, Limits]) -> None:
         """Book other limits for these shards, all of them or none. Shards that are gone are left out.
 

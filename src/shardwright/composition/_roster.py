@@ -59,6 +59,7 @@ class Entry:
     history: set[str] = field(default_factory=set)
     idle_since_s: float | None = None
     resized: Limits | None = None  # other limits than the definition's
+    replaced: bool = False  # another takes its place: it no longer counts among the instances permitted by ``scale``
 
     @property
     def limits(self) -> Limits:
@@ -129,7 +130,7 @@ class Roster:
     """All shards and sessions, with indexes by component, by key, and of the shards that nobody holds."""
 
     def __init__(self, specs: Mapping[ComponentName, Spec], capacity: Capacity) -> None:
-        self.specs = specs
+        self.specs = dict(specs)
         self.capacity = capacity
         self.shards: dict[ShardId, Entry] = {}
         self.sessions: dict[SessionNumber, SessionEntry] = {}

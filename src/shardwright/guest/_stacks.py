@@ -56,6 +56,8 @@ def stacks(request: int, says: dict[int, str]) -> Stacks:
         name = thread.name if thread is not None else f"thread {ident:#x}, which threading does not know"
         does = says.get(ident) or (f"it does {work[ident]}" if ident in work else "")
         native = (thread.native_id or 0) if thread is not None else 0
+        if thread is threading.main_thread():
+            native = os.getpid()  # threading remembers that of the process it was forked from
         threads.append(Stack(name[:_TEXT], _lines(_outwards(frame)), does[:_TEXT], native))
     tasks = [_task_stack(task) for task in _all_tasks()[:MAX_TASKS]]
     return _fitting(request, threads, tasks)

@@ -19,6 +19,7 @@ from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astar
 from shardwright.node._logs import LogLine
 from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
+from shardwright.node._reload import Reloaded
 from shardwright.node._running import Options, Running, plan
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus, shard_object
@@ -40,6 +41,7 @@ __all__ = [
     "Notifier",
     "Options",
     "Refused",
+    "Reloaded",
     "Running",
     "Session",
     "ShardStatus",

@@ -61,6 +61,10 @@ class Bindings:
     def __repr__(self) -> str:
         return f"<Bindings {sum(self._pending.values())} asked for>"
 
+    def take_up(self, plan: ShardPlan) -> None:
+        """From now on that plan says who may reach whom."""
+        self._plan = plan
+
     def fail(self, reason: str) -> None:
         """Nothing can be bound any more."""
         self._failure = reason
@@ -83,7 +87,8 @@ class Bindings:
         if bind.shard is not None and bind.key is None:
             shards = [ShardId(bind.shard)]
             record = self._shards.composer.shard(shards[0])
-            if record is None or record.component != component or shards[0] not in self._shards.ports:
+            lives = record is not None and not record.stopping and shards[0] in self._shards.ports
+            if record is None or record.component != component or not lives:
                 raise ShardLost(
                     f"{bind.shard} is gone, and with it the objects that lived there", outcome="not started"
                 )

@@ -39,7 +39,7 @@ from shardwright.guest import (
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope
-from shardwright.model.ids import SessionNumber, ShardId
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition, ShardPlan
 from shardwright.node._core import CLIENT, Core
 
@@ -75,6 +75,7 @@ class Client:
         self.import_module: Callable[[str], ModuleType] = self._namespace.import_module
         self.handles_of_links: Callable[[], ClientHandles] = lambda: ClientHandles(self)
         self.incoming: Incoming | None = None
+        self.on_use: Callable[[ComponentName], None] = lambda component: None
         self.after_call: Callable[[], None] = lambda: None
         self.awaiting: list[asyncio.AbstractEventLoop] = []  # the loops on which calls are awaited now
         self._links: set[Link] = set()
@@ -137,6 +138,13 @@ class Client:
             return await self._caller.call_async(definition, entry, args, kwargs)
         finally:
             current_call.reset(token)
+
+    def take_up(self, plan: ShardPlan) -> None:
+        """Other code: targets, proxies and data classes are that plan's from now on. Links to shards that live stay."""
+        self._plan = plan
+        self._proxies = Proxies(plan, self._caller)
+        self._namespace = Namespace(plan, None, self._proxies)
+        self._stateful = frozenset(plan.stateful_classes)
 
     def session_ended(self, number: SessionNumber) -> None:
         for key in [key for key, context in list(self.handle_sessions.items()) if context.session == number]:
@@ -253,6 +261,7 @@ class _ClientCaller(Caller):
         route: Route | None = None,
     ) -> Any:
         with self._session_of(target):
+            self._client.on_use(definition.component)
             try:
                 return super().call(definition, entry, args, kwargs, target=target, route=route)
             finally:
@@ -271,6 +280,7 @@ class _ClientCaller(Caller):
         loop = asyncio.get_running_loop()
         self._client.awaiting.append(loop)
         with self._session_of(target):
+            self._client.on_use(definition.component)
             try:
                 return await super().call_async(definition, entry, args, kwargs, target=target, route=route)
             finally:
@@ -280,6 +290,7 @@ class _ClientCaller(Caller):
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
         target = (route.shard, owner) if route.shard is not None and isinstance(owner, int) else None
         with self._session_of(target):
+            self._client.on_use(definition.component)
             return super().get(definition, route, owner, name)
 
 

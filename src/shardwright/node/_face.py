@@ -15,6 +15,7 @@ from shardwright.model.ids import SessionId, ShardId
 from shardwright.model.limits import Limits
 from shardwright.model.shard import ShardPlan
 from shardwright.node._core import LiveSession
+from shardwright.node._reload import Reloaded
 from shardwright.node._running import Options, Running
 from shardwright.node._status import ShardStatus
 
@@ -133,6 +134,15 @@ class Node:
 
         return self.running.submit(resize(self.running.core, target, guarantee or {}, ceiling or {})).result()
 
+    def reload(self) -> Reloaded:
+        """Take up what changed in the application's code and manifest, once; blocks until old shards have ended.
+
+        Shards of components whose code changed are replaced, without state new before old; all others run on, and so do
+        sessions. Those that had state in a replaced shard get ShardLost with their next call. Raises ManifestError,
+        PlanError, ComponentImportError, StartFailed, NodeError; then the node goes on with the old code.
+        """
+        return self.running.submit(self.running.reload()).result()
+
     def close(self) -> None:
         self.running.close()
 
@@ -202,6 +212,10 @@ class AsyncNode:
 
     async def shards(self) -> list[ShardStatus]:
         return await asyncio.wrap_future(self.running.submit(self.running.status()))
+
+    async def reload(self) -> Reloaded:
+        """As ``Node.reload``, awaiting."""
+        return await asyncio.wrap_future(self.running.submit(self.running.reload()))
 
 
 def start(

@@ -15,8 +15,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -56,7 +58,7 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Manifest, Start, implicit
 from shardwright.model.shard import ShardPlan
-from shardwright.node._launcher import Launcher, Surroundings
+from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings
 from shardwright.node._port import PortEvents, ShardPort
 
 T = TypeVar("T")
@@ -298,6 +300,31 @@ class InprocLauncher(Launcher):
             runtime.activate(shard, port.binder)
         self._ports[shard] = port
         return port
+
+    async def stage(
+        self, manifest: Manifest, plan: ShardPlan, secrets: Secrets, components: Collection[ComponentName]
+    ) -> Staged:
+        def commit() -> None:
+            self._manifest, self._plan = manifest, plan
+            self._surroundings = replace(self._surroundings, secrets=secrets)
+            importlib.invalidate_caches()
+
+        for component in components:  # does it import? what it did to this process stays done
+            trial = Runtime(plan, component, inproc=True)
+            try:
+                await asyncio.wait_for(
+                    _on_a_thread(partial(import_modules, trial), f"{component}-trial"), self._start_timeout_s(component)
+                )
+            except ImportFailed as failed:
+                if not trial.unbound.refused:  # else it needs peers, and will have them
+                    raise ComponentImportError(
+                        f"component {component} cannot be imported: {failed}", user_traceback=failed.user_traceback
+                    ) from None
+            except TimeoutError:
+                raise StartFailed(f"importing {component} takes too long") from None
+            finally:
+                await _on_a_thread(trial.close, f"{component}-trial-close")
+        return Staged(commit)
 
     def _start_timeout_s(self, name: ComponentName) -> float:
         try:

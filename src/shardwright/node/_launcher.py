@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,21 @@ from shardwright.errors import NodeError
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Usage
 from shardwright.model.manifest import Component, Manifest
+from shardwright.model.shard import ShardPlan
 from shardwright.node._port import ShardPort
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED")
 THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+Secrets = Mapping[ComponentName, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Code that shards may be launched by. ``commit`` is called on the node's loop, and does not wait."""
+
+    commit: Callable[[], None]
 
 
 class Launcher(ABC):
@@ -38,6 +49,14 @@ class Launcher(ABC):
 
     @abstractmethod
     async def resize(self, shard: ShardId, limits: Limits) -> Limits: ...
+
+    @abstractmethod
+    async def stage(
+        self, manifest: Manifest, plan: ShardPlan, secrets: Secrets, components: Collection[ComponentName]
+    ) -> Staged:
+        """Get other code ready for those components, as far as can be tried beforehand; shards start by it once it was
+        committed. Raises ComponentImportError, StartFailed, and has changed nothing then.
+        """
 
     @abstractmethod
     async def close(self) -> None:

@@ -151,7 +151,7 @@ def _parsed(text: str, root: str) -> tuple[Stack, ...]:
     for line in text.splitlines():
         if head := _THREAD.match(line):
             name = head[2] or f"thread {head[1]}"
-            found.append(Stack(name, (), "it keeps the interpreter" if line.startswith("Current") else ""))
+            found.append(Stack(name, ()))
         elif found and (frame := _FRAME.match(line)):
             file, number = frame[1], int(frame[2])
             here = FrameLine(file, number, frame[3], _source(file, number, root), "/shardwright/" in file)

@@ -54,6 +54,12 @@ class Pool:
         """Nothing is launched any more."""
         self._closing = True
 
+    def take_up(self, plan: ShardPlan, changed: Iterable[ComponentName]) -> None:
+        """Other code for those components, whose failures count no longer."""
+        self._plan = plan
+        for component in changed:
+            self.lives(component)
+
     def later_tick(self) -> None:
         if not self._tick_due and not self._closing:
             self._tick_due = True

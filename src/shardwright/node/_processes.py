@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -20,7 +21,7 @@ from shardwright.model.manifest import Component, Manifest, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
-from shardwright.node._launcher import Launcher, Surroundings, end_in_words, parent_of
+from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, parent_of
 from shardwright.node._logs import Logs
 from shardwright.node._port import GuestPort, ShardPort, control_pair
 from shardwright.node._templates import Template, TemplateEnded
@@ -30,6 +31,17 @@ FORKS_BYTES = 16 * 2**30  # far more than all forks of a template ever touch too
 MAX_REASON = 300  # characters of what a guest gives as a reason
 FORK_ATTEMPTS = 3
 TEMPLATE_END_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """What shards are launched by. ``number`` tells the templates of one from those of another."""
+
+    manifest: Manifest
+    plan: ShardPlan
+    plan_bytes: bytes
+    surroundings: Surroundings
+    number: int = 0
 
 
 class LaunchEvents(Protocol):
@@ -61,10 +73,7 @@ class ProcessLauncher(Launcher):
         self._events = events
         self._keeper = keeper
         self._ingress = ingress
-        self._manifest = manifest
-        self._plan = plan
-        self._plan_bytes = msgspec.msgpack.encode(plan)
-        self._surroundings = surroundings
+        self._code = _Code(manifest, plan, msgspec.msgpack.encode(plan), surroundings)
         self._logs = logs
         self._templates: dict[ComponentName, Template] = {}
         self._spawned: dict[ComponentName, str] = {}  # component -> why it has no template
@@ -72,11 +81,12 @@ class ProcessLauncher(Launcher):
         self._making: dict[ComponentName, asyncio.Lock] = {}
         self._pidfds: set[int] = set()
         self._closing = False
+        self._numbers = 0  # of code that was staged
 
     async def prepare(self) -> None:
         wanted = [
             d.component
-            for d in self._plan.definitions
+            for d in self._code.plan.definitions
             if self._start_of(d.component) is not Start.SPAWN
             and (d.component != GATEWAY_COMPONENT or self._ingress is not None)
         ]
@@ -135,15 +145,16 @@ class ProcessLauncher(Launcher):
 
     # -- templates ---------------------------------------------------------------------------------------------
 
-    def _component(self, name: ComponentName) -> Component:
+    def _component(self, name: ComponentName, code: _Code | None = None) -> Component:
         try:
-            return self._manifest.component(name)
+            return (code or self._code).manifest.component(name)
         except KeyError:
-            return implicit(name, self._plan.definition(name).code.primary)
+            return implicit(name, (code or self._code).plan.definition(name).code.primary)
 
-    def _start_of(self, name: ComponentName) -> Start:
-        start = self._plan.definition(name).start
-        if start is Start.AUTO and self._surroundings.secrets.get(name):
+    def _start_of(self, name: ComponentName, code: _Code | None = None) -> Start:
+        code = code or self._code
+        start = code.plan.definition(name).start
+        if start is Start.AUTO and code.surroundings.secrets.get(name):
             return Start.SPAWN  # a template holds no keys, and code may read them while it is imported
         return start
 
@@ -157,30 +168,74 @@ class ProcessLauncher(Launcher):
                 await self.end(found.port)
             if component in self._spawned:
                 return None
-            async with self._importing:
-                # its pages are the shards' as well, so what a shard may not take, importing may not
-                ceiling = Resources(memory_bytes=self._plan.definition(component).limits.ceiling.memory_bytes)
-                name = ShardId(f"template-{component}")
-                port, ready = await self._begin(component, name, "template", Limits(ceiling=ceiling), False)
-            # from here on no user code runs in it, but what its forks touch before they are in control groups of their own
-            # is charged to it, and stays so: with the import's ceiling it would be killed for its shards
-            roomy = Resources(memory_bytes=(ceiling.memory_bytes or 0) + FORKS_BYTES)
-            if ceiling.memory_bytes is not None:
-                with contextlib.suppress(SandboxError):
-                    await self._keeper.resize(name, Limits(ceiling=roomy))
-            if not ready.forkable:
-                if self._start_of(component) is Start.TEMPLATE:
-                    await self.end(port)
-                    raise StartFailed(
-                        f"{component} cannot start from a template: {ready.reason}",
-                        remedy='use start = "auto" or "spawn"',
-                    )
-                self._spawned[component] = ready.reason[:MAX_REASON]
-                await self.end(port)
+            made = await self._make(component, self._code)
+            if isinstance(made, str):
+                self._spawned[component] = made
                 return None
-            found = self._templates[component] = Template(port, self._template_gone)
-            found.watch()
-            return found
+            self._templates[component] = made
+            return made
+
+    async def _make(self, component: ComponentName, code: _Code) -> Template | str:
+        """A template of that code, running; or why its shards must be spawned."""
+        async with self._importing:
+            # its pages are the shards' as well, so what a shard may not take, importing may not
+            ceiling = Resources(memory_bytes=code.plan.definition(component).limits.ceiling.memory_bytes)
+            name = ShardId(f"template-{component}{f'-{code.number}' if code.number else ''}")
+            port, ready = await self._begin(component, name, "template", Limits(ceiling=ceiling), False, code)
+        # from here on no user code runs in it, but what its forks touch before they are in control groups of their own
+        # is charged to it, and stays so: with the import's ceiling it would be killed for its shards
+        roomy = Resources(memory_bytes=(ceiling.memory_bytes or 0) + FORKS_BYTES)
+        if ceiling.memory_bytes is not None:
+            with contextlib.suppress(SandboxError):
+                await self._keeper.resize(name, Limits(ceiling=roomy))
+        if not ready.forkable:
+            await self.end(port)
+            if self._start_of(component, code) is Start.TEMPLATE:
+                raise StartFailed(
+                    f"{component} cannot start from a template: {ready.reason}",
+                    remedy='use start = "auto" or "spawn"',
+                )
+            return ready.reason[:MAX_REASON]
+        made = Template(port, self._template_gone)
+        made.watch()
+        return made
+
+    async def stage(
+        self, manifest: Manifest, plan: ShardPlan, secrets: Secrets, components: Collection[ComponentName]
+    ) -> Staged:
+        """Other code, its templates made for those components: nothing is launched of it before ``commit``."""
+        self._numbers += 1
+        surroundings = replace(self._code.surroundings, secrets=secrets)
+        code = _Code(manifest, plan, msgspec.msgpack.encode(plan), surroundings, self._numbers)
+        wanted = [name for name in components if self._start_of(name, code) is not Start.SPAWN]
+        made = await asyncio.gather(*(self._make(name, code) for name in wanted), return_exceptions=True)
+        failures = [each for each in made if isinstance(each, BaseException)]
+        if failures:
+            for each in made:
+                if isinstance(each, Template):
+                    each.replaced = True
+                    await self.end(each.port)
+            raise failures[0]
+        templates = {name: each for name, each in zip(wanted, made, strict=True) if isinstance(each, Template)}
+        spawned = {name: each for name, each in zip(wanted, made, strict=True) if isinstance(each, str)}
+        return Staged(lambda: self._commit(code, components, templates, spawned))
+
+    def _commit(
+        self,
+        code: _Code,
+        components: Collection[ComponentName],
+        templates: Mapping[ComponentName, Template],
+        spawned: Mapping[ComponentName, str],
+    ) -> None:
+        self._code = code
+        for name in components:
+            old = self._templates.pop(name, None)
+            self._spawned.pop(name, None)
+            if old is not None:
+                old.replaced = True
+                old.port.close("its code was replaced")
+        self._templates.update(templates)
+        self._spawned.update(spawned)
 
     async def _template_gone(self, template: Template) -> None:
         """It ended, or was cut off: the next start makes another."""
@@ -190,6 +245,8 @@ class ProcessLauncher(Launcher):
         reason = port.closed
         with contextlib.suppress(SandboxError, NodeError):
             reason = end_in_words(reason, await self.end(port))
+        if template.replaced:
+            return
         self._events.record("template lost", reason, component=port.component, shard=port.shard)
 
     async def _fork(self, template: Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
@@ -225,9 +282,17 @@ class ProcessLauncher(Launcher):
         return port
 
     async def _begin(
-        self, component: ComponentName, shard: ShardId, role: str, limits: Limits, terminal: bool
+        self,
+        component: ComponentName,
+        shard: ShardId,
+        role: str,
+        limits: Limits,
+        terminal: bool,
+        code: _Code | None = None,
     ) -> tuple[GuestPort, Ready]:
         """A fresh interpreter that has imported the component."""
+        code = code or self._code
+        surroundings = code.surroundings
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)
         log = -1
@@ -237,16 +302,16 @@ class ProcessLauncher(Launcher):
                 _, pidfd = await self._keeper.launch(
                     shard,
                     python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
-                    self._surroundings.environment_of(self._component(component)),
-                    self._surroundings.working_directory,
+                    surroundings.environment_of(self._component(component, code)),
+                    surroundings.working_directory,
                     {GUEST_CONTROL: theirs.fileno(), 1: log, 2: log},
                     limits,
                 )
             self._watch(port, pidfd)
             self._check(await self._expect(port, Hello))
             # the gateway runs no code of the application, and must not find any
-            paths = () if component == GATEWAY_COMPONENT else (self._plan.root,)
-            port.send(Init(self._plan_bytes, component, role, paths, self._surroundings.argv, self._testing))
+            paths = () if component == GATEWAY_COMPONENT else (code.plan.root,)
+            port.send(Init(code.plan_bytes, component, role, paths, surroundings.argv, self._testing))
             if role == "shard":
                 self._enter(port, terminal)
             ready = await self._expect(port, Ready)
@@ -260,7 +325,7 @@ class ProcessLauncher(Launcher):
                 os.close(log)
 
     def _enter(self, port: GuestPort, terminal: bool) -> None:
-        secrets = dict(self._surroundings.secrets.get(port.component, {}))
+        secrets = dict(self._code.surroundings.secrets.get(port.component, {}))
         log = () if terminal else (self._logs.pipe(port.shard),)
         descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
         settings = b""

@@ -39,6 +39,7 @@ from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
 from shardwright.node._own_log import EventLines
 from shardwright.node._processes import ProcessLauncher
+from shardwright.node._reload import Reloaded, Reloader
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus
 from shardwright.node._testing import Bench
@@ -113,6 +114,7 @@ class Running:
         self.api: ApiServer | None = None
         self.notifier = Notifier()  # whoever supervises this process, where somebody does
         self._opening: asyncio.Task[None] | None = None
+        self._reloader: Reloader | None = None
         self.core: Core
         self.bench: Bench  # where options.testing is set
         self.client: Client
@@ -201,6 +203,7 @@ class Running:
                 "limits",
                 f"this process may have {files} open files, which bounds its shards and their links: ulimit -n",
             )
+        self._reloader = Reloader(self)
         await self.core.open(launcher)
         if self.options.api:
             server = ApiServer(self, self.options.runtime or runtime_folder(self._environment))
@@ -212,6 +215,16 @@ class Running:
             except NodeError as error:
                 self.core.record("api", str(error))
                 self.notes.append(f"other terminals cannot reach this node: {error}")
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What it was started with."""
+        return self._environment
+
+    async def reload(self) -> Reloaded:
+        """Take up what changed in code and manifest. On the node's loop. See ``Reloader``."""
+        assert self._reloader is not None
+        return await self._reloader.reload()
 
     @property
     def keeper_pid(self) -> int:

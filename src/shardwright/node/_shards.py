@@ -67,12 +67,12 @@ class Shards:
         self.ports: dict[ShardId, ShardPort] = {}
         self.launcher: Launcher | None = None
         self._loads = Loads(self.ports, clock)
-        self._components = components
+        self._components = dict(components)
         self._clock = clock
         self._events = events
         self._terminal = terminal
         self._grants = Grants(composer, clock, events, self)
-        self._pool = Pool(plan, components, composer, policy, clock, events, self.begin, self.perform)
+        self._pool = Pool(plan, self._components, composer, policy, clock, events, self.begin, self.perform)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping: set[ShardId] = set()
         self._burials: dict[ShardId, asyncio.Task[None]] = {}
@@ -254,6 +254,35 @@ class Shards:
             await asyncio.sleep(0.01)
         if shard in self.ports:
             self.gone(port, "it did not stop in time")
+
+    # -- other code ----------------------------------------------------------------------------------------------
+
+    def take_up(
+        self, plan: ShardPlan, components: Mapping[ComponentName, Component], changed: Iterable[ComponentName]
+    ) -> None:
+        """From now on shards are launched by that plan."""
+        self.composer.take_up(plan, components)
+        self._components.clear()  # it is the pool's as well
+        self._components.update(components)
+        self._pool.take_up(plan, changed)
+
+    def now(self) -> float:
+        """Of the clock that the composer goes by."""
+        return self._clock.monotonic_s()
+
+    async def drain_shard(self, shard: ShardId, grace_s: float) -> None:
+        """End a shard that nobody is given any more, once its callers let go of it; after the grace in any case."""
+        port = self.ports.get(shard)
+        if port is None:
+            return
+        self._stopping.add(shard)
+        port.stop(grace_s, drain=True)
+        end_s = self._clock.monotonic_s() + grace_s + 1.0
+        while shard in self.ports and self._clock.monotonic_s() < end_s:
+            await asyncio.sleep(0.01)
+        if shard in self.ports:
+            self.gone(port, "it did not end in time")
+        await self.buried(shard)
 
     # -- what shards say of their load -------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ class Template:
         self._asked: dict[str, asyncio.Future[str]] = {}
         self._exits: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
+        self.replaced = False  # its end is no loss
 
     def watch(self) -> None:
         self._task = asyncio.create_task(self._read(), name=f"{self.port.shard} messages")

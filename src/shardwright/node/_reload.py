@@ -1,0 +1,187 @@
+"""A running node takes up other code: shards of what changed are replaced, everything else runs on.
+
+Nothing is touched until the new code was read, planned and, where components start from templates, imported. Then one
+turn of the loop swaps plan and templates, and from there on each shard of a changed component is replaced:
+
+- without state, a new instance is ready before the old one is taken out of use: callers begin no call there any more,
+  what runs ends, and the old shard ends when its last caller has let go of it. No call fails.
+- with state, the old one is taken out of use first, for there are never two; sessions that used it hear of the loss with
+  their next call (ShardLost), and what runs there ends. The new one starts from its template.
+- one that runs the program itself goes on with its old code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shardwright.composition import Launch, ShardRecord, ShardStatus
+from shardwright.guest import Retire
+from shardwright.manifest import load
+from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.manifest import Manifest, ScopeKind, StateKind, implicit
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._checks import plan_to_start
+from shardwright.node._launcher import Secrets, read_secrets
+from shardwright.node._reload_plan import check_replaceable, fingerprints, with_stable_numbers
+
+if TYPE_CHECKING:
+    from shardwright.node._running import Running
+
+DRAIN_S = 30.0  # for calls that run in a shard that was replaced
+START_S = 120.0  # a new shard has its own, shorter time to start
+_LOOK_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did. ``replaced``: by component, the shards that were; ``told``: sessions that lost state in them."""
+
+    replaced: Mapping[str, tuple[ShardId, ...]]
+    kept: tuple[str, ...]
+    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    manifest: Manifest
+    plan: ShardPlan
+    secrets: Secrets
+    prints: Mapping[ComponentName, str]
+
+
+class Reloader:
+    """Reloads one node; one at a time. To be made when it starts, before anybody may change its code."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._prints = fingerprints(running.manifest, running.plan)
+        self._turn = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Reloader of {len(self._prints)} components>"
+
+    async def reload(self) -> Reloaded:
+        """Take up what changed. Raises ManifestError, PlanError, NodeError, ComponentImportError, StartFailed; then
+        the node goes on as it was.
+        """
+        async with self._turn:
+            begun_s = time.monotonic()
+            core = self._running.core
+            try:
+                read = await asyncio.get_running_loop().run_in_executor(None, self._read)
+                changed = [name for name, text in read.prints.items() if self._prints.get(name) != text]
+                if not changed:
+                    return Reloaded({}, tuple(sorted(read.prints)), took_s=time.monotonic() - begun_s)
+                check_replaceable(self._running.manifest, read.manifest, self._running.plan, read.plan)
+                plan = with_stable_numbers(read.plan, self._running.plan)
+                assert core.launcher is not None
+                staged = await core.launcher.stage(read.manifest, plan, read.secrets, changed)
+            except Exception as error:
+                core.record("reload", f"refused, the old code goes on: {error!s:.2000}")
+                raise
+            lossy = {name for name in changed if self._running.plan.definition(name).state is not StateKind.NONE}
+            staged.commit()
+            self._take_up(read, plan, changed)
+            old = [record for record in core.records() if record.component in changed and not record.stopping]
+            core.record("reload", f"other code for {', '.join(changed)}", inputs=(("shards", len(old)),))
+            results = await asyncio.gather(*(self._replace(r, r.component in lossy) for r in old))
+            core.shards.freed()
+            replaced: dict[str, tuple[ShardId, ...]] = dict.fromkeys(changed, ())
+            told: set[str] = set()
+            notes: list[str] = []
+            for record, (done, sessions, note) in zip(old, results, strict=True):
+                if done:
+                    replaced[record.component] += (record.id,)
+                told.update(sessions)
+                notes += [note] if note else []
+            kept = tuple(sorted(set(map(str, read.prints)) - set(changed)))
+            return Reloaded(replaced, kept, tuple(sorted(told)), tuple(notes), time.monotonic() - begun_s)
+
+    def _read(self) -> _Read:
+        running = self._running
+        environment = running.environment
+        manifest = load(running.manifest.path, profile=running.options.profile, environment=environment)
+        plan = plan_to_start(manifest, environment)
+        return _Read(manifest, plan, read_secrets(manifest, environment), fingerprints(manifest, plan))
+
+    def _take_up(self, read: _Read, plan: ShardPlan, changed: list[ComponentName]) -> None:
+        running, core = self._running, self._running.core
+        self._prints = dict(read.prints)
+        named = {component.name: component for component in read.manifest.components}
+        components = {
+            d.component: named.get(d.component) or implicit(d.component, d.code.primary) for d in plan.definitions
+        }
+        running.manifest = core.manifest = read.manifest
+        running.plan = core.plan = plan
+        core.shards.take_up(plan, components, changed)
+        core.bindings.take_up(plan)
+        running.client.take_up(plan)
+
+    # -- one shard ---------------------------------------------------------------------------------------------
+
+    async def _replace(self, record: ShardRecord, lossy: bool) -> tuple[bool, tuple[str, ...], str]:
+        """Whether it was replaced, the sessions that lost state in it, and what to say of it."""
+        core, shard = self._running.core, record.id
+        shards, composer = core.shards, core.shards.composer
+        while (now := composer.shard(shard)) is not None and now.status is ShardStatus.STARTING:
+            await asyncio.sleep(_LOOK_S)
+        if now is None or now.stopping:
+            return True, (), ""
+        if core.runs_program(shard):
+            return False, (), f"{shard} runs the program, which goes on with its old code until it is run again"
+        if record.component == GATEWAY_COMPONENT:
+            return False, (), "the gateway goes on with its old routes until the node is started again"
+        if now.scope is not ScopeKind.SHARED and now.spare:
+            shards.perform(composer.evict(shard, shards.now(), "its code was replaced"))
+            return True, (), ""
+        if now.scope is ScopeKind.REQUEST:
+            shards.perform(composer.drain(shard, shards.now(), "its code was replaced"))
+            return True, (), ""
+        note = ""
+        if now.scope is ScopeKind.SHARED and not lossy:
+            note = await self._begin_another(shard)
+            if note.startswith("!"):
+                return False, (), note[1:]
+        sessions = await self._take_out(shard)
+        for port in list(core.ports().values()):
+            port.tell(Retire(record.component, shard, lossy))
+        self._running.client.router.retire(shard, lost=lossy)
+        shards.freed()
+        names = tuple(sorted(name for name in map(core.session_name, sessions) if name and not name.startswith("(")))
+        lost = names if lossy else ()
+        reason = "its code was replaced" + (f"; sessions that had state in it: {', '.join(lost)}" if lost else "")
+        core.record("reload", reason, component=record.component, shard=shard)
+        await shards.drain_shard(shard, DRAIN_S)
+        return True, lost, note
+
+    async def _begin_another(self, shard: ShardId) -> str:
+        """Have another instance ready. A note when there is no room for both; one with ``!`` when it does not start."""
+        core = self._running.core
+        decision = core.shards.composer.replace(shard, core.shards.now(), f"it takes the place of {shard}")
+        if not isinstance(decision, Launch):
+            return f"{shard} ended before its successor began, so calls had to wait: {decision.reason}"
+        core.shards.begin(decision)
+        end_s = time.monotonic() + START_S
+        while decision.shard not in core.ports():
+            if core.shards.composer.shard(decision.shard) is None or time.monotonic() > end_s:
+                core.shards.composer.keep(shard)
+                return f"!{shard} goes on with its old code: its successor did not start, see the journal"
+            await asyncio.sleep(_LOOK_S)
+        return ""
+
+    async def _take_out(self, shard: ShardId) -> list[int]:
+        """Nobody is given it any more, and nobody holds it; the sessions that did."""
+        composer, now = self._running.core.shards.composer, self._running.core.shards.now
+        sessions: list[int] = []
+        while True:
+            sessions += composer.supersede(shard, now())
+            record = composer.shard(shard)
+            if record is None or not record.held:
+                return sessions
+            await asyncio.sleep(_LOOK_S)
