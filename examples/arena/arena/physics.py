@@ -21,7 +21,7 @@ STRONGEST_PUSH = 8.0  # cells per second
 DAMPING = 0.05  # share of the speed that is left after a second: players stop soon
 BRAKE = 0.5  # share of the speed that one who lets go of the wheel keeps from frame to frame
 LIVE_S = 1.0  # after so long without a frame, time passes by pushes again
-ABSENT_S = 10.0  # a steered player who is not heard of for so long has gone
+ABSENT_S = 6.0  # a steered player who is not heard of for so long has gone
 
 
 class World:
