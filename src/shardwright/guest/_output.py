@@ -72,8 +72,11 @@ class TaggedStream(io.TextIOBase):
             self._emit(rest, {"o": self._stream, "p": 1})  # p: the line goes on
 
     def log(self, record: logging.LogRecord, text: str) -> None:
+        tag = {"o": "log", "l": record.levelname, "n": record.name}
+        if record.name.startswith("shardwright."):  # of our own: it says which trace it is about
+            tag["t"] = str(record.__dict__.get("trace", ""))
         for line in text.split("\n"):
-            self._emit(line, {"o": "log", "l": record.levelname, "n": record.name})
+            self._emit(line, dict(tag))
 
     def record(self, text: str) -> None:
         """A log record, whole, for a test run that hands it to the loggers of its own process."""
@@ -83,7 +86,7 @@ class TaggedStream(io.TextIOBase):
         session, trace = tag_of_this_thread()
         if session:
             tag["s"] = session
-        if trace:
+        if trace and not tag.get("t"):
             tag["t"] = trace
         for start in range(0, max(1, len(line)), _PIECE // 4):  # four bytes a character at most
             piece = line[start : start + _PIECE // 4]
