@@ -17,6 +17,7 @@ from shardwright.guest import (
     Failure,
     FunctionReply,
     FunctionRequest,
+    HttpRequest,
     Inflow,
     Joiner,
     Open,
@@ -36,7 +37,7 @@ from shardwright.guest._runtime import peer_of
 from shardwright.manifest import load
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import ComponentName, MethodId, SessionNumber, ShardId
-from shardwright.model.shard import GATEWAY_COMPONENT, EntryKind, RouteTarget
+from shardwright.model.shard import GATEWAY_COMPONENT, EntryKind, EntryPoint, RouteTarget, ShardPlan
 from shardwright.sharding import plan as plan_of
 from shardwright.transport import pack, unpack
 from shardwright.transport.socket import SocketTransport
@@ -65,6 +66,8 @@ class WebShard:
         (folder / "shop.py").write_text(textwrap.dedent(source))
         plan = plan_of(load(folder, environment={}))
         shop = ComponentName("shop")
+        if app:
+            plan = _with_application(plan, app)
         routes = tuple(
             RouteTarget("/", (), shop, entry.method_id, f"shop.{entry.name}", entry.kind)
             for entry in plan.definition(shop).entry_points
@@ -95,6 +98,16 @@ class WebShard:
         for gateway in self.gateways:
             gateway.channel.close()
         self.runtime.close()
+
+
+def _with_application(plan: ShardPlan, app: str) -> ShardPlan:
+    """The plan, where what is called ``app`` is an application in whatever way it is written."""
+    (shop,) = (each for each in plan.definitions if each.component == "shop")
+    entries = [entry for entry in shop.entry_points if entry.name != app]
+    entries.append(EntryPoint(MethodId(0), app, "shop", app, EntryKind.APPLICATION))
+    numbered = tuple(dataclasses.replace(entry, method_id=MethodId(n)) for n, entry in enumerate(entries))
+    shop = dataclasses.replace(shop, entry_points=numbered)
+    return dataclasses.replace(plan, definitions=(shop,))
 
 
 class Gateway:
@@ -147,8 +160,9 @@ class Gateway:
         return Exchange(self, self.begin(name, Open.of(full, tuple(events))))
 
     def get(self, name: str = "app", **scope: Any) -> Response:
-        """A whole request without a body."""
-        return self.ask(name, b"", **scope)
+        """A whole request without a body, unless ``events`` are one."""
+        scope.setdefault("events", [HttpRequest()])
+        return self.open(name, **scope).response()
 
     def ask(self, name: str, *chunks: bytes, **scope: Any) -> Response:
         exchange = self.open(name, **scope)

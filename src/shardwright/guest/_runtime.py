@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import resource
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -140,6 +142,9 @@ class Runtime:
         self.shard = shard
         self.router.binder = binder
         self._hub = Hub(f"{shard}-hub")
+        if self.web.serves_applications:
+            with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
+                self.mailbox.submit(partial(Context().run, self.web.look))
 
     # -- links -------------------------------------------------------------------------------------------------
 

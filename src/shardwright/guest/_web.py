@@ -114,6 +114,14 @@ class Web:
     def __repr__(self) -> str:
         return f"<Web of {self.responder.definition.component}, {len(self.routed)} routed>"
 
+    @property
+    def serves_applications(self) -> bool:
+        """Whether routes lead to an application here."""
+        return any(
+            entry.kind is EntryKind.APPLICATION and entry.method_id in self.routed
+            for entry in self.responder.definition.entry_points
+        )
+
     # -- the hub's thread --------------------------------------------------------------------------------------
 
     def admit(self, link: Link, envelope: Envelope) -> IncomingCall:
@@ -147,6 +155,15 @@ class Web:
         return [call for call in self.responder.calls() if isinstance(call, WebCall) and call.stream is not None]
 
     # -- a thread with the baton -------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Look at the applications that routes lead to, so that what then comes goes where it belongs at once."""
+        for entry in self.responder.definition.entry_points:
+            if entry.kind is EntryKind.APPLICATION and entry.method_id in self.routed:
+                try:
+                    self.application(entry.method_id)
+                except Exception:
+                    pass  # it is raised again where it is called
 
     def reading(self, method: MethodId) -> tuple[Callable[..., Any], Reading]:
         """A function and how its arguments are read. Raises TypeError."""
@@ -193,6 +210,10 @@ async def _shut_down(lifespans: Sequence[Lifespan]) -> None:
 
 def manner_of(application: Any, what: str) -> Manner:
     """How ``application`` wants to be called. Raises NoApplication."""
+    if not callable(application):
+        raise NoApplication(
+            f"{what} is no application: a {type(application).__name__} cannot be called", outcome="not started"
+        )
     call = application if inspect.isroutine(application) or inspect.isclass(application) else application.__call__
     if inspect.isclass(application) and hasattr(application, "__await__"):
         return Manner.ASGI3
