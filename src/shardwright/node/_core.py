@@ -142,6 +142,7 @@ class Core:
         for session in list(self._sessions):
             self.end_session(session)
         await self.shards.close(grace_s)
+        self.questions.close()
         self.logs.close()
         self._stopped = True
         self.record("node", "stopped")
