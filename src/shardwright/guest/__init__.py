@@ -78,7 +78,7 @@ from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._modules import GeneratedFinder
 from shardwright.guest._namespace import Namespace, is_private
 from shardwright.guest._objects import Objects
-from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches
+from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches, refill
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._runtime import Runtime, edge_codec
@@ -256,6 +256,7 @@ __all__ = [
     "install_policy",
     "is_private",
     "key_of",
+    "refill",
     "payload_of",
     "payloads",
     "pieces",

@@ -10,6 +10,7 @@ through a reference taken before.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -164,7 +165,11 @@ class Patches:
             else:
                 setattr(place, name, original)
             return
-        value = self._value(patch) if patch.action == "set" else None
+        value = self._value(patch) if patch.action != "delete" else None
+        if patch.action == "fill":
+            if not refill(getattr(place, name), value):
+                setattr(place, name, value)
+            return
         self._originals.setdefault(key, vars(place).get(name, _MISSING))
         if patch.action == "set":
             setattr(place, name, value)
@@ -224,6 +229,23 @@ class Patches:
         if entry.is_async:
             return runtime.caller.call_async(TEST_PROCESS_DEFINITION, entry, arguments, {}, route=route)
         return runtime.caller.call(TEST_PROCESS_DEFINITION, entry, arguments, {}, route=route)
+
+
+def refill(thing: Any, like: Any) -> bool:
+    """Make a container hold what another of its type holds; False when they are none, or of two types."""
+    if thing is like:
+        return True
+    if type(thing) is not type(like):
+        return False
+    if isinstance(thing, (dict, set)):
+        thing.clear()
+        thing.update(like)
+        return True
+    if isinstance(thing, (list, bytearray, deque)):
+        thing.clear()
+        thing.extend(like)
+        return True
+    return False
 
 
 def _function(made: TestObject) -> Any:

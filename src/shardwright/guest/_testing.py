@@ -19,7 +19,8 @@ class Testing(msgspec.Struct, frozen=True, omit_defaults=True):
 class Patch(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, tag="patch"):
     """Set, delete or restore one attribute of a module of the application (``name`` may go through classes: ``A.f``).
 
-    ``action`` is "set" (with a value of the tagged codec), "delete" or "undo". ``owner`` is the component that owns the
+    ``action`` is "set" (with a value of the tagged codec), "delete", "undo", or "fill": then the container that is there
+    gets the value's contents, for good. ``owner`` is the component that owns the
     module; empty when nobody does: then every shard has its own and obeys. ``everywhere``: generated modules too.
     """
 

@@ -95,6 +95,17 @@ class Client:
         """In which context to call where none of a session is running."""
         self._caller.outside_calls = find
 
+    def around_calls(self, before: Callable[[], None], after: Callable[[], None]) -> None:
+        """Have both called on the calling thread, around each call."""
+        release = self._proxies.release_dropped
+
+        def both() -> None:
+            release()
+            before()
+
+        self._caller.before_call = both
+        self.after_call = after
+
     def entry(self, target: str) -> tuple[ShardDefinition, EntryPoint]:
         """The entry point that ``component.name`` names. Raises NotPermitted with the nearest name."""
         component, _, name = target.partition(".")
@@ -290,7 +301,6 @@ class _ClientCaller(Caller):
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
         target = (route.shard, owner) if route.shard is not None and isinstance(owner, int) else None
         with self._session_of(target):
-            self._client.on_use(definition.component)
             return super().get(definition, route, owner, name)
 
 

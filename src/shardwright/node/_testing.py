@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from shardwright.errors import HandleExpired, NodeError
+from shardwright.errors import CallError, HandleExpired, NodeError
 from shardwright.guest import (
     REFERENCE,
     TEST_PROCESS_DEFINITION,
@@ -40,12 +40,13 @@ from shardwright.guest import (
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope
-from shardwright.model.ids import ShardId
-from shardwright.model.manifest import StateKind
+from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import ShardPlan
 from shardwright.node._client import Client, ClientHandles
 from shardwright.node._core import CLIENT, Core
 from shardwright.node._port import ShardPort
+from shardwright.transport import ClassTable, TaggedCodec
 
 PATCH_TIMEOUT_S = 30.0
 
@@ -76,6 +77,7 @@ class Bench:
         self._loop = loop
         self._owners = {surface.module: surface.owner for surface in plan.modules}
         self._values = frozenset(plan.value_classes)
+        self._copies = TaggedCodec(ClassTable(plan.value_classes, client._value_class))
         self._numbers = itertools.count(1)
         self._active: dict[tuple[str, str], Patch] = {}  # what shards that start later must be told
         self._asked: dict[tuple[int, ShardId], asyncio.Future[str]] = {}
@@ -108,13 +110,14 @@ class Bench:
         """What generated modules of this process are made of."""
         return self._client.proxies
 
-    def act_for(self, find: Callable[[], CallContext]) -> None:
-        """In which context this process calls where no call of a session is running."""
+    def act_for(self, find: Callable[[], CallContext], used: Callable[[ComponentName], None]) -> None:
+        """In which context this process calls where no call of a session is running; ``used`` hears which component."""
         self._client.outside_calls(lambda context: find())
+        self._client.on_use = used
 
-    def after_call(self, then: Callable[[], None]) -> None:
-        """Have ``then`` called on the calling thread when a call to a shard is over."""
-        self._client.after_call = then
+    def around_calls(self, before: Callable[[], None], after: Callable[[], None]) -> None:
+        """Have both called on the calling thread, around each call of this process to a shard."""
+        self._client.around_calls(before, after)
 
     def close(self) -> None:
         """End the threads that served shards; the node is closed already."""
@@ -128,16 +131,33 @@ class Bench:
 
         ``everywhere``: also in the generated modules of the other components, where it is a constant. Raises NodeError.
         """
+        self._tell(self._patch(module, name, "set", value, everywhere))
+
+    def fill(self, module: str, name: str, value: object) -> None:
+        """Make the container that the owner has there hold what this one holds. It is not undone."""
+        self._tell(self._patch(module, name, "fill", value))
+
+    def _patch(self, module: str, name: str, action: str, value: object, everywhere: bool = False) -> Patch:
         codec = edge_codec(
             self._plan, CLIENT.component, CLIENT.component, self._client._value_class, self._client.handles_of_links()
         )
         payload, buffers, _ = codec.encode_request(value)
-        self._tell(
-            Patch(
-                next(self._numbers), module, name, "set", self._owners.get(module, ""), everywhere, bytes(payload),
-                tuple(bytes(buffer) for buffer in buffers),
-            )
-        )  # fmt: skip
+        kept = tuple(bytes(buffer) for buffer in buffers)
+        owner = self._owners.get(module, "")
+        return Patch(next(self._numbers), module, name, action, owner, everywhere, bytes(payload), kept)
+
+    def content(self, value: object) -> bytes | None:
+        """The bytes that a value crosses by, to compare it with itself later; None if it does not cross by copy."""
+        try:
+            payload, buffers, _ = self._copies.encode_request(value)
+        except CallError:
+            return None
+        return b"".join((payload, *buffers))
+
+    def is_shared(self, module: str) -> bool:
+        """Whether the module belongs to a component of which there is one for all sessions."""
+        owner = self._owners.get(module)
+        return owner is not None and self._plan.definition(owner).scope.kind is ScopeKind.SHARED
 
     def delete(self, module: str, name: str) -> None:
         """The same, deleting it."""
@@ -153,7 +173,7 @@ class Bench:
     async def _broadcast(self, patch: Patch) -> None:
         if patch.action == "undo":
             self._active.pop((patch.module, patch.name), None)
-        else:
+        elif patch.action != "fill":
             self._active[patch.module, patch.name] = patch
         asked: list[asyncio.Future[str]] = []
         for port in list(self._core.ports().values()):
@@ -168,7 +188,7 @@ class Bench:
         for key in [key for key in self._asked if key[0] == patch.request]:
             del self._asked[key]
         if failed := [error for error in errors if error]:
-            if patch.action != "undo":
+            if patch.action in ("set", "delete"):
                 self._active.pop((patch.module, patch.name), None)
             raise NodeError(failed[0], remedy="patch it through a function of its component, or run the test uncut")
 
@@ -192,27 +212,28 @@ class Bench:
 
     # -- fresh shards ------------------------------------------------------------------------------------------
 
-    def stateful_shards_of(self, session: int) -> list[ShardId]:
-        """The shards with state that a living session has used and that will outlive it."""
+    def replace(self, used: Iterable[ComponentName], *, keep: Iterable[ComponentName] = ()) -> None:
+        """End all shards that outlive a session and have state, of these components and of those that they may call.
 
-        async def find() -> list[ShardId]:
-            return [
-                record.id
-                for record in self._core.records()
-                if session in record.sessions
-                and self._plan.definition(record.component).state is not StateKind.NONE
-                and self._plan.definition(record.component).scope.kind.value in ("shared", "key")
-            ]
-
-        return asyncio.run_coroutine_threadsafe(find(), self._loop).result()
-
-    def replace(self, shards: Iterable[ShardId]) -> None:
-        """End them; whoever calls next gets fresh ones."""
+        But for those that ``keep`` may call. Whoever calls next gets fresh ones.
+        """
+        plan = self._plan
+        reached = {name for component in used for name in plan.closure(component)}
+        reached -= {name for component in keep for name in plan.closure(component)}
+        lasting = {
+            d.component
+            for d in plan.definitions
+            if d.component in reached
+            and d.state is not StateKind.NONE
+            and d.scope.kind in (ScopeKind.SHARED, ScopeKind.KEY)
+        }
 
         async def end() -> None:
+            shards = [port.shard for port in self._core.ports().values() if port.component in lasting]
             await asyncio.gather(*(self._core.shards.stop(shard) for shard in shards))
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
+        if lasting:
+            asyncio.run_coroutine_threadsafe(end(), self._loop).result()
 
     # -- objects of this process -------------------------------------------------------------------------------
 

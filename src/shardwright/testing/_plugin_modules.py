@@ -15,9 +15,11 @@ from typing import Any
 from shardwright.guest import GeneratedFinder, HandleType, Proxies
 from shardwright.model.shard import ShardPlan
 from shardwright.node import Bench
+from shardwright.testing._plugin_mirrors import Mirrors
 
 _PATCHING = "__shardwright_patching__"
 _MISSING: Any = object()
+_ASKED_BY_TOOLS = frozenset({"_mock_name", "_pytestfixturefunction", "pytestmark"})  # of everything that they find
 
 
 class TestFinder(GeneratedFinder):
@@ -25,11 +27,14 @@ class TestFinder(GeneratedFinder):
 
     __test__ = False
 
-    def __init__(self, plan: ShardPlan, proxies: Callable[[], Proxies], bench: Callable[[], Bench | None]) -> None:
+    def __init__(
+        self, plan: ShardPlan, proxies: Callable[[], Proxies], bench: Callable[[], Bench | None], mirrors: Mirrors
+    ) -> None:
         # proxies come with the node, which starts when the first such module is imported
         super().__init__(plan, None, None)  # type: ignore[arg-type]
         self._start = proxies
         self._bench = bench
+        self._mirrors = mirrors
         for module in [name for name, surface in self._surfaces.items() if is_test(Path(surface.path))]:
             del self._surfaces[module]
 
@@ -41,7 +46,7 @@ class TestFinder(GeneratedFinder):
     def exec_module(self, module: ModuleType) -> None:
         self._proxies = self._start()
         super().exec_module(module)
-        _generated(module, self._bench)
+        _generated(module, self._bench, self._mirrors)
 
 
 def is_test(path: Path) -> bool:
@@ -58,7 +63,18 @@ def is_test(path: Path) -> bool:
 class _Patching:
     """What a test has patched in one place (a module, or a class of it), and how to undo it."""
 
-    def __init__(self, place: Any, module: str, prefix: str, bench: Callable[[], Bench | None], owned: bool) -> None:
+    def __init__(
+        self,
+        place: Any,
+        module: str,
+        prefix: str,
+        bench: Callable[[], Bench | None],
+        owned: bool,
+        mirrors: Mirrors | None = None,
+        ask: Callable[[str], Any] | None = None,
+    ) -> None:
+        self._mirrors = mirrors
+        self._ask = ask
         self._place = place
         self._module = module
         self._prefix = prefix
@@ -81,6 +97,8 @@ class _Patching:
         self._originals.setdefault(name, (present, now))
         if present or not self._owned:  # what only the owner knows, it is asked for
             assign(name, value)
+        else:
+            self._stands(name, value)
 
     def delete(self, name: str, assign: Callable[[str, Any], None], remove: Callable[[str], None]) -> None:
         bench = self._bench()
@@ -99,15 +117,23 @@ class _Patching:
         found = vars(self._place).get(name, _MISSING)
         return (True, found) if found is not _MISSING else (False, self.reads.get(name, _MISSING))
 
-    def _undo(
-        self, bench: Bench, name: str, assign: Callable[[str, Any], None], remove: Callable[[str], None]
-    ) -> None:
+    def _undo(self, bench: Bench, name: str, assign: Callable[[str, Any], None], remove: Callable[[str], None]) -> None:
         present, original = self._originals.pop(name)
         bench.undo(self._module, self._prefix + name)
         if present:
             assign(name, original)
-        elif name in vars(self._place):
+            return
+        if name in vars(self._place):
             remove(name)
+        if original is not _MISSING:
+            self._stands(name, original)
+            if self._mirrors is not None:
+                self._mirrors.pull()
+
+    def _stands(self, name: str, value: object) -> None:
+        """A test that goes on to use the object itself is to see in it what the shard does to its own."""
+        if self._mirrors is not None and self._ask is not None:
+            self._mirrors.hold(self._module, name, value, self._ask)
 
 
 class PatchableModule(ModuleType):
@@ -149,16 +175,18 @@ def _is_pythons(name: str, value: object) -> bool:
     return (name.startswith("__") and name.endswith("__")) or isinstance(value, ModuleType)
 
 
-def _generated(module: ModuleType, bench: Callable[[], Bench | None]) -> None:
-    patching = _Patching(module, module.__name__, "", bench, owned=True)
+def _generated(module: ModuleType, bench: Callable[[], Bench | None], mirrors: Mirrors) -> None:
+    ask = module.__dict__["__getattr__"]
+    patching = _Patching(module, module.__name__, "", bench, True, mirrors, ask)
     for cls in [value for value in vars(module).values() if isinstance(value, HandleType)]:
         if cls.__module__ == module.__name__ and type(cls) is HandleType:
             type.__setattr__(cls, _PATCHING, _Patching(cls, cls.__module__, f"{cls._qualname}.", bench, owned=True))
             cls.__class__ = PatchableHandleType
-    ask = module.__dict__["__getattr__"]
 
     def __getattr__(name: str) -> Any:
-        found = patching.reads[name] = ask(name)
+        if name in _ASKED_BY_TOOLS:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        found = patching.reads[name] = mirrors.read(module.__name__, name, ask)
         return found
 
     module.__dict__["__getattr__"] = __getattr__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -11,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import Any
 
 from shardwright.errors import ShardwrightError
 from shardwright.guest import CallContext, Proxies, Testing
-from shardwright.model.ids import SessionNumber
+from shardwright.model.ids import ComponentName
 from shardwright.model.shard import ShardPlan
 from shardwright.node import Bench, LogLine, Node, Options, Running, Session, plan
+from shardwright.testing._plugin_mirrors import Mirrors
 
 KEPT_LINES = 1000  # of what shards said during one test
 
@@ -38,6 +39,7 @@ class TestNode:
         self.profile = profile
         self.plan: ShardPlan = plan(manifest, profile=profile, environment=dict(os.environ))
         self.output = Output()
+        self.mirrors = Mirrors(self.bench)
         self._failed = failed
         self._failure: ShardwrightError | None = None
         self._running: Running | None = None
@@ -84,11 +86,15 @@ class TestNode:
         testing = Testing("" if self.inproc else _coverage_configuration())
         options = Options(self.inproc, self.profile, None, Path(self._state), testing=testing, api=False)
         running = Running(self.manifest, options)
-        running.bench.act_for(lambda: self.whose().context())
+        running.bench.act_for(lambda: self.whose().context(), lambda component: self.whose().used.add(component))
         if not self.inproc:
             running.core.logs.subscribe(self.output.line)
-            running.bench.after_call(self.hear)
+        running.bench.around_calls(self.mirrors.push, self._after_call)
         return running
+
+    def _after_call(self) -> None:
+        self.hear()
+        self.mirrors.pull()
 
     def hear(self) -> None:
         """Pass on what shards have said by now: prints to our streams, log records to our loggers."""
@@ -130,14 +136,10 @@ class TestSession:
         self._node = node
         self._name = name
         self._session: Session | None = None
+        self.used: set[ComponentName] = set()  # components that the test process called in it
 
     def __repr__(self) -> str:
         return f"<TestSession {self._name}, {'begun' if self._session else 'not begun'}>"
-
-    @property
-    def number(self) -> SessionNumber | None:
-        """None before it begins."""
-        return self._session.context().session if self._session is not None else None
 
     def session(self) -> Session:
         if self._session is None:
@@ -218,9 +220,9 @@ def _coverage_configuration() -> str:
     if current is None:
         return ""
     try:
-        config = json.loads(current.config.serialize())
-    except (AttributeError, TypeError, ValueError):
-        logging.getLogger("shardwright").warning("lines that run in shards are not measured: coverage is too old")
+        config = current.config.copy()
+        config.patch = []  # guests end and fork in ways of their own
+        return str(config.serialize())
+    except AttributeError:
+        warnings.warn("lines that run in shards are not measured: that needs coverage 7.13 or later", stacklevel=1)
         return ""
-    config["patch"] = []  # guests end and fork in ways of their own
-    return json.dumps(config)

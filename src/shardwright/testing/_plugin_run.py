@@ -1,10 +1,10 @@
-"""One sharded test run: the hooks that pytest calls while it lasts, and its fixtures."""
+"""One sharded test run: the hooks that pytest calls while it lasts."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,8 +12,10 @@ import pytest
 
 from shardwright.errors import ShardwrightError
 from shardwright.guest import Caller, Chains, Proxies, Router
-from shardwright.model.ids import SessionNumber
-from shardwright.node import Node, Session
+from shardwright.model.ids import ComponentName
+from shardwright.node import Session
+from shardwright.testing import _plugin_fixtures
+from shardwright.testing._plugin_fixtures import RUN
 from shardwright.testing._plugin_modules import CommonModules, TestFinder
 from shardwright.testing._plugin_node import TestNode, TestSession
 from shardwright.testing._plugin_traces import tidy
@@ -36,7 +38,8 @@ def begin(config: pytest.Config) -> None:
     root = run.node.plan.root
     if root not in sys.path:
         sys.path.append(root)  # common modules, which the codec needs
-    config.pluginmanager.register(run, "shardwright-run")
+    config.pluginmanager.register(run, RUN)
+    config.pluginmanager.register(_plugin_fixtures, "shardwright-fixtures")
 
 
 def _manifest(config: pytest.Config, given: str | None) -> Path:
@@ -81,7 +84,7 @@ class ShardedRun:
             raise pytest.UsageError(f"--shardwright: {_words(error)}") from None
         controls = _controls_workers(config)
         proxies = (lambda: _nobody(self.node)) if controls else self.node.proxies
-        self.finder = TestFinder(self.node.plan, proxies, self.node.bench)
+        self.finder = TestFinder(self.node.plan, proxies, self.node.bench, self.node.mirrors)
         self._common = CommonModules(self.node.plan, self.node.bench)
         self._wide: dict[pytest.Item | pytest.Collector, TestSession] = {}
         self._run_wide = TestSession(self.node, "tests")
@@ -133,11 +136,13 @@ class ShardedRun:
         try:
             return (yield)
         finally:
+            self.node.mirrors.push()
             self._stack.remove(own)
             ending = [own] if self._scope == "function" else []
             for node in [node for node in self._wide if nextitem is None or node not in nextitem.listchain()]:
                 ending.append(self._wide.pop(node))
             self._end(ending)
+            self.node.mirrors.pull()
             bench = self.node.bench()
             if bench is not None:
                 bench.forget_since(mark)
@@ -158,14 +163,11 @@ class ShardedRun:
         bench = self.node.bench()
         if bench is None:
             return
-        used = set()
-        if self._fresh:
-            used = {shard for number in _numbers(sessions) for shard in bench.stateful_shards_of(number)}
-            lasting = [self._run_wide, *self._wide.values()]
-            used -= {shard for number in _numbers(lasting) for shard in bench.stateful_shards_of(number)}
         for session in sessions:
             session.end()
-        bench.replace(used)
+        if self._fresh:
+            lasting = [self._run_wide, *self._wide.values()]
+            bench.replace(_used(sessions), keep=_used(lasting))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
@@ -210,17 +212,9 @@ class ShardedRun:
             report.sections.append((f"Captured shards {report.when}", said))
         return report
 
-    # -- fixtures ----------------------------------------------------------------------------------------------
-
-    @pytest.fixture(scope="session", name="node")
-    def node_fixture(self) -> Node:
-        """The running node: ``shards()``, ``resize()``, sessions of one's own."""
-        return self.node.node()
-
-    @pytest.fixture(name="session")
-    def session_fixture(self) -> Iterator[Session]:
-        """The Shardwright session of this test: ``session.call("component.function", ...)``."""
-        yield self._stack[-1].session()
+    def current_session(self) -> Session:
+        """The Shardwright session of what runs now."""
+        return self._stack[-1].session()
 
 
 class _Turn:
@@ -248,7 +242,9 @@ class _NoNode:
     """The binder of a process that distributes tests and runs none."""
 
     def bind(self, *_: object) -> NoReturn:
-        raise pytest.UsageError("the process that hands tests to workers has no shards: call them in tests and fixtures")
+        raise pytest.UsageError(
+            "the process that hands tests to workers has no shards: call them in tests and fixtures"
+        )
 
     release = bind
 
@@ -263,8 +259,8 @@ def _controls_workers(config: pytest.Config) -> bool:
     return bool(options("numprocesses") or options("tx")) and "PYTEST_XDIST_WORKER" not in os.environ
 
 
-def _numbers(sessions: list[TestSession]) -> list[SessionNumber]:
-    return [session.number for session in sessions if session.number is not None]
+def _used(sessions: list[TestSession]) -> frozenset[ComponentName]:
+    return frozenset(component for session in sessions for component in session.used)
 
 
 def _words(error: ShardwrightError) -> str:

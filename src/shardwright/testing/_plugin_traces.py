@@ -13,7 +13,9 @@ _OURS = str(shardwright.errors.__file__).removesuffix("errors.py")
 
 def tidy(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
     """Leave our frames out of an exception and of those that led to it; an error with no others keeps all."""
-    excinfo.traceback = excinfo.traceback.filter(lambda entry: not _ours(str(entry.path))) or excinfo.traceback
+    kept = _without_ours(excinfo.tb)
+    if kept is not None:
+        excinfo.traceback = type(excinfo.traceback)(kept)  # what pytest shows; excinfo.tb stays for debuggers
     seen: set[int] = set()
     todo: list[BaseException | None] = [excinfo.value]
     while todo:
