@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from shardwright.errors import NodeError
@@ -15,6 +16,8 @@ from shardwright.guest._control import Attach, Attached
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.shard import ShardPlan
 
+LEAVE_S = 5.0
+LOOK_S = 0.5
 MAX_PLACES = 1000  # of breakpoint() that are told of
 
 
@@ -85,6 +88,9 @@ class Debugging:
         from shardwright.guest._debug_session import Attachment
 
         place = self._place(wanted.at) if wanted.at else None
+        before = self._attached
+        if before is not None:  # its terminal may be gone, and the thread that it had go on just now
+            before.ended.wait(LEAVE_S if before.leaving else LOOK_S)
         with self._mutex:
             if self._attached is not None:
                 raise Unattachable(f"another terminal debugs {self._shard}", remedy="detach it first: Ctrl-D there")
@@ -122,6 +128,7 @@ class Debugging:
             path = Path(self._plan.root, where)
             if not path.is_file():
                 raise Unattachable(f"there is no file {path}", remedy=f"paths are relative to {self._plan.root}")
+            _check_line(path, int(what))
             return str(path.resolve()), int(what), None
         for surface in self._plan.modules:
             if surface.module == where and surface.owner != self._component:
@@ -188,6 +195,25 @@ class Debugging:
             print(f"{message}; to stop there: shardwright attach {self._shard}", file=sys.stderr)
             self._note("breakpoint", message)
         return None
+
+
+def _check_line(path: Path, line: int) -> None:
+    """Raises Unattachable when the program never comes to that line, for there is nothing to run."""
+    try:
+        todo = [compile(path.read_bytes(), str(path), "exec", dont_inherit=True)]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Unattachable(f"{path} cannot be read: {error}") from None
+    lines: set[int] = set()
+    while todo:
+        code = todo.pop()
+        lines.update(number for _, _, number in code.co_lines() if number)
+        todo += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    if line not in lines:
+        following = min((number for number in lines if number > line), default=0)
+        raise Unattachable(
+            f"there is nothing to run at {path}:{line}",
+            remedy=f"the next line with code is {following}" if following else "",
+        )
 
 
 def _at_terminal() -> bool:

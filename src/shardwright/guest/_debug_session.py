@@ -53,6 +53,7 @@ class Attachment:
         self._state = State.RUNNING
         self._thread = 0  # the one that is caught
         self._leaving = False
+        self.ended = threading.Event()
         self._now = False
         self._entry = False
         self._theirs: dict[str, bool] = {}
@@ -106,7 +107,7 @@ class Attachment:
             frame.f_trace = None
             return None
         code = frame.f_code
-        theirs = self._is_theirs(code.co_filename)
+        theirs = self.is_theirs(code.co_filename)
         if event == "call":
             stops = theirs and code.co_name != "<module>" and (self._now or (self._entry and self._enters(frame)))
         else:
@@ -185,6 +186,17 @@ class Attachment:
         """Whether the calling thread is the one that pdb has."""
         return self._state is State.CAUGHT and self._thread == threading.get_ident()
 
+    def works_for_them(self, frame: FrameType | None) -> bool:
+        """Whether it is the application's own, or was called by the application and not by us."""
+        while frame is not None:
+            name = frame.f_code.co_filename
+            if is_ours(name):
+                return False
+            if self.is_theirs(name):
+                return True
+            frame = frame.f_back
+        return False
+
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _watch_all(self) -> None:
@@ -198,8 +210,10 @@ class Attachment:
         self._terminal.write(f"\ndetached; {self._shard} goes on\n")
         self._terminal.close()
         self._on_over()
+        self.ended.set()
 
-    def _is_theirs(self, filename: str) -> bool:
+    def is_theirs(self, filename: str) -> bool:
+        """Whether that file is the application's."""
         found = self._theirs.get(filename)
         if found is None:
             real = str(Path(filename).resolve()) if filename.startswith("/") else ""
@@ -225,7 +239,7 @@ class Attachment:
             name = outer.f_code.co_filename
             if is_ours(name):
                 return True
-            if self._is_theirs(name):
+            if self.is_theirs(name):
                 return False
             outer = outer.f_back
         return True
@@ -262,13 +276,20 @@ class _Debugger(pdb.Pdb):
         return local if attachment.is_caught() else None
 
     def get_stack(self, f: FrameType | None, t: TracebackType | None) -> tuple[list[tuple[FrameType, int]], int]:
-        """The stack without our own frames."""
+        """The stack from the application's first frame on, without ours."""
         stack, index = super().get_stack(f, t)
         if not stack:
             return stack, index
         current = stack[index]
-        kept = [entry for entry in stack if entry is current or not is_ours(entry[0].f_code.co_filename)]
+        kept: list[tuple[FrameType, int]] = []
+        for entry in stack:
+            name = entry[0].f_code.co_filename
+            if entry is current or self.attachment.is_theirs(name) or (kept and not is_ours(name)):
+                kept.append(entry)
         return kept, kept.index(current)
+
+    def stop_here(self, frame: FrameType) -> bool:
+        return bool(super().stop_here(frame)) and self.attachment.works_for_them(frame)
 
     def set_continue(self) -> None:
         self._set_stopinfo(self.botframe, None, -1)  # type: ignore[attr-defined]

@@ -94,7 +94,7 @@ async def _carry(port: ShardPort, master: int, reader: asyncio.StreamReader, wri
     loop = asyncio.get_running_loop()
     from_shard = asyncio.StreamReader(limit=_PIECE * 4, loop=loop)
     with open(master, "rb", buffering=0) as readable, open(os.dup(master), "wb", buffering=0) as writable:
-        hearing, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(from_shard, loop=loop), readable)
+        hearing, _ = await loop.connect_read_pipe(lambda: _Hearing(from_shard, loop=loop), readable)
         speaking, flow = await loop.connect_write_pipe(lambda: asyncio.streams.FlowControlMixin(loop=loop), writable)
         to_shard = asyncio.StreamWriter(speaking, flow, None, loop)
         ways = [loop.create_task(_out(from_shard, writer)), loop.create_task(_in(port, reader, to_shard))]
@@ -107,6 +107,13 @@ async def _carry(port: ShardPort, master: int, reader: asyncio.StreamReader, wri
             hearing.close()
             speaking.abort()
             await asyncio.sleep(0)  # they close their files with the next turn
+
+
+class _Hearing(asyncio.StreamReaderProtocol):
+    """The other end of a terminal was closed: that is no error, and what was said before is still to be read."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(None)
 
 
 async def _out(from_shard: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -57,11 +57,6 @@ class Questions:
                 future.exception()
 
     def close(self) -> None:
-        """The node ends: nobody answers any more."""
-        for shard in list(self._files):
-            self.ended(shard)
-
-    def close(self) -> None:
         """The node has ended, and with it shards whose end nobody heard of."""
         for shard in list(self._files):
             self.ended(shard)
