@@ -238,6 +238,9 @@ class ShardBackend:
             raise CallError(f"{route.name} gave no description", outcome="failed")
         return operation_of(answer)
 
+    async def status(self) -> dict[str, Any]:
+        return {}
+
     async def _ask(
         self, target: RouteTarget, session: int, key: str | None, payload: bytes, deadline_ns: int, trace_id: bytes
     ) -> Any:

@@ -1,0 +1,340 @@
+"""The front: an ASGI application that answers requests by calling shards.
+
+It decides which route takes a request, in which session, whether it is let in, and what a client is told when something
+fails. Bodies and values of the application pass through as bytes; nothing of them is decoded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from shardwright.errors import NotPermitted, ShardwrightError
+from shardwright.gateway._admission import Admission, Gate
+from shardwright.gateway._backend import Backend, GatewaySettings, Raised
+from shardwright.gateway._front_asgi import (
+    Aborted,
+    Receive,
+    Scope,
+    Send,
+    respond,
+    respond_problem,
+    safe_headers,
+    trace_of,
+)
+from shardwright.gateway._front_exchange import HttpPump, WebSocketPump, deny
+from shardwright.gateway._front_own import OwnPages
+from shardwright.gateway._limits import Limits
+from shardwright.gateway._problems import Problem, problem_of
+from shardwright.gateway._routes import Match, RouteTable
+from shardwright.gateway._scrape import Scrape
+from shardwright.gateway._sessions import Seal, Sessions, Visit, without_session
+from shardwright.guest import FunctionReply, FunctionRequest
+from shardwright.model.shard import EntryKind, RouteTarget
+from shardwright.monitoring import GatewayMonitor
+
+__all__ = ["Front"]
+
+OWN = b"/_shardwright"
+_log = logging.getLogger("shardwright.gateway")
+
+
+class Front:
+    """The application. ``token`` opens the pages about the node to clients off loopback; empty: to none."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        backend: Backend,
+        *,
+        monitor: GatewayMonitor | None = None,
+        token: str = "",
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        gateway = settings.gateway
+        self.limits = Limits.of(gateway)
+        self.routes = RouteTable(settings.routes)
+        self.monitor = monitor or GatewayMonitor(route.path for route in settings.routes)
+        self.admission = Admission(gateway.queue)
+        self.draining = False
+        self._backend = backend
+        self._sessions = Sessions(
+            Seal(settings.cookie_key, settings.app, gateway.session_idle_s, now_s),
+            backend,
+            lasting_s=gateway.session_idle_s,
+            secure=gateway.secure,
+        )
+        self._own = OwnPages(
+            settings, backend, self.routes, lambda: self.draining, Scrape(backend, self.monitor), token
+        )
+        self._behind: set[asyncio.Task[None]] = set()  # exchanges whose response is out and whose application goes on
+
+    def __repr__(self) -> str:
+        return f"<Front of {len(self.routes.routes)} routes>"
+
+    @property
+    def behind(self) -> frozenset[asyncio.Task[None]]:
+        """What applications still do after their responses; a graceful stop waits for it."""
+        return frozenset(self._behind)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            raise ValueError(f"a scope of type {scope['type']!r}")
+
+    # -- HTTP ------------------------------------------------------------------------------------------------------
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        trace_id = trace_of(headers.get(b"traceparent"))
+        raw_path: bytes = scope["raw_path"]
+        if (raw_path.startswith(OWN) or raw_path in self._own.elsewhere) and await self._own.answer(
+            scope, headers, send, trace_id
+        ):
+            return
+        method: str = scope["method"]
+        pattern: str | None = None
+        meter = None
+        status: int | None = None
+        try:
+            match = self.routes.match(method, raw_path)
+            pattern = match.route.path
+            meter = self.monitor.request(pattern, method)
+            if match.route.kind is EntryKind.APPLICATION:
+                status = await self._application(scope, receive, send, match, headers, trace_id)
+            else:
+                status = await self._function(scope, receive, send, match, headers, trace_id)
+        except (ShardwrightError, Problem) as error:
+            problem = self._say(error, pattern, trace_id)
+            status = problem.status
+            await respond_problem(send, problem, trace_id)
+        except Aborted:
+            status = 502
+            raise
+        finally:
+            (meter or self.monitor.request(pattern, method)).ended(status)
+
+    async def _function(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        match: Match,
+        headers: Mapping[bytes, bytes],
+        trace_id: bytes,
+    ) -> int:
+        route = match.route
+        body = b"" if _bodyless(scope, headers) else await self._body(receive, headers)
+        request = FunctionRequest(
+            scope["method"],
+            dict(match.path),
+            self._query(scope["query_string"]),
+            body,
+            headers.get(b"content-type", b"").decode("latin-1"),
+        )
+        visit = await self._sessions.enter(route.needs_session, headers)
+        reply = await self.call(route, visit, request, trace_id=trace_id, limit_s=self.limits.call_timeout_s)
+        try:
+            safe_headers(((b"content-type", content_type := reply.content_type.encode("latin-1")),))
+        except ValueError:
+            raise Problem(502, "The application gave no usable answer.") from None
+        await respond(send, reply.status, reply.body, content_type, trace_id, visit.headers)
+        return reply.status
+
+    async def call(
+        self, route: RouteTarget, visit: Visit, request: FunctionRequest, *, trace_id: bytes, limit_s: float
+    ) -> FunctionReply:
+        """Run a function for an admitted request. Raises Problem and what the backend raises."""
+        now_s = time.monotonic()
+        gate = self._admit(route, now_s, now_s + limit_s)
+        deadline_ns = int((now_s + limit_s) * 1e9)
+        answered = True
+        try:
+            try:
+                return await self._backend.call(
+                    route, visit.number, request, deadline_ns=deadline_ns, trace_id=trace_id
+                )
+            except NotPermitted:
+                if not visit.name:
+                    raise
+                visit = await self._sessions.again(visit)
+                return await self._backend.call(
+                    route, visit.number, request, deadline_ns=deadline_ns, trace_id=trace_id
+                )
+        except Raised:
+            raise
+        except BaseException:
+            answered = False
+            raise
+        finally:
+            gate.left(time.monotonic(), answered=answered)
+
+    def _admit(self, route: RouteTarget, now_s: float, deadline_s: float) -> Gate:
+        try:
+            return self.admission.enter(route.component, now_s, deadline_s)
+        except Problem:
+            self.monitor.shed(route.component, "queue")
+            raise
+
+    async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+        """The whole body of a call of a function."""
+        self._check_length(headers)
+        parts: list[bytes] = []
+        length = 0
+        while True:
+            try:
+                async with asyncio.timeout(self.limits.body_timeout_s):
+                    event = await receive()
+            except TimeoutError:
+                raise Problem(408, "The body did not arrive in time.", ((b"connection", b"close"),)) from None
+            if event["type"] != "http.request":
+                raise asyncio.CancelledError
+            parts.append(event.get("body", b""))
+            length += len(parts[-1])
+            if length > self.limits.body_bytes:
+                raise _too_large()
+            if not event.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _check_length(self, headers: Mapping[bytes, bytes]) -> None:
+        given = headers.get(b"content-length", b"0")
+        if not given.isdigit():
+            raise Problem(400, "The content-length is no number.")
+        if len(given) > 18 or int(given) > self.limits.body_bytes:
+            raise _too_large()
+
+    def _query(self, query: bytes) -> tuple[tuple[str, str], ...]:
+        if not query:
+            return ()
+        try:
+            return tuple(
+                parse_qsl(
+                    query.decode("ascii"),
+                    keep_blank_values=True,
+                    errors="strict",
+                    max_num_fields=self.limits.query_fields,
+                )
+            )
+        except ValueError:
+            raise Problem(400, "The query cannot be read.") from None
+
+    # -- exchanges -------------------------------------------------------------------------------------------------
+
+    async def _application(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        match: Match,
+        headers: Mapping[bytes, bytes],
+        trace_id: bytes,
+    ) -> int:
+        route = match.route
+        self._check_length(headers)
+        visit = await self._sessions.enter(route.needs_session, headers)
+        gate = self._admit(route, time.monotonic(), math.inf)
+        inside = True
+
+        def answered(by_application: bool = True) -> None:
+            nonlocal inside
+            if inside:
+                inside = False
+                gate.left(time.monotonic(), answered=by_application)
+
+        pump = None
+        try:
+            exchange, visit = await self._open(route, visit, _shown(scope, match), trace_id)
+            pump = HttpPump(exchange, receive, send, self.limits, trace_id, visit.headers, answered)
+            try:
+                await pump.run(not _bodyless(scope, headers))
+            finally:
+                if pump.complete and not pump.returned and pump.status < 500:
+                    self._keep(pump.finish())
+                else:
+                    exchange.cancel()
+            return pump.status
+        finally:
+            answered(by_application=False)
+
+    async def _open(
+        self, route: RouteTarget, visit: Visit, scope: dict[str, Any], trace_id: bytes
+    ) -> tuple[Any, Visit]:
+        try:
+            return await self._backend.open(route, visit.number, scope, trace_id=trace_id), visit
+        except NotPermitted:
+            if not visit.name:
+                raise
+            visit = await self._sessions.again(visit)
+            return await self._backend.open(route, visit.number, scope, trace_id=trace_id), visit
+
+    def _keep(self, rest: Any) -> None:
+        task = asyncio.get_running_loop().create_task(rest)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        trace_id = trace_of(headers.get(b"traceparent"))
+        extensions = scope.get("extensions")
+        pattern: str | None = None
+        try:
+            match = self.routes.match_websocket(scope["raw_path"])
+            pattern = match.route.path
+            visit = await self._sessions.enter(match.route.needs_session, headers)
+            exchange, visit = await self._open(match.route, visit, _shown(scope, match), trace_id)
+        except (ShardwrightError, Problem) as error:
+            await deny(send, self._say(error, pattern, trace_id), trace_id, extensions)
+            return
+        meters: list[Any] = []
+        pump = WebSocketPump(
+            exchange,
+            receive,
+            send,
+            trace_id,
+            visit.headers,
+            extensions,
+            lambda: meters.append(self.monitor.websocket(pattern)),
+        )
+        try:
+            await pump.run()
+        finally:
+            exchange.cancel()
+            for meter in meters:
+                meter.ended(pump.code)
+
+    def _say(self, error: Exception, pattern: str | None, trace_id: bytes) -> Problem:
+        """What the client is told; the log gets the rest."""
+        problem = problem_of(error)
+        if problem.status >= 500 and not isinstance(error, Problem):
+            _log.warning(
+                "%s %s: %s", problem.status, pattern, error, extra={"trace": trace_id.hex(), "route": pattern or ""}
+            )
+        return problem
+
+
+def _too_large() -> Problem:
+    return Problem(413, "The body is larger than this gateway takes.", ((b"connection", b"close"),))
+
+
+def _bodyless(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the head alone says that no body follows: then nobody needs to wait for it."""
+    if b"transfer-encoding" in headers:
+        return False
+    length = headers.get(b"content-length")
+    return length == b"0" if length is not None else scope["http_version"] != "2"
+
+
+def _shown(scope: Scope, match: Match) -> dict[str, Any]:
+    """The scope that the application sees."""
+    shown = dict(scope)
+    shown["root_path"] = match.root_path
+    shown["headers"] = without_session(scope["headers"])
+    return shown

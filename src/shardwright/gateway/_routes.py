@@ -1,0 +1,163 @@
+"""Which route of the manifest takes a request.
+
+A literal segment is preferred to a parameter, a parameter to ``{rest:path}``, and any of them to the prefix under which an
+application is mounted; among prefixes the longest wins. Segments are compared after percent-decoding, one by one, so that
+``%2F`` never separates two. A trailing slash means what it says: ``/items/`` and ``/items`` are two paths.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from shardwright.gateway._problems import Problem
+from shardwright.model.shard import EntryKind, RouteTarget
+
+__all__ = ["Match", "RouteTable", "parameters"]
+
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A route takes the request. ``path`` are the values of its parameters, ``root_path`` where its application is mounted."""
+
+    route: RouteTarget
+    path: Mapping[str, str] = field(default_factory=dict)
+    root_path: str = ""
+
+
+def parameters(pattern: str) -> tuple[str, ...]:
+    """The names of the parameters of a pattern, in order."""
+    return tuple(found.group(1) for found in _PARAMETER.finditer(pattern))
+
+
+@dataclass(slots=True)
+class _Branch:
+    """One level of the tree of patterns."""
+
+    literal: dict[str, _Branch] = field(default_factory=dict)
+    parameter: _Branch | None = None
+    rest: list[RouteTarget] = field(default_factory=list)
+    routes: list[RouteTarget] = field(default_factory=list)
+
+
+class RouteTable:
+    """All routes, ready to be asked. Immutable after it was made."""
+
+    def __init__(self, routes: Iterable[RouteTarget]) -> None:
+        self.routes = tuple(routes)
+        self._root = _Branch()
+        self._literal: dict[bytes, list[RouteTarget]] = {}
+        self._mounted: dict[tuple[str, ...], list[RouteTarget]] = {}
+        self._deepest = 0
+        for route in self.routes:
+            if route.kind is EntryKind.APPLICATION:
+                where = tuple(part for part in route.path.rstrip("/").split("/")[1:])
+                self._mounted.setdefault(where, []).append(route)
+                self._deepest = max(self._deepest, len(where))
+            else:
+                self._add(route)
+
+    def __repr__(self) -> str:
+        return f"<RouteTable of {len(self.routes)} routes>"
+
+    def _add(self, route: RouteTarget) -> None:
+        branch = self._root
+        segments = route.path.split("/")[1:]
+        if not parameters(route.path):
+            self._literal.setdefault(route.path.encode(), []).append(route)
+        for segment in segments:
+            found = _PARAMETER.fullmatch(segment)
+            if found is None:
+                branch = branch.literal.setdefault(segment, _Branch())
+            elif found.group(2):
+                branch.rest.append(route)
+                return
+            else:
+                branch.parameter = branch.parameter or _Branch()
+                branch = branch.parameter
+        branch.routes.append(route)
+
+    def covered(self, path: str) -> bool:
+        """Whether a mounted application, or a route, takes this literal path."""
+        return bool(self._candidates(path.split("/")[1:]))
+
+    def match(self, method: str, raw_path: bytes) -> Match:
+        """The route for a request. Raises Problem: 400, 404, or 405 with the methods that the path allows."""
+        fast = self._literal.get(raw_path)
+        if fast is not None:
+            for route in fast:
+                if _answers(route, method):
+                    return Match(route)
+        segments = _segments(raw_path)
+        candidates = self._candidates(segments)
+        for route in candidates:
+            if _answers(route, method):
+                return self._made(route, segments)
+        if not candidates:
+            raise Problem(404, "No route takes this path.")
+        allowed = sorted({name for route in candidates for name in _allowed(route)})
+        allow = ((b"allow", ", ".join(allowed).encode()),)
+        if method == "OPTIONS":
+            raise Problem(204, headers=allow)
+        raise Problem(405, "This path takes other methods.", allow)
+
+    def match_websocket(self, raw_path: bytes) -> Match:
+        """The application for a WebSocket. Raises Problem: 400, 404; functions take no WebSockets."""
+        segments = _segments(raw_path)
+        for route in self._candidates(segments):
+            if route.kind is EntryKind.APPLICATION:
+                return self._made(route, segments)
+        raise Problem(404, "No application takes WebSockets at this path.")
+
+    def _candidates(self, segments: list[str]) -> list[RouteTarget]:
+        """Routes whose path fits, the most specific first."""
+        found = list(_walk(self._root, segments, 0))
+        for depth in range(min(len(segments), self._deepest), -1, -1):
+            if tuple(segments[:depth]) in self._mounted:
+                found += self._mounted[tuple(segments[:depth])]
+        return found
+
+    def _made(self, route: RouteTarget, segments: list[str]) -> Match:
+        if route.kind is EntryKind.APPLICATION:
+            return Match(route, {}, route.path.rstrip("/"))
+        values: dict[str, str] = {}
+        for index, segment in enumerate(route.path.split("/")[1:]):
+            found = _PARAMETER.fullmatch(segment)
+            if found is not None:
+                values[found.group(1)] = "/".join(segments[index:]) if found.group(2) else segments[index]
+        return Match(route, values)
+
+
+def _walk(branch: _Branch, segments: list[str], at: int) -> Iterator[RouteTarget]:
+    if at == len(segments):
+        yield from branch.routes
+        return
+    segment = segments[at]
+    if segment in branch.literal:
+        yield from _walk(branch.literal[segment], segments, at + 1)
+    if branch.parameter is not None and segment:
+        yield from _walk(branch.parameter, segments, at + 1)
+    yield from branch.rest
+
+
+def _answers(route: RouteTarget, method: str) -> bool:
+    return not route.methods or method in route.methods or (method == "HEAD" and "GET" in route.methods)
+
+
+def _allowed(route: RouteTarget) -> tuple[str, ...]:
+    return (*route.methods, "HEAD") if "GET" in route.methods else route.methods
+
+
+def _segments(raw_path: bytes) -> list[str]:
+    if not raw_path.startswith(b"/"):
+        raise Problem(400, "The path does not begin with a slash.")
+    if b"%" not in raw_path:
+        return raw_path.decode("latin-1").split("/")[1:]
+    try:
+        return [unquote_to_bytes(part).decode() for part in raw_path.split(b"/")[1:]]
+    except UnicodeDecodeError:
+        raise Problem(400, "The path is not UTF-8 after percent-decoding.") from None

@@ -1,0 +1,59 @@
+"""What connections of every version of HTTP have in common: a client that leaves takes its requests with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from uvicorn.server import ServerState
+
+from shardwright.gateway._front_asgi import Aborted, Receive, Scope, Send
+from shardwright.gateway._limits import Limits
+
+__all__ = ["GatewayState", "Running"]
+
+_log = logging.getLogger("shardwright.gateway")
+
+
+class GatewayState(ServerState):
+    """What all connections of one server share."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self.limits = limits
+        self.draining = False
+
+
+class Running:
+    """The requests that run for one connection or stream; as an application, it notes who runs."""
+
+    __slots__ = ("_app", "_gone", "_tasks")
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._gone = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._gone:
+                raise
+        except Aborted:
+            pass  # an incomplete response makes the server close the connection, or reset the stream
+        except Exception:
+            _log.exception("the front failed")
+            raise
+        finally:
+            self._tasks.discard(task)
+
+    def gone(self) -> None:
+        """The client has left: whatever runs for it is cancelled."""
+        self._gone = True
+        for task in self._tasks:
+            task.cancel()

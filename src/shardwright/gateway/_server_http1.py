@@ -1,0 +1,214 @@
+"""HTTP/1.1 as uvicorn speaks it, with limits on what a client may send and how long it may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shardwright.gateway._front_asgi import TRACE_HEADER, trace_of
+from shardwright.gateway._problems import PROBLEM_TYPE, Problem
+from shardwright.gateway._server_connection import GatewayState, Running
+from shardwright.gateway._server_http2 import PREFACE, Http2Protocol
+
+__all__ = ["Http1Protocol"]
+
+LINGER_S = 0.5  # an idle connection is kept so long after the drain began: its next request may be on the way
+
+
+class _Refused(Exception):
+    """Raised in a callback of the parser, which then stops."""
+
+
+class Http1Protocol(HttpToolsProtocol):
+    """One connection. It becomes another protocol's when the client speaks HTTP/2 or asks for a WebSocket.
+
+    ``sweep`` is called now and then: it ends a head that does not come to its end, and a response that nobody reads.
+    """
+
+    alpn_protocols = ("h2", "http/1.1")
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: GatewayState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._state = server_state
+        self.limits = server_state.limits
+        self._running = Running(config.loaded_app)
+        self.app = self._running
+        self._refusal = 0
+        self._greeting: bytes | None = b""  # until it is known which protocol the client speaks
+        self._waits_since_s = self.loop.time()  # for a head, or for the first byte
+        self._in_head = True
+        self._head_bytes = 0
+        self._chunk_bytes = 0
+        self._stuck_since_s = 0.0
+
+    # -- connection ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self._refuse(503)
+            return
+        if self.scheme == "https":
+            secured = transport.get_extra_info("ssl_object")
+            self._greeting = None
+            if secured is not None and secured.selected_alpn_protocol() == "h2":
+                self._become_http2(b"")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._running.gone()
+        self.pipeline.clear()
+
+    def _become_http2(self, received: bytes) -> None:
+        self.connections.discard(self)
+        self._in_head = False
+        protocol = Http2Protocol(self.config, self._state, self.loop)
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        if received:
+            protocol.data_received(received)
+
+    def shutdown(self) -> None:
+        """Answer what was asked, keep nothing alive; a connection that is silent by now is closed a little later."""
+        if self._answering():
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(LINGER_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._answering():
+            self.transport.close()
+
+    def _answering(self) -> bool:
+        """Whether a request was begun and not yet answered. Its cycle is None before the first one, whatever its type says."""
+        return bool(self.cycle) and not self.cycle.response_complete
+
+    def sweep(self, now_s: float) -> None:
+        """End what takes too long."""
+        if self._stuck_since_s and now_s - self._stuck_since_s > self.limits.idle_timeout_s:
+            self.transport.abort()
+        elif self._in_head:
+            if now_s - self._waits_since_s > self.limits.head_timeout_s:
+                if self._head_bytes or self._greeting:
+                    self._refuse(408)
+                else:
+                    self.transport.close()
+        elif self.timeout_keep_alive_task is None and bool(self.cycle) and not self._answering() and not self.pipeline:
+            # Something came that began no request (empty lines do not): the connection is as idle as before.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def pause_writing(self) -> None:
+        self._stuck_since_s = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stuck_since_s = 0.0
+        super().resume_writing()
+
+    # -- what arrives ----------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._greeting is not None:
+            data = self._greeting + data
+            if len(data) < len(PREFACE) and PREFACE.startswith(data):
+                self._greeting = data
+                return
+            self._greeting = None
+            if data.startswith(PREFACE):
+                self._become_http2(data)
+                return
+        if self._refusal:
+            return
+        was_in_head = self._in_head
+        self._chunk_bytes = len(data)
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes = (self._head_bytes if was_in_head else 0) + len(data)
+            if self._head_bytes > self.limits.head_bytes and not self._refusal:
+                self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= self.limits.pipelined:
+            self._refusal = 429
+            raise _Refused
+        self._in_head = True
+        self._waits_since_s = self.loop.time()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if len(self.url) > self.limits.target_bytes:
+            self._refusal = 414
+        elif len(self.headers) > self.limits.fields or (
+            self._head_bytes + self._chunk_bytes > self.limits.head_bytes
+            and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.head_bytes
+        ):
+            self._refusal = 431
+        elif [name for name, _ in self.headers].count(b"host") != 1 and self.parser.get_http_version() == "1.1":
+            self._refusal = 400
+        self._head_bytes = 0
+        if self._refusal:
+            raise _Refused
+        super().on_headers_complete()
+        if self._state.draining:
+            self.cycle.keep_alive = False
+
+    def handle_websocket_upgrade(self) -> None:
+        if self._state.draining:
+            self._refuse(503)
+            return
+        super().handle_websocket_upgrade()
+
+    # -- refusals --------------------------------------------------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._refusal or 400)
+
+    def _refuse(self, status: int) -> None:
+        """Answer what is no request and close; behind the answers to requests before it nothing more is said."""
+        self._refusal = status
+        self._in_head = False
+        self.pipeline.clear()
+        if self._answering():
+            self.cycle.keep_alive = False
+            if not self.cycle.response_started and self.cycle.more_body:
+                # It is the body of this very request that cannot be read: what runs for it may say nothing any more.
+                self.cycle.disconnected = True
+                self._running.gone()
+            else:
+                self.flow.pause_reading()
+                return
+        trace_id = trace_of(None)
+        problem = Problem(status)
+        body = problem.body(trace_id)
+        head = [
+            b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES[status]),
+            *(b"%s: %s\r\n" % pair for pair in self.server_state.default_headers),
+            b"content-type: %s\r\ncontent-length: %d\r\n" % (PROBLEM_TYPE, len(body)),
+            b"%s: %s\r\nconnection: close\r\n\r\n" % (TRACE_HEADER, trace_id.hex().encode()),
+            body,
+        ]
+        self.transport.write(b"".join(head))
+        self.transport.close()
+
+
+_PHRASES = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    414: b"URI Too Long",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}

@@ -1,0 +1,417 @@
+"""HTTP/2 on ``h2``, for the same server: streams become requests of the front.
+
+``h2`` keeps the protocol's state and judges what the peer sends; here are tasks, flow control and patience. A body is credited
+when it is taken, so that one stream holds no more than its window; a response waits for the peer's window. Resets, pings and
+settings cost a peer a budget that grows slowly: whoever opens and resets streams without end is sent away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+from urllib.parse import unquote
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
+from h2.exceptions import H2Error, ProtocolError
+from h2.settings import SettingCodes, Settings
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+
+from shardwright.gateway._front_asgi import safe_headers
+from shardwright.gateway._server_connection import GatewayState, Running
+
+__all__ = ["PREFACE", "Http2Protocol"]
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+STREAM_WINDOW = 64 * 2**10 - 1
+CONNECTION_WINDOW = 2**20
+NUISANCES = 400  # resets, pings, settings, empty frames that a peer may send at once
+NUISANCES_PER_S = 40
+
+
+class Http2Protocol(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, config: Config, server_state: GatewayState, loop: asyncio.AbstractEventLoop) -> None:
+        self.app = config.loaded_app
+        self.loop = loop
+        self.server_state = server_state
+        self.connections: set[Any] = server_state.connections
+        self.limits = server_state.limits
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.conn = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        self.conn.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: self.limits.streams,
+                SettingCodes.MAX_HEADER_LIST_SIZE: self.limits.head_bytes,
+                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                SettingCodes.ENABLE_CONNECT_PROTOCOL: 0,
+            },
+        )
+        self.streams: dict[int, Stream] = {}
+        self._draining = False
+        self._nuisances = 0.0
+        self._judged_s = self._idle_since_s = loop.time()
+        self._stuck_since_s = 0.0
+
+    # -- connection ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.connections.add(self)
+        self.server = get_local_addr(transport)
+        self.client = get_remote_addr(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
+        self.conn.initiate_connection()
+        self.conn.increment_flow_control_window(CONNECTION_WINDOW - 65535)
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        self.writable.set()
+        for stream in tuple(self.streams.values()):
+            stream.gone()
+        self.streams.clear()
+
+    def eof_received(self) -> None:
+        return None
+
+    def pause_writing(self) -> None:
+        self._stuck_since_s = self.loop.time()
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self._stuck_since_s = 0.0
+        self.writable.set()
+
+    def shutdown(self) -> None:
+        """Take no new streams, close when the last one has ended."""
+        self._draining = True
+        if not self.streams:
+            self._leave(ErrorCodes.NO_ERROR)
+
+    def sweep(self, now_s: float) -> None:
+        """End what takes too long."""
+        limit_s = self.limits.idle_timeout_s
+        if self._stuck_since_s and now_s - self._stuck_since_s > limit_s:
+            self.transport.abort()
+        elif not self.streams and now_s - self._idle_since_s > limit_s:
+            self._leave(ErrorCodes.NO_ERROR)
+        for stream in tuple(self.streams.values()):
+            if stream.stuck_since_s and now_s - stream.stuck_since_s > limit_s:
+                self.reset(stream, ErrorCodes.CANCEL)
+
+    def flush(self) -> None:
+        data = self.conn.data_to_send()
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _leave(self, code: ErrorCodes) -> None:
+        try:
+            self.conn.close_connection(code)
+        except ProtocolError:
+            pass  # it was said already
+        self.flush()
+        self.transport.close()
+
+    # -- what arrives ----------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            events = self.conn.receive_data(data)
+        except (ProtocolError, ValueError):
+            self.flush()  # a GOAWAY that says why
+            self.transport.close()
+            return
+        for event in events:
+            self._heard(event)
+            if self.transport.is_closing():
+                return
+        self.flush()
+
+    def _heard(self, event: Event) -> None:
+        match event:
+            case RequestReceived():
+                self._request(event)
+            case DataReceived():
+                stream = self.streams.get(event.stream_id)
+                length = event.flow_controlled_length or 0
+                if not event.data:
+                    self._nuisance()
+                if stream is None:
+                    self.credit(0, length)
+                else:
+                    stream.arrived(event.data or b"", length)
+            case StreamEnded():
+                stream = self.streams.get(event.stream_id)
+                if stream is not None:
+                    stream.ended()
+            case WindowUpdated():
+                for stream in self.streams.values():
+                    stream.window.set()
+            case StreamReset():
+                stream = self.streams.pop(event.stream_id, None)
+                if stream is not None:
+                    stream.gone()
+                self._nuisance()
+                self._if_last()
+            case ConnectionTerminated():
+                for stream in tuple(self.streams.values()):
+                    stream.gone()
+                self.transport.close()
+            case TrailersReceived():
+                pass
+            case _:
+                self._nuisance()
+
+    def _nuisance(self) -> None:
+        now_s = self.loop.time()
+        self._nuisances = max(0.0, self._nuisances - (now_s - self._judged_s) * NUISANCES_PER_S) + 1
+        self._judged_s = now_s
+        if self._nuisances > NUISANCES:
+            self._leave(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def _request(self, event: RequestReceived) -> None:
+        stream_id = event.stream_id
+        assert stream_id is not None
+        pseudo: dict[bytes, bytes] = {}
+        headers: list[tuple[bytes, bytes]] = []
+        for name, value in event.headers or ():
+            if name.startswith(b":"):
+                pseudo[bytes(name)] = bytes(value)
+            else:
+                headers.append((bytes(name), bytes(value)))
+        target = pseudo.get(b":path", b"")
+        stream = self.streams[stream_id] = Stream(self, stream_id, pseudo.get(b":method", b""))
+        if self._draining:
+            self.reset(stream, ErrorCodes.REFUSED_STREAM)
+            return
+        if b":authority" in pseudo and not any(name == b"host" for name, _ in headers):
+            headers.insert(0, (b"host", pseudo[b":authority"]))
+        if not target.startswith(b"/") or not target.isascii() or len(headers) > self.limits.fields:
+            self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
+            return
+        raw_path, _, query = target.partition(b"?")
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "2",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": stream.method.decode("ascii", "replace"),
+            "root_path": "",
+            "path": unquote(raw_path.decode("ascii")),
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": headers,
+            "state": {},
+            "extensions": {"http.response.trailers": {}},
+        }
+        task = self.loop.create_task(stream.run(self.app, scope, too_long=len(target) > self.limits.target_bytes))
+        self.server_state.tasks.add(task)
+        task.add_done_callback(self.server_state.tasks.discard)
+
+    # -- what streams ask for --------------------------------------------------------------------------------------
+
+    def credit(self, stream_id: int, length: int) -> None:
+        """The peer may send so many bytes more."""
+        if not length or self.transport.is_closing():
+            return
+        try:
+            if stream_id in self.streams:
+                self.conn.acknowledge_received_data(length, stream_id)
+            else:
+                self.conn.increment_flow_control_window(length)
+        except H2Error:
+            return
+        self.flush()
+
+    def reset(self, stream: Stream, code: ErrorCodes) -> None:
+        """End a stream before its time."""
+        self.streams.pop(stream.stream_id, None)
+        try:
+            self.conn.reset_stream(stream.stream_id, code)
+        except H2Error:
+            pass
+        stream.gone()
+        self.flush()
+        self._if_last()
+
+    def over(self, stream: Stream) -> None:
+        """A stream's request was answered."""
+        if self.streams.pop(stream.stream_id, None) is not None:
+            if not stream.complete:
+                self.reset(stream, ErrorCodes.INTERNAL_ERROR)
+            elif stream.more_body:  # it was answered before all of the body had come
+                self.reset(stream, ErrorCodes.NO_ERROR)
+            self.credit(0, stream.uncredited())
+        self._if_last()
+
+    def _if_last(self) -> None:
+        if not self.streams:
+            self._idle_since_s = self.loop.time()
+            if self._draining and not self.transport.is_closing():
+                self._leave(ErrorCodes.NO_ERROR)
+
+
+class Stream:
+    """One request and its response."""
+
+    def __init__(self, owner: Http2Protocol, stream_id: int, method: bytes) -> None:
+        self.stream_id = stream_id
+        self.method = method
+        self.window = asyncio.Event()
+        self.stuck_since_s = 0.0
+        self.complete = False
+        self.more_body = True
+        self._owner = owner
+        self._body: deque[tuple[bytes, int]] = deque()
+        self._arrived = asyncio.Event()
+        self._running = Running(owner.app)
+        self._gone = False
+        self._started = False
+        self._told_end = False
+        self._length_left: int | None = None
+        self._trailers: list[tuple[bytes, bytes]] | None = None
+        self._bodyless = False
+
+    async def run(self, app: Any, scope: dict[str, Any], *, too_long: bool) -> None:
+        try:
+            if too_long:
+                await self._refuse(414)
+            else:
+                await self._running(scope, self.receive, self.send)
+        finally:
+            self._owner.over(self)
+
+    async def _refuse(self, status: int) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await self.send({"type": "http.response.body", "body": b""})
+
+    def arrived(self, data: bytes, length: int) -> None:
+        self._body.append((data, length))
+        self._arrived.set()
+
+    def ended(self) -> None:
+        self.more_body = False
+        self._arrived.set()
+
+    def gone(self) -> None:
+        """The peer, or the connection, is away."""
+        self._gone = True
+        self._arrived.set()
+        self.window.set()
+        if not self.complete:
+            self._running.gone()
+
+    def uncredited(self) -> int:
+        """Bytes of the body that nobody took."""
+        length = sum(length for _, length in self._body)
+        self._body.clear()
+        return length
+
+    def _is_gone(self) -> bool:
+        return self._gone or self.complete
+
+    async def receive(self) -> dict[str, Any]:
+        while not self._is_gone():
+            if self._body and not self._told_end:
+                data, length = self._body.popleft()
+                self._owner.credit(self.stream_id, length)
+                self._told_end = not self.more_body and not self._body
+                return {"type": "http.request", "body": data, "more_body": not self._told_end}
+            if not self.more_body and not self._told_end:
+                self._told_end = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            self._arrived.clear()
+            await self._arrived.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, event: dict[str, Any]) -> None:
+        if self._is_gone():
+            return
+        try:
+            await self._say(event)
+        except H2Error:  # the peer has closed the stream, or all of them
+            self.gone()
+
+    async def _say(self, event: dict[str, Any]) -> None:
+        conn = self._owner.conn
+        kind = event["type"]
+        if kind == "http.response.start":
+            self._begin(event)
+        elif kind == "http.response.body":
+            if not self._bodyless:
+                await self._send_body(event.get("body", b""))
+            if self._is_gone() or event.get("more_body"):
+                return
+            if self._length_left and not self._bodyless:
+                return  # shorter than it said: `over` resets the stream
+            if self._trailers is None or self._bodyless:
+                self.complete = True
+                if not self._bodyless:
+                    conn.end_stream(self.stream_id)
+        elif kind == "http.response.trailers" and self._trailers is not None:
+            self._trailers += [(name.lower(), value) for name, value in event.get("headers", ())]
+            if event.get("more_trailers"):
+                return
+            self.complete = True
+            if self._trailers:
+                conn.send_headers(self.stream_id, self._trailers, end_stream=True)
+            else:
+                conn.end_stream(self.stream_id)
+        self._owner.flush()
+
+    def _begin(self, event: dict[str, Any]) -> None:
+        status = event["status"]
+        headers = [(b":status", b"%d" % status), *self._owner.server_state.default_headers]
+        for name, value in safe_headers(event.get("headers", ())):
+            if name == b"connection":
+                continue
+            if name == b"content-length":
+                self._length_left = int(value)
+            headers.append((name, value.strip()))
+        if event.get("trailers"):
+            self._trailers = []
+        self._bodyless = self.method == b"HEAD" or status in (204, 304)
+        self._owner.conn.send_headers(self.stream_id, headers, end_stream=self._bodyless)
+
+    async def _send_body(self, body: bytes) -> None:
+        if self._length_left is not None:
+            body = body[: self._length_left]
+            self._length_left -= len(body)
+        owner = self._owner
+        view = memoryview(body)
+        while view:
+            await owner.writable.wait()
+            if self._is_gone():
+                return
+            room = min(owner.conn.local_flow_control_window(self.stream_id), owner.conn.max_outbound_frame_size)
+            if room <= 0:
+                self.window.clear()
+                self.stuck_since_s = owner.loop.time()
+                owner.flush()
+                await self.window.wait()
+                self.stuck_since_s = 0.0
+                continue
+            owner.conn.send_data(self.stream_id, bytes(view[:room]))
+            view = view[room:]
+            owner.flush()
