@@ -199,9 +199,12 @@ class Core:
 
     def end_session(self, number: SessionNumber) -> None:
         """Give back everything that it holds. Idempotent."""
-        session = self._sessions.pop(number, None)
+        session = self._sessions.get(number)
         if session is None:
             return
+        for shard in session.told:
+            self.logs.drain(shard)  # what it printed is still its own
+        del self._sessions[number]
         self._names.pop(session.name, None)
         self._past_names[number] = session.name
         while len(self._past_names) > MOST_PAST_NAMES:

@@ -60,6 +60,7 @@ class Logs:
         self._sequence = itertools.count(1)
         self._subscribers: list[Callable[[LogLine], None]] = []
         self._pipes: dict[int, tuple[str, bytearray]] = {}
+        self._reads: dict[str, int] = {}
         self._last: dict[str, deque[str]] = {}
 
     def pipe(self, shard: str) -> int:
@@ -67,6 +68,7 @@ class Logs:
         read, write = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(read, False)
         self._pipes[read] = (shard, bytearray())
+        self._reads[shard] = read
         asyncio.get_running_loop().add_reader(read, self._readable, read)
         return write
 
@@ -84,10 +86,13 @@ class Logs:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    def drain(self) -> None:
-        """Read what is there now."""
-        for read in list(self._pipes):
-            self._readable(read)
+    def drain(self, shard: str = "") -> None:
+        """Read what is there now, of that shard alone where one is named."""
+        if not shard:
+            for read in list(self._pipes):
+                self._readable(read)
+        elif shard in self._reads:
+            self._readable(self._reads[shard])
 
     def close(self) -> None:
         self.drain()
@@ -120,7 +125,9 @@ class Logs:
     def _drop(self, read: int) -> None:
         asyncio.get_running_loop().remove_reader(read)
         os.close(read)
-        del self._pipes[read]
+        shard, _ = self._pipes.pop(read)
+        if self._reads.get(shard) == read:
+            del self._reads[shard]
 
     def _line(self, shard: str, raw: bytes) -> None:
         stream, session, level, logger, partial, trace = "raw", "", "", "", False, ""

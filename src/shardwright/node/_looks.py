@@ -56,11 +56,6 @@ class Questions:
                 future.set_exception(NodeError(f"{shard} has ended"))
                 future.exception()
 
-    def close(self) -> None:
-        """The node has ended, and with it shards whose end nobody heard of."""
-        for shard in list(self._files):
-            self.ended(shard)
-
     def answered(self, port: ShardPort, answer: Stacks | Attached) -> None:
         future = self._asked.get((port.shard, answer.request))
         if future is not None and not future.done():
