@@ -56,6 +56,11 @@ class Questions:
                 future.set_exception(NodeError(f"{shard} has ended"))
                 future.exception()
 
+    def close(self) -> None:
+        """The node ends: nobody answers any more."""
+        for shard in list(self._files):
+            self.ended(shard)
+
     def answered(self, port: ShardPort, answer: Stacks | Attached) -> None:
         future = self._asked.get((port.shard, answer.request))
         if future is not None and not future.done():
