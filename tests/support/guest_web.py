@@ -198,9 +198,11 @@ class Exchange:
         self._events: deque[Any] = deque()
 
     def send(self, event: dict[str, Any], *, timeout_s: float = PATIENCE_S) -> None:
-        """Raises TimeoutError when the shard gives no credit."""
+        """Raises TimeoutError when the shard gives no credit; does nothing once the exchange has ended."""
         for payload in payloads(client_event(event)):
             while not self.outflow.take(payload):
+                if self.end is not None:
+                    return
                 if not self._hear(timeout_s):
                     raise TimeoutError("no credit")
             self.gateway.post(Kind.DATA, self.call_id, payload)
