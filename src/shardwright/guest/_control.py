@@ -24,6 +24,7 @@ HEADER = struct.Struct("<IH")
 MAX_FROM_GUEST = 256 * 1024
 MAX_FROM_NODE = 256 * 1024 * 1024
 _MAX_DESCRIPTORS = 32
+_SPACE = socket.CMSG_LEN(4 * _MAX_DESCRIPTORS)
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
@@ -473,14 +474,17 @@ class ControlSocket:
     def _gulp(self, flags: int) -> None:
         """Read once. Raises ChannelClosed, and BlockingIOError where ``flags`` say not to wait."""
         try:
-            chunk, descriptors, _, _ = socket.recv_fds(
-                self._socket, 65536, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC | flags
-            )
+            # socket.recv_fds would do, but it drops the flags that it is given
+            chunk, ancillary, _, _ = self._socket.recvmsg(65536, _SPACE, socket.MSG_CMSG_CLOEXEC | flags)
         except BlockingIOError:
             raise
         except OSError as error:
             raise ChannelClosed(f"the node is gone: {error}") from None
-        self._descriptors.extend(descriptors)
+        for level, kind, value in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(value[: len(value) - len(value) % numbers.itemsize])
+                self._descriptors.extend(numbers)
         if not chunk:
             raise ChannelClosed("the node is gone")
         self._buffer += chunk
