@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
+from shardwright.errors import CannotCross
 from shardwright.guest import GeneratedFinder, HandleType, Proxies
 from shardwright.model.shard import ShardPlan
 from shardwright.node import Bench
@@ -58,6 +59,28 @@ def is_test(path: Path) -> bool:
         or name.endswith("_test.py")
         or not {"tests", "test"}.isdisjoint(path.parts[:-1])
     )
+
+
+class Unseen:
+    """A value that stays in its shard (a lock, a connection): a test may replace it and put it back, and no more."""
+
+    __slots__ = ("_error", "_name")
+
+    def __init__(self, module: str, name: str, error: CannotCross) -> None:
+        self._name = f"{module}.{name}"
+        self._error = error
+
+    def __repr__(self) -> str:
+        return f"<{self._name}, which stays in its shard>"
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise CannotCross(
+            f"{self._name} can be replaced by a test, not used: {self._error.message}",
+            outcome="not started",
+            remedy="test it through a function of its module",
+        )
+
+    __getattr__ = __call__ = __bool__ = __iter__ = __len__ = __enter__ = __getitem__ = _refuse
 
 
 class _Patching:
@@ -186,7 +209,11 @@ def _generated(module: ModuleType, bench: Callable[[], Bench | None], mirrors: M
     def __getattr__(name: str) -> Any:
         if name in _ASKED_BY_TOOLS:
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-        found = patching.reads[name] = mirrors.read(module.__name__, name, ask)
+        try:
+            found = mirrors.read(module.__name__, name, ask)
+        except CannotCross as error:
+            found = Unseen(module.__name__, name, error)
+        patching.reads[name] = found
         return found
 
     module.__dict__["__getattr__"] = __getattr__

@@ -82,8 +82,8 @@ class ShardedRun:
             )
         except ShardwrightError as error:
             raise pytest.UsageError(f"--shardwright: {_words(error)}") from None
-        controls = _controls_workers(config)
-        proxies = (lambda: _nobody(self.node)) if controls else self.node.proxies
+        self._controls = _controls_workers(config)
+        proxies = (lambda: _nobody(self.node)) if self._controls else self.node.proxies
         self.finder = TestFinder(self.node.plan, proxies, self.node.bench, self.node.mirrors)
         self._common = CommonModules(self.node.plan, self.node.bench)
         self._wide: dict[pytest.Item | pytest.Collector, TestSession] = {}
@@ -98,8 +98,12 @@ class ShardedRun:
         components = ", ".join(definition.component for definition in node.plan.definitions)
         return f"shardwright: {node.manifest}{', inproc' if node.inproc else ''}, components: {components}"
 
-    def pytest_sessionstart(self) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """The node starts here, if no conftest has needed it: whatever hinders it ends the run with one message."""
         self._collecting = True
+        if not self._controls:
+            self.node.running()
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
