@@ -82,8 +82,10 @@ class Inflow:
         self._ungranted = 0
 
     def arrived(self, payload: bytes | memoryview) -> int:
-        """A DATA came; returns what it costs, to be handed to ``used``. Raises ProtocolViolation when it overdraws."""
+        """A DATA came; returns what it costs, to be handed to ``used``. Raises ProtocolViolation when it is too large or overdraws."""
         needed = cost(payload)
+        if len(payload) > MAX_EVENTS:
+            raise ProtocolViolation(f"a message of {len(payload)} bytes of events; {MAX_EVENTS} are possible")
         if needed > self.allowed:
             raise ProtocolViolation(f"a message of {needed} bytes where {self.allowed} were granted")
         self.allowed -= needed

@@ -182,12 +182,22 @@ class Stream:
 
     def send(self, reserved: Sequence[bytes]) -> None:
         """Send pieces for which there is room; waits while the socket is full, with the baton put down."""
-        for start in range(0, len(reserved), MAX_BATCH):
-            batch = reserved[start : start + MAX_BATCH]
-            if len(batch) > 1:
-                with self._mutex:
-                    self._outflow.give_back(_ONE_MORE * (len(batch) - 1))
-            self._post(Kind.DATA, PayloadCodec.WEB, payload_of(batch))
+        batch: list[bytes] = []
+        size = 0
+        for piece in reserved:
+            if batch and (len(batch) == MAX_BATCH or size + len(piece) >= MAX_EVENTS):
+                self._send(batch)
+                batch, size = [], 0
+            batch.append(piece)
+            size += len(piece)
+        if batch:
+            self._send(batch)
+
+    def _send(self, batch: Sequence[bytes]) -> None:
+        if len(batch) > 1:
+            with self._mutex:
+                self._outflow.give_back(_ONE_MORE * (len(batch) - 1))
+        self._post(Kind.DATA, PayloadCodec.WEB, payload_of(batch))
 
     def when_changed(self, wake: Callable[[], None], still: Callable[[], bool]) -> bool:
         """Have ``wake`` called once after the next change; False, and no call, if ``still`` no longer holds."""
