@@ -7,7 +7,7 @@ import { Scene } from "./scene.js";
 import { Wheel, isText } from "./wheel.js";
 
 const $ = id => document.getElementById(id);
-const STALLED_MS = 1500, MOST_LINES = 120;
+const STALLED_MS = 1500, MOST_LINES = 120, MOST_NAMES = 12;
 
 const grounds = new Map();            // world -> its ground
 let counts = {}, prices = {};
@@ -16,7 +16,7 @@ let me = null, world = null;          // who and where we are; null before enter
 let items = {}, score = 0;
 let opened = new Set();
 const heard = new Set();              // lines of chat that are shown
-let frameAt = 0, shownNames = "";
+let frameAt = 0, shownNames = "", entries = 0;
 
 const scene = new Scene($("canvas"), $("minimap"));
 const motion = new Motion();
@@ -64,6 +64,7 @@ const answers = {
   },
   in(message) {
     const back = me !== null && world === message.world;
+    entries++;
     me = scene.me = message.you;
     world = message.world;
     wish = { name: me, world };
@@ -263,7 +264,9 @@ function listPlayers(names) {
   }
   shownNames = text;
   $("here-count").textContent = `· ${names.length}`;
-  $("here").replaceChildren(...names.map(name => {
+  const shown = names.slice(0, MOST_NAMES);
+  if (me && names.includes(me) && !shown.includes(me)) shown[MOST_NAMES - 1] = me;
+  $("here").replaceChildren(...shown.map(name => {
     const item = make("li"), dot = make("i", { ariaHidden: "true" });
     dot.style.background = playerColour(name);
     item.dataset.player = name;
@@ -271,6 +274,7 @@ function listPlayers(names) {
     item.append(dot, make("span", { className: "who", textContent: name === me ? `${name} (you)` : name }));
     return item;
   }));
+  if (names.length > shown.length) $("here").append(make("li", { className: "more", textContent: `and ${names.length - shown.length} more` }));
 }
 
 function buildPack() {
@@ -310,14 +314,14 @@ function hear(lines, old = false) {
     const key = `${number} ${player} ${text}`;
     if (heard.has(key)) continue;
     heard.add(key);
-    const line = make("li"), who = make("b", { textContent: player });
+    const line = make("p"), who = make("b", { textContent: player });
     line.append(who, ` ${text}`);
     addLine(line);
     if (!old) scene.say(player, text, performance.now());
   }
 }
 
-function quietly(text) { addLine(make("li", { className: "quietly", textContent: text })); }
+function quietly(text) { addLine(make("p", { className: "quietly", textContent: text })); }
 
 function addLine(line) {
   const list = $("chat"), atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
@@ -404,7 +408,7 @@ requestAnimationFrame(paint);
 // What the page knows, for the curious and for tests.
 const log = [];
 globalThis.arena = {
-  get state() { return { link: link.state, attempt: link.attempt, me, world, score, items, frame: motion.last?.n ?? null, view: document.body.dataset.view }; },
+  get state() { return { link: link.state, attempt: link.attempt, me, world, score, items, opened: opened.size, entries, frame: motion.last?.n ?? null, view: document.body.dataset.view }; },
   get players() { return Object.fromEntries([...motion.last?.bodies ?? []].map(([name, [x, y]]) => [name, { x, y }])); },
   get drawn() { return Object.fromEntries([...scene.players].map(([name, { x, y }]) => [name, { x, y }])); },
   get frames() { return log; },

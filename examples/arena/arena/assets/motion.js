@@ -44,8 +44,10 @@ export class Motion {
     }
     const own = last.bodies.get(me);
     if (own) {
-      const ahead = Math.max(0, Math.min(AHEAD_MS, now - last.heard)) / 1000;
-      const x = own[0] + own[2] * ahead, y = own[1] + own[3] * ahead;
+      // by the way that was really made, which a wall may have stopped
+      const before = this.frames.at(-2), there = before?.bodies.get(me) ?? own, took = before ? last.at - before.at : 1;
+      const ahead = Math.max(0, Math.min(AHEAD_MS, now - last.heard)) / Math.max(30, took);
+      const x = own[0] + (own[0] - there[0]) * ahead, y = own[1] + (own[1] - there[1]) * ahead;
       if (!this.#me || Math.hypot(this.#me.x - x, this.#me.y - y) > 3) this.#me = { x, y };
       const pull = 1 - Math.exp(-elapsedMs / 55);
       this.#me.x += (x - this.#me.x) * pull;

@@ -2,7 +2,7 @@
 
 import { drawThumb, hash, isDark, palette, playerHue } from "./look.js";
 
-const RADIUS = .35, RISE = .27, SAY_MS = 5200, FLOAT_MS = 1700;
+const RADIUS = .35, RISE = .22, SAY_MS = 5200, FLOAT_MS = 1700;
 const FONT = '"Avenir Next", "Segoe UI Variable Text", "Segoe UI", Cantarell, Roboto, "Helvetica Neue", Arial, sans-serif';
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -133,8 +133,8 @@ export class Scene {
       pen.roundRect(x - o, y + .5 - RISE, 1 + 2 * o, .5 + RISE, [0, 0, corner(south, east) * .6, corner(south, west) * .6]);
       pen.fill();
       pen.fillStyle = colours.front2;
-      pen.fillRect(x + (west ? .06 : 0), y + .8, 1 - (west ? .06 : 0) - (east ? .06 : 0), .05);
-      pen.fillRect(x + .2 + chance % 5 * .12, y + .6, .04, .2);
+      pen.fillRect(x + (west ? .06 : 0), y + 1.06 - RISE, 1 - (west ? .06 : 0) - (east ? .06 : 0), .04);
+      pen.fillRect(x + .2 + chance % 5 * .12, y + 1.06 - RISE, .04, RISE - .08);
     }
     pen.fillStyle = colours.top;
     pen.beginPath();
@@ -225,16 +225,16 @@ export class Scene {
     }
     const hop = calm.matches || speed < .4 ? 0 : Math.abs(Math.sin(face.walked * 3.4)) * .07;
     pen.fillStyle = "rgb(0 0 0 / .26)";
-    pen.beginPath(); pen.ellipse(x, y + .27, RADIUS * .95, RADIUS * .42, 0, 0, 7); pen.fill();
+    pen.beginPath(); pen.ellipse(x, y + .22, RADIUS * .95, RADIUS * .42, 0, 0, 7); pen.fill();
     if (mine) {
       pen.strokeStyle = "#fff";
       pen.lineWidth = .075;
-      pen.beginPath(); pen.ellipse(x, y + .25, RADIUS * 1.36, RADIUS * .76, 0, 0, 7); pen.stroke();
+      pen.beginPath(); pen.ellipse(x, y + .2, RADIUS * 1.36, RADIUS * .76, 0, 0, 7); pen.stroke();
       pen.strokeStyle = `hsl(${hue} 78% 42%)`;
       pen.lineWidth = .04;
-      pen.beginPath(); pen.ellipse(x, y + .25, RADIUS * 1.48, RADIUS * .86, 0, 0, 7); pen.stroke();
+      pen.beginPath(); pen.ellipse(x, y + .2, RADIUS * 1.48, RADIUS * .86, 0, 0, 7); pen.stroke();
     }
-    const cy = y - .12 - hop, body = pen.createRadialGradient(x - .12, cy - .16, .04, x, cy, RADIUS * 1.25);
+    const cy = y - .2 - hop, body = pen.createRadialGradient(x - .12, cy - .16, .04, x, cy, RADIUS * 1.25);
     body.addColorStop(0, `hsl(${hue} 82% 74%)`);
     body.addColorStop(.55, `hsl(${hue} 68% 56%)`);
     body.addColorStop(1, `hsl(${hue} 66% 38%)`);
@@ -271,7 +271,7 @@ export class Scene {
 
   #label(name, x, y, cell, dark) {
     const mine = name === this.me;
-    this.#pill(name, x, y - cell * .74, mine ? 13 : 12, mine ? "#fff8f0" : dark ? "#f3eee4" : "#241d14",
+    this.#pill(name, x, y - cell * .82, mine ? 13 : 12, mine ? "#fff8f0" : dark ? "#f3eee4" : "#241d14",
       mine ? "#a83f1b" : dark ? "rgb(20 22 28 / .82)" : "rgb(255 253 248 / .86)");
   }
 
@@ -299,7 +299,7 @@ export class Scene {
     pen.textAlign = "center";
     pen.textBaseline = "middle";
     const half = Math.max(...said.lines.map(line => pen.measureText(line).width)) / 2 + 12, high = said.lines.length * 19 + 14;
-    const bottom = y - cell * .74 - 17, middle = clamp(x, half + 6, Math.max(half + 6, this.#view.width - half - 6)), top = Math.max(6, bottom - high);
+    const bottom = y - cell * .82 - 17, middle = clamp(x, half + 6, Math.max(half + 6, this.#view.width - half - 6)), top = Math.max(6, bottom - high);
     pen.fillStyle = dark ? "#f6efe2" : "#fffefb";
     pen.strokeStyle = "rgb(60 45 25 / .35)";
     pen.lineWidth = 1;
