@@ -12,11 +12,12 @@ from shardwright.controller import ComponentPool, PooledShard, PoolPolicy, PoolS
 from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ComponentName
 from shardwright.model.manifest import Component, ScopeKind
-from shardwright.model.shard import ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._shard_events import ShardEvents
 
 SHORT_LIFE_S = 1.0  # who is lost sooner than that, again and again, is made again ever more slowly
 SHORT_LIVES = 3  # so many in a row are bad luck
+SHORT_LIVES_OF_GATEWAY = 30  # it is awaited by everybody outside, and runs no code of the application
 
 
 class Pool:
@@ -116,6 +117,7 @@ class Pool:
     def lost(self, component: ComponentName, now: float) -> None:
         """A start after which nobody lived is no success: else a component that crashes would keep us busy for ever."""
         self._short_lives[component] += 1
-        if self._short_lives[component] > SHORT_LIVES:
+        bad_luck = SHORT_LIVES_OF_GATEWAY if component == GATEWAY_COMPONENT else SHORT_LIVES
+        if self._short_lives[component] > bad_luck:
             count, _ = self._failures.get(component, (0, 0.0))
             self._failures[component] = (count + 1, now)
