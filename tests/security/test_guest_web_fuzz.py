@@ -320,12 +320,13 @@ def test_data_for_what_is_no_exchange(shard: WebShard) -> None:
     for kind in (Kind.DATA, Kind.CREDIT):  # for a call that has ended, or never was: it may have been on its way
         gateway.post(kind, 4711, CREDIT.pack(1))
     assert isinstance(gateway.call("quick"), FunctionReply)
-    with shard.runtime.mailbox._mutex:
-        shard.runtime.mailbox._held = True  # so that the call waits
-    call = gateway.begin("quick", FunctionRequest("GET"))
-    gateway.post(Kind.DATA, call, payload_of([HTTP_ONLY]))
-    _broken(gateway)
-    shard.runtime.mailbox._pass_on()
+    shard.runtime.mailbox.acquire()  # so that the call waits
+    try:
+        call = gateway.begin("quick", FunctionRequest("GET"))
+        gateway.post(Kind.DATA, call, payload_of([HTTP_ONLY]))
+        _broken(gateway)
+    finally:
+        shard.runtime.mailbox.release()
     serves(shard)
 
 

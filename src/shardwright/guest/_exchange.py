@@ -82,7 +82,7 @@ class Inflow:
         self._ungranted = 0
 
     def arrived(self, payload: bytes | memoryview) -> int:
-        """A DATA came; returns what it costs, to be handed to ``used``. Raises ProtocolViolation when it is too large or overdraws."""
+        """A DATA came; returns what it costs, to be handed to ``used``. Raises ProtocolViolation: too large, or overdrawn."""
         needed = cost(payload)
         if len(payload) > MAX_EVENTS:
             raise ProtocolViolation(f"a message of {len(payload)} bytes of events; {MAX_EVENTS} are possible")
