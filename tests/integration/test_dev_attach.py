@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 import shardwright as public
 from cli_apps import environment, write_app
-from dev_terminals import Typing, api_path, attached
+from dev_terminals import Typing, api_path, attached, begin
 from shardwright.errors import DeadlineExceeded
 from shardwright.node import ApiClient, Node, Refused, Session
 
@@ -88,19 +88,11 @@ def node(tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
-@pytest.fixture
-def begin() -> Iterator[Callable[..., Future[Any]]]:
-    """Begin a call on a thread of its own."""
-    pool = ThreadPoolExecutor(8)
-    yield pool.submit
-    pool.shutdown(wait=True, cancel_futures=True)
-
-
 def shard_of(node: Node, component: str) -> str:
     return next(shard.id for shard in node.shards() if shard.component == component)
 
 
-def test_the_next_call_stops_and_can_be_walked_through(node: Node, begin: Callable[..., Future[Any]]) -> None:
+def test_the_next_call_stops_and_can_be_walked_through(node: Node) -> None:
     with node.session() as session, attached(node, "desk") as terminal:
         terminal.until("deadlines of calls are not extended")
         call = begin(session.call, "desk.twice", 21)
@@ -126,7 +118,7 @@ def test_the_next_call_stops_and_can_be_walked_through(node: Node, begin: Callab
         assert session.call("desk.twice", 1) == 3  # and nothing stops any more
 
 
-def test_stepping_out_of_a_call_never_leads_into_our_code(node: Node, begin: Callable[..., Future[Any]]) -> None:
+def test_stepping_out_of_a_call_never_leads_into_our_code(node: Node) -> None:
     with node.session() as session, attached(node, "desk") as terminal:
         terminal.until("not extended")
         call = begin(session.call, "desk.twice", 2)
@@ -145,7 +137,7 @@ def test_stepping_out_of_a_call_never_leads_into_our_code(node: Node, begin: Cal
         assert "guest/_" not in terminal.to_end()
 
 
-def test_a_place_is_a_function_a_method_or_a_line(node: Node, begin: Callable[..., Future[Any]]) -> None:
+def test_a_place_is_a_function_a_method_or_a_line(node: Node) -> None:
     with node.session() as session:
         for at, target, args, expected in (
             ("desk:twice", "desk.twice", (4,), 9),
@@ -178,7 +170,7 @@ def test_a_place_is_a_function_a_method_or_a_line(node: Node, begin: Callable[..
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_a_loop_is_stopped_in_the_middle(node: Node, begin: Callable[..., Future[Any]], by_hand: bool) -> None:
+def test_a_loop_is_stopped_in_the_middle(node: Node, by_hand: bool) -> None:
     """By ``--now``, or by Ctrl-C later on."""
     with node.session() as session:
         call = begin(session.call, "desk.loops")
@@ -200,7 +192,7 @@ def test_a_loop_is_stopped_in_the_middle(node: Node, begin: Callable[..., Future
             terminal.to_end()
 
 
-def test_a_lost_terminal_lets_the_program_go_on(node: Node, begin: Callable[..., Future[Any]]) -> None:
+def test_a_lost_terminal_lets_the_program_go_on(node: Node) -> None:
     with node.session() as session:
         for typed in ("", "p n\n", "half a li", "step\n"):
             with attached(node, "desk") as terminal:
@@ -214,7 +206,7 @@ def test_a_lost_terminal_lets_the_program_go_on(node: Node, begin: Callable[...,
         assert session.call("desk.twice", 4) == 9
 
 
-def test_deadlines_are_said_and_kept(node: Node, begin: Callable[..., Future[Any]]) -> None:
+def test_deadlines_are_said_and_kept(node: Node) -> None:
     with node.session() as session, attached(node, "desk") as terminal:
         terminal.until("not extended")
         call = begin(session.with_timeout(1.0).call, "desk.twice", 3)
@@ -227,7 +219,7 @@ def test_deadlines_are_said_and_kept(node: Node, begin: Callable[..., Future[Any
 
 
 def test_breakpoint_stops_for_who_is_attached_and_is_told_of_otherwise(
-    node: Node, begin: Callable[..., Future[Any]]
+    node: Node,
 ) -> None:
     with node.session() as session:
         assert session.call("desk.marks") == "kept and seen"
@@ -264,7 +256,7 @@ def test_what_cannot_be_attached_to_is_said(node: Node) -> None:
         assert session.call("desk.twice", 4) == 9
 
 
-def test_the_end_of_a_shard_ends_its_debugger(node: Node, begin: Callable[..., Future[Any]]) -> None:
+def test_the_end_of_a_shard_ends_its_debugger(node: Node) -> None:
     with node.session() as session, attached(node, "desk") as terminal:
         terminal.until("not extended")
         call = begin(session.call, "desk.twice", 3)
@@ -284,7 +276,7 @@ def test_debugpy_listens_on_loopback(node: Node) -> None:
         assert session.call("side.plus", 1) == 2
 
 
-def test_from_a_real_terminal(tmp_path: Path, node: Node, begin: Callable[..., Future[Any]]) -> None:
+def test_from_a_real_terminal(tmp_path: Path, node: Node) -> None:
     """The command itself at a pseudo terminal: raw while it debugs, as it was afterwards."""
     import termios
 

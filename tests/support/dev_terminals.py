@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from shardwright.node import ApiClient, Node
 
-__all__ = ["Typing", "api_path", "attached"]
+__all__ = ["Typing", "api_path", "attached", "begin"]
 
 
 def api_path(node: Node) -> Path:
     api = node.running.api
     assert api is not None and api.path is not None
     return api.path
+
+
+def begin(work: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Run it on a thread of its own, which keeps nobody waiting at the end of a test that fails."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="begun by a test", daemon=True).start()
+    return future
 
 
 class Typing:

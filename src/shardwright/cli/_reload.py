@@ -1,14 +1,26 @@
-"""``reload``: a running node takes up what changed; and what a reload did, in words."""
+"""``reload``: a running node takes up what changed; ``run --reload``: it does so with every change of a file."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from shardwright.cli._ask import node_of, target_argument
+from shardwright.cli._errors import report
 from shardwright.cli._invocation import Invocation, common_options, shown
+from shardwright.errors import NodeError
+from shardwright.node import Running
 
+_QUIET_MS = 150  # a change is over when nothing changed for so long: editors and version control write many files
+_FIRST_MS = 500
+_PASSED_OVER = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
 _RELOAD_S = 600.0
 
 
@@ -48,3 +60,64 @@ def reload_text(answer: dict[str, Any]) -> str:
     if answer["told"]:
         lines.append(f"sessions that lost state, and are told with their next call: {', '.join(answer['told'])}")
     return "\n".join([*lines, *answer["notes"]])
+
+
+@contextmanager
+def watching(invocation: Invocation, running: Running) -> Iterator[None]:
+    """Meanwhile every change of the application's Python files, or of its manifest, is taken up, and told on stderr."""
+    try:
+        import watchfiles  # noqa: F401  # where nobody reloads, nobody waits for it to be loaded
+    except ImportError:
+        raise NodeError("--reload needs watchfiles, which is not installed", remedy="pip install watchfiles") from None
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch, args=(invocation, running, stop), name="reload", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(5)
+
+
+def _watch(invocation: Invocation, running: Running, stop: threading.Event) -> None:
+    from watchfiles import watch
+
+    root, manifest = Path(running.manifest.root), Path(running.manifest.path).parent
+    folders = {root} if manifest.is_relative_to(root) else {root, manifest}
+    first = True
+    for changes in watch(
+        *sorted(folders), watch_filter=lambda _, path: _counts(path, root), step=_QUIET_MS, debounce=10 * _QUIET_MS, stop_event=stop,
+        rust_timeout=_FIRST_MS, yield_on_timeout=True, raise_interrupt=False,
+    ):  # fmt: skip
+        # the first time without a change too: between the start and the first look there may have been one
+        if changes or first:
+            _reload(invocation, running, sorted({_short(path, root) for _, path in changes}), stop)
+        first = False
+
+
+def _reload(invocation: Invocation, running: Running, changed: list[str], stop: threading.Event) -> None:
+    try:
+        done = running.submit(running.reload()).result()
+    except CancelledError:
+        return
+    except Exception as error:
+        if not stop.is_set():
+            report(error, invocation)
+            click.echo("shardwright: the old code goes on", err=True)
+        return
+    answer = msgspec.to_builtins(done)
+    if answer["replaced"]:
+        text = reload_text(answer).replace("\n", "\nshardwright: ")
+        click.echo(shown(f"shardwright: {', '.join(changed[:3]) or 'code'} changed; {text}", err=True), err=True)
+
+
+def _short(path: str, root: Path) -> str:
+    return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
+
+
+def _counts(path: str, root: Path) -> bool:
+    """Whether a change of that file may be one of the application: not of what is hidden, cached or installed."""
+    below = Path(path).relative_to(root).parts if Path(path).is_relative_to(root) else (Path(path).name,)
+    if any(part.startswith(".") or part in _PASSED_OVER for part in below):
+        return False
+    return path.endswith(".py") or (below[-1].startswith("shardwright") and below[-1].endswith(".toml"))

@@ -21,6 +21,7 @@ import click
 from shardwright.cli._errors import INTERRUPTED, OK, TERMINATED
 from shardwright.cli._forward import Forwarding
 from shardwright.cli._invocation import Invocation, common_options
+from shardwright.cli._reload import watching
 from shardwright.errors import NodeError, ShardwrightError
 from shardwright.node import Notifier, Options, Running, inherited_sockets, runtime_folder
 from shardwright.telemetry import LOG_FORMATS, LOG_LEVELS, LogFormat, LogLevel, OwnLog
@@ -121,6 +122,7 @@ def options_for(invocation: Invocation, path: str, arguments: tuple[str, ...] = 
     type=click.Choice(LOG_LEVELS),
     help="From which level on the node says what it does. [default: warning]",
 )
+@click.option("--reload", "reloads", is_flag=True, help="Take up every change of the code while it runs.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing of our own; without app.main, show no output of shards.")
 @common_options
 def run(
@@ -129,6 +131,7 @@ def run(
     arguments: tuple[str, ...],
     inproc: bool,
     profile: str | None,
+    reloads: bool,
     quiet: bool,
     log_format: LogFormat,
     log_level: LogLevel | None,
@@ -138,12 +141,16 @@ def run(
     With app.main in the manifest: runs the program in its shard with this terminal's streams; arguments after -- are
     its own, its exit status is ours. Without: serves until Ctrl-C, SIGTERM or `shardwright stop`.
 
+    With --reload, shards of components whose code changed are replaced (see `shardwright reload`), and a mistake in it
+    is shown while the old code goes on; a program that runs goes on with its own.
+
     The first Ctrl-C goes to the program, the second stops everything; SIGTERM goes to the program, which has 5 seconds.
 
     \b
     Examples:
       shardwright run examples/pressroom -- --limit 20
       shardwright run . --profile production --quiet
+      shardwright run . --reload
     """
     signals = Signals()
     colours = not invocation.environment.get("NO_COLOR")
@@ -152,7 +159,10 @@ def run(
     with signals, contextlib.closing(log):
         try:
             options = options_for(invocation, path, arguments, inproc=inproc, profile=profile, terminal=True, log=log)
-            with started(invocation, path, options, signals) as running:
+            with (
+                started(invocation, path, options, signals) as running,
+                watching(invocation, running) if reloads else contextlib.nullcontext(),
+            ):
                 if log_format == "json":
                     _say_ready(log, running)
                 elif not quiet:
