@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from shardwright.errors import CallError
-from shardwright.guest._exchange import PIECE, pieces
+from shardwright.guest._exchange import MAX_BATCH, PIECE, pieces
 from shardwright.guest._web_messages import (
     ApplicationEvent,
     DenialBody,
@@ -103,8 +103,11 @@ class AsgiExchange:
 
     # -- its life ----------------------------------------------------------------------------------------------
 
-    async def run(self, app: App3) -> None:
-        """Call the application. Raises what it raises, and BadApplication when it left its client without an answer."""
+    async def run(self, app: App3) -> list[bytes]:
+        """Call the application; returns what it sent last and is not on its way yet.
+
+        Raises what it raises, and BadApplication when it left its client without an answer.
+        """
         task = asyncio.current_task()
         assert task is not None
         self.stream.on_gone = lambda: self._threadsafe(self._leave_to_end, task)
@@ -115,10 +118,15 @@ class AsgiExchange:
         except ClientDisconnected:
             if self.is_http or self.stream.gone is None:
                 raise
-            return
+            return []
+        else:
+            self._check(result)
+            return self._take_rest()
         finally:
             self.stream.on_gone = lambda: None
             self._flush_now()
+
+    def _check(self, result: Any) -> None:
         if result is not None:
             raise BadApplication(f"ASGI callable should return None, but returned {result!r:.200}", outcome="failed")
         if self.stream.gone is None and (missing := self._response.missing):
@@ -204,6 +212,12 @@ class AsgiExchange:
         if self.is_http:
             return True
         raise ClientDisconnected("the client is gone")
+
+    def _take_rest(self) -> list[bytes]:
+        if self.stream.gone is not None or not 0 < len(self._reserved) <= MAX_BATCH or self._reserved_bytes >= PIECE:
+            return []
+        rest, self._reserved = self._reserved, []
+        return rest
 
     def _flush_now(self) -> None:
         if self._flush is not None:

@@ -17,6 +17,7 @@ from shardwright.guest._web_messages import (
     DenialBody,
     HttpRequest,
     ResponseBody,
+    Returned,
     WebSocketReceive,
     WebSocketSend,
     encode_web,
@@ -166,7 +167,16 @@ def payload_of(encoded: Sequence[bytes]) -> bytes:
     return b"".join((_ARRAYS[len(encoded)], *encoded))
 
 
+def returned_with(encoded: Sequence[bytes]) -> bytes:
+    """The payload of a RESULT ``Returned`` whose events are these pieces, at most ``MAX_BATCH``."""
+    if not encoded:
+        return _RETURNED
+    return b"".join((_RETURNED_EVENTS, _ARRAYS[len(encoded)], *encoded))
+
+
 _ARRAYS = tuple(bytes((0x90 | count,)) for count in range(MAX_BATCH + 1))
+_RETURNED = encode_web(Returned())
+_RETURNED_EVENTS = b"\x82" + _RETURNED[1:] + b"\xa6events"  # a map of two, for what was a map of one
 
 
 def payloads(event: ClientEvent | ApplicationEvent) -> Iterator[bytes]:

@@ -30,20 +30,19 @@ from shardwright.errors import (
     ShardwrightError,
 )
 from shardwright.guest._asgi import App3, AsgiExchange, Receive, Scope, Send
+from shardwright.guest._exchange import returned_with
 from shardwright.guest._frames import beyond
 from shardwright.guest._link import Link
 from shardwright.guest._responder import IncomingCall, Responder
 from shardwright.guest._web_convert import BadRequest, Reading, encode_result
 from shardwright.guest._web_lifespan import Lifespan
 from shardwright.guest._web_messages import (
-    Answer,
     Describe,
     Described,
     Failure,
     FunctionReply,
     FunctionRequest,
     Open,
-    Returned,
     decode_asked,
     encode_web,
 )
@@ -334,29 +333,32 @@ class WebCall(IncomingCall):
         if self.stream.opened.type != "http":
             raise NoApplication(f"{self.what} is a WSGI application and serves no WebSocket", outcome="not started")
         WsgiExchange(self.stream, self.owner.mailbox, many=self.web.many).run(application.served)
-        return Returned()
+        return _Last([])
 
-    async def _serve_asgi(self, application: Application, stream: Stream) -> Returned:
+    async def _serve_asgi(self, application: Application, stream: Stream) -> _Last:
         assert application.lifespan is not None
         lifespan = application.lifespan
         await lifespan.startup()
         version = "2.0" if application.manner is Manner.ASGI2 else "3.0"
-        await AsgiExchange(stream, lifespan.state, version=version).run(application.asgi)
-        return Returned()
+        return _Last(await AsgiExchange(stream, lifespan.state, version=version).run(application.asgi))
 
     # -- the answer --------------------------------------------------------------------------------------------
 
     def refuse(self, error: BaseException) -> None:
         if isinstance(error, ProtocolViolation):
             raise error  # no answer: what cannot be read ends the link
-        self._answer(Kind.ERROR, failure_of(error))
+        self._answer(Kind.ERROR, encode_web(failure_of(error)))
 
     def _returned(self, result: Any) -> None:
         try:
-            if not isinstance(result, (FunctionReply, Described, Returned)):
+            if isinstance(result, _Last):
+                payload = returned_with(result.pieces)
+            elif isinstance(result, (FunctionReply, Described)):
+                payload = encode_web(result)
+            else:
                 assert self.entry is not None
-                result = encode_result(result, self.entry.name)
-            self._answer(Kind.RESULT, result)
+                payload = encode_web(encode_result(result, self.entry.name))
+            self._answer(Kind.RESULT, payload)
         except BaseException as error:
             self._failed(error)
 
@@ -368,7 +370,7 @@ class WebCall(IncomingCall):
             log.error(self._mishap(), exc_info=(type(error), error, beyond(error.__traceback__)))
         if self.began and failure.outcome == "not started":
             failure = msgspec.structs.replace(failure, outcome="failed")
-        self._answer(Kind.ERROR, failure)
+        self._answer(Kind.ERROR, encode_web(failure))
 
     def _mishap(self) -> str:
         if self.stream is None:
@@ -377,9 +379,9 @@ class WebCall(IncomingCall):
         wsgi = self.web.manner(self.entry.method_id) is Manner.WSGI
         return f"Exception in {'WSGI' if wsgi else 'ASGI'} application"
 
-    def _answer(self, kind: Kind, message: Answer | Failure) -> None:
+    def _answer(self, kind: Kind, payload: bytes) -> None:
         try:
-            self._send(kind, encode_web(message), ())
+            self._send(kind, payload, ())
         except ChannelClosed:
             pass
         except ShardwrightError as error:  # it is too large
@@ -388,6 +390,13 @@ class WebCall(IncomingCall):
     @property
     def codec_id(self) -> PayloadCodec:
         return PayloadCodec.WEB
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """An application has returned; what it sent last."""
+
+    pieces: list[bytes]
 
 
 async def _as_coroutine(reply: FunctionReply) -> FunctionReply:

@@ -13,6 +13,7 @@ import pytest
 
 from guest_web import Exchange, Gateway, WebShard
 from shardwright.guest import WINDOW, Failure, HttpRequest, Returned, _asgi
+from shardwright.model.envelope import Kind
 
 LONG = 20.0
 
@@ -118,6 +119,12 @@ PROBE = """
         loop = asyncio.get_running_loop() is asyncio.get_event_loop()
         await start(send)
         await body(send, json.dumps([before, inside, threaded, loop]).encode())
+
+    async def call_context(scope, receive, send):
+        from shardwright.guest import current_call
+        names = [current_call.get().session_name, await asyncio.to_thread(lambda: current_call.get().session_name)]
+        await start(send)
+        await body(send, json.dumps([*names, current_call.get().over]).encode())
 
     async def read_tenant():
         return tenant.get()
@@ -372,8 +379,15 @@ def test_a_response_that_is_not_taken_is_not_made(shard: WebShard, gateway: Gate
 
 def test_what_is_sent_at_once_leaves_at_once(gateway: Gateway) -> None:
     exchange = gateway.open(path="/late", events=[HttpRequest(b"abc")])
+    answer = gateway.answer(exchange.call_id)  # start, body and return in one message
+    assert isinstance(answer, Returned)
+    assert [type(event).__name__ for event in answer.events] == ["ResponseStart", "ResponseBody"]
+    exchange = gateway.open(path="/background")
     envelope = gateway.heard(exchange.call_id)
-    assert envelope is not None and envelope.payload[0] == 0x92  # start and body in one message
+    assert envelope is not None and (envelope.kind, envelope.payload[0]) == (
+        Kind.DATA,
+        0x92,
+    )  # it goes on to do something
 
 
 def test_disconnect_is_heard_and_sending_after_it_does_nothing(shard: WebShard, gateway: Gateway) -> None:
@@ -451,6 +465,11 @@ def test_head_and_bodiless_statuses(gateway: Gateway) -> None:
 def test_contexts_do_not_leak_between_requests(gateway: Gateway) -> None:
     for _ in range(3):
         assert json.loads(gateway.get(path="/context").body) == ["nobody", "one", "one", True]
+
+
+def test_an_application_knows_its_session(gateway: Gateway) -> None:
+    for _ in range(2):  # the first finds out how the application is called
+        assert json.loads(gateway.get(path="/call_context").body) == ["one", "one", False]
 
 
 def test_who_listens_while_sending_hears_of_the_end(shard: WebShard, gateway: Gateway) -> None:
