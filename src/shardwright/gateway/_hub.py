@@ -98,6 +98,7 @@ class LoopLink:
         self._large: bytearray | None = None  # a message that is too large for the buffer, as far as it is here
         self._large_size = 0
         self._filled = 0
+        self._gathered: list[Part] = []  # to be sent at the next turn of the loop
         self._unsent: deque[memoryview] = deque()
         self._unsent_bytes = 0
         self._writers: deque[asyncio.Future[None]] = deque()
@@ -193,6 +194,7 @@ class LoopLink:
         loop.remove_reader(self._socket.fileno())
         loop.remove_writer(self._socket.fileno())
         self._socket.close()
+        self._gathered.clear()
         self._unsent.clear()
         self._unsent_bytes = 0
         self._large = None
@@ -210,12 +212,28 @@ class LoopLink:
             raise MessageTooLarge(
                 f"a message of {size} bytes; a link carries at most {MAX_MESSAGE_BYTES}", outcome="not started"
             )
+        if size >= _JOIN_BELOW_BYTES:
+            self._send_gathered()
         if self._unsent or size >= _JOIN_BELOW_BYTES:
             self._keep([_LENGTH.pack(size), *parts])
             if len(self._unsent) == len(parts) + 1:  # nothing was there before
                 self._flush()
             return
-        data = b"".join((_LENGTH.pack(size), *parts))
+        if not self._gathered:
+            self._hub.loop.call_soon(self._send_gathered)
+        self._gathered += (_LENGTH.pack(size), *parts)
+        self._unsent_bytes += size + 4
+
+    def _send_gathered(self) -> None:
+        """What one turn of the loop brought, in one piece: the kernel and the peer are woken once for all of it."""
+        if not self._gathered:
+            return
+        data = b"".join(self._gathered)
+        self._gathered.clear()
+        self._unsent_bytes -= len(data)
+        if self._unsent:
+            self._keep([data])
+            return
         try:
             sent = self._send(data, _FLAGS)
         except BlockingIOError:
@@ -226,6 +244,8 @@ class LoopLink:
         if sent < len(data):
             self._keep([memoryview(data)[sent:]])
             self._hub.loop.add_writer(self._socket.fileno(), self._flush)
+        elif self._writers and self._unsent_bytes <= FULL_BYTES:
+            self._wake()
 
     def _keep(self, parts: Sequence[Part]) -> None:
         for part in parts:

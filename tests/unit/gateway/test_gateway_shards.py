@@ -652,3 +652,20 @@ def test_the_node_hears_which_sessions_are_used() -> None:
         exchange.cancel()
 
     play(scenario, session_idle_s=0.08)
+
+
+def test_a_burst_of_small_calls_beyond_what_may_wait_goes_through() -> None:
+    """What one turn of the loop gathers counts as unsent as well, and whoever waits for room is woken."""
+
+    async def scenario(backend: ShardBackend, node: NodeEnd) -> None:
+        request = FunctionRequest("POST", query=(("q", "x" * 12_000),))
+        first = await begin(backend, PURE, 0, ask())
+        shard = await node.link()
+        serving = asyncio.create_task(shard.serve())
+        await first
+        calls = [asyncio.create_task(backend.call(PURE, 0, request)) for _ in range(3 * FULL_BYTES // 12_000)]
+        replies = await asyncio.gather(*calls)
+        assert all(len(reply.body) > 12_000 for reply in replies)
+        serving.cancel()
+
+    play(scenario)
