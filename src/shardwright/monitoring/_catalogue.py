@@ -66,7 +66,7 @@ def _of_resources() -> tuple[Instrument, ...]:
                 f"{name}_guaranteed_{unit}", f"{words}: guarantees of the shards that exist.", "component", unit=unit
             ),
             _gauge(f"{name}_ceiling_{unit}", f"{words}: ceilings of the shards that exist.", "component", unit=unit),
-            _gauge(f"node_{name}_capacity_{unit}", f"{words}: what the machine has.", unit=unit),
+            _gauge(f"node_{name}_capacity_{unit}", f"{words}: what may be guaranteed to shards.", unit=unit),
             _gauge(f"node_{name}_reserved_{unit}", f"{words}: guarantees of all shards that exist.", unit=unit),
         ]
     return tuple(found)
