@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -72,18 +69,18 @@ class ByUvicorn:
 class ByGateway:
     """The same program as shards, behind the gateway."""
 
-    def __init__(self, node: shardwright.Node, port: int) -> None:
-        self.address = f"http://127.0.0.1:{port}/"
+    def __init__(self, node: shardwright.Node) -> None:
+        (url,) = node.urls
+        self.address = url + "/"
         self._node = node
-        self._port = port
 
     def break_off(self) -> None:
-        pids = [status.pid for status in self._node.shards() if status.component == "gateway"]
-        assert len(pids) == 1 and pids[0]
-        os.kill(pids[0], signal.SIGKILL)
+        (pid,) = (status.pid for status in self._node.shards() if status.component == "gateway")
+        assert pid
+        os.kill(pid, signal.SIGKILL)
 
     def come_back(self) -> None:
-        wait_for_port(self._port)
+        """It does so by itself; its sockets never went away."""
 
 
 def wait_for_port(port: int) -> None:
@@ -104,34 +101,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def with_port(port: int, folder: Path) -> Path:
-    """A copy of the arena whose manifest binds that port."""
-    copy = folder / "arena"
-    shutil.copytree(ARENA, copy, ignore=shutil.ignore_patterns("__pycache__", "var"))
-    manifest = copy / "shardwright.toml"
-    text = manifest.read_text("utf-8")
-    bind = MANIFEST["gateway"]["bind"]
-    assert f'bind = "{bind}"' in text
-    manifest.write_text(text.replace(f'bind = "{bind}"', f'bind = "127.0.0.1:{port}"'), "utf-8")
-    return copy
-
-
 @pytest.fixture(params=FRONTS)
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
-    port = free_port()
     if request.param == "uvicorn":
-        by_uvicorn = ByUvicorn(port)
+        by_uvicorn = ByUvicorn(free_port())
         by_uvicorn.come_back()
         try:
             yield by_uvicorn
         finally:
             by_uvicorn.break_off()
-        return
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swa-", dir="/tmp")))
-        node = stack.enter_context(shardwright.start(with_port(port, folder), state=tmp_path / "state"))
-        wait_for_port(port)
-        yield ByGateway(node, port)
+    else:
+        with shardwright.start(ARENA, state=tmp_path / "state") as node:
+            yield ByGateway(node)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 @pytest.mark.parametrize("name", ["pressroom", "arena"])
 def test_code_imports_nothing_from_shardwright(name: str) -> None:
-    sources = sorted((EXAMPLES / name / name).glob("*.py"))
+    sources = sorted((EXAMPLES / name / name).rglob("*.py"))
     assert sources
     for path in sources:
         for statement in ast.walk(ast.parse(path.read_text())):
@@ -28,7 +28,8 @@ def test_manifest_names_what_is_there(name: str) -> None:
     manifest = tomllib.loads((EXAMPLES / name / "shardwright.toml").read_text())
     components = manifest["components"]
     for component in components.values():
-        assert (EXAMPLES / name / (component["code"].replace(".", "/") + ".py")).is_file()
+        place = EXAMPLES / name / component["code"].partition(":")[0].replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
         assert set(component.get("depends_on", ())) <= set(components)
     for reference in (manifest["app"]["main"], manifest["app"].get("visitors", manifest["app"]["main"])):
         module, function = reference.split(":")

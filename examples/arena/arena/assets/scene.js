@@ -213,17 +213,24 @@ export class Scene {
 
   // -- players
 
-  #player(name, { x, y, vx, vy }, elapsedMs, now) {
-    const { pen } = this, hue = playerHue(name), speed = Math.hypot(vx, vy), mine = name === this.me;
-    const face = this.#face.get(name) ?? { dx: 0, dy: 1, walked: 0 };
+  #player(name, { x, y }, elapsedMs, now) {
+    const { pen } = this, hue = playerHue(name), mine = name === this.me;
+    // which way it looks and how fast it goes is what one sees of it: one who pushes against a wall stands
+    const face = this.#face.get(name) ?? { x, y, vx: 0, vy: 0, dx: 0, dy: 1, walked: 0 };
     this.#face.set(name, face);
-    if (speed > .4) {
+    const blend = 1 - Math.exp(-elapsedMs / 70), seconds = Math.max(4, elapsedMs) / 1000;
+    face.vx += ((x - face.x) / seconds - face.vx) * blend;
+    face.vy += ((y - face.y) / seconds - face.vy) * blend;
+    face.x = x;
+    face.y = y;
+    const speed = Math.hypot(face.vx, face.vy);
+    if (speed > .6) {
       const turn = calm.matches ? 1 : 1 - Math.exp(-elapsedMs / 90);
-      face.dx += (vx / speed - face.dx) * turn;
-      face.dy += (vy / speed - face.dy) * turn;
+      face.dx += (face.vx / speed - face.dx) * turn;
+      face.dy += (face.vy / speed - face.dy) * turn;
       face.walked += speed * elapsedMs / 1000;
     }
-    const hop = calm.matches || speed < .4 ? 0 : Math.abs(Math.sin(face.walked * 3.4)) * .07;
+    const hop = calm.matches || speed < .6 ? 0 : Math.abs(Math.sin(face.walked * 3.4)) * .07;
     pen.fillStyle = "rgb(0 0 0 / .26)";
     pen.beginPath(); pen.ellipse(x, y + .22, RADIUS * .95, RADIUS * .42, 0, 0, 7); pen.fill();
     if (mine) {
