@@ -7,6 +7,7 @@ to listen on come from the keeper and outlive it: what connects while it is away
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -23,11 +24,12 @@ from shardwright.gateway._backend import GatewaySettings
 from shardwright.gateway._server import serve
 from shardwright.gateway._shards import ShardBackend
 from shardwright.gateway._talk import NodeTalk, close_all
-from shardwright.guest import ControlSocket, Enter, Stop
+from shardwright.guest import AskStacks, Attach, Attached, ControlSocket, Enter, Stop, stacks
 from shardwright.model.shard import ShardPlan
 
 EXIT_NODE_GONE = 70
 EXIT_DEFECT = 71
+LATE_S = 1.0  # after the time that requests in flight get
 
 
 class GatewayProcess:
@@ -40,7 +42,9 @@ class GatewayProcess:
         self._sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         self._stopping: asyncio.Event
         self._grace_s = 0.0
-        self._gone: ChannelClosed | None = None
+
+    def __repr__(self) -> str:
+        return f"<GatewayProcess of {self._settings.app}, {len(self._sockets)} sockets>"
 
     def serve(self) -> int:
         """Serve until told to stop; the exit status."""
@@ -50,30 +54,44 @@ class GatewayProcess:
         gc.freeze()
         try:
             asyncio.run(self._serve())
-        except ChannelClosed:
-            return EXIT_NODE_GONE
         except Exception:
             traceback.print_exc()
             return EXIT_DEFECT
-        return 0 if self._gone is None else EXIT_NODE_GONE
+        return 0
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        talk = NodeTalk(self._control, self._node_gone)
+        talk = NodeTalk(self._control, _node_gone)
         backend = ShardBackend(self._plan, talk, session_idle_s=self._settings.gateway.session_idle_s)
-        backend.obey_rest = self._obey
+
+        def obey(message: Any, descriptors: list[int]) -> None:
+            match message:
+                case Stop():
+                    self._grace_s = message.grace_s
+                    self._stopping.set()
+                case AskStacks():
+                    with contextlib.suppress(ChannelClosed):
+                        talk.send(stacks(message.request, {}))
+                case Attach():
+                    refused = Attached(
+                        message.request, "the gateway runs no code of the application", "attach to a shard of it"
+                    )
+                    with contextlib.suppress(ChannelClosed):
+                        talk.send(refused)
+            close_all(message, descriptors)
+
+        backend.obey_rest = obey
         talk.open(backend.obey)
         serving = loop.create_task(serve(self._settings, backend, self._sockets, self._stopping))
         stopped = loop.create_task(self._stopping.wait())
         try:
             await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if self._gone is None:
-                # told to stop: what runs may end, for as long as the node lets it
-                await asyncio.wait({serving}, timeout=self._grace_s or self._settings.gateway.drain_s)
+            if self._stopping.is_set():
+                await asyncio.wait({serving}, timeout=self._grace_s + LATE_S)
             if serving.done():
                 serving.result()
-            elif self._gone is None:
+            else:
                 print("gateway: some requests did not end in time", file=sys.stderr)
         finally:
             serving.cancel()
@@ -82,17 +100,10 @@ class GatewayProcess:
             backend.close()
             talk.close()
 
-    def _obey(self, message: Any, descriptors: list[int]) -> None:
-        if isinstance(message, Stop):
-            self._grace_s = message.grace_s
-            self._stopping.set()
-        close_all(message, descriptors)
 
-    def _node_gone(self, reason: ChannelClosed) -> None:
-        """Nobody could begin a session or find a shard any more."""
-        self._gone = reason
-        self._stopping.set()
-        os._exit(EXIT_NODE_GONE)
+def _node_gone(reason: ChannelClosed) -> None:
+    """Nobody could begin a session or find a shard any more: no node, no purpose."""
+    os._exit(EXIT_NODE_GONE)
 
 
 def enter(plan: ShardPlan, control: ControlSocket, message: Enter, descriptors: list[int]) -> GatewayProcess:

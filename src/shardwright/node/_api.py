@@ -298,6 +298,7 @@ class ApiServer:
                 str(d.component): [e.name for e in d.entry_points] for d in running.plan.definitions
             },
             "inproc": running.options.inproc,
+            "urls": list(running.ingress.urls) if running.ingress is not None else [],
             "journal": str(running.core.journal.path),
             "python": sys.version.split()[0],
             "socket": str(self.path),

@@ -205,6 +205,8 @@ class Running:
             )
         self._reloader = Reloader(self)
         await self.core.open(launcher)
+        if self.ingress is not None:
+            self.notes.append(f"the gateway answers at {' and '.join(self.ingress.urls)}")
         if self.options.api:
             server = ApiServer(self, self.options.runtime or runtime_folder(self._environment))
             try:
@@ -224,7 +226,11 @@ class Running:
     async def reload(self) -> Reloaded:
         """Take up what changed in code and manifest. On the node's loop. See ``Reloader``."""
         assert self._reloader is not None
-        return await self._reloader.reload()
+        self.notifier.reloading(f"{self.manifest.app} takes up what changed")
+        try:
+            return await self._reloader.reload()
+        finally:
+            self.notifier.ready(f"{self.manifest.app} is ready")
 
     @property
     def keeper_pid(self) -> int:
