@@ -89,6 +89,11 @@ def test_a_supervisor_hears_of_readiness_of_life_and_of_the_end(
         assert told == {"READY": "1", "MAINPID": str(node.process.pid), "STATUS": "kept is ready"}
         assert shardwright(tmp_path, "ready", "kept").returncode == 0
         assert [heard(supervisor) for _ in range(3)] == [{"WATCHDOG": "1"}] * 3
+        assert shardwright(tmp_path, "reload", "kept").returncode == 0
+        states = []
+        while "READY" not in states:
+            states.append(next(iter(heard(supervisor))))
+        assert [state for state in states if state != "WATCHDOG"] == ["RELOADING", "READY"]
         node.process.send_signal(signal.SIGTERM)
         while "STOPPING" not in (told := heard(supervisor)):
             assert told == {"WATCHDOG": "1"}

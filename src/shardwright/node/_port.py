@@ -16,6 +16,7 @@ from shardwright.guest import (
     Accept,
     AskCounts,
     AskLoad,
+    AskNode,
     Attached,
     BeginSession,
     Bind,
@@ -333,7 +334,7 @@ class GuestPort(ShardPort):
                 events.on_counts(self, message)
             case Finished():
                 events.on_finished(self, message)
-            case BeginSession() | EndSession() | UseSessions():
+            case BeginSession() | EndSession() | UseSessions() | AskNode():
                 events.on_ask(self, message)
             case Note():
                 events.on_note(self, message)
