@@ -86,8 +86,8 @@ def _watch(invocation: Invocation, running: Running, stop: threading.Event) -> N
     folders = {root} if manifest.is_relative_to(root) else {root, manifest}
     first = True
     for changes in watch(
-        *sorted(folders), watch_filter=lambda _, path: _counts(path, root), step=_QUIET_MS, debounce=10 * _QUIET_MS, stop_event=stop,
-        rust_timeout=_FIRST_MS, yield_on_timeout=True, raise_interrupt=False,
+        *sorted(folders), watch_filter=lambda _, path: _counts(path, root), step=_QUIET_MS, debounce=10 * _QUIET_MS,
+        stop_event=stop, rust_timeout=_FIRST_MS, yield_on_timeout=True, raise_interrupt=False,
     ):  # fmt: skip
         # the first time without a change too: between the start and the first look there may have been one
         if changes or first:

@@ -185,8 +185,9 @@ class BreakIn(_Message, frozen=True, tag="attach!"):
 
 
 class Detach(_Message, frozen=True, tag="attach-"):
-    """The terminal is ``lost``, or wants to go unless it stands at the prompt, which hears of that by itself."""
+    """The terminal of that Attach is ``lost``, or wants to go unless it stands at the prompt, which hears it by itself."""
 
+    request: int
     lost: bool = True
 
 

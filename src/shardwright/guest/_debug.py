@@ -13,6 +13,7 @@ from typing import Any
 
 from shardwright.errors import NodeError
 from shardwright.guest._control import Attach, Attached
+from shardwright.guest._service import serves
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.shard import ShardPlan
 
@@ -62,9 +63,10 @@ class Debugging:
         if attached is not None:
             attached.break_in()
 
-    def detach(self, *, lost: bool) -> None:
+    def detach(self, request: int, *, lost: bool) -> None:
+        """The terminal that came with that request is gone, or wants to be; a later one stays."""
         attached = self._attached
-        if attached is not None:
+        if attached is not None and attached.request == request:
             attached.detach(lost=lost)
 
     # -- beginning ---------------------------------------------------------------------------------------------
@@ -72,6 +74,7 @@ class Debugging:
     def _attach(self, wanted: Attach, descriptor: int) -> None:
         from shardwright.guest._debug_terminal import Terminal
 
+        serves("the beginning of a debugger")
         terminal = Terminal(descriptor)
         try:
             if wanted.debugpy:
@@ -94,7 +97,7 @@ class Debugging:
         with self._mutex:
             if self._attached is not None:
                 raise Unattachable(f"another terminal debugs {self._shard}", remedy="detach it first: Ctrl-D there")
-            attached = self._attached = Attachment(self._shard, self._plan.root, terminal, self._over)
+            attached = self._attached = Attachment(self._shard, self._plan.root, terminal, wanted.request, self._over)
         try:
             if place is not None and (why := attached.breakpoint_at(*place)):
                 raise Unattachable(f"no breakpoint at {wanted.at}: {why}", remedy="name a line with code")

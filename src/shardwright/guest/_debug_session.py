@@ -44,12 +44,13 @@ class State(Enum):
 class Attachment:
     """One terminal's session. ``root`` is where the application's code lives; ``on_over`` hears of the end, once."""
 
-    def __init__(self, shard: str, root: str, terminal: Terminal, on_over: Callable[[], None]) -> None:
+    def __init__(self, shard: str, root: str, terminal: Terminal, request: int, on_over: Callable[[], None]) -> None:
+        self.request = request
         self._shard = shard
         self._root = str(Path(root).resolve()) + "/"
         self._terminal = terminal
         self._on_over = on_over
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a trace function may come to run wherever its own thread stands
         self._state = State.RUNNING
         self._thread = 0  # the one that is caught
         self._leaving = False
@@ -200,8 +201,10 @@ class Attachment:
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _watch_all(self) -> None:
-        threading.settrace(self.watch)
-        trace_all_threads(self.watch)
+        with self._mutex:
+            if self._state is State.WAITING:  # else it is over, and another terminal's turn may have come
+                threading.settrace(self.watch)
+                trace_all_threads(self.watch)
 
     def _end(self) -> None:
         if threading.gettrace() == self.watch:
@@ -222,6 +225,8 @@ class Attachment:
         return found
 
     def _at_breakpoint(self, frame: FrameType) -> bool:
+        if is_ours(frame.f_code.co_filename):
+            return False
         with self._mutex:
             return bool(self.debugger.breaks) and bool(self.debugger.break_here(frame))
 

@@ -254,7 +254,7 @@ class Shard:
             case BreakIn():
                 self._debugging.break_in()
             case Detach():
-                self._debugging.detach(lost=message.lost)
+                self._debugging.detach(message.request, lost=message.lost)
             case Stop():
                 threading.Thread(target=self._stop, args=(message.grace_s, message.drain), daemon=True).start()
 

@@ -54,29 +54,32 @@ async def attach(core: Core, wanted: AskAttach, reader: asyncio.StreamReader, wr
             "all shards of this node live in one process, which has the terminal",
             remedy="use breakpoint() there, or: python -m pdb -m shardwright run --inproc",
         )
+    numbers: list[int] = []  # of the one request
     ours, theirs = os.openpty()
     try:
         _size(ours, wanted.rows, wanted.columns)
-        begun = await _begin(core, port, wanted, theirs)
+        begun = await _begin(core, port, wanted, theirs, numbers)
         if begun.error:
             raise NodeError(begun.error[:500], remedy=begun.remedy[:500])
     except BaseException:
         os.close(ours)
-        port.tell(Detach())
+        for number in numbers:
+            port.tell(Detach(number))
         raise
     core.record("attach", "a terminal debugs it", component=port.component, shard=port.shard)
     try:
         writer.write(answer_line({"shard": port.shard, "component": port.component, "pid": port.pid}))
-        await _carry(port, ours, reader, writer)
+        await _carry(port, numbers[0], ours, reader, writer)
         if not port.alive():
             writer.write(f"\r\n{port.shard} has ended\r\n".encode())
     finally:
-        port.tell(Detach())
+        port.tell(Detach(numbers[0]))
         core.record("attach", "the terminal has gone; it runs on", component=port.component, shard=port.shard)
 
 
-async def _begin(core: Core, port: ShardPort, wanted: AskAttach, descriptor: int) -> Attached:
+async def _begin(core: Core, port: ShardPort, wanted: AskAttach, descriptor: int, numbers: list[int]) -> Attached:
     def make(number: int) -> Attach:
+        numbers.append(number)
         return Attach(number, wanted.at, wanted.now, wanted.debugpy)
 
     try:
@@ -89,7 +92,9 @@ async def _begin(core: Core, port: ShardPort, wanted: AskAttach, descriptor: int
     return answer
 
 
-async def _carry(port: ShardPort, master: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _carry(
+    port: ShardPort, number: int, master: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Bytes both ways, until either side ends. Uses the descriptor up."""
     loop = asyncio.get_running_loop()
     from_shard = asyncio.StreamReader(limit=_PIECE * 4, loop=loop)
@@ -97,7 +102,7 @@ async def _carry(port: ShardPort, master: int, reader: asyncio.StreamReader, wri
         hearing, _ = await loop.connect_read_pipe(lambda: _Hearing(from_shard, loop=loop), readable)
         speaking, flow = await loop.connect_write_pipe(lambda: asyncio.streams.FlowControlMixin(loop=loop), writable)
         to_shard = asyncio.StreamWriter(speaking, flow, None, loop)
-        ways = [loop.create_task(_out(from_shard, writer)), loop.create_task(_in(port, reader, to_shard))]
+        ways = [loop.create_task(_out(from_shard, writer)), loop.create_task(_in(port, number, reader, to_shard))]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -129,14 +134,14 @@ async def _out(from_shard: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         await writer.drain()
 
 
-async def _in(port: ShardPort, reader: asyncio.StreamReader, to_shard: asyncio.StreamWriter) -> None:
+async def _in(port: ShardPort, number: int, reader: asyncio.StreamReader, to_shard: asyncio.StreamWriter) -> None:
     """What is typed; ends with the client."""
     while data := await reader.read(_PIECE):
         to_shard.write(data)
         if _CTRL_C in data:
             port.tell(BreakIn())
         if _CTRL_D in data:
-            port.tell(Detach(lost=False))
+            port.tell(Detach(number, lost=False))
         with contextlib.suppress(OSError):
             await to_shard.drain()
 

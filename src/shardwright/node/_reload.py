@@ -23,10 +23,10 @@ from shardwright.guest import Retire
 from shardwright.manifest import load
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.manifest import Manifest, ScopeKind, StateKind, implicit
-from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.model.shard import ShardPlan
 from shardwright.node._checks import plan_to_start
 from shardwright.node._launcher import Secrets, read_secrets
-from shardwright.node._reload_plan import check_replaceable, fingerprints, with_stable_numbers
+from shardwright.node._reload_plan import Fingerprints, check_replaceable, with_stable_numbers
 
 if TYPE_CHECKING:
     from shardwright.node._running import Running
@@ -52,7 +52,7 @@ class _Read:
     manifest: Manifest
     plan: ShardPlan
     secrets: Secrets
-    prints: Mapping[ComponentName, str]
+    prints: Fingerprints
 
 
 class Reloader:
@@ -60,11 +60,11 @@ class Reloader:
 
     def __init__(self, running: Running) -> None:
         self._running = running
-        self._prints = fingerprints(running.manifest, running.plan)
+        self._prints = Fingerprints(running.manifest, running.plan)
         self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
-        return f"<Reloader of {len(self._prints)} components>"
+        return f"<Reloader of {len(self._prints.texts)} components>"
 
     async def reload(self) -> Reloaded:
         """Take up what changed. Raises ManifestError, PlanError, NodeError, ComponentImportError, StartFailed; then
@@ -75,12 +75,13 @@ class Reloader:
             core = self._running.core
             try:
                 read = await asyncio.get_running_loop().run_in_executor(None, self._read)
-                changed = [name for name, text in read.prints.items() if self._prints.get(name) != text]
+                changed = [name for name, text in read.prints.texts.items() if self._prints.texts.get(name) != text]
                 if not changed:
-                    return Reloaded({}, tuple(sorted(read.prints)), took_s=time.monotonic() - begun_s)
+                    return Reloaded({}, tuple(sorted(read.prints.texts)), took_s=time.monotonic() - begun_s)
                 check_replaceable(self._running.manifest, read.manifest, self._running.plan, read.plan)
                 plan = with_stable_numbers(read.plan, self._running.plan)
                 assert core.launcher is not None
+                read.prints.tree.forget_compiled(self._prints.tree)
                 staged = await core.launcher.stage(read.manifest, plan, read.secrets, changed)
             except Exception as error:
                 core.record("reload", f"refused, the old code goes on: {error!s:.2000}")
@@ -100,7 +101,7 @@ class Reloader:
                     replaced[record.component] += (record.id,)
                 told.update(sessions)
                 notes += [note] if note else []
-            kept = tuple(sorted(set(map(str, read.prints)) - set(changed)))
+            kept = tuple(sorted(set(map(str, read.prints.texts)) - set(changed)))
             return Reloaded(replaced, kept, tuple(sorted(told)), tuple(notes), time.monotonic() - begun_s)
 
     def _read(self) -> _Read:
@@ -108,11 +109,11 @@ class Reloader:
         environment = running.environment
         manifest = load(running.manifest.path, profile=running.options.profile, environment=environment)
         plan = plan_to_start(manifest, environment)
-        return _Read(manifest, plan, read_secrets(manifest, environment), fingerprints(manifest, plan))
+        return _Read(manifest, plan, read_secrets(manifest, environment), Fingerprints(manifest, plan))
 
     def _take_up(self, read: _Read, plan: ShardPlan, changed: list[ComponentName]) -> None:
         running, core = self._running, self._running.core
-        self._prints = dict(read.prints)
+        self._prints = read.prints
         named = {component.name: component for component in read.manifest.components}
         components = {
             d.component: named.get(d.component) or implicit(d.component, d.code.primary) for d in plan.definitions
@@ -122,6 +123,8 @@ class Reloader:
         core.shards.take_up(plan, components, changed)
         core.bindings.take_up(plan)
         running.client.take_up(plan)
+        if running.ingress is not None:
+            running.ingress.take_up(plan)
 
     # -- one shard ---------------------------------------------------------------------------------------------
 
@@ -135,8 +138,6 @@ class Reloader:
             return True, (), ""
         if core.runs_program(shard):
             return False, (), f"{shard} runs the program, which goes on with its old code until it is run again"
-        if record.component == GATEWAY_COMPONENT:
-            return False, (), "the gateway goes on with its old routes until the node is started again"
         if now.scope is not ScopeKind.SHARED and now.spare:
             shards.perform(composer.evict(shard, shards.now(), "its code was replaced"))
             return True, (), ""

@@ -8,9 +8,12 @@ calls and is called by. Imports are found by reading: a common module that is im
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from shardwright.errors import NodeError
@@ -19,10 +22,15 @@ from shardwright.model.manifest import Manifest, ScopeKind
 from shardwright.model.shard import EntryPoint, ModuleSurface, ShardDefinition, ShardPlan
 
 
-def fingerprints(manifest: Manifest, plan: ShardPlan) -> dict[ComponentName, str]:
+class Fingerprints:
     """A text for each component that is another one exactly when its shards are to be replaced. Reads the code."""
-    tree = _Tree(plan)
-    return {d.component: _fingerprint(manifest, plan, d, tree) for d in plan.definitions}
+
+    def __init__(self, manifest: Manifest, plan: ShardPlan) -> None:
+        self.tree = _Tree(plan)
+        self.texts = {d.component: _fingerprint(manifest, plan, d, self.tree) for d in plan.definitions}
+
+    def __repr__(self) -> str:
+        return f"<Fingerprints of {len(self.texts)} components>"
 
 
 def _fingerprint(manifest: Manifest, plan: ShardPlan, definition: ShardDefinition, tree: _Tree) -> str:
@@ -68,6 +76,16 @@ class _Tree:
         self._root = Path(plan.root)
         self._surfaces = {surface.module: surface for surface in plan.modules}
         self._read: dict[tuple[str, bool], tuple[str, frozenset[str]] | None] = {}
+        self._files: dict[str, str] = {}
+
+    def forget_compiled(self, before: _Tree) -> None:
+        """Remove what was compiled of files that changed: of two changes in a second with the same size of the file, the
+        interpreter would not see the second.
+        """
+        for name, digest in self._files.items():
+            if before._files.get(name) != digest:
+                with contextlib.suppress(OSError, NotImplementedError):
+                    os.unlink(cache_from_source(name))
 
     def reached(self, component: ComponentName, starts: tuple[str, ...]) -> Mapping[str, str]:
         """The modules that its shards import, each with a digest of what they get."""
@@ -103,6 +121,7 @@ class _Tree:
             if path is None:
                 return None
             data, package = path.read_bytes(), path.name == "__init__.py"
+            self._files[str(path)] = hashlib.sha256(data).hexdigest()
         try:
             imports = frozenset(_imports(ast.parse(data), name, package))
         except (SyntaxError, ValueError):  # nobody imports it, or the plan had not been made
