@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -24,11 +25,10 @@ KEY_BYTES = 32
 class Ingress:
     """The way in. Made by ``open``; ``close`` is the keeper's end, which has the sockets as well."""
 
-    def __init__(self, settings: bytes, addresses: tuple[str, ...], sockets: list[int], *, secure: bool) -> None:
-        self.settings = settings
+    def __init__(self, settings: GatewaySettings, addresses: tuple[str, ...], sockets: list[int]) -> None:
+        self._settings = settings
         self.addresses = addresses
         self._sockets = sockets
-        self._secure = secure
 
     def __repr__(self) -> str:
         return f"<Ingress {', '.join(self.addresses) or 'closed'}>"
@@ -39,14 +39,23 @@ class Ingress:
     ) -> Ingress:
         """Bind, or take the sockets that a supervisor gave. Raises NodeError: what is wrong with address or certificate."""
         check_certificate(gateway)
-        settings = msgspec.msgpack.encode(GatewaySettings(plan.app, gateway, plan.routes, cookie_key(state)))
+        settings = GatewaySettings(plan.app, gateway, plan.routes, cookie_key(state))
         addresses, sockets = await keeper.listen(gateway.bind, given)
-        return cls(settings, addresses, sockets, secure=gateway.secure)
+        return cls(settings, addresses, sockets)
+
+    def take_up(self, plan: ShardPlan) -> None:
+        """Other routes, for gateways that start from now on."""
+        self._settings = replace(self._settings, routes=plan.routes)
+
+    @property
+    def settings(self) -> bytes:
+        """What a gateway is told when it starts (msgpack of GatewaySettings)."""
+        return msgspec.msgpack.encode(self._settings)
 
     @property
     def urls(self) -> tuple[str, ...]:
         """Where browsers reach it, from this machine."""
-        scheme = "https" if self._secure else "http"
+        scheme = "https" if self._settings.gateway.secure else "http"
         return tuple(
             f"{scheme}://{address.replace('0.0.0.0', '127.0.0.1').replace('[::]', '[::1]')}"
             for address in self.addresses
