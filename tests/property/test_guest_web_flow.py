@@ -38,7 +38,8 @@ from shardwright.guest import (
     payloads,
     pieces,
 )
-from shardwright.guest._web_convert import BadRequest, Reading, encode_result
+from shardwright.guest._web_convert import BadRequest, Reading
+from shardwright.guest._web_values import encode_result
 
 sizes = st.integers(0, 3 * PIECE) | st.sampled_from([0, 1, PIECE - 1, PIECE, PIECE + 1, WINDOW, 2 * WINDOW])
 events = st.builds(lambda size, more: HttpRequest(b"x" * size, more), sizes, st.booleans())

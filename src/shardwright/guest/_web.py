@@ -8,15 +8,13 @@ found by looking at it, on a thread of the shard, when it is first needed.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -24,18 +22,18 @@ from shardwright.errors import (
     CallError,
     ChannelClosed,
     DeadlineExceeded,
-    Fault,
     NotPermitted,
     ProtocolViolation,
     ShardwrightError,
 )
-from shardwright.guest._asgi import App3, AsgiExchange, Receive, Scope, Send
+from shardwright.guest._asgi import AsgiExchange
 from shardwright.guest._exchange import returned_with
 from shardwright.guest._frames import beyond
 from shardwright.guest._link import Link
 from shardwright.guest._responder import IncomingCall, Responder
-from shardwright.guest._web_convert import BadRequest, Reading, encode_result
+from shardwright.guest._web_convert import BadRequest, Reading
 from shardwright.guest._web_lifespan import Lifespan
+from shardwright.guest._web_manner import Application, Manner, NoApplication, manner_of
 from shardwright.guest._web_messages import (
     Describe,
     Described,
@@ -48,6 +46,7 @@ from shardwright.guest._web_messages import (
 )
 from shardwright.guest._web_schema import describe
 from shardwright.guest._web_stream import Stream
+from shardwright.guest._web_values import encode_result
 from shardwright.guest._wsgi import WsgiExchange
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import MethodId
@@ -60,38 +59,6 @@ MAX_WEBSOCKETS = (
 GOING_AWAY = 1012  # the close code of a server that restarts
 _MESSAGE_CHARS = 1000
 log = logging.getLogger("shardwright.web")
-
-
-class NoApplication(CallError):
-    """What a route serves cannot be called as an application."""
-
-    code = "SW314"
-    fault: ClassVar[Fault] = "you"
-
-
-class Manner(Enum):
-    """How an application wants to be called."""
-
-    ASGI3 = "app(scope, receive, send)"
-    ASGI2 = "app(scope)(receive, send)"
-    WSGI = "app(environ, start_response)"
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """An application as it was found."""
-
-    served: Any
-    manner: Manner
-    lifespan: Lifespan | None
-
-    @property
-    def asgi(self) -> App3:
-        return partial(_double, self.served) if self.manner is Manner.ASGI2 else self.served
-
-
-async def _double(application: Any, scope: Scope, receive: Receive, send: Send) -> Any:
-    return await application(scope)(receive, send)
 
 
 class Web:
@@ -205,48 +172,6 @@ class Web:
 
 async def _shut_down(lifespans: Sequence[Lifespan]) -> None:
     await asyncio.gather(*(lifespan.shutdown() for lifespan in lifespans))
-
-
-def manner_of(application: Any, what: str) -> Manner:
-    """How ``application`` wants to be called. Raises NoApplication."""
-    if not callable(application):
-        raise NoApplication(
-            f"{what} is no application: a {type(application).__name__} cannot be called", outcome="not started"
-        )
-    call = application if inspect.isroutine(application) or inspect.isclass(application) else application.__call__
-    if inspect.isclass(application) and hasattr(application, "__await__"):
-        return Manner.ASGI3
-    if inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(call):
-        return Manner.ASGI3
-    try:
-        signature = inspect.signature(application)
-    except (TypeError, ValueError) as error:
-        raise NoApplication(f"{what} is no application: {error}", outcome="not started") from None
-    names = [
-        parameter.name.lstrip("_")
-        for parameter in signature.parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    fits = [count for count in (1, 2, 3) if _binds(signature, count)]
-    if names[:1] == ["environ"] or names[1:2] == ["start_response"] or fits == [2]:
-        return Manner.WSGI
-    if names[:3] == ["scope", "receive", "send"] or fits == [3]:
-        return Manner.ASGI3
-    if names[:1] == ["scope"] or fits == [1]:
-        return Manner.ASGI2
-    raise NoApplication(
-        f"{what} does not show how it is called: {type(application).__name__}{signature}",
-        outcome="not started",
-        remedy="give it the signature (scope, receive, send) or (environ, start_response)",
-    )
-
-
-def _binds(signature: inspect.Signature, count: int) -> bool:
-    try:
-        signature.bind(*range(count))
-    except TypeError:
-        return False
-    return True
 
 
 class WebCall(IncomingCall):

@@ -12,7 +12,8 @@ from contextvars import Context
 from typing import Any
 
 from shardwright.errors import CallError
-from shardwright.guest._asgi import App3, Event
+from shardwright.guest._asgi import App3
+from shardwright.guest._asgi_events import Event
 
 log = logging.getLogger("shardwright.web")
 
