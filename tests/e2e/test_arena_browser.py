@@ -75,9 +75,15 @@ class ByGateway:
         self._node = node
 
     def break_off(self) -> None:
-        (pid,) = (status.pid for status in self._node.shards() if status.component == "gateway")
-        assert pid
-        os.kill(pid, signal.SIGKILL)
+        self.kill("gateway")
+
+    def kill(self, component: str) -> int:
+        """Kill what runs of a component; how many shards that were."""
+        pids = [status.pid for status in self._node.shards() if status.component == component and status.sessions]
+        pids = pids or [status.pid for status in self._node.shards() if status.component == component]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return len(pids)
 
     def come_back(self) -> None:
         """It does so by itself; its sockets never went away."""
@@ -320,3 +326,35 @@ def test_keys_alone_suffice(served: Served, windows: Windows) -> None:
     window.until("document.getElementById('chat').textContent.includes('Key wasd')")
     page.keyboard.press("Escape")
     assert window.ask("document.activeElement.id") == "stage"
+
+
+@pytest.mark.skipif("gateway" not in FRONTS, reason="the arena has no gateway")
+@pytest.mark.parametrize("served", ["gateway"], indirect=True)
+@pytest.mark.parametrize("component", ["web", "physics", "game", "chat", "auth"])
+def test_the_game_goes_on_when_a_part_dies(
+    served: Served, windows: Windows, component: str, record_exercised: Record
+) -> None:
+    assert isinstance(served, ByGateway)
+    window = windows.open(served.address)
+    enter(window, "Ada", "w2")
+    window.page.fill("#words", "before")
+    window.page.keyboard.press("Enter")
+    window.until("document.getElementById('chat').textContent.includes('Ada before')")
+    killed = served.kill(component)
+    assert killed >= 1
+    if component == "web":
+        window.until("arena.state.entries === 2", timeout_s=40)
+    window.until("arena.state.link === 'open'")
+    last = window.ask("arena.frames.length ? arena.frames.at(-1).n : -1")
+    window.until(f"arena.frames.at(-1).n !== {last} && arena.players.Ada", timeout_s=40)
+    walk(window, "Ada")
+    for attempt in range(10):  # a state that was lost is told once to everybody who used it
+        window.page.fill("#words", f"after {attempt}")
+        window.page.keyboard.press("Enter")
+        shown = f"document.getElementById('chat').textContent.includes('Ada after {attempt}')"
+        if window.until(f"({shown}) ? 'said' : document.getElementById('toast').hasAttribute('data-on')") == "said":
+            break
+        window.until(f"({shown}) || !document.getElementById('toast').hasAttribute('data-on')")
+    else:
+        raise AssertionError("nobody can talk any more")
+    record_exercised("shards of the arena killed behind a browser", killed)

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Generator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,6 +173,52 @@ def test_a_world_can_be_used_as_an_object(arena: ModuleType) -> None:
     assert world.positions()["ann"] != before
     assert world.position("ann").player == body.player
     assert repr(world) == "World('w9', players=1, ticks=2)"
+
+
+def test_steered_players_move_while_frames_pass_and_find_what_is_there(arena: ModuleType) -> None:
+    physics, chest = arena.physics, arena.maps.world_map("w1").chests[0]
+    world = physics._world("w1")
+    world.spawn("ann", chest.x, chest.y)
+    assert physics.steer("w1", "ann", 0, 0).found == ()
+    frame = physics.advance("w1", 1 / 15)
+    assert frame.finders == ("ann",) and [body.player for body in frame.bodies] == ["ann"]
+    assert physics.steer("w1", "ann", 0, 0).found == (chest,)
+    assert physics.steer("w1", "ann", 0, 0).found == () == physics.advance("w1", 1 / 15).finders
+    assert arena.inventory.emptied("w1", "ann") == (chest.name,)
+    start = world.position("ann")
+    for way in ((4.0, 0.0), (-4.0, 0.0), (0.0, 4.0), (0.0, -4.0)):
+        physics.steer("w1", "ann", *way)
+        for _ in range(15):
+            here = physics.advance("w1", 1 / 15).bodies[0]
+        if abs(here.x - start.x) + abs(here.y - start.y) > 0.5:
+            break
+    else:
+        raise AssertionError("ann cannot move")
+    physics.steer("w1", "ann", 0, 0)
+    for _ in range(30):
+        here = physics.advance("w1", 1 / 15).bodies[0]
+    assert abs(here.vx) + abs(here.vy) < 0.01
+    with pytest.raises(arena.models.NotInWorld):
+        physics.steer("w1", "nobody", 0, 0)
+
+
+def test_time_passes_once_in_a_live_world(arena: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(arena.physics, "time", SimpleNamespace(monotonic=lambda: now_s))
+    physics = arena.physics
+    physics.join("w1", "ann")
+    physics.join("w1", "bob")
+    physics.steer("w1", "bob", 0, 0)
+    assert physics.advance("w1", 0.1).ticks == 1
+    before = physics.position("w1", "ann")
+    moved = physics.move("w1", "ann", 3.0, 0.0).body
+    assert (moved.x, moved.y, moved.vx) == (before.x, before.y, 3.0)  # the next frame moves it
+    assert physics.advance("w1", 0.1).ticks == 2
+    now_s += physics.LIVE_S  # nobody watches any more
+    physics.move("w1", "ann", 3.0, 0.0)
+    assert physics.step("w1") == 4
+    now_s += physics.ABSENT_S
+    assert [body.player for body in physics.advance("w1", 0.1).bodies] == ["ann"]  # bob was not heard of
 
 
 # -- ways and pictures
