@@ -133,9 +133,9 @@ class Patches:
         runtime = self._runtime
         try:
             owned = patch.module in runtime.definition.code.modules
-            if not owned and patch.owner and not patch.everywhere:
-                return ""  # here it is a proxy, or is asked of its owner
             where, _, last = patch.name.rpartition(".")
+            if not owned and patch.owner and (where or not patch.everywhere):
+                return ""  # here it is a proxy, or is asked of its owner
             place = runtime.resolve(patch.module, where) if where else runtime.import_module(patch.module)
             if not owned and patch.owner and self._stands_for(place, last):
                 return ""
@@ -170,6 +170,8 @@ class Patches:
             if not refill(getattr(place, name), value):
                 setattr(place, name, value)
             return
+        if "." in patch.name and not hasattr(place, name):
+            raise AttributeError(f"{place!r} has no attribute {name!r}")
         self._originals.setdefault(key, vars(place).get(name, _MISSING))
         if patch.action == "set":
             setattr(place, name, value)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
-from shardwright.errors import CannotCross
+from shardwright.errors import CannotCross, NodeError
 from shardwright.guest import GeneratedFinder, HandleType, Proxies
 from shardwright.model.shard import ShardPlan
 from shardwright.node import Bench
@@ -62,25 +62,50 @@ def is_test(path: Path) -> bool:
 
 
 class Unseen:
-    """A value that stays in its shard (a lock, a connection): a test may replace it and put it back, and no more."""
+    """A value that stays in its shard (a lock, a connection, a module): a test may replace it, or patch what it has.
 
-    __slots__ = ("_error", "_name")
+    ``mock.patch("shop.store.time.sleep")`` patches the module ``time`` of the shards that ``shop.store`` lives in.
+    """
 
-    def __init__(self, module: str, name: str, error: CannotCross) -> None:
-        self._name = f"{module}.{name}"
-        self._error = error
+    __slots__ = ("_children", "_error", "_name", "_patching")
+
+    def __init__(self, module: str, name: str, error: CannotCross, bench: Callable[[], Bench | None]) -> None:
+        put = object.__setattr__
+        put(self, "_name", (module, name))
+        put(self, "_error", error)
+        put(self, "_children", {})
+        put(self, "_patching", _Patching(SimpleNamespace(), module, f"{name}.", bench, owned=True))
 
     def __repr__(self) -> str:
-        return f"<{self._name}, which stays in its shard>"
+        return f"<{'.'.join(self._name)}, which stays in its shard>"
 
-    def _refuse(self, *_: object) -> NoReturn:
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in _ASKED_BY_TOOLS:
+            raise AttributeError(name)
+        if name not in self._children:
+            module, own = self._name
+            child = Unseen(module, f"{own}.{name}", self._error, self._patching.bench)
+            self._children[name] = self._patching.reads[name] = child
+        return self._children[name]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._patching.set(name, value, _nothing, _nothing)
+
+    def __delattr__(self, name: str) -> None:
+        self._patching.delete(name, _nothing, _nothing)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise CannotCross(
-            f"{self._name} can be replaced by a test, not used: {self._error.message}",
+            f"{'.'.join(self._name)} can be patched by a test, not used: {self._error.message}",
             outcome="not started",
             remedy="test it through a function of its module",
         )
 
-    __getattr__ = __call__ = __bool__ = __iter__ = __len__ = __enter__ = __getitem__ = _refuse
+    __call__ = __bool__ = __iter__ = __len__ = __enter__ = __getitem__ = _refuse
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 class _Patching:
@@ -101,13 +126,13 @@ class _Patching:
         self._place = place
         self._module = module
         self._prefix = prefix
-        self._bench = bench
+        self.bench = bench
         self._owned = owned
         self._originals: dict[str, tuple[bool, Any]] = {}  # whether it was there, and what it was
         self.reads: dict[str, Any] = {}  # what the owner last answered: whoever restores it undoes
 
     def set(self, name: str, value: object, assign: Callable[[str, Any], None], remove: Callable[[str], None]) -> None:
-        bench = self._bench()
+        bench = self.bench()
         if bench is None:
             assign(name, value)
             return
@@ -116,7 +141,12 @@ class _Patching:
             return
         present, now = self._now(name)
         constant = present and not callable(now)
-        bench.patch(self._module, self._prefix + name, value, everywhere=constant)
+        try:
+            bench.patch(self._module, self._prefix + name, value, everywhere=constant)
+        except NodeError as error:
+            if "AttributeError(" not in error.message:
+                raise
+            raise AttributeError(error.message) from None
         self._originals.setdefault(name, (present, now))
         if present or not self._owned:  # what only the owner knows, it is asked for
             assign(name, value)
@@ -124,7 +154,7 @@ class _Patching:
             self._stands(name, value)
 
     def delete(self, name: str, assign: Callable[[str, Any], None], remove: Callable[[str], None]) -> None:
-        bench = self._bench()
+        bench = self.bench()
         if bench is None:
             remove(name)
         elif name in self._originals:
@@ -212,7 +242,7 @@ def _generated(module: ModuleType, bench: Callable[[], Bench | None], mirrors: M
         try:
             found = mirrors.read(module.__name__, name, ask)
         except CannotCross as error:
-            found = Unseen(module.__name__, name, error)
+            found = Unseen(module.__name__, name, error, bench)
         patching.reads[name] = found
         return found
 
