@@ -32,10 +32,12 @@ from shardwright.guest._web_messages import (
     HttpDisconnect,
     HttpRequest,
     Open,
+    WebSocketClose,
     WebSocketConnect,
     WebSocketDisconnect,
     WebSocketReceive,
     decode_client_events,
+    encode_web,
 )
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 
@@ -148,12 +150,15 @@ class Stream:
         self.on_gone()
 
     def leave(self, code: int) -> None:
-        """The shard ends: a WebSocket application hears that its client goes. Any thread."""
+        """The shard ends: a WebSocket is closed, and both its sides hear so. Any thread but the hub's."""
         with self._mutex:
             if self._is_http or self.gone is not None:
                 return
             self._go(WebSocketDisconnect(code))
-        self.wake()
+        close = encode_web(WebSocketClose(code))
+        if self.reserve(close):  # a client that reads nothing sees the end only
+            self.send([close])
+        self.wake()  # now, for with the application's return the exchange is over
 
     def _go(self, event: HttpDisconnect | WebSocketDisconnect) -> None:
         if self.gone is None:

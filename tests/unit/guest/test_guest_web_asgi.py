@@ -634,6 +634,7 @@ def test_a_shard_that_ends_says_so(shard: WebShard, gateway: Gateway) -> None:
     assert exchange.receive()
     shard.runtime.web.going_away()
     assert noted(shard)[0]["code"] == 1012
+    assert exchange.receive() == {"type": "websocket.close", "code": 1012, "reason": ""}
     assert isinstance(exchange.finish(), Returned)
 
 
