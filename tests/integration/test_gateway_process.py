@@ -362,3 +362,49 @@ def test_the_gateway_finds_no_code_of_the_application(tmp_path: Path, browser: O
             with contextlib.suppress(OSError):
                 opened.append(os.readlink(f"/proc/{pid}/fd/{number}"))
         assert not [path for path in opened if "sqlite" in path or path.endswith(".key")]
+
+
+def test_other_routes_are_taken_up_without_one_failed_request(
+    tmp_path: Path, browser: Open, record_exercised: Any
+) -> None:
+    folder = application(tmp_path)
+    manifest = folder / "shardwright.toml"
+    with running(folder) as node:
+        stop = threading.Event()
+        answered, wrong = [0], list[object]()
+
+        def load() -> None:
+            client = browser(node)
+            while not stop.is_set():
+                try:
+                    found = client.get("/stock/1")
+                except (OSError, http.client.HTTPException) as error:
+                    wrong.append(repr(error))
+                    client.connection.close()
+                else:
+                    answered[0] += 1
+                    if found != (200, b"2"):
+                        wrong.append(found)
+
+        visitor = browser(node)
+        assert visitor.get("/cart/1") == (200, b"[1]")
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for n in range(3):
+                seen = answered[0]
+                eventually(lambda seen=seen: answered[0] > seen + 20)
+                assert browser(node).get(f"/more{n}/1")[0] == 404
+                more = f'\n[[routes]]\npath = "/more{n}/{{n}}"\ncall = "stock.get"\n'
+                manifest.write_text(manifest.read_text() + more)
+                reloaded = node.running.submit(node.running.reload()).result(PATIENCE_S)
+                assert set(reloaded.replaced) == {"gateway"}
+                assert browser(node).get(f"/more{n}/1") == (200, b"2")
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(PATIENCE_S)
+        assert not wrong
+        assert visitor.get_again("/cart/2") == (200, b"[1,2]")
+        record_exercised("requests while the gateway was replaced thrice", answered[0])
