@@ -61,7 +61,7 @@ def describe(error, root, depth):
         "bases": [base.__name__ for base in type(error).__mro__],
         "args": repr(error.args) if not group else error.args[0],
         "text": str(error),
-        "notes": getattr(error, "__notes__", []),
+        "notes": [note for note in getattr(error, "__notes__", []) if not note.startswith("raised in shards of ")],
         "state": sorted((k, repr(v)) for k, v in vars(error).items() if not k.startswith("_")),
         "frames": [
             [frame.filename.rpartition("/")[2], frame.name, frame.line]

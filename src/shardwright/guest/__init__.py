@@ -68,7 +68,7 @@ from shardwright.guest._exchange import (
     pieces,
     read_credit,
 )
-from shardwright.guest._frames import beyond
+from shardwright.guest._frames import beyond, note_shards
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._keys import key_of
@@ -89,11 +89,13 @@ from shardwright.guest._stubs import Proxies
 from shardwright.guest._template import ImportFailed, import_modules
 from shardwright.guest._testing import Patch, Patched, Testing
 from shardwright.guest._web_messages import (
+    CONTINUE,
     Answer,
     ApplicationEvent,
     Asked,
     ClientEvent,
     ClientFault,
+    Continue,
     DenialBody,
     DenialStart,
     Describe,
@@ -128,6 +130,7 @@ from shardwright.guest._web_messages import (
 )
 
 __all__ = [
+    "CONTINUE",
     "CREDIT",
     "HEADER",
     "MAX_BATCH",
@@ -161,6 +164,7 @@ __all__ = [
     "Chains",
     "ClientEvent",
     "ClientFault",
+    "Continue",
     "ControlBinder",
     "ControlSocket",
     "Counts",
@@ -256,11 +260,12 @@ __all__ = [
     "install_policy",
     "is_private",
     "key_of",
-    "refill",
+    "note_shards",
     "payload_of",
     "payloads",
     "pieces",
     "read_credit",
+    "refill",
     "refusal",
     "run_program",
     "serves",

@@ -6,15 +6,38 @@ import os
 from types import TracebackType
 
 from shardwright import errors
+from shardwright.model.shard import ShardPlan
 
+STUB = "<call to "  # so begin the file names of proxies
+NOTE = "raised in shards of "  # so begins the note of ``note_shards``
 _OURS = os.path.dirname(os.path.abspath(errors.__file__)) + os.sep
 
 
 def beyond(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from its first frame that is not ours: the callee's, where there is one."""
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith((_OURS, STUB)):
         trace = trace.tb_next
     return trace
+
+
+def note_shards(error: BaseException, plan: ShardPlan) -> None:
+    """Let an exception that crossed components say which, in a note; for who is outside of them, and prints it.
+
+    Code is told by its file.
+    """
+    owners = {os.path.join(plan.root, surface.path): str(surface.owner) for surface in plan.modules}
+    crossed: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        owner = owners.get(trace.tb_frame.f_code.co_filename)
+        if owner is not None and (not crossed or crossed[-1] != owner):
+            crossed.append(owner)
+        trace = trace.tb_next
+    if not crossed:
+        return
+    note = f"{NOTE}{' > '.join(crossed)}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def is_ours(filename: str) -> bool:

@@ -42,6 +42,7 @@ from shardwright.guest._control import (
     Unbind,
 )
 from shardwright.guest._debug import Debugging
+from shardwright.guest._frames import note_shards
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._router import Route
@@ -323,6 +324,7 @@ def run_program(runtime: Runtime, target: str, session: SessionNumber) -> Finish
             text = f"{end.code}\n"
     except BaseException as error:
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
+        note_shards(error, runtime.plan)
         text = "".join(traceback.format_exception(without_guest_frames(error)))
     finally:
         current_call.reset(token)

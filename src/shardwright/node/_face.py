@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shardwright.guest import CallContext, beyond
+from shardwright.guest import CallContext, beyond, note_shards
 from shardwright.model.ids import SessionId, ShardId
 from shardwright.model.limits import Limits
 from shardwright.model.shard import ShardPlan
@@ -18,6 +18,12 @@ from shardwright.node._core import LiveSession
 from shardwright.node._reload import Reloaded
 from shardwright.node._running import Options, Running
 from shardwright.node._status import ShardStatus
+
+
+def _outside(error: BaseException, running: Running) -> None:
+    """An exception leaves the application: without our frames, and with a note of the components that it crossed."""
+    error.__traceback__ = beyond(error.__traceback__)
+    note_shards(error, running.plan)
 
 
 class Session:
@@ -40,7 +46,7 @@ class Session:
         try:
             return self._running.client.call(self.context(), target, args, kwargs)
         except BaseException as error:
-            error.__traceback__ = beyond(error.__traceback__)
+            _outside(error, self._running)
             raise
 
     def context(self, timeout_s: float | None = None) -> CallContext:
@@ -78,7 +84,7 @@ class Deadline:
         try:
             return self.session._running.client.call(context, target, args, kwargs)
         except BaseException as error:
-            error.__traceback__ = beyond(error.__traceback__)
+            _outside(error, self.session._running)
             raise
 
 
@@ -162,7 +168,7 @@ class AsyncSession(Session):
         try:
             return await self._running.client.call_async(self.context(), target, args, kwargs)
         except BaseException as error:
-            error.__traceback__ = beyond(error.__traceback__)
+            _outside(error, self._running)
             raise
 
     async def __aenter__(self) -> AsyncSession:

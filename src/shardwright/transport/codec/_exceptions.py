@@ -256,8 +256,8 @@ def _write_frames(s: Encoder, traceback: TracebackType | None) -> None:
     frames: list[tuple[CodeType, int]] = []
     while traceback is not None:
         frame = traceback.tb_frame
-        # our own frames around the user's code say nothing to the reader
-        if frames or not str(frame.f_globals.get("__name__", "")).startswith(_OWN):
+        # our own frames around the user's code, and between, say nothing to the reader
+        if not str(frame.f_globals.get("__name__", "")).startswith(_OWN):
             frames.append((frame.f_code, traceback.tb_lineno or 0))
         traceback = traceback.tb_next
     if len(frames) > 2 * _FRAMES:
