@@ -289,7 +289,7 @@ def test_axe_finds_no_serious_barrier(served: Served, windows: Windows, dark: bo
 
 
 def test_a_lost_connection_is_said_and_comes_back(served: Served, windows: Windows) -> None:
-    window = windows.open(served.address)
+    window = windows.open(served.address, width=390, height=844, phone=True)
     enter(window, "Ada", "w5")
     window.ask(
         """void (globalThis.said = [], new MutationObserver(() =>
@@ -298,6 +298,7 @@ def test_a_lost_connection_is_said_and_comes_back(served: Served, windows: Windo
     )
     served.break_off()
     window.until("said.includes('The connection is gone.')")
+    assert overflow(window, 390) == []
     served.come_back()
     window.until(
         "arena.state.entries === 2 && document.getElementById('banner').hidden",
