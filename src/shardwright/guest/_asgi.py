@@ -149,6 +149,7 @@ class AsgiExchange:
                 return stream.gone.event()
             if (closed := response.closed) is not None:
                 return closed.copy()
+            stream.want()
             await self._changed(lambda: stream.quiet and not response.complete)
 
     async def _changed(self, still: Callable[[], bool]) -> None:

@@ -24,6 +24,9 @@ class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True, f
     pass
 
 
+CONTINUE = "http.response.continue"
+"""The extension by which a gateway asks to be told when the application wants the body. Applications never see it."""
+
 # -- events from the client to an application ---------------------------------------------------------------------
 
 
@@ -108,6 +111,16 @@ class EarlyHint(_Message, frozen=True, tag="hint"):
         return {"type": "http.response.early_hint", "links": list(self.links)}
 
 
+class Continue(_Message, frozen=True, tag="continue"):
+    """The application asks for the body; sent once, and just where the gateway lists CONTINUE among its extensions.
+
+    So a client that expects 100 Continue hears it when its body is wanted, and not when it is refused unread.
+    """
+
+    def event(self) -> dict[str, Any]:
+        return {"type": "http.response.continue"}
+
+
 class WebSocketAccept(_Message, frozen=True, tag="accept"):
     subprotocol: str | None = None
     headers: Headers = ()
@@ -159,6 +172,7 @@ ApplicationEvent = (
     | ResponseBody
     | ResponseTrailers
     | EarlyHint
+    | Continue
     | WebSocketAccept
     | WebSocketSend
     | WebSocketClose

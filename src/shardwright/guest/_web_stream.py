@@ -28,7 +28,9 @@ from shardwright.guest._exchange import (
 )
 from shardwright.guest._link import Link
 from shardwright.guest._web_messages import (
+    CONTINUE,
     ClientEvent,
+    Continue,
     HttpDisconnect,
     HttpRequest,
     Open,
@@ -66,6 +68,7 @@ class Stream:
         self._inflow = Inflow()
         self._outflow = Outflow()
         self._waiting: list[Callable[[], None]] = []
+        self._untold = CONTINUE in opened.extensions  # that the body is wanted
         if len(envelope.payload) > MAX_EVENTS:
             raise ProtocolViolation(f"an exchange is opened with {len(envelope.payload)} bytes")
         for event in opened.events:
@@ -168,6 +171,14 @@ class Stream:
                 self._inbox.append((event, 0))  # what it said before is heard before
 
     # -- the application's side --------------------------------------------------------------------------------
+
+    def want(self) -> None:
+        """The application asks for the body; a gateway that waits for that, because its client does, is told."""
+        if self._untold:
+            self._untold = False
+            piece = encode_web(Continue())
+            if not self._inbox and self.gone is None and self.reserve(piece):
+                self.send([piece])
 
     def take(self) -> ClientEvent | None:
         """The next event of the client; None: there is none yet."""

@@ -189,6 +189,7 @@ class WsgiExchange:
             elif self.stream.gone is not None:
                 raise ClientGone("the client is gone before it sent the whole request")
             else:
+                self.stream.want()
                 self._wait(lambda: self.stream.quiet)
 
     @property

@@ -457,6 +457,15 @@ def test_trailers_and_hints_where_the_gateway_can(gateway: Gateway) -> None:
     assert refused is not None and "Expected ASGI message 'http.response.start'" in refused.message
 
 
+def test_the_gateway_is_told_when_the_body_is_wanted(gateway: Gateway) -> None:
+    exchange = gateway.open(path="/late", extensions={"http.response.continue": {}})
+    assert exchange.receive() == {"type": "http.response.continue"}
+    exchange.send({"type": "http.request", "body": b"abc", "more_body": True})
+    exchange.send({"type": "http.request", "body": b"d"})
+    found = exchange.response()
+    assert (found.body, found.others) == (b"4", [])
+
+
 def test_head_and_bodiless_statuses(gateway: Gateway) -> None:
     found = gateway.get(path="/big", method="HEAD")
     assert (found.status, found.body, found.complete) == (200, b"", True)

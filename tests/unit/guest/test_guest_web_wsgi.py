@@ -373,6 +373,15 @@ def test_request_bodies(gateway: Gateway) -> None:
     assert eval(exchange.response().body) == [b"abc", b"de\n", b"fg", [b"hi\n", b"j\n", b"k"], b"", b""]
 
 
+def test_the_gateway_is_told_when_the_body_is_wanted(gateway: Gateway) -> None:
+    exchange = opened(gateway, "length", extensions={"http.response.continue": {}})
+    assert exchange.receive() == {"type": "http.response.continue"}
+    exchange.send({"type": "http.request", "body": b"abc", "more_body": True})
+    exchange.send({"type": "http.request", "body": b"d"})
+    found = exchange.response()
+    assert (found.body, found.others) == (b"4", [])
+
+
 def test_both_ways_at_once(gateway: Gateway) -> None:
     exchange = opened(gateway, "lines")
     for number, line in enumerate((b"one\n", b"two\n", b"three\n")):
