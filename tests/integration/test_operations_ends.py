@@ -7,10 +7,12 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import psutil
 import pytest
@@ -48,12 +50,34 @@ def app(tmp_path: Path) -> str:
     return str(write_app(tmp_path / "kept", MANIFEST, front=FRONT, back=BACK))
 
 
+class Supervisor:
+    """Hears what it is told, at once, as systemd does."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.address = str(sock.getsockname())
+        self._sock = sock
+        self._told: SimpleQueue[dict[str, str]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._hear)
+        self._thread.start()
+
+    def _hear(self) -> None:
+        while message := self._sock.recv(4096):
+            self._told.put(dict(line.split("=", 1) for line in message.decode().split("\n")))
+
+    def next(self) -> dict[str, str]:
+        return self._told.get(timeout=30)
+
+    def close(self) -> None:
+        self._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+
+
 @pytest.fixture
-def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(30)
-        yield sock
+        with closing(Supervisor(sock)) as hears:
+            yield hears
 
 
 @contextmanager
@@ -76,26 +100,22 @@ def all_end(children: list[psutil.Process]) -> bool:
 # -- what a supervisor is told -------------------------------------------------------------------------------------
 
 
-def heard(sock: socket.socket) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in sock.recv(4096).decode().split("\n"))
-
-
 def test_a_supervisor_hears_of_readiness_of_life_and_of_the_end(
-    app: str, tmp_path: Path, supervisor: socket.socket
+    app: str, tmp_path: Path, supervisor: Supervisor
 ) -> None:
-    given = {"NOTIFY_SOCKET": supervisor.getsockname(), "WATCHDOG_USEC": "100000"}
+    given = {"NOTIFY_SOCKET": supervisor.address, "WATCHDOG_USEC": "100000"}
     with background(tmp_path, "run", app, more=given) as node:
-        told = heard(supervisor)
+        told = supervisor.next()
         assert told == {"READY": "1", "MAINPID": str(node.process.pid), "STATUS": "kept is ready"}
         assert shardwright(tmp_path, "ready", "kept").returncode == 0
-        assert [heard(supervisor) for _ in range(3)] == [{"WATCHDOG": "1"}] * 3
+        assert [supervisor.next() for _ in range(3)] == [{"WATCHDOG": "1"}] * 3
         assert shardwright(tmp_path, "reload", "kept").returncode == 0
         states = []
         while "READY" not in states:
-            states.append(next(iter(heard(supervisor))))
+            states.append(next(iter(supervisor.next())))
         assert [state for state in states if state != "WATCHDOG"] == ["RELOADING", "READY"]
         node.process.send_signal(signal.SIGTERM)
-        while "STOPPING" not in (told := heard(supervisor)):
+        while "STOPPING" not in (told := supervisor.next()):
             assert told == {"WATCHDOG": "1"}
         assert node.end() == 0
 

@@ -48,7 +48,7 @@ def remember_origins() -> None:
     @functools.wraps(start)
     def remembering(self: threading.Thread) -> None:
         context = origin()
-        if context is not NOWHERE and getattr(self, "_target", None) is not pools._worker:  # type: ignore[attr-defined]
+        if context is not NOWHERE and getattr(self, "_target", None) is not pools._worker:
             self.__dict__[_ORIGIN] = context
         start(self)
 

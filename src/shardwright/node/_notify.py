@@ -14,6 +14,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+MOST_WAIT_S = 0.5
+
 
 class Notifier:
     """Says READY, RELOADING, STOPPING, STATUS and WATCHDOG to whoever supervises us; says nothing to nobody."""
@@ -65,7 +67,7 @@ class Notifier:
         if self.watchdog_s is None:
             return
         if healthy():
-            self._say("WATCHDOG=1")
+            self._say("WATCHDOG=1", wait_s=0.0)
         self._timer = asyncio.get_running_loop().call_later(self.watchdog_s / 2, self.watch, healthy)
 
     def unwatch(self) -> None:
@@ -74,12 +76,13 @@ class Notifier:
         if timer is not None:
             timer.cancel()
 
-    def _say(self, state: str, status: str = "") -> None:
+    def _say(self, state: str, status: str = "", wait_s: float = MOST_WAIT_S) -> None:
+        """A supervisor with a full queue is waited for, a little: but for the watchdog's, there is no next message."""
         if not self._address:
             return
         lines = [state] if state else []
         if status:
             lines.append(f"STATUS={' '.join(status.split())[:200]}")
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
+            sock.settimeout(wait_s)
             sock.sendto("\n".join(lines).encode(), self._address)

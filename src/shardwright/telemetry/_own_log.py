@@ -116,14 +116,14 @@ class OwnLog:
             else structlog.processors.JSONRenderer(sort_keys=False)
         )
         stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if self.pretty else "iso", utc=not self.pretty)
+        bound: dict[str, Any] = {**self._bound, **({} if self.pretty else {"pid": os.getpid()})}
         return structlog.wrap_logger(
             structlog.WriteLogger(self._stream),
             processors=[structlog.processors.add_log_level, stamp, self._concealed, renderer],
             wrapper_class=structlog.make_filtering_bound_logger(self._least),
             context_class=dict,
             cache_logger_on_first_use=True,
-            **self._bound,
-            **({} if self.pretty else {"pid": os.getpid()}),
+            **bound,
         )
 
     def _concealed(self, _: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
