@@ -14,7 +14,7 @@ import builtins
 import stat
 import sys
 from pathlib import Path
-from types import CodeType, SimpleNamespace, TracebackType
+from types import CodeType, TracebackType
 from typing import Any
 
 from shardwright.errors import RemoteError, ShardwrightError
@@ -473,30 +473,48 @@ def _read_frames(d: Decoder) -> list[tuple[str, str, int]]:
 
 
 def _traceback(frames: list[tuple[str, str, int]]) -> TracebackType | None:
-    from tblib import Traceback  # type: ignore[import-untyped]  # only where an exception arrives
-
-    link = None
+    """Frames of those names, files and lines. They are stand-ins, and run nothing of the files that they name."""
+    trace: TracebackType | None = None
     safe: dict[str, str] = {}
     for filename, function, line in reversed(frames):
         if filename not in safe:
             safe[filename] = _readable(filename)
-        filename = safe[filename]
-        code = SimpleNamespace(co_filename=filename, co_name=function)
-        frame = SimpleNamespace(f_globals={"__name__": "", "__file__": filename}, f_code=code, f_lineno=line)
-        link = SimpleNamespace(tb_frame=frame, tb_lineno=line, tb_next=link)
-    made: TracebackType | None = Traceback(link).as_traceback() if link is not None else None
-    return _without_columns(made)
-
-
-def _without_columns(trace: TracebackType | None) -> TracebackType | None:
-    """The frames are stand-ins: where in its line an instruction of theirs was says nothing of the user's code."""
-    entries = []
-    while trace is not None:
-        entries.append(trace)
-        trace = trace.tb_next
-    for entry in reversed(entries):
-        trace = TracebackType(trace, entry.tb_frame, -1, entry.tb_lineno)
+        code = _RAISES.replace(
+            co_filename=safe[filename], co_name=function, co_qualname=function, co_firstlineno=max(line, 1), co_linetable=_LINES
+        )  # fmt: skip
+        raising = _Raised()
+        variables: dict[str, Any] = {"__name__": "", "__file__": safe[filename], "raised": raising}
+        try:
+            exec(code, variables)
+        except _Raised:
+            variables.clear()
+        found = raising.__traceback__
+        while found is not None and found.tb_frame.f_code is not code:
+            found = found.tb_next
+        if found is not None:
+            trace = TracebackType(trace, found.tb_frame, found.tb_lasti, line)
     return trace
+
+
+class _Raised(Exception):
+    """Raised by stand-ins."""
+
+
+_RAISES = compile("raise raised", "<frame>", "exec")
+
+
+def _lines_without_columns(code: CodeType) -> bytes:
+    """A table by which every instruction is in the first line, at no column: a stand-in's columns say nothing."""
+    table = bytearray()
+    left = len(code.co_code) // 2
+    while left > 0:
+        units = min(left, 8)
+        table += bytes((0x80 | 13 << 3 | units - 1, 0))  # an entry with a line and no column; the line's change is 0
+        left -= units
+    return bytes(table)
+
+
+_LINES = _lines_without_columns(_RAISES)
 
 
 def _readable(filename: str) -> str:
