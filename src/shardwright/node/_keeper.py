@@ -1,8 +1,8 @@
 """The keeper: the tiny process that owns sandboxes, so that they end, and are cleaned up after, whatever happens to the node.
 
-``python -m shardwright.node._keeper SOCKET GRACE_S``. Single-threaded. It holds the writing end of the lifeline: when the
-keeper dies, the kernel kills every template and shard (see ``guest._fresh.hold_lifeline``). When the node dies, it waits
-for the grace, kills everything, removes control groups, and ends.
+``python -m shardwright.node._keeper SOCKET GRACE_S FORMAT`` (of its own lines: json or pretty). Single-threaded. It holds the
+writing end of the lifeline: when the keeper dies, the kernel kills every template and shard (see
+``guest._fresh.hold_lifeline``). When the node dies, it waits for the grace, kills everything, removes control groups, and ends.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from shardwright.node._keeper_messages import (
 from shardwright.node._listen import addresses_of, listen
 from shardwright.sandbox import become_subreaper
 from shardwright.sandbox.process import ProcessBackend, end_descendants
+from shardwright.telemetry import LogFormat, OwnLog
 
 MAX_FRAME = 16 * 1024 * 1024
 LATE_S = 5.0
@@ -54,7 +55,8 @@ END_S = 2.0
 class Keeper:
     """Serves one node over one socket."""
 
-    def __init__(self, sock: socket.socket, grace_s: float) -> None:
+    def __init__(self, sock: socket.socket, grace_s: float, form: LogFormat = "pretty") -> None:
+        self._log = OwnLog(sys.stderr, form=form, level="warning", colours=False, of="keeper")
         self._socket = sock
         self._grace_s = grace_s
         self._backend = ProcessBackend()
@@ -122,10 +124,16 @@ class Keeper:
             try:
                 sandbox.delete()
             except ShardwrightError as error:
-                print(f"keeper: {error}", file=sys.stderr)
+                self._say("a sandbox could not be removed", reason=str(error))
         if not end_descendants(END_S):
-            print("keeper: some processes did not end", file=sys.stderr)
+            self._say("some processes did not end")
         self._backend.close()
+
+    def _say(self, text: str, **fields: str) -> None:
+        try:
+            self._log.write_now("error", text, fields)  # it has just one thread
+        except Exception as defect:  # nothing that is said is worth the shards
+            print(f"keeper: {text} {fields}: {defect!r}", file=sys.stderr)
 
     def _answer(self, message: Any, descriptors: list[int]) -> None:
         out: list[int] = []
@@ -134,7 +142,7 @@ class Keeper:
         except ShardwrightError as error:
             answer = Refused(message.request, error.message, error.remedy)
         except Exception as error:  # whatever one request comes to, the others' shards must not die of it
-            print(f"keeper: {type(message).__name__.lower()}: {error!r}", file=sys.stderr)
+            self._say("a request failed", request=type(message).__name__.lower(), reason=repr(error))
             answer = Refused(message.request, f"{type(message).__name__.lower()}: {error}")
         finally:
             for descriptor in descriptors:
@@ -227,7 +235,8 @@ def main(argv: list[str]) -> None:
     become_subreaper()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # several descriptors for each sandbox
-    Keeper(socket.socket(fileno=int(argv[1])), float(argv[2])).run()
+    form: LogFormat = "json" if argv[3:] == ["json"] else "pretty"
+    Keeper(socket.socket(fileno=int(argv[1])), float(argv[2]), form).run()
 
 
 if __name__ == "__main__":

@@ -100,9 +100,9 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _keeper(sock: socket.socket, grace_s: float) -> subprocess.Popen[bytes]:
+def _keeper(sock: socket.socket, grace_s: float, form: str = "pretty") -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        python_command("shardwright.node._keeper", str(sock.fileno()), str(grace_s)),
+        python_command("shardwright.node._keeper", str(sock.fileno()), str(grace_s), form),
         pass_fds=[sock.fileno()],
         stdin=subprocess.DEVNULL,
         cwd="/",
@@ -126,11 +126,11 @@ class KeeperClient:
         self._loop.add_reader(sock, self._readable)
 
     @classmethod
-    def start(cls, grace_s: float, on_gone: Callable[[], None]) -> KeeperClient:
-        """Start a keeper for this node."""
+    def start(cls, grace_s: float, on_gone: Callable[[], None], form: str = "pretty") -> KeeperClient:
+        """Start a keeper for this node; ``form`` of its own lines is json or pretty."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = _keeper(theirs, grace_s)
+            process = _keeper(theirs, grace_s, form)
         ours.setblocking(False)
         return cls(process, ours, on_gone)
 

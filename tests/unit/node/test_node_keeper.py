@@ -51,7 +51,8 @@ def test_a_defect_in_one_request_is_its_answer(
     served[0]._sandboxes["a-1"] = Broken()  # type: ignore[assignment]
     found = answer(served, Kill(2, "a-1"))
     assert isinstance(found, Refused) and found.request == 2 and "pid" in found.message
-    assert "keeper: kill: KeyError('pid')" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "a request failed" in said and "request=kill" in said and "KeyError('pid')" in said
     assert answer(served, Resize(3, ShardId("a-2"), Limits())).request == 3
 
 
