@@ -56,7 +56,7 @@ class Keeper:
     """Serves one node over one socket."""
 
     def __init__(self, sock: socket.socket, grace_s: float, form: LogFormat = "pretty") -> None:
-        self._log = OwnLog(sys.stderr, form=form, level="warning", colours=False, of="keeper")
+        self._form: LogFormat = form
         self._socket = sock
         self._grace_s = grace_s
         self._backend = ProcessBackend()
@@ -131,7 +131,8 @@ class Keeper:
 
     def _say(self, text: str, **fields: str) -> None:
         try:
-            self._log.write_now("error", text, fields)  # it has just one thread
+            log = OwnLog(sys.stderr, form=self._form, colours=False, of="keeper")
+            log.write_now("error", text, fields)  # there is just one thread
         except Exception as defect:  # nothing that is said is worth the shards
             print(f"keeper: {text} {fields}: {defect!r}", file=sys.stderr)
 
