@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import shardwright
 from guest_apps import journal_rows, running, write_application
 from shardwright.errors import ManifestError, NodeError
 from shardwright.node import Node
@@ -408,3 +409,29 @@ def test_other_routes_are_taken_up_without_one_failed_request(
         assert not wrong
         assert visitor.get_again("/cart/2") == (200, b"[1,2]")
         record_exercised("requests while the gateway was replaced thrice", answered[0])
+
+
+def test_the_gateway_serves_beside_shards_in_one_process(tmp_path: Path, browser: Open) -> None:
+    folder = application(tmp_path)
+    manifest = folder / "shardwright.toml"
+    with shardwright.start(folder, inproc=True, state=folder / ".state") as node:
+        visitor = browser(node)
+        assert visitor.get("/stock/1") == (200, b"2")
+        assert visitor.get("/cart/1") == (200, b"[1]")
+        assert {shard.pid for shard in node.shards()} == {os.getpid()}
+        manifest.write_text(manifest.read_text() + '\n[[routes]]\npath = "/more/{n}"\ncall = "stock.get"\n')
+        reloaded = node.running.submit(node.running.reload()).result(PATIENCE_S)
+        assert set(reloaded.replaced) == {"gateway"}
+        assert visitor.get_again("/more/1") == (200, b"2")
+        assert visitor.get("/cart/2") == (200, b"[1,2]")
+        token = str(tmp_path / "token")
+        found: list[tuple[int, bytes]] = []
+        asking = threading.Thread(target=lambda: found.append(visitor.get(f"/slow/{token.replace('/', '%2F')}")))
+        asking.start()
+        eventually(lambda: os.path.exists(token + ".begun"))
+        closing = threading.Thread(target=node.close)
+        closing.start()
+        Path(token + ".go").touch()
+        asking.join(PATIENCE_S)
+        closing.join(PATIENCE_S)
+        assert found and found[0][0] == 200

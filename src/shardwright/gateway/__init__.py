@@ -10,12 +10,14 @@ from shardwright.gateway._backend import (
     RouteTarget,
     SessionRefused,
 )
+from shardwright.gateway._thread import GatewayThread
 
 __all__ = [
     "OWN_SESSION",
     "Backend",
     "Exchange",
     "GatewaySettings",
+    "GatewayThread",
     "NodeView",
     "Raised",
     "RouteTarget",

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -39,12 +40,10 @@ class GatewayProcess:
         self._plan = plan
         self._control = control
         self._settings = msgspec.msgpack.decode(message.gateway, type=GatewaySettings)
-        self._sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-        self._stopping: asyncio.Event
-        self._grace_s = 0.0
+        self._descriptors = descriptors
 
     def __repr__(self) -> str:
-        return f"<GatewayProcess of {self._settings.app}, {len(self._sockets)} sockets>"
+        return f"<GatewayProcess of {self._settings.app}, {len(self._descriptors)} sockets>"
 
     def serve(self) -> int:
         """Serve until told to stop; the exit status."""
@@ -53,55 +52,14 @@ class GatewayProcess:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.freeze()
         try:
-            asyncio.run(self._serve())
+            asyncio.run(run(self._plan, self._settings, self._control, self._descriptors, _exit))
         except Exception:
             traceback.print_exc()
             return EXIT_DEFECT
         return 0
 
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
-        talk = NodeTalk(self._control, _node_gone)
-        backend = ShardBackend(self._plan, talk, session_idle_s=self._settings.gateway.session_idle_s)
 
-        def obey(message: Any, descriptors: list[int]) -> None:
-            match message:
-                case Stop():
-                    self._grace_s = message.grace_s
-                    self._stopping.set()
-                case AskStacks():
-                    with contextlib.suppress(ChannelClosed):
-                        talk.send(stacks(message.request, {}))
-                case Attach():
-                    refused = Attached(
-                        message.request, "the gateway runs no code of the application", "attach to a shard of it"
-                    )
-                    with contextlib.suppress(ChannelClosed):
-                        talk.send(refused)
-            close_all(message, descriptors)
-
-        backend.obey_rest = obey
-        talk.open(backend.obey)
-        serving = loop.create_task(serve(self._settings, backend, self._sockets, self._stopping))
-        stopped = loop.create_task(self._stopping.wait())
-        try:
-            await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stopping.is_set():
-                await asyncio.wait({serving}, timeout=self._grace_s + LATE_S)
-            if serving.done():
-                serving.result()
-            else:
-                print("gateway: some requests did not end in time", file=sys.stderr)
-        finally:
-            serving.cancel()
-            stopped.cancel()
-            await asyncio.gather(serving, stopped, return_exceptions=True)
-            backend.close()
-            talk.close()
-
-
-def _node_gone(reason: ChannelClosed) -> None:
+def _exit(reason: ChannelClosed) -> None:
     """Nobody could begin a session or find a shard any more: no node, no purpose."""
     os._exit(EXIT_NODE_GONE)
 
@@ -109,3 +67,64 @@ def _node_gone(reason: ChannelClosed) -> None:
 def enter(plan: ShardPlan, control: ControlSocket, message: Enter, descriptors: list[int]) -> GatewayProcess:
     """Become the gateway that the message describes."""
     return GatewayProcess(plan, control, message, descriptors)
+
+
+async def run(
+    plan: ShardPlan,
+    settings: GatewaySettings,
+    control: ControlSocket,
+    descriptors: list[int],
+    gone: Callable[[ChannelClosed], None] | None = None,
+) -> None:
+    """A gateway on the running loop, until the node tells it to stop and what was in flight has ended, or is gone.
+
+    Takes the control socket and the listening sockets over. ``gone`` is called when the node is.
+    """
+    loop = asyncio.get_running_loop()
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    stopping = asyncio.Event()
+    grace_s = 0.0
+
+    def node_gone(reason: ChannelClosed) -> None:
+        if gone is not None:
+            gone(reason)
+        stopping.set()
+
+    talk = NodeTalk(control, node_gone)
+    backend = ShardBackend(plan, talk, session_idle_s=settings.gateway.session_idle_s)
+
+    def obey(message: Any, received: list[int]) -> None:
+        nonlocal grace_s
+        match message:
+            case Stop():
+                grace_s = message.grace_s
+                stopping.set()
+            case AskStacks():
+                with contextlib.suppress(ChannelClosed):
+                    talk.send(stacks(message.request, {}))
+            case Attach():
+                refused = Attached(
+                    message.request, "the gateway runs no code of the application", "attach to a shard of it"
+                )
+                with contextlib.suppress(ChannelClosed):
+                    talk.send(refused)
+        close_all(message, received)
+
+    backend.obey_rest = obey
+    talk.open(backend.obey)
+    serving = loop.create_task(serve(settings, backend, sockets, stopping))
+    stopped = loop.create_task(stopping.wait())
+    try:
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            await asyncio.wait({serving}, timeout=grace_s + LATE_S)
+        if serving.done():
+            serving.result()
+        else:
+            print("gateway: some requests did not end in time", file=sys.stderr)
+    finally:
+        serving.cancel()
+        stopped.cancel()
+        await asyncio.gather(serving, stopped, return_exceptions=True)
+        backend.close()
+        talk.close()

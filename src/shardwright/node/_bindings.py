@@ -15,9 +15,10 @@ from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
-from shardwright.model.shard import ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._port import ShardPort
 from shardwright.node._shards import Shards
+from shardwright.transport.socket import SocketTransport
 
 CLIENT = Peer(ComponentName("node"), ShardId("node"))
 """The identity under which the node's own process calls."""
@@ -47,6 +48,7 @@ class Bindings:
     def __init__(self, plan: ShardPlan, transport: Transport, shards: Shards, sessions: Sessions, clock: Clock) -> None:
         self._plan = plan
         self._transport = transport
+        self._to_gateway: Transport = transport if transport.name == "socket" else SocketTransport()
         self._shards = shards
         self._sessions = sessions
         self._clock = clock
@@ -79,7 +81,7 @@ class Bindings:
             raise NodeError(self._failure, remedy="start the node again")
         component = ComponentName(bind.component)
         if component == CLIENT.component and self.serve_from_client is not None:
-            ours, theirs = self._transport.pair()
+            ours, theirs = self._between(caller).pair()
             self.serve_from_client(caller, theirs)
             return [(CLIENT, ours)]
         number = self._permitted(caller, bind)
@@ -125,16 +127,20 @@ class Bindings:
             if bind.session:
                 self._sessions.introduce(SessionNumber(bind.session), shard)
             try:
-                ours, theirs = self._transport.pair()
+                ours, theirs = self._between(caller).pair()
             except BaseException:
                 for _, endpoint in links:
-                    self._transport.dispose(endpoint)
+                    self._between(caller).dispose(endpoint)
                 raise
             port.accept(Peer(caller.component, caller.shard, sessions), theirs)
             links.append((Peer(component, shard), ours))
         if not links:
             raise ShardLost(f"{component} ended just now", outcome="not started")
         return links
+
+    def _between(self, caller: Peer) -> Transport:
+        """A gateway hears sockets alone, also where all else is in one process."""
+        return self._to_gateway if caller.component == GATEWAY_COMPONENT else self._transport
 
     def _permitted(self, caller: Peer, bind: Bind) -> SessionNumber:
         """The session to act for. Raises NotPermitted."""
@@ -239,7 +245,7 @@ class Bindings:
             self._callers[callee.component].pop(caller.shard, None)
             return
         try:
-            ours, theirs = self._transport.pair()
+            ours, theirs = self._between(caller).pair()
         except OSError as error:  # it has another instance
             self._sessions.record("failure", f"{caller.shard} cannot be linked to it: {error}", shard=callee.shard)
             return

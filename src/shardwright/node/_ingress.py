@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
-
-import msgspec
 
 from shardwright.errors import NodeError
 from shardwright.gateway import GatewaySettings
 from shardwright.model.manifest import Gateway
 from shardwright.model.shard import ShardPlan
 from shardwright.node._keeper_client import KeeperClient
+from shardwright.node._listen import addresses_of, listen
 from shardwright.node._state import open_folder, prepare_file, unusable
 
 KEY_FILE = "cookies.key"
@@ -35,22 +35,27 @@ class Ingress:
 
     @classmethod
     async def open(
-        cls, plan: ShardPlan, gateway: Gateway, keeper: KeeperClient, state: Path, given: list[int]
+        cls, plan: ShardPlan, gateway: Gateway, keeper: KeeperClient | None, state: Path, given: list[int]
     ) -> Ingress:
-        """Bind, or take the sockets that a supervisor gave. Raises NodeError: what is wrong with address or certificate."""
+        """Bind (without a keeper, for this process alone), or take the sockets that a supervisor gave.
+
+        Raises NodeError that says what is wrong with address or certificate.
+        """
         check_certificate(gateway)
         settings = GatewaySettings(plan.app, gateway, plan.routes, cookie_key(state))
-        addresses, sockets = await keeper.listen(gateway.bind, given)
-        return cls(settings, addresses, sockets)
+        if keeper is not None:
+            return cls(settings, *await keeper.listen(gateway.bind, given))
+        bound = [socket.socket(fileno=os.dup(number)) for number in given] or listen(gateway.bind)
+        return cls(settings, addresses_of(bound), [each.detach() for each in bound])
 
     def take_up(self, plan: ShardPlan) -> None:
         """Other routes, for gateways that start from now on."""
         self._settings = replace(self._settings, routes=plan.routes)
 
     @property
-    def settings(self) -> bytes:
-        """What a gateway is told when it starts (msgpack of GatewaySettings)."""
-        return msgspec.msgpack.encode(self._settings)
+    def settings(self) -> GatewaySettings:
+        """What a gateway is told when it starts."""
+        return self._settings
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ import psutil
 from shardwright.contracts.sandbox import Exit
 from shardwright.contracts.transport import Transport
 from shardwright.errors import ChannelClosed, ComponentImportError, StartFailed
+from shardwright.gateway import GatewayThread
 from shardwright.guest import (
     AskStacks,
     Bind,
@@ -57,11 +58,15 @@ from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Manifest, Start, implicit
-from shardwright.model.shard import ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._ingress import Ingress
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings
-from shardwright.node._port import PortEvents, ShardPort
+from shardwright.node._port import GuestPort, PortEvents, ShardPort, control_pair
+from shardwright.transport.socket import SocketTransport
 
 T = TypeVar("T")
+_SOCKETS = SocketTransport()  # for what comes from a gateway
+GATEWAY_END_S = 2.0
 Job = Callable[[], None]
 
 
@@ -168,10 +173,11 @@ class InprocPort(ShardPort):
             self.runtime.router.offered(Route(peer.component), link)
 
     def _connect(self, peer: Peer, endpoint: Endpoint, *, outgoing: bool) -> Link | None:
+        transport = self._transport if endpoint.transport == self._transport.name else _SOCKETS
         if self._closed:
-            self._transport.dispose(endpoint)
+            transport.dispose(endpoint)
             return None
-        return self.runtime.connect(self._transport.open(endpoint), peer, outgoing=outgoing)
+        return self.runtime.connect(transport.open(endpoint), peer, outgoing=outgoing)
 
     def bound(self, answer: Bound) -> None:
         self.binder.answered(answer)
@@ -247,8 +253,11 @@ class InprocLauncher(Launcher):
         events: EarlyEvents,
         *,
         testing: bool = False,
+        ingress: Ingress | None = None,
     ) -> None:
         self._testing = testing
+        self._ingress = ingress
+        self._gateways: dict[ShardId, GatewayThread] = {}
         self._manifest = manifest
         self._plan = plan
         self._surroundings = surroundings
@@ -270,7 +279,9 @@ class InprocLauncher(Launcher):
                 os.environ[name] = value
         self._undo.append(install_policy(self._baton))
 
-    async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> InprocPort:
+    async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
+        if component == GATEWAY_COMPONENT and self._ingress is not None:
+            return self._launch_gateway(shard, self._ingress)
         runtime = Runtime(self._plan, component, inproc=True)
         if self._testing:
             runtime.patches = Patches(runtime)
@@ -301,6 +312,16 @@ class InprocLauncher(Launcher):
         self._ports[shard] = port
         return port
 
+    def _launch_gateway(self, shard: ShardId, ingress: Ingress) -> GuestPort:
+        """It talks with the node as one in a process of its own does, from a thread with an event loop."""
+        ours, theirs = control_pair()
+        port = GuestPort(shard, GATEWAY_COMPONENT, ours)
+        port.pid = os.getpid()
+        gateway = GatewayThread(self._plan, ingress.settings, theirs.detach(), list(ingress.copies()))
+        self._gateways[shard] = gateway
+        gateway.start()
+        return port
+
     async def stage(
         self, manifest: Manifest, plan: ShardPlan, secrets: Secrets, components: Collection[ComponentName]
     ) -> Staged:
@@ -309,7 +330,8 @@ class InprocLauncher(Launcher):
             self._surroundings = replace(self._surroundings, secrets=secrets)
             importlib.invalidate_caches()
 
-        for component in components:  # does it import? what it did to this process stays done
+        for component in set(components) - {GATEWAY_COMPONENT}:
+            # does it import? what it did to this process stays done
             trial = Runtime(plan, component, inproc=True)
             try:
                 await asyncio.wait_for(
@@ -333,6 +355,11 @@ class InprocLauncher(Launcher):
             return implicit(name, self._plan.definition(name).code.primary).start_timeout_s
 
     async def end(self, port: ShardPort) -> Exit | None:
+        gateway = self._gateways.pop(port.shard, None)
+        if gateway is not None:
+            port.close("it was ended")
+            await _on_a_thread(partial(gateway.join, GATEWAY_END_S), f"{port.shard}-end")
+            return Exit(None)
         if self._ports.pop(port.shard, None) is None or not isinstance(port, InprocPort):
             return None
         port.close("it was ended")

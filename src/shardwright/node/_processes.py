@@ -330,7 +330,10 @@ class ProcessLauncher(Launcher):
         descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
         settings = b""
         if port.component == GATEWAY_COMPONENT and self._ingress is not None:
-            settings, descriptors = self._ingress.settings, (*descriptors, *self._ingress.copies())
+            settings, descriptors = (
+                msgspec.msgpack.encode(self._ingress.settings),
+                (*descriptors, *self._ingress.copies()),
+            )
         port.send(Enter(port.shard, secrets, terminal, settings), descriptors)
 
     # -- starting ----------------------------------------------------------------------------------------------

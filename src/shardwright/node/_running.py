@@ -156,13 +156,14 @@ class Running:
         if self.options.inproc:
             total = machine_capacity()
         else:
-            self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone)
+            form = "json" if self.options.log is not None and not self.options.log.pretty else "pretty"
+            self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone, form)
             described = await self._keeper.describe()
             total = described.capacity
         problems = capacity_problems(manifest, total)
         if problems:
             raise ManifestError("the manifest asks for more than this machine has", problems=problems)
-        if manifest.gateway is not None and self._keeper is not None:
+        if manifest.gateway is not None:
             given = [sock.fileno() for _, sock in self.options.sockets]
             self.ingress = await Ingress.open(self.plan, manifest.gateway, self._keeper, state, given)
         capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)
@@ -181,11 +182,10 @@ class Running:
         launcher: Launcher
         if self._keeper is None:
             launcher = self._inproc = InprocLauncher(
-                manifest, self.plan, surroundings, transport, self.core, testing=self.options.testing is not None
-            )
+                manifest, self.plan, surroundings, transport, self.core, testing=self.options.testing is not None,
+                ingress=self.ingress,
+            )  # fmt: skip
             self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
-            if manifest.gateway is not None:
-                self.notes.append("the gateway does not serve with --inproc")
         else:
             launcher = ProcessLauncher(
                 self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core,
