@@ -163,7 +163,10 @@ class AsgiExchange:
                 pass
 
         if self.stream.when_changed(wake, still):
-            await future
+            try:
+                await future
+            finally:
+                self.stream.forget(wake)
 
     # -- send --------------------------------------------------------------------------------------------------
 

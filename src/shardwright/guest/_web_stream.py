@@ -223,6 +223,12 @@ class Stream:
             self._waiting.append(wake)
             return True
 
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Do not call it any more: who waited gave up."""
+        with self._mutex:
+            if wake in self._waiting:
+                self._waiting.remove(wake)
+
     @property
     def quiet(self) -> bool:
         """Whether nothing of the client waits here. For ``still``: asks without the mutex."""

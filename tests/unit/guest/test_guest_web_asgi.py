@@ -243,6 +243,17 @@ PROBE = """
             note(type(error).__name__)
             raise
 
+    async def ws_patient(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        for _ in range(50):
+            try:
+                await asyncio.wait_for(receive(), 0.0005)
+            except asyncio.TimeoutError:
+                pass
+        await send({"type": "websocket.send", "text": "still here"})
+        note((await receive())["text"])
+
     async def ws_silent(scope, receive, send): pass
     async def ws_half(scope, receive, send): await send({"type": "websocket.accept"})
     async def ws_raises(scope, receive, send):
@@ -596,6 +607,15 @@ def test_sending_to_a_client_that_is_gone_is_an_oserror(shard: WebShard, gateway
     exchange.cancel()
     assert noted(shard) == ["ClientDisconnected"]
     assert isinstance(exchange.finish(), Returned)  # it ended as it should
+
+
+def test_who_gives_up_waiting_leaves_nothing_behind(shard: WebShard, gateway: Gateway) -> None:
+    exchange = websocket(gateway, "/ws_patient")
+    assert exchange.receive() and exchange.receive()
+    (call,) = shard.runtime.web._exchanges()
+    assert len(call.stream._waiting) <= 1
+    exchange.send({"type": "websocket.receive", "text": "nothing was lost"})
+    assert noted(shard) == ["nothing was lost"]
 
 
 @pytest.mark.parametrize(
