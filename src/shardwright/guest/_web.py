@@ -23,6 +23,7 @@ from shardwright.errors import (
     ChannelClosed,
     DeadlineExceeded,
     NotPermitted,
+    Overloaded,
     ProtocolViolation,
     ShardwrightError,
 )
@@ -70,6 +71,7 @@ class Web:
         self.routed = frozenset(route.method_id for route in routes if route.component == definition.component)
         self._readings: dict[MethodId, tuple[object, Reading]] = {}
         self._applications: dict[MethodId, Application] = {}
+        self.websockets: set[WebCall] = set()
         # whether other shards may run the same application
         self.many = definition.state is StateKind.NONE or definition.scope.kind is not ScopeKind.SHARED
         # how modules of the shard are found by libraries, where they are not in ``sys.modules``
@@ -112,10 +114,6 @@ class Web:
         """How that application is called, if it has been looked at."""
         known = self._applications.get(method)
         return known.manner if known is not None else None
-
-    @property
-    def websockets(self) -> int:
-        return sum(call.stream.opened.type == "websocket" for call in self._exchanges())
 
     def _exchanges(self) -> list[Any]:
         return [call for call in self.responder.calls() if isinstance(call, WebCall) and call.stream is not None]
@@ -201,8 +199,10 @@ class WebCall(IncomingCall):
             self.stream = Stream(self.link, self.envelope, self.asked)
             self.is_async = self.web.manner(entry.method_id) in (Manner.ASGI3, Manner.ASGI2)
             self.counted = self.asked.type == "http"
-            if not self.counted and self.web.websockets >= MAX_WEBSOCKETS:
-                raise NotPermitted(f"{self.what} has {MAX_WEBSOCKETS} WebSockets already", outcome="not started")
+            if not self.counted:
+                if len(self.web.websockets) >= MAX_WEBSOCKETS:
+                    raise Overloaded(f"{self.what} has {MAX_WEBSOCKETS} WebSockets already")
+                self.web.websockets.add(self)
         elif isinstance(self.asked, Describe):
             self.is_async = False
 
@@ -213,6 +213,10 @@ class WebCall(IncomingCall):
             return
         self.cancelled = True  # one that has not begun will not
         self.stream.go()
+
+    def forget(self) -> None:
+        super().forget()
+        self.web.websockets.discard(self)
 
     # -- a thread that has the baton, or the event loop --------------------------------------------------------
 

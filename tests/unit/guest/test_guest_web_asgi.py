@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,13 @@ def noted(shard: WebShard, count: int = 1) -> list[Any]:
             assert module.noted.wait(LONG), module.seen
     found: list[Any] = module.seen
     return found
+
+
+def _eventually(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + LONG
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
 
 
 def websocket(gateway: Gateway, path: str, **scope: Any) -> Exchange:
@@ -653,9 +661,26 @@ def test_websockets_are_not_counted_as_calls_that_wait(
         for exchange in many:
             assert exchange.receive() == {"type": "websocket.send", "text": "x"}
         assert len(hanging) == 4
+        assert len(shard.runtime.web.websockets) == len(many)
+        for exchange in many:
+            exchange.cancel()
+        assert all(isinstance(exchange.finish(), Returned) for exchange in many)
+        _eventually(lambda: not shard.runtime.web.websockets)  # soon after its end each is forgotten
         record_exercised("WebSockets open at once in one shard", len(many))
     finally:
         shard.close()
+
+
+def test_a_shard_has_so_many_websockets(shard: WebShard, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardwright.guest._web.MAX_WEBSOCKETS", 2)
+    first, second = (websocket(gateway, "/ws_echo") for _ in range(2))
+    assert first.receive() and second.receive()
+    refused = websocket(gateway, "/ws_echo").finish()
+    assert isinstance(refused, Failure) and (refused.code, refused.outcome) == ("SW302", "not started")
+    first.cancel()
+    first.finish()
+    _eventually(lambda: len(shard.runtime.web.websockets) == 1)
+    assert websocket(gateway, "/ws_echo").receive()
 
 
 def test_a_shard_that_ends_says_so(shard: WebShard, gateway: Gateway) -> None:
