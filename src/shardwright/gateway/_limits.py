@@ -40,5 +40,5 @@ class Limits:
             call_timeout_s=gateway.call_timeout_s,
             connections=gateway.max_connections,
             drain_s=gateway.drain_s,
-            target_bytes=min(16 * 2**10, gateway.max_header_bytes),
+            target_bytes=min(16 * 2**10, gateway.max_header_bytes // 4),
         )

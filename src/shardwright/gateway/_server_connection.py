@@ -36,6 +36,8 @@ class Running:
         self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._gone:  # before it began
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

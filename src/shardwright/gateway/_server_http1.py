@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shardwright.gateway._front_asgi import TRACE_HEADER, trace_of
 from shardwright.gateway._problems import PROBLEM_TYPE, Problem
@@ -49,6 +49,8 @@ class Http1Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._chunk_bytes = 0
         self._stuck_since_s = 0.0
+        self._closes_at_s = 0.0
+        self._current: RequestResponseCycle | None = None  # the request that is being answered; others wait behind it
 
     # -- connection ------------------------------------------------------------------------------------------------
 
@@ -95,7 +97,10 @@ class Http1Protocol(HttpToolsProtocol):
 
     def sweep(self, now_s: float) -> None:
         """End what takes too long."""
-        if self._stuck_since_s and now_s - self._stuck_since_s > self.limits.idle_timeout_s:
+        if self._closes_at_s:
+            if now_s > self._closes_at_s:
+                self.transport.abort()
+        elif self._stuck_since_s and now_s - self._stuck_since_s > self.limits.idle_timeout_s:
             self.transport.abort()
         elif self._in_head:
             if now_s - self._waits_since_s > self.limits.head_timeout_s:
@@ -139,6 +144,10 @@ class Http1Protocol(HttpToolsProtocol):
             if self._head_bytes > self.limits.head_bytes and not self._refusal:
                 self._refuse(431)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._current = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= self.limits.pipelined:
             self._refusal = 429
@@ -156,7 +165,9 @@ class Http1Protocol(HttpToolsProtocol):
             and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.head_bytes
         ):
             self._refusal = 431
-        elif [name for name, _ in self.headers].count(b"host") != 1 and self.parser.get_http_version() == "1.1":
+        elif (version := self.parser.get_http_version()) not in ("1.1", "1.0"):
+            self._refusal = 505
+        elif version == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
             self._refusal = 400
         self._head_bytes = 0
         if self._refusal:
@@ -181,14 +192,15 @@ class Http1Protocol(HttpToolsProtocol):
         self._refusal = status
         self._in_head = False
         self.pipeline.clear()
-        if self._answering():
-            self.cycle.keep_alive = False
-            if not self.cycle.response_started and self.cycle.more_body:
+        current = self._current
+        if current is not None and not current.response_complete:
+            current.keep_alive = False
+            if current is self.cycle and current.more_body and not current.response_started:
                 # It is the body of this very request that cannot be read: what runs for it may say nothing any more.
-                self.cycle.disconnected = True
+                current.disconnected = True
                 self._running.gone()
             else:
-                self.flow.pause_reading()
+                self.flow.resume_reading()  # and discard, so that the end of the connection is noticed
                 return
         trace_id = trace_of(None)
         problem = Problem(status)
@@ -201,7 +213,12 @@ class Http1Protocol(HttpToolsProtocol):
             body,
         ]
         self.transport.write(b"".join(head))
-        self.transport.close()
+        if self.scheme == "https":
+            self.transport.close()
+        else:
+            # Closed with bytes unread, the connection would be reset, and the client might never see why.
+            self.transport.write_eof()
+            self._closes_at_s = self.loop.time() + LINGER_S
 
 
 _PHRASES = {
@@ -211,4 +228,5 @@ _PHRASES = {
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     503: b"Service Unavailable",
+    505: b"HTTP Version Not Supported",
 }

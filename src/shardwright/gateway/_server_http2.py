@@ -38,6 +38,7 @@ __all__ = ["PREFACE", "Http2Protocol"]
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 STREAM_WINDOW = 64 * 2**10 - 1
 CONNECTION_WINDOW = 2**20
+MAX_FRAME = 2**14
 NUISANCES = 400  # resets, pings, settings, empty frames that a peer may send at once
 NUISANCES_PER_S = 40
 
@@ -61,10 +62,14 @@ class Http2Protocol(asyncio.Protocol):
                 SettingCodes.MAX_CONCURRENT_STREAMS: self.limits.streams,
                 SettingCodes.MAX_HEADER_LIST_SIZE: self.limits.head_bytes,
                 SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                SettingCodes.MAX_FRAME_SIZE: MAX_FRAME,
                 SettingCodes.ENABLE_CONNECT_PROTOCOL: 0,
             },
         )
+        self.conn.decoder.max_header_list_size = self.limits.head_bytes
         self.streams: dict[int, Stream] = {}
+        self._in_frame = len(PREFACE)  # bytes to come of the frame that has begun
+        self._head = b""  # of the next one, while it is incomplete
         self._draining = False
         self._nuisances = 0.0
         self._judged_s = self._idle_since_s = loop.time()
@@ -133,7 +138,29 @@ class Http2Protocol(asyncio.Protocol):
 
     # -- what arrives ----------------------------------------------------------------------------------------------
 
+    def _measure(self, data: bytes) -> bool:
+        """Whether all frames are as small as agreed. ``h2`` judges a frame when it is whole: 16 MiB too late."""
+        at = self._in_frame
+        while at < len(data):
+            head = self._head + data[at : at + 9 - len(self._head)]
+            if len(head) < 9:
+                self._head = head
+                break
+            length = int.from_bytes(head[:3], "big")
+            if length > MAX_FRAME:
+                return False
+            at += 9 - len(self._head) + length
+            self._head = b""
+        else:
+            self._in_frame = at - len(data)
+            return True
+        self._in_frame = 0
+        return True
+
     def data_received(self, data: bytes) -> None:
+        if not self._measure(data):
+            self._leave(ErrorCodes.FRAME_SIZE_ERROR)
+            return
         try:
             events = self.conn.receive_data(data)
         except (ProtocolError, ValueError):
