@@ -43,6 +43,9 @@ MANIFEST = """
     path = "/slow/{token}"
     call = "stock.slow"
     [[routes]]
+    path = "/spit/{how}"
+    call = "stock.spit"
+    [[routes]]
     path = "/cart/{n}"
     call = "cart.add"
 """
@@ -60,6 +63,14 @@ STOCK = """
 
     def where() -> str:
         return os.getcwd()
+
+    def spit(how: str) -> str:
+        for channel in [each for each in gc.get_objects() if type(each).__name__ == "SocketChannel"]:
+            if how == "bytes":
+                os.write(channel._socket.fileno(), b"\\xff" * 4096)
+            else:
+                channel.send([b"no envelope"])
+        return "spat"
 
     def forge(name: str) -> str:
         from shardwright.guest import BeginSession, ControlSocket, EndSession, UseSessions
@@ -435,3 +446,18 @@ def test_the_gateway_serves_beside_shards_in_one_process(tmp_path: Path, browser
         asking.join(PATIENCE_S)
         closing.join(PATIENCE_S)
         assert found and found[0][0] == 200
+
+
+@pytest.mark.parametrize("how", ["bytes", "messages"])
+def test_a_shard_that_sends_garbage_is_cut_off_and_the_gateway_lives(tmp_path: Path, browser: Open, how: str) -> None:
+    with running(application(tmp_path)) as node:
+        client = browser(node)
+        assert client.get("/cart/1") == (200, b"[1]")
+        pid = eventually(lambda: pid_of(node, "gateway"))
+        status, body = client.get(f"/spit/{how}")
+        assert status in (502, 503) and b"stock-" not in body  # which shard it was is for the log
+        assert client.get("/stock/1") == (200, b"2")
+        assert client.get("/cart/2") == (200, b"[1,2]")
+        assert pid_of(node, "gateway") == pid
+        notes = eventually(lambda: [e for e in node.running.events.since(0) if "was cut off" in e.event.message])
+        assert "violation: stock-" in notes[0].event.message

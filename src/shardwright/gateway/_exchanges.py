@@ -41,6 +41,26 @@ class LinkExchange:
     ``opening`` makes the envelope of the CALL; ``ended`` is called once, when nothing more will come or be sent.
     """
 
+    __slots__ = (
+        "_call_id",
+        "_ended",
+        "_events",
+        "_holding",
+        "_in",
+        "_joiner",
+        "_link",
+        "_loop",
+        "_opening",
+        "_out",
+        "_outcome",
+        "_over",
+        "_receiver",
+        "_scope",
+        "_senders",
+        "_told_ended",
+        "_what",
+    )
+
     def __init__(
         self,
         link: LoopLink,
@@ -63,7 +83,7 @@ class LinkExchange:
         self._told_ended = False
         self._outcome: ShardwrightError | None = None
         self._receiver: asyncio.Future[None] | None = None
-        self._senders: deque[asyncio.Future[None]] = deque()
+        self._senders: list[asyncio.Future[None]] = []
         self._loop = asyncio.get_running_loop()
         self._holding = True
         link.hold()
@@ -168,6 +188,7 @@ class LinkExchange:
         else:
             payload = encode_web(Open.of(self._scope))
         envelope = self._opening(payload)
+        self._scope = {}  # thousands may be open for hours, and it is not needed any more
         self._call_id = envelope.call_id
         try:
             if self._link.full:
@@ -219,10 +240,11 @@ class LinkExchange:
         await future
 
     def _wake(self) -> None:
-        while self._senders:
-            future = self._senders.popleft()
-            if not future.done():
-                future.set_result(None)
+        if self._senders:
+            senders, self._senders = self._senders, []
+            for future in senders:
+                if not future.done():
+                    future.set_result(None)
         self._wake_receiver()
 
     def _wake_receiver(self) -> None:
