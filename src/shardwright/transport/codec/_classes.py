@@ -137,6 +137,12 @@ class ClassTable:
         name = qualified_name(cls)
         if _ALWAYS.get(name) is not cls:
             if name not in self._names:
+                if cls.__module__ == "__main__":
+                    raise Refusal(
+                        None,
+                        f"instance of {cls.__qualname__}, a class that only this script or notebook has",
+                        "define it in a module of the application, and import it from there; or pass plain data",
+                    )
                 raise Refusal(
                     None,
                     f"instance of {name.replace(':', '.')}, a class that is not known on both sides of this edge",

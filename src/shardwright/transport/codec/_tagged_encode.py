@@ -550,7 +550,9 @@ def encode_function(s: Encoder, value: Any) -> None:
         raise Refusal(
             value,
             f"function {getattr(value, '__qualname__', value)!r}",
-            "functions do not cross unless both sides know them by name: pass data, or keep both sides together",
+            "define it in the component that calls it: what a script or notebook defines exists there alone"
+            if getattr(value, "__module__", None) == "__main__"
+            else "functions do not cross unless both sides know them by name: pass data, or keep both sides together",
         )
 
 
