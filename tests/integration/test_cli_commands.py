@@ -213,20 +213,19 @@ def test_help_lists_every_command_with_an_example(tmp_path: Path) -> None:
 HINDERED = (
     MANIFEST
     + 'isolation = "namespace"\nlimits = { io = "1MB/s" }\nsecrets = { ONE = "file:missing", TWO = "file:nowhere" }\n'
-    + '[[routes]]\npath = "/"\ncall = "desk.work"\n'
 )
 
 
 def test_all_that_hinders_a_start_is_told_at_once(tmp_path: Path) -> None:
     app = str(write_app(tmp_path / "hindered", HINDERED, desk=DESK, visited=VISITED))
-    expected = ("'namespace' is not available", "secret ONE of desk", "secret TWO of desk", "[[routes]]")
+    expected = ("'namespace' is not available", "secret ONE of desk", "secret TWO of desk")
     run, plan, doctor = (shardwright(tmp_path, *each, app) for each in (("run",), ("plan",), ("doctor",)))
     assert (run.returncode, plan.returncode, doctor.returncode) == (2, 0, 2)
     for text in expected:
         assert text in run.stderr and text in plan.stdout and text in doctor.stdout, text
     assert "not enforced" in plan.stdout and "limits.io" in doctor.stdout
     told = json.loads(shardwright(tmp_path, "plan", app, "--json").stdout)
-    assert len(told["hinders_start"]) == 4 and len(told["not_enforced"]) == 1
+    assert len(told["hinders_start"]) == 3 and len(told["not_enforced"]) == 1
 
 
 def test_run_says_what_is_not_enforced_and_why_it_has_no_socket(tmp_path: Path) -> None:
