@@ -23,7 +23,7 @@ from shardwright.guest import Retire
 from shardwright.manifest import load
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.manifest import Manifest, ScopeKind, StateKind, implicit
-from shardwright.model.shard import ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._checks import plan_to_start
 from shardwright.node._launcher import Secrets, read_secrets
 from shardwright.node._reload_plan import Fingerprints, check_replaceable, with_stable_numbers
@@ -86,7 +86,11 @@ class Reloader:
             except Exception as error:
                 core.record("reload", f"refused, the old code goes on: {error!s:.2000}")
                 raise
-            lossy = {name for name in changed if self._running.plan.definition(name).state is not StateKind.NONE}
+            lossy = {
+                name
+                for name in changed
+                if name != GATEWAY_COMPONENT and self._running.plan.definition(name).state is not StateKind.NONE
+            }
             staged.commit()
             self._take_up(read, plan, changed)
             old = [record for record in core.records() if record.component in changed and not record.stopping]
