@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -73,8 +74,6 @@ def test_a_failure_shows_both_sides(pytester: pytest.Pytester, run: Callable[...
     )
     result.stdout.no_fnmatch_line("*shardwright/guest*")
     result.stdout.no_fnmatch_line("*added pear*")
-    result = run("-q", "--shardwright", "--full-trace")
-    result.stdout.fnmatch_lines(["*shardwright/guest*"])
 
 
 def test_coverage_counts_lines_that_run_in_shards(
@@ -195,3 +194,12 @@ def test_an_application_that_was_imported_too_early(
     result = run("--shardwright", "-p", "early")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*shop.store was imported before the tests were collected*"])
+
+
+def test_it_serves_nothing(pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
+    write_shop(pytester.path, test_price="from shop import store\ndef test_it(): assert store.add('a', 1) == 1")
+    with socket.create_server(("127.0.0.1", 0)) as taken, (pytester.path / "shardwright.toml").open("a") as manifest:
+        port = taken.getsockname()[1]
+        manifest.write(f'\n[gateway]\nbind = "127.0.0.1:{port}"\n[[routes]]\npath = "/price"\ncall = "store.price"\n')
+        manifest.flush()
+        run("-q", "--shardwright").assert_outcomes(passed=1)

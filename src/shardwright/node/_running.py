@@ -163,7 +163,7 @@ class Running:
         problems = capacity_problems(manifest, total)
         if problems:
             raise ManifestError("the manifest asks for more than this machine has", problems=problems)
-        if manifest.gateway is not None:
+        if manifest.gateway is not None and self.options.testing is None:  # tests run beside a served application
             given = [sock.fileno() for _, sock in self.options.sockets]
             self.ingress = await Ingress.open(self.plan, manifest.gateway, self._keeper, state, given)
         capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)

@@ -42,7 +42,7 @@ from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
-from shardwright.model.shard import ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._client import Client, ClientHandles
 from shardwright.node._core import CLIENT, Core
 from shardwright.node._port import ShardPort
@@ -177,6 +177,8 @@ class Bench:
             self._active[patch.module, patch.name] = patch
         asked: list[asyncio.Future[str]] = []
         for port in list(self._core.ports().values()):
+            if port.component == GATEWAY_COMPONENT:  # it has no code of the application
+                continue
             future: asyncio.Future[str] = self._loop.create_future()
             self._asked[patch.request, port.shard] = future
             asked.append(future)
@@ -195,7 +197,7 @@ class Bench:
     # -- the core's events -------------------------------------------------------------------------------------
 
     def shard_ready(self, port: ShardPort) -> None:
-        for patch in self._active.values():
+        for patch in self._active.values() if port.component != GATEWAY_COMPONENT else ():
             port.patch(msgspec.structs.replace(patch, request=0))
 
     def patched(self, port: ShardPort, patched: Patched) -> None:
