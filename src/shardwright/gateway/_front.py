@@ -293,6 +293,7 @@ class Front:
         except (ShardwrightError, Problem) as error:
             await deny(send, self._say(error, pattern, trace_id), trace_id, extensions)
             return
+        del headers, match  # it may be idle for long: what it holds counts
         meters: list[Any] = []
         pump = WebSocketPump(
             exchange,
