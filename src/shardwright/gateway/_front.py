@@ -29,6 +29,7 @@ from shardwright.gateway._front_asgi import (
 )
 from shardwright.gateway._front_exchange import HttpPump, WebSocketPump, deny
 from shardwright.gateway._front_own import OwnPages
+from shardwright.gateway._grpc import CALL, CHECK, GrpcRequest, answer_grpc, timeout_s
 from shardwright.gateway._limits import Limits
 from shardwright.gateway._problems import Problem, problem_of
 from shardwright.gateway._routes import Match, RouteTable
@@ -41,6 +42,7 @@ from shardwright.monitoring import GatewayMonitor
 __all__ = ["Front"]
 
 OWN = b"/_shardwright"
+_GRPC = frozenset({CALL, CHECK})
 _log = logging.getLogger("shardwright.gateway")
 
 
@@ -100,6 +102,9 @@ class Front:
             scope, headers, send, trace_id
         ):
             return
+        if raw_path in _GRPC and headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            await self._grpc(raw_path, scope, headers, receive, send, trace_id)
+            return
         method: str = scope["method"]
         pattern: str | None = None
         meter = None
@@ -148,6 +153,53 @@ class Front:
             raise Problem(502, "The application gave no usable answer.") from None
         await respond(send, reply.status, reply.body, content_type, trace_id, visit.headers)
         return reply.status
+
+    async def _grpc(
+        self,
+        raw_path: bytes,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        trace_id: bytes,
+    ) -> None:
+        async def call(asked: GrpcRequest) -> tuple[FunctionReply, tuple[tuple[bytes, bytes], ...]]:
+            raw, _, query = asked.target.encode().partition(b"?")
+            match = self.routes.match(asked.method, raw)
+            if match.route.kind is EntryKind.APPLICATION:
+                raise Problem(404, "No function takes this path.")
+            meter = self.monitor.request(match.route.path, asked.method)
+            status = None
+            try:
+                request = FunctionRequest(
+                    asked.method, dict(match.path), self._query(query), asked.body, asked.content_type
+                )
+                visit = await self._sessions.enter(match.route.needs_session, headers)
+                limit_s = timeout_s(headers.get(b"grpc-timeout"), self.limits.call_timeout_s)
+                reply = await self.call(match.route, visit, request, trace_id=trace_id, limit_s=limit_s)
+                status = reply.status
+                return reply, visit.headers
+            except (ShardwrightError, Problem) as error:
+                problem = self._say(error, match.route.path, trace_id)
+                status = problem.status
+                raise problem from error
+            finally:
+                meter.ended(status)
+
+        if scope["http_version"] != "2" or scope["method"] != "POST":
+            await respond_problem(send, Problem(405, "gRPC is POST over HTTP/2."), trace_id)
+            return
+        await answer_grpc(
+            raw_path,
+            headers,
+            receive,
+            send,
+            trace_id,
+            max_bytes=self.limits.body_bytes,
+            body_timeout_s=self.limits.body_timeout_s,
+            serving=self._own.serving,
+            call=call,
+        )
 
     async def call(
         self, route: RouteTarget, visit: Visit, request: FunctionRequest, *, trace_id: bytes, limit_s: float

@@ -114,3 +114,7 @@ class OwnPages:
             status = "ready" if ready else "starting"
         body = msgspec.json.encode({"status": status})
         await respond(send, 200 if ready else 503, body, _JSON, trace_id, (_NO_STORE,))
+
+    async def serving(self) -> bool:
+        """Whether requests can be served."""
+        return not self._draining() and (await self._scrape.readiness())[0]
