@@ -1,4 +1,7 @@
-"""The Backend over links to shards: bindings are asked of the node, calls go straight to the shards."""
+"""The Backend over links to shards: bindings are asked of the node, calls go straight to the shards.
+
+Longer than most files: binding, calling and what the node says all turn on the same routes, and are read together.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,22 @@ from shardwright.errors import (
     ShardLost,
     ShardwrightError,
 )
-from shardwright.gateway._backend import OWN_SESSION, Exchange, NodeView, SessionRefused
+from shardwright.gateway._backend import OWN_SESSION, Exchange, NodeView
 from shardwright.gateway._exchanges import LinkExchange
 from shardwright.gateway._hub import LoopHub, LoopLink
 from shardwright.gateway._keys import WrongKey, key_in
+from shardwright.gateway._node_sessions import NodeSessions
 from shardwright.gateway._replies import Reply, operation_of
 from shardwright.gateway._talk import NodeTalk
 from shardwright.guest import (
     AskCounts,
     AskLoad,
     AskNode,
-    BeginSession,
     Bind,
     Bound,
     CallContext,
     Counts,
     Described,
-    EndSession,
     Forget,
     FunctionReply,
     FunctionRequest,
@@ -51,7 +53,6 @@ from shardwright.guest import (
     SessionBegun,
     SessionEnds,
     Unbind,
-    UseSessions,
     encode_web,
     refusal,
 )
@@ -63,9 +64,7 @@ from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import RouteTarget, ShardDefinition, ShardPlan
 from shardwright.monitoring import decode
 
-OWN_NAME = "gateway"  # of the session of requests that need none
 NO_TRACE = b"\0" * 16
-TELL_S = 5.0  # so often the node is told which sessions are used
 DESCRIBE_S = 10.0
 LOOK_S = 5.0
 
@@ -86,25 +85,16 @@ class ShardBackend:
         self._binding_now: dict[Route, asyncio.Future[ShardwrightError | None]] = {}
         self._requests = itertools.count(1)
         self._asked: dict[int, tuple[asyncio.Future[Bound], list[LoopLink]]] = {}
-        self._begun: dict[int, asyncio.Future[SessionBegun]] = {}
-        self._beginning: dict[str, asyncio.Task[int]] = {}
         self._looks: dict[int, asyncio.Future[NodeTold]] = {}
-        self._numbers: dict[str, int] = {}
-        self._contexts: dict[int, CallContext] = {}  # of sessions that live
-        self._used: set[int] = set()
-        self._open: Counter[int] = Counter()  # sessions, and their exchanges that are open
-        self._tell_s = min(TELL_S, session_idle_s / 4)
-        self._timer: asyncio.TimerHandle | None = None
+        self._sessions = NodeSessions(talk, session_idle_s, self._close_links_of)
         self._idle_since_s = time.monotonic()
         self._closed = False
         self._made = 0
         self._failed: Counter[str] = Counter()  # calls that ended in an error of ours, by its code
-        self.on_session_ended: Callable[[str], None] | None = None
         self.obey_rest: Callable[[Any, list[int]], None] | None = None  # messages that are not about links or sessions
-        self._tell_used()
 
     def __repr__(self) -> str:
-        return f"<ShardBackend {len(self._hub.links)} links, {len(self._numbers)} sessions, {self.running} running>"
+        return f"<ShardBackend {len(self._hub.links)} links, {len(self._sessions)} sessions, {self.running} running>"
 
     @property
     def running(self) -> int:
@@ -114,82 +104,31 @@ class ShardBackend:
     def close(self) -> None:
         """End every conversation with a shard; whoever waits hears of it."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in self._beginning.values():
-            task.cancel()
+        self._sessions.close()
         self._hub.close()
 
     # -- sessions ----------------------------------------------------------------------------------------------
 
     def session(self, name: str) -> int | None:
-        return self._numbers.get(name)
+        return self._sessions.number(name)
 
     async def begin_session(self, name: str) -> int:
-        number = self._numbers.get(name)
-        if number is not None:
-            return number
-        task = self._beginning.get(name)
-        if task is None:
-            task = self._beginning[name] = self._loop.create_task(self._begin_session(name))
-            task.add_done_callback(partial(self._session_asked, name))
-        return await asyncio.shield(task)
+        return await self._sessions.begin(name)
 
     async def end_session(self, name: str) -> None:
-        self._talk.send(EndSession(name))
+        self._sessions.end(name)
 
-    async def _begin_session(self, name: str) -> int:
-        request = next(self._requests)
-        future = self._begun[request] = self._loop.create_future()
-        try:
-            self._talk.send(BeginSession(request, name))
-            answer = await future
-        except ChannelClosed as gone:
-            raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
-        finally:
-            self._begun.pop(request, None)
-        if not answer.session:
-            raise SessionRefused(answer.error, reason_code=answer.code, remedy=answer.remedy)
-        return int(answer.session)
+    @property
+    def on_session_ended(self) -> Callable[[str], None] | None:
+        return self._sessions.on_ended
 
-    def _session_asked(self, name: str, task: asyncio.Task[int]) -> None:
-        self._beginning.pop(name, None)
-        if not task.cancelled():
-            task.exception()  # looked at: whoever asked may have gone
+    @on_session_ended.setter
+    def on_session_ended(self, heard: Callable[[str], None] | None) -> None:
+        self._sessions.on_ended = heard
 
-    def _session_began(self, number: int, name: str) -> None:
-        self._numbers[name] = number
-        self._contexts[number] = CallContext(session=SessionNumber(number), session_name=name)
-
-    def _session_ended(self, number: int) -> None:
-        context = self._contexts.pop(number, None)
-        self._used.discard(number)
-        for link in self._router.session_ended(SessionNumber(number)):
+    def _close_links_of(self, number: SessionNumber) -> None:
+        for link in self._router.session_ended(number):
             link.close()
-        if context is not None and self._numbers.get(context.session_name) == number:
-            del self._numbers[context.session_name]
-            if self.on_session_ended is not None:
-                self.on_session_ended(context.session_name)
-
-    async def _context(self, session: int) -> CallContext:
-        """The context of a session's calls. Raises NotPermitted when it has ended."""
-        if session == OWN_SESSION:
-            session = await self.begin_session(OWN_NAME)
-        context = self._contexts.get(session)
-        if context is None:
-            raise NotPermitted("the session has ended", outcome="not started", remedy="begin a new one")
-        return context
-
-    def _tell_used(self) -> None:
-        """Tell the node which sessions are used, now and then; until it is closed."""
-        used = tuple(self._used.union(self._open))
-        self._used.clear()
-        if used:
-            try:
-                self._talk.send(UseSessions(used))
-            except ChannelClosed:
-                return
-        self._timer = self._loop.call_later(self._tell_s, self._tell_used)
 
     # -- the node ----------------------------------------------------------------------------------------------
 
@@ -244,12 +183,11 @@ class ShardBackend:
     async def _ask(
         self, target: RouteTarget, session: int, key: str | None, payload: bytes, deadline_ns: int, trace_id: bytes
     ) -> Any:
-        own = session or self._numbers.get(OWN_NAME, 0)
-        context = self._contexts.get(own)
+        context = self._sessions.known(session)
         if context is None:
-            context = await self._context(session)
+            context = await self._sessions.context(session)
         number = context.session
-        self._used.add(number)
+        self._sessions.use(number)
         definition = self._definitions[target.component]
         way = self._router.route(definition, number, key)
         while True:
@@ -292,18 +230,15 @@ class ShardBackend:
     async def open(
         self, route: RouteTarget, session: int, scope: dict[str, Any], *, trace_id: bytes = NO_TRACE
     ) -> Exchange:
-        context = await self._context(session)
+        context = await self._sessions.context(session)
         number = context.session
         definition = self._definitions[route.component]
         way = self._router.route(definition, number, None)
         link = await self._ready_link(definition, way, context, route.name, 0)
-        self._open[number] += 1
+        self._sessions.opened(number)
 
         def ended() -> None:
-            self._used.add(number)
-            self._open[number] -= 1
-            if not self._open[number]:
-                del self._open[number]
+            self._sessions.closed(number)
             if link.closed is not None:
                 self._router.told(way, number)
             self._give_back(definition, way, link)
@@ -421,17 +356,15 @@ class ShardBackend:
                 if asked is not None and not asked[0].done():
                     asked[0].set_result(message)
             case SessionBegins():
-                self._session_began(message.session, message.name)
+                self._sessions.on_begins(message.session, message.name)
             case SessionBegun():
-                future = self._begun.get(message.request)
-                if future is not None and not future.done():
-                    future.set_result(message)
+                self._sessions.on_begun(message)
             case NodeTold():
                 told = self._looks.get(message.request)
                 if told is not None and not told.done():
                     told.set_result(message)
             case SessionEnds():
-                self._session_ended(message.session)
+                self._sessions.on_ends(message.session)
             case Forget():
                 for link in self._router.forget(
                     Route(ComponentName(message.component), session=SessionNumber(message.session))
