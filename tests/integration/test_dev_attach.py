@@ -180,7 +180,7 @@ def test_a_loop_is_stopped_in_the_middle(node: Node, by_hand: bool) -> None:
                 terminal.type("\x03")
             terminal.until("loops()")
             terminal.until(") ")
-            terminal.type("p n > 0\n")
+            terminal.type("import desk\np desk.going\n")
             terminal.until("True")
             terminal.type("continue\n")
             terminal.until("Ctrl-D detaches")

@@ -114,8 +114,10 @@ def test_in_one_process_the_standard_debugger_stops_in_components(app: Path, tmp
     """``python -m pdb`` on the whole, a breakpoint in a component: no shard of its own stands in between."""
     (app / "tool.py").write_text("import front\n\ndef main():\n    breakpoint()\n    return front.total(1)\n")
     (app / "pricing.py").write_text("def price(n):\n    here = n\n    breakpoint()\n    return here\n")
+    script = tmp_path / "whole.py"
+    script.write_text(f"from shardwright.cli import main\nmain(['run', {str(app)!r}, '--inproc', '--quiet'])\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pdb", "-c", "continue", "-m", "shardwright", "run", str(app), "--inproc", "--quiet"],
+        [sys.executable, "-m", "pdb", "-c", "continue", str(script)],
         input="where\np __name__\ncontinue\np here\ncontinue\nquit\n", capture_output=True, text=True, timeout=60,
         env=environment(tmp_path),
     )  # fmt: skip
