@@ -121,6 +121,7 @@ def test_in_one_process_the_standard_debugger_stops_in_components(app: Path, tmp
         input="where\np __name__\ncontinue\np here\ncontinue\nquit\n", capture_output=True, text=True, timeout=60,
         env=environment(tmp_path),
     )  # fmt: skip
-    assert "tool.py(5)main()" in done.stdout and "'tool'" in done.stdout, done.stdout + done.stderr
-    assert "pricing.py(4)price()" in done.stdout and "-> return here" in done.stdout
+    # from Python 3.13 on it stops at the line of the breakpoint itself, before that at the next one
+    assert re.search(r"tool\.py\([45]\)main\(\)", done.stdout) and "'tool'" in done.stdout, done.stdout + done.stderr
+    assert re.search(r"pricing\.py\([34]\)price\(\)", done.stdout)
     assert shardwright(tmp_path, "run", str(app), "--inproc", "--quiet", more={"PYTHONBREAKPOINT": "0"}).returncode == 2
