@@ -33,7 +33,7 @@ def fail():
     raise ValueError("no such sum")
 """
 FRONT = """
-import sys
+import os, sys
 import sums
 def main():
     what = sys.argv[1]
@@ -44,6 +44,9 @@ def main():
         return 0
     if what == "status":
         sys.exit(int(sys.argv[2]))
+    if what == "leave":
+        print("not lost", flush=True)
+        os._exit(int(sys.argv[2]))
     if what == "message":
         sys.exit("that will not do")
     if what == "chatter":
@@ -102,7 +105,8 @@ def test_quiet_leaves_stderr_to_the_program(app: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"), [(("status", "42"), 42, ""), (("message",), 1, "that will not do\n")]
+    ("arguments", "status", "said"),
+    [(("status", "42"), 42, ""), (("leave", "7"), 7, ""), (("message",), 1, "that will not do\n")],
 )
 def test_the_exit_status_is_the_program_s(
     app: str, tmp_path: Path, arguments: tuple[str, ...], status: int, said: str

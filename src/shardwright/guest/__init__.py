@@ -9,6 +9,7 @@ from shardwright.guest._control import (
     VERSION,
     Accept,
     AskLoad,
+    Because,
     Bind,
     Bound,
     Ended,
@@ -29,6 +30,7 @@ from shardwright.guest._control import (
     SessionEnds,
     Stop,
     Unbind,
+    Why,
     decode_from_guest,
     frame,
 )
@@ -40,20 +42,23 @@ from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._namespace import Namespace, is_private
-from shardwright.guest._router import Binder, Route, Router
+from shardwright.guest._router import WHY_PATIENCE_S, Binder, Route, Router
 from shardwright.guest._runtime import Runtime, edge_codec
 from shardwright.guest._service import serves
-from shardwright.guest._shard import ControlBinder, run_program
+from shardwright.guest._shard import EXIT_DEFECT, ControlBinder, run_program
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._template import ImportFailed, import_modules
 
 __all__ = [
+    "EXIT_DEFECT",
     "HEADER",
     "MAX_FROM_GUEST",
     "NOWHERE",
     "VERSION",
+    "WHY_PATIENCE_S",
     "Accept",
     "AskLoad",
+    "Because",
     "Bind",
     "Binder",
     "Bound",
@@ -90,6 +95,7 @@ __all__ = [
     "SessionEnds",
     "Stop",
     "Unbind",
+    "Why",
     "beyond",
     "current_call",
     "decode_from_guest",

@@ -93,6 +93,13 @@ class Bound(_Message, frozen=True, tag="bound"):
     outcome: str = "not started"
 
 
+class Because(_Message, frozen=True, tag="because"):
+    """How the shard that was asked about ended; empty when the node does not know, or the asker may not."""
+
+    request: int
+    reason: str
+
+
 class Forget(_Message, frozen=True, tag="forget"):
     """The binding of that component and session is no longer; the next call asks anew."""
 
@@ -171,6 +178,14 @@ class Unbind(_Message, frozen=True, tag="unbind"):
     shard: str
 
 
+class Why(_Message, frozen=True, tag="why"):
+    """How did that shard end? Answered by Because."""
+
+    request: int
+    component: str
+    shard: str
+
+
 class Load(_Message, frozen=True, tag="load"):
     """Calls that run or wait here, and for how many seconds there have been none."""
 
@@ -198,9 +213,21 @@ Accept.descriptors = 1
 Offer.descriptors = 1
 
 FromNode = (
-    Init | Fork | Enter | SessionBegins | SessionEnds | Accept | Offer | Bound | Forget | RunMain | AskLoad | Stop
+    Init
+    | Fork
+    | Enter
+    | SessionBegins
+    | SessionEnds
+    | Accept
+    | Offer
+    | Bound
+    | Because
+    | Forget
+    | RunMain
+    | AskLoad
+    | Stop
 )
-FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Finished | Note
+FromGuest = Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Why | Load | Finished | Note
 
 _encoder = msgspec.msgpack.Encoder()
 _from_node: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromNode)

@@ -15,10 +15,12 @@ from typing import NamedTuple, Protocol
 from shardwright.errors import ShardLost
 from shardwright.guest._context import CallContext
 from shardwright.guest._link import Link
+from shardwright.model.endpoint import Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import ShardDefinition
 
+WHY_PATIENCE_S = 0.5  # the node hears of an end within milliseconds
 MANY_BINDINGS = 1024  # so many, and those that nobody needs are looked for
 
 
@@ -44,6 +46,10 @@ class Binder(Protocol):
 
     def release(self, route: Route, link: Link) -> None:
         """A shard of request scope has served its request."""
+        ...
+
+    def why(self, peer: Peer) -> str:
+        """How that shard ended, in words; empty when nobody can tell soon. Blocks for at most ``WHY_PATIENCE_S``."""
         ...
 
 

@@ -60,6 +60,9 @@ class _Unbound:
     def release(self, route: Route, link: Link) -> None:
         pass
 
+    def why(self, peer: Peer) -> str:
+        return ""
+
 
 @dataclass(slots=True)
 class Sessions:

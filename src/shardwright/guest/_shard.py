@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from shardwright import errors
@@ -20,6 +20,7 @@ from shardwright.guest._context import CallContext, current_call
 from shardwright.guest._control import (
     Accept,
     AskLoad,
+    Because,
     Bind,
     Bound,
     ControlSocket,
@@ -33,13 +34,14 @@ from shardwright.guest._control import (
     SessionEnds,
     Stop,
     Unbind,
+    Why,
 )
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
-from shardwright.guest._router import Route
+from shardwright.guest._router import WHY_PATIENCE_S, Route
 from shardwright.guest._runtime import Runtime, peer_of
 from shardwright.guest._service import serves
-from shardwright.model.endpoint import Endpoint
+from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 
 EXIT_NODE_GONE = 70
@@ -62,6 +64,7 @@ class ControlBinder:
         self._mutex = threading.Lock()
         self._next = 1
         self._asked: dict[int, tuple[SimpleQueue[Any], list[Link]]] = {}
+        self._whys: dict[int, SimpleQueue[Any]] = {}
         self._reasons: dict[int, str] = {}  # why a link of an answer could not be made
 
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
@@ -94,6 +97,27 @@ class ControlBinder:
         except ChannelClosed:
             pass
         link.close()
+
+    def why(self, peer: Peer) -> str:
+        answer: SimpleQueue[Any] = SimpleQueue()
+        with self._mutex:
+            request = self._next
+            self._next += 1
+            self._whys[request] = answer
+        try:
+            self._control.send(Why(request, peer.component, peer.shard))
+            return str(answer.get(timeout=WHY_PATIENCE_S))
+        except (ChannelClosed, Empty):
+            return ""
+        finally:
+            with self._mutex:
+                self._whys.pop(request, None)
+
+    def told_why(self, because: Because) -> None:
+        with self._mutex:
+            answer = self._whys.get(because.request)
+        if answer is not None:
+            answer.put(because.reason)
 
     def failed(self, request: int, reason: str) -> None:
         """A link of the answer could not be made; whoever asked is told so, if it was the only one."""
@@ -213,6 +237,8 @@ class Shard:
                     runtime.router.offered(Route(ComponentName(message.component)), link)
             case Bound():
                 self.binder.answered(message)
+            case Because():
+                self.binder.told_why(message)
             case SessionBegins():
                 runtime.session_begins(SessionNumber(message.session), message.name)
             case SessionEnds():

@@ -26,6 +26,7 @@ from shardwright.contracts.sandbox import Exit
 from shardwright.contracts.transport import Transport
 from shardwright.errors import ChannelClosed, ComponentImportError, StartFailed
 from shardwright.guest import (
+    Because,
     Bind,
     Bound,
     ControlBinder,
@@ -38,6 +39,7 @@ from shardwright.guest import (
     Route,
     Runtime,
     Unbind,
+    Why,
     import_modules,
     install_policy,
     run_program,
@@ -69,6 +71,8 @@ class EarlyEvents(Protocol):
     def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
 
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+    def on_why(self, port: ShardPort, why: Why) -> None: ...
 
 
 class InprocPort(ShardPort):
@@ -125,6 +129,8 @@ class InprocPort(ShardPort):
                 self._early.on_bind(self, message)
             case Unbind():
                 self._early.on_unbind(self, message)
+            case Why():
+                self._early.on_why(self, message)
             case _ if events is None:
                 self._heard.append(message)
             case Load():
@@ -158,6 +164,9 @@ class InprocPort(ShardPort):
 
     def bound(self, answer: Bound) -> None:
         self.binder.answered(answer)
+
+    def because(self, answer: Because) -> None:
+        self.binder.told_why(answer)
 
     def session_begins(self, number: SessionNumber, name: str) -> None:
         self.runtime.session_begins(number, name)

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 MARK, SPLIT = b"\x1e", b"\x1f"
@@ -66,10 +66,11 @@ class Logs:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    def drain(self) -> None:
-        """Read what is there now."""
-        for read in list(self._pipes):
-            self._readable(read)
+    def drain(self, shards: Container[str] | None = None) -> None:
+        """Read what is there now, of all shards or of those alone."""
+        for read, (shard, _) in list(self._pipes.items()):
+            if shards is None or shard in shards:
+                self._readable(read)
 
     def close(self) -> None:
         self.drain()

@@ -15,6 +15,7 @@ from shardwright.guest import (
     MAX_FROM_GUEST,
     Accept,
     AskLoad,
+    Because,
     Bind,
     Bound,
     Finished,
@@ -27,6 +28,7 @@ from shardwright.guest import (
     SessionEnds,
     Stop,
     Unbind,
+    Why,
     decode_from_guest,
     frame,
 )
@@ -45,6 +47,8 @@ class PortEvents(Protocol):
     def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
 
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+    def on_why(self, port: ShardPort, why: Why) -> None: ...
 
     def on_load(self, port: ShardPort, load: Load) -> None: ...
 
@@ -80,6 +84,9 @@ class ShardPort(ABC):
 
     @abstractmethod
     def bound(self, answer: Bound) -> None: ...
+
+    @abstractmethod
+    def because(self, answer: Because) -> None: ...
 
     @abstractmethod
     def session_begins(self, number: SessionNumber, name: str) -> None: ...
@@ -197,6 +204,9 @@ class GuestPort(ShardPort):
     def bound(self, answer: Bound) -> None:
         self.send(answer)
 
+    def because(self, answer: Because) -> None:
+        self.send(answer)
+
     def session_begins(self, number: SessionNumber, name: str) -> None:
         self.send(SessionBegins(number, name))
 
@@ -270,6 +280,8 @@ class GuestPort(ShardPort):
                 events.on_bind(self, message)
             case Unbind():
                 events.on_unbind(self, message)
+            case Why():
+                events.on_why(self, message)
             case Load():
                 events.on_load(self, message)
             case Finished():

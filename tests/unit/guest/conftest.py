@@ -121,6 +121,9 @@ class _BinderOf:
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> list[Link]:
         return [self.town.connect(self.component, route.component)]
 
+    def why(self, peer: object) -> str:
+        return "killed by signal 9"
+
     def release(self, route: Route, link: Link) -> None:
         link.close()
 
