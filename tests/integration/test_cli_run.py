@@ -55,14 +55,14 @@ def main():
         sums.fail()
 """
 WAITING = """
-import signal, sys, time
+import os, signal, sys, time
 import sums
 def main():
     if "--patient" in sys.argv:
         signal.signal(signal.SIGINT, lambda number, frame: print("not now", flush=True))
     if "--tidy" in sys.argv:
         def tidy(number, frame):
-            print("tidied", flush=True)
+            os.write(1, b"tidied\\n")  # print is not to be entered twice
             sys.exit(9)
         signal.signal(signal.SIGTERM, tidy)
     sums.add(1, 2)

@@ -358,7 +358,9 @@ def test_without_permission_for_control_groups_it_runs_and_says_so_once(tmp_path
         done = subprocess.run(
             [python, str(program), str(folder)], user=65534, group=65534, extra_groups=[], cwd=home, timeout=60, check=False,
             capture_output=True, text=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": os.pathsep.join([str(home / "src"), *_packages(home)])},  # noqa: E501
+            env={"PATH": "/usr/bin:/bin", "HOME": str(home),
+                 "PYTHONPATH": os.pathsep.join([str(home / "src"), *_packages(home)]),
+                 "LD_LIBRARY_PATH": str(home / "python" / "lib")},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["True", "65534"]
