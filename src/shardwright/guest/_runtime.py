@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._namespace import ImportingMailbox, Namespace
 from shardwright.guest._objects import Held, Objects
 from shardwright.guest._output import end_lines
+from shardwright.guest._permits import Permits, permits_of
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._stubs import Proxies
@@ -37,6 +39,7 @@ from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
 
+LONG_SECRET = 8  # from so many characters on, a text that contains a secret shows it
 Import = Callable[[str], ModuleType]
 
 
@@ -106,6 +109,9 @@ class Runtime:
             resolve=self.resolve,
             session_name=self.sessions.name,
         )
+        self.secrets: tuple[str, ...] = ()
+        self.responder.permits = lru_cache(maxsize=1024)(self._permits)
+        self.responder.is_secret = self._is_secret
         self.responder.after_call = self.proxies.release_dropped
         self.responder.before_answer = end_lines
         self.responder.let_go = self.let_go
@@ -146,6 +152,18 @@ class Runtime:
     def _links_of(self, shard: ShardId) -> int:
         with self._mutex:
             return sum(link.peer.shard == shard for link in self._links)
+
+    def _permits(self, peer: Peer) -> Permits:
+        return permits_of(self.plan, self.definition, peer)
+
+    def _is_secret(self, value: object) -> bool:
+        """Whether a value is, or shows, a secret of this shard."""
+        if isinstance(value, str):
+            return any(secret == value or (len(secret) >= LONG_SECRET and secret in value) for secret in self.secrets)
+        if isinstance(value, bytes | bytearray):
+            secrets = [secret.encode() for secret in self.secrets]
+            return any(secret == value or (len(secret) >= LONG_SECRET and secret in value) for secret in secrets)
+        return False
 
     def codec(self, caller: ComponentName, callee: ComponentName) -> CallCodec:
         """What the edge permits."""

@@ -172,6 +172,7 @@ class Shard:
     def enter(self, shard: ShardId, secrets: Mapping[str, str]) -> None:
         """Become ``shard``: secrets into the environment, threads started, messages of the node heard."""
         os.environ.update(secrets)
+        self.runtime.secrets = tuple(filter(None, secrets.values()))
         install_policy(lambda: self.runtime.mailbox)
         self.runtime.activate(shard, self.binder)
         threading.Thread(target=self._listen, name=f"{shard}-control", daemon=True).start()

@@ -13,6 +13,7 @@ from shardwright.model.limits import Limits
 from shardwright.model.manifest import Scope, Start, StateKind
 
 MAIN_COMPONENT = ComponentName("main")  # the implicit component that runs ``app.main`` when none owns it
+ALL_PUBLIC = "*"  # in PlanEdge.uses: every name without a leading underscore
 
 
 class EntryKind(StrEnum):
@@ -128,7 +129,11 @@ class ShardDefinition:
 
 @dataclass(frozen=True, slots=True)
 class PlanEdge:
-    """One direction in which shards call. ``reason`` says why it is there; ``sites`` show where in the code."""
+    """One direction in which shards call. ``reason`` says why it is there; ``sites`` show where in the code.
+
+    ``uses`` is what the callee lets the caller use: ``module:name``, ``module:*`` for all public names of a module,
+    ``.name`` for a private attribute of objects behind handles, ``*`` for everything public.
+    """
 
     caller: ComponentName
     callee: ComponentName
@@ -138,6 +143,7 @@ class PlanEdge:
     sites: tuple[Site, ...] = ()
     pickle: bool = False
     classes: tuple[str, ...] = ()  # classes "module:Qualname" that may be copied across, on top of the plan's
+    uses: tuple[str, ...] = (ALL_PUBLIC,)
 
 
 @dataclass(frozen=True, slots=True)

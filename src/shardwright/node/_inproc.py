@@ -242,6 +242,7 @@ class InprocLauncher(Launcher):
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> InprocPort:
         runtime = Runtime(self._plan, component, inproc=True)
+        runtime.secrets = tuple(filter(None, self._surroundings.secrets.get(component, {}).values()))
         port = InprocPort(runtime, shard, self._transport, self._events, self._run)
         # what must be imported into a template has no peers then: the same here
         peers_first = runtime.definition.start is not Start.TEMPLATE

@@ -43,7 +43,8 @@ def plan(manifest: Manifest) -> ShardPlan:
     components: tuple[ComponentName, ...] = tuple(component.name for component in manifest.components)
     if program.main_module is not None:
         components = (*components, MAIN_COMPONENT)
-    found = find_edges(program, surfaces, components)
+    values, stateful = _classes(program)
+    found = find_edges(program, surfaces, components, values)
     diagnostics = list(found.diagnostics)
     definitions: list[ShardDefinition] = []
     for component in manifest.components:
@@ -57,7 +58,6 @@ def plan(manifest: Manifest) -> ShardPlan:
     diagnostics += _common_globals(program, components) + _process_settings(program, components)
     diagnostics += _logging_settings(program, components) + _iterable_classes(program, surfaces, components)
     diagnostics += _class_notes(program, surfaces) + _routes(manifest, definitions)
-    values, stateful = _classes(program)
     return ShardPlan(
         app=manifest.app,
         root=manifest.root,
