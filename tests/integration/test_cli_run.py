@@ -33,7 +33,7 @@ def fail():
     raise ValueError("no such sum")
 """
 FRONT = """
-import sys
+import os, sys
 import sums
 def main():
     what = sys.argv[1]
@@ -44,6 +44,9 @@ def main():
         return 0
     if what == "status":
         sys.exit(int(sys.argv[2]))
+    if what == "leave":
+        print("not lost", flush=True)
+        os._exit(int(sys.argv[2]))
     if what == "message":
         sys.exit("that will not do")
     if what == "chatter":
@@ -52,14 +55,14 @@ def main():
         sums.fail()
 """
 WAITING = """
-import signal, sys, time
+import os, signal, sys, time
 import sums
 def main():
     if "--patient" in sys.argv:
         signal.signal(signal.SIGINT, lambda number, frame: print("not now", flush=True))
     if "--tidy" in sys.argv:
         def tidy(number, frame):
-            print("tidied", flush=True)
+            os.write(1, b"tidied\\n")  # print is not to be entered twice
             sys.exit(9)
         signal.signal(signal.SIGTERM, tidy)
     sums.add(1, 2)
@@ -102,7 +105,8 @@ def test_quiet_leaves_stderr_to_the_program(app: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"), [(("status", "42"), 42, ""), (("message",), 1, "that will not do\n")]
+    ("arguments", "status", "said"),
+    [(("status", "42"), 42, ""), (("leave", "7"), 7, ""), (("message",), 1, "that will not do\n")],
 )
 def test_the_exit_status_is_the_program_s(
     app: str, tmp_path: Path, arguments: tuple[str, ...], status: int, said: str

@@ -128,6 +128,7 @@ class Ordinary:
         for made in [application, *application.rglob("*"), folder / "run", *(folder / "run").iterdir(), state]:
             os.chown(made, NOBODY, NOBODY)
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": os.pathsep.join(path)}
+        environment["LD_LIBRARY_PATH"] = str(folder / "python" / "lib")
         self.process = subprocess.Popen(
             [python, str(folder / "run" / "program.py"), str(application), str(state)],
             user=NOBODY, group=NOBODY, extra_groups=[], cwd=folder, env=environment, text=True,

@@ -241,7 +241,7 @@ def test_ceilings_are_enforced(tmp_path: Path, start: str) -> None:
             pytest.skip("this machine does not let us enforce cpu and memory")
         assert session.call("odd.burn", 1.5) < 0.45
         assert session.call("odd.take", 16) == 1
-        with pytest.raises(ShardLost):
+        with pytest.raises(ShardLost, match="memory ceiling"):  # the caller is told why
             session.call("odd.take", 600)
         assert eventually(lambda: bool(journal_rows(folder, "loss")))
         assert "memory ceiling" in journal_rows(folder, "loss")[0][3]
@@ -278,6 +278,18 @@ LOGS = """
     def lone():
         print("lone \\ud800 surrogate")
 """
+
+
+def test_a_session_s_last_words_are_its_own(tmp_path: Path, record_exercised: Callable[[str, int], None]) -> None:
+    source = "def say(number):\n    print('number', number)\n"
+    with running(application(tmp_path, source, extra="reuse = true")) as node:
+        logs = node.running.core.logs
+        for number in range(300):
+            with node.session(f"s{number}") as session:
+                session.call("odd.say", number)
+        assert eventually(lambda: len(logs.since()) >= 300)
+        assert [line.session for line in logs.since()] == [f"s{number}" for number in range(300)]
+    record_exercised("sessions that ended right after they had printed", 300)
 
 
 @pytest.mark.parametrize("start", ["template", "spawn"])
@@ -346,7 +358,9 @@ def test_without_permission_for_control_groups_it_runs_and_says_so_once(tmp_path
         done = subprocess.run(
             [python, str(program), str(folder)], user=65534, group=65534, extra_groups=[], cwd=home, timeout=60, check=False,
             capture_output=True, text=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": os.pathsep.join([str(home / "src"), *_packages(home)])},  # noqa: E501
+            env={"PATH": "/usr/bin:/bin", "HOME": str(home),
+                 "PYTHONPATH": os.pathsep.join([str(home / "src"), *_packages(home)]),
+                 "LD_LIBRARY_PATH": str(home / "python" / "lib")},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["True", "65534"]

@@ -54,6 +54,9 @@ class NobodyElse:
     def release(self, route: Any, link: Any) -> None:
         pass
 
+    def why(self, peer: Any) -> str:
+        return ""
+
 
 class WebShard:
     """A shard of one component ``shop``, whose module is ``source``, with routes to all that it has."""

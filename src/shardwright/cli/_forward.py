@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST_WAITING = 200_000  # lines; a reader of ours that stands still must not fill our memory
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 class Forwarding:
@@ -29,7 +30,7 @@ class Forwarding:
         self._tagged = tagged
         self._as_json = as_json
         self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
-        self._waiting = 0
+        self._heard_bytes = self._written_bytes = 0  # each is counted on one thread
         self._lost = 0
         self._middle: dict[tuple[int, str], bool] = {}  # stream and shard -> it stands in the middle of a line
         self._thread = threading.Thread(target=self._write, name="forward", daemon=True)
@@ -40,24 +41,26 @@ class Forwarding:
         return running.core.logs.subscribe(self._hear)
 
     def _hear(self, line: LogLine) -> None:
-        if self._waiting >= _MOST_WAITING:
+        if self._queue.qsize() >= _MOST_WAITING or self._heard_bytes - self._written_bytes >= _MOST_BYTES:
             self._lost += 1
             return
         stream = 2 if line.stream in ("stderr", "log") else 1
         if self._as_json:
-            self._waiting += 1
-            self._queue.put((stream, _object(line)))
+            self._put(stream, _object(line))
             return
         head = f"{line.shard} | " if self._tagged and not self._middle.get((stream, line.shard)) else ""
         self._middle[stream, line.shard] = line.partial
         text = f"{head}{line.text}{'' if line.partial else chr(10)}"
-        self._waiting += 1
-        self._queue.put((stream, text.encode("utf-8", "backslashreplace")))
+        self._put(stream, text.encode("utf-8", "backslashreplace"))
+
+    def _put(self, stream: int, data: bytes) -> None:
+        self._heard_bytes += len(data)
+        self._queue.put((stream, data))
 
     def _write(self) -> None:
         while (item := self._queue.get()) is not None:
             stream, data = item
-            self._waiting -= 1
+            self._written_bytes += len(data)
             with contextlib.suppress(OSError):  # whoever reads us has gone
                 while data:
                     data = data[os.write(stream, data) :]

@@ -409,6 +409,9 @@ class _Nobody:
     def release(self, route: Route, link: LoopLink) -> None:
         raise NotImplementedError
 
+    def why(self, peer: Peer) -> str:
+        return ""  # clients are not told
+
 
 def _opening(
     link: LoopLink, target: RouteTarget, session: SessionNumber, deadline_ns: int, trace_id: bytes, payload: bytes

@@ -14,6 +14,7 @@ from shardwright.guest._control import (
     AskStacks,
     Attach,
     Attached,
+    Because,
     BeginSession,
     Bind,
     Bound,
@@ -49,6 +50,7 @@ from shardwright.guest._control import (
     Stop,
     Unbind,
     UseSessions,
+    Why,
     decode_from_guest,
     frame,
 )
@@ -80,10 +82,10 @@ from shardwright.guest._namespace import Namespace, is_private
 from shardwright.guest._objects import Objects
 from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches, refill
 from shardwright.guest._responder import Responder
-from shardwright.guest._router import Binder, Route, Router
+from shardwright.guest._router import WHY_PATIENCE_S, Binder, Route, Router
 from shardwright.guest._runtime import Runtime, edge_codec
 from shardwright.guest._service import serves
-from shardwright.guest._shard import ControlBinder, refusal, run_program
+from shardwright.guest._shard import EXIT_DEFECT, ControlBinder, refusal, run_program
 from shardwright.guest._stacks import STACKS_SIGNAL, stacks
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._template import ImportFailed, import_modules
@@ -132,6 +134,7 @@ from shardwright.guest._web_messages import (
 __all__ = [
     "CONTINUE",
     "CREDIT",
+    "EXIT_DEFECT",
     "HEADER",
     "MAX_BATCH",
     "MAX_EVENTS",
@@ -143,6 +146,7 @@ __all__ = [
     "STACKS_SIGNAL",
     "TEST_PROCESS_DEFINITION",
     "VERSION",
+    "WHY_PATIENCE_S",
     "WINDOW",
     "Accept",
     "Answer",
@@ -154,6 +158,7 @@ __all__ = [
     "Asked",
     "Attach",
     "Attached",
+    "Because",
     "BeginSession",
     "Bind",
     "Binder",
@@ -242,6 +247,7 @@ __all__ = [
     "WebSocketDisconnect",
     "WebSocketReceive",
     "WebSocketSend",
+    "Why",
     "beyond",
     "check_headers",
     "client_event",

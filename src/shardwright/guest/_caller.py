@@ -139,7 +139,12 @@ class Caller:
                         late.resubmit()
             finally:
                 self.router.request_done(definition, route, link)
-            return self._result(route, link, outcome, memo, what, context)
+            if isinstance(outcome, ChannelClosed):
+                self.router.told(route, context.session)
+                with self.parked():
+                    cause = self.router.binder.why(link.peer)
+                _raise_lost(link, what, outcome, cause)
+            return self._result(link, outcome, memo, what)
 
     def _known(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link | None:
         if definition.scope.kind is ScopeKind.REQUEST and route.shard is None:
@@ -274,7 +279,11 @@ class Caller:
                             self.chains.unstick(envelope.chain)
                 finally:
                     self.router.request_done(definition, route, link)
-                return self._result(route, link, outcome, memo, entry.name, context)
+                if isinstance(outcome, ChannelClosed):
+                    self.router.told(route, context.session)
+                    asked: Future[str] = self._errands.run(partial(self.router.binder.why, link.peer))
+                    _raise_lost(link, entry.name, outcome, await asyncio.wrap_future(asked))
+                return self._result(link, outcome, memo, entry.name)
         except ShardwrightError as error:
             self.count_failure(error)
             raise
@@ -311,18 +320,7 @@ class Caller:
             key = key_of(definition, entry, args, kwargs)
         return self.router.route(definition, context.session, key)
 
-    def _result(
-        self,
-        route: Route,
-        link: Link,
-        outcome: Envelope | ChannelClosed,
-        memo: Any,
-        what: str,
-        context: CallContext,
-    ) -> Any:
-        if isinstance(outcome, ChannelClosed):
-            self.router.told(route, context.session)
-            _raise_lost(link, what, outcome)
+    def _result(self, link: Link, outcome: Envelope, memo: Any, what: str) -> Any:
         try:
             if outcome.kind is Kind.RESULT:
                 return link.codec.decode_reply(outcome.payload, outcome.buffers, memo)
@@ -370,10 +368,12 @@ def _envelope(link: Link, kind: Kind, method: MethodId, payload: Any, buffers: A
     )
 
 
-def _raise_lost(link: Link, what: str, closed: ChannelClosed) -> NoReturn:
+def _raise_lost(link: Link, what: str, closed: ChannelClosed, cause: str) -> NoReturn:
     if isinstance(closed, ProtocolViolation):
         raise ShardLost(f"{what}: {link.peer.shard} broke the protocol and was cut off: {closed}") from closed
-    raise ShardLost(f"{what}: {link.peer.shard} ended while it was running this call") from closed
+    raise ShardLost(
+        f"{what}: {link.peer.shard} ended while it was running this call{cause and f' ({cause})'}"
+    ) from closed
 
 
 def _describe(definition: ShardDefinition, what: str) -> Describe:

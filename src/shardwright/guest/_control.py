@@ -103,6 +103,13 @@ class Bound(_Message, frozen=True, tag="bound"):
     outcome: str = "not started"
 
 
+class Because(_Message, frozen=True, tag="because"):
+    """How the shard that was asked about ended; empty when the node does not know, or the asker may not."""
+
+    request: int
+    reason: str
+
+
 class Forget(_Message, frozen=True, tag="forget"):
     """The binding of that component and session is no longer; the next call asks anew."""
 
@@ -250,6 +257,14 @@ class Unbind(_Message, frozen=True, tag="unbind"):
     shard: str
 
 
+class Why(_Message, frozen=True, tag="why"):
+    """How did that shard end? Answered by Because."""
+
+    request: int
+    component: str
+    shard: str
+
+
 class Load(_Message, frozen=True, tag="load"):
     """Calls that run or wait here, and for how many seconds there have been none."""
 
@@ -360,6 +375,7 @@ FromNode = (
     | Accept
     | Offer
     | Bound
+    | Because
     | Forget
     | RunMain
     | AskLoad
@@ -375,7 +391,20 @@ FromNode = (
 FromGateway = BeginSession | EndSession | UseSessions | AskNode
 Looks = Stacks | Attached
 FromGuest = (
-    Hello | Ready | Failed | Forked | Ended | Bind | Unbind | Load | Counts | Finished | Note | FromGateway | Looks
+    Hello
+    | Ready
+    | Failed
+    | Forked
+    | Ended
+    | Bind
+    | Unbind
+    | Why
+    | Load
+    | Counts
+    | Finished
+    | Note
+    | FromGateway
+    | Looks
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -32,6 +32,7 @@ from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._objects import FLOATING, HOLDERS, Held, Objects
+from shardwright.guest._permits import Permits
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import SessionNumber
@@ -73,6 +74,8 @@ class Responder:
         self.refused: dict[str, int] = {}  # by the code of the error
         self._running: dict[tuple[int, int], IncomingCall] = {}
         self._modules = frozenset(definition.code.modules)
+        self.permits: Callable[[Peer], Permits] = lambda peer: Permits(None)
+        self.is_secret: Callable[[object], bool] = lambda value: False
 
     @property
     def busy(self) -> bool:
@@ -210,6 +213,8 @@ class IncomingCall:
             self.entry = entries[envelope.method]
             self.what = f"{owner.definition.component}.{self.entry.name}()"
             self.is_async = self.entry.is_async
+            if self.entry.kind is not EntryKind.METHOD and not owner.permits(peer).may_call(self.entry):
+                raise self._closed(self.what)
         if envelope.deadline_ns and time.monotonic_ns() > envelope.deadline_ns:
             raise DeadlineExceeded(f"{self.what}: the deadline had passed", outcome="not started")
 
@@ -300,6 +305,8 @@ class IncomingCall:
         if entry.kind is EntryKind.APPLICATION:
             raise NotPermitted(f"{self.what} is an application and cannot be called", outcome="not started")
         if entry.kind is EntryKind.METHOD:
+            if not owner.permits(self.link.peer).may_call(entry):
+                raise self._closed(self.what)
             self._refuse_unbound(entry)
         function = owner.unpatched(self.link.peer, entry) or owner.resolve(entry.module, entry.qualname)
         self.began = True
@@ -343,21 +350,41 @@ class IncomingCall:
                 return target, args, kwargs
         raise CallError(f"{self.what}: the request is not a call", outcome="not started")
 
+    def _closed(self, what: str) -> NotPermitted:
+        peer, component = self.link.peer, self.owner.definition.component
+        return NotPermitted(
+            f"{peer.shard} may not use {what}: the plan saw no such use in the code of {peer.component}",
+            outcome="not started",
+            remedy=f"say its name in the code of {peer.component}, such as `from ... import ...`, or offer it as a function "
+            f"of {component}",
+        )
+
     def _read(self, value: Any) -> Any:
+        permits = self.owner.permits(self.link.peer)
         match value:
             # an identifier: a dotted name would lead through attributes of attributes to what nobody exports
             case (str() | int() as owner, str() as name) if name.isidentifier() and not name.startswith("__"):
                 if isinstance(owner, int):
                     thing = self.owner.objects.get(owner)
+                    if not permits.may_read_attribute(name) and inspect.getattr_static(thing, name, self) is not self:
+                        raise self._closed(f"{type(thing).__name__}.{name}")
                     self.began = True  # a property is user code
                     found = getattr(thing, name)
                 elif owner in self.owner._modules:
+                    if not permits.may_read(owner, name):
+                        raise self._closed(f"{owner}.{name}")
                     self.began = True
                     found = self.owner.resolve(owner, name)
                 else:
                     raise NotPermitted(f"{owner} is not a module of {self.owner.definition.component}")
                 if callable(found) and not isinstance(found, type) and self.owner.objects is not None:
                     raise CannotCross(f"{name!r} is a {type(found).__name__} and stays in its shard", outcome="failed")
+                if self.owner.is_secret(found):
+                    raise NotPermitted(
+                        f"{name!r} holds a secret of {self.owner.definition.component}",
+                        outcome="failed",
+                        remedy="offer a function that uses it, and keep it where it is",
+                    )
                 return found
         raise NotPermitted("only plain attributes can be read", outcome="not started")
 

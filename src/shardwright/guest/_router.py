@@ -19,6 +19,7 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import ShardDefinition
 
+WHY_PATIENCE_S = 0.5  # the node hears of an end within milliseconds
 MANY_BINDINGS = 1024  # so many, and those that nobody needs are looked for
 
 
@@ -62,6 +63,10 @@ class Binder(Protocol[L]):
 
     def release(self, route: Route, link: L) -> None:
         """A shard of request scope has served its request."""
+        ...
+
+    def why(self, peer: Peer) -> str:
+        """How that shard ended, in words; empty when nobody can tell soon. Blocks for at most ``WHY_PATIENCE_S``."""
         ...
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -31,6 +31,7 @@ from shardwright.guest._namespace import ImportingMailbox, Namespace
 from shardwright.guest._objects import Held, Objects
 from shardwright.guest._origin import NO_TRACE, origin
 from shardwright.guest._output import end_lines
+from shardwright.guest._permits import Permits, permits_of
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._stubs import Proxies
@@ -43,6 +44,7 @@ from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
 
+LONG_SECRET = 8  # from so many characters on, a text that contains a secret shows it
 Import = Callable[[str], ModuleType]
 _FAREWELL_S = 2.0  # what applications have for their shutdown when a shard is closed within its process
 
@@ -74,6 +76,9 @@ class _Unbound:
 
     def release(self, route: Route, link: Link) -> None:
         pass
+
+    def why(self, peer: Peer) -> str:
+        return ""
 
 
 @dataclass(slots=True)
@@ -124,6 +129,9 @@ class Runtime:
         self.web = Web(self.responder, plan.routes)
         if namespace is not None:
             self.web.visible = namespace.visible
+        self.secrets: tuple[str, ...] = ()
+        self.responder.permits = lru_cache(maxsize=1024)(self._permits)
+        self.responder.is_secret = self._is_secret
         self.responder.after_call = self.proxies.release_dropped
         self.responder.before_answer = end_lines
         self.responder.let_go = self.let_go
@@ -174,6 +182,18 @@ class Runtime:
     def _links_of(self, shard: ShardId) -> int:
         with self._mutex:
             return sum(link.peer.shard == shard for link in self._links)
+
+    def _permits(self, peer: Peer) -> Permits:
+        return permits_of(self.plan, self.definition, peer)
+
+    def _is_secret(self, value: object) -> bool:
+        """Whether a value is, or shows, a secret of this shard."""
+        if isinstance(value, str):
+            return any(secret == value or (len(secret) >= LONG_SECRET and secret in value) for secret in self.secrets)
+        if isinstance(value, bytes | bytearray):
+            secrets = [secret.encode() for secret in self.secrets]
+            return any(secret == value or (len(secret) >= LONG_SECRET and secret in value) for secret in secrets)
+        return False
 
     def codec(self, caller: ComponentName, callee: ComponentName) -> CallCodec:
         """What the edge permits."""

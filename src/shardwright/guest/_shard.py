@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from shardwright import errors
@@ -23,6 +23,7 @@ from shardwright.guest._control import (
     AskLoad,
     AskStacks,
     Attach,
+    Because,
     Bind,
     Bound,
     BreakIn,
@@ -40,17 +41,18 @@ from shardwright.guest._control import (
     StacksTo,
     Stop,
     Unbind,
+    Why,
 )
 from shardwright.guest._debug import Debugging
 from shardwright.guest._frames import note_shards
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
-from shardwright.guest._router import Route
+from shardwright.guest._router import WHY_PATIENCE_S, Route
 from shardwright.guest._runtime import Runtime, peer_of
 from shardwright.guest._service import serves
 from shardwright.guest._stacks import stacks, write_stacks_to
 from shardwright.guest._testing import Patch
-from shardwright.model.endpoint import Endpoint
+from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 
 EXIT_NODE_GONE = 70
@@ -73,6 +75,7 @@ class ControlBinder:
         self._mutex = threading.Lock()
         self._next = 1
         self._asked: dict[int, tuple[SimpleQueue[Any], list[Link]]] = {}
+        self._whys: dict[int, SimpleQueue[Any]] = {}
         self._reasons: dict[int, str] = {}  # why a link of an answer could not be made
 
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> Sequence[Link]:
@@ -105,6 +108,27 @@ class ControlBinder:
         except ChannelClosed:
             pass
         link.close()
+
+    def why(self, peer: Peer) -> str:
+        answer: SimpleQueue[Any] = SimpleQueue()
+        with self._mutex:
+            request = self._next
+            self._next += 1
+            self._whys[request] = answer
+        try:
+            self._control.send(Why(request, peer.component, peer.shard))
+            return str(answer.get(timeout=WHY_PATIENCE_S))
+        except (ChannelClosed, Empty):
+            return ""
+        finally:
+            with self._mutex:
+                self._whys.pop(request, None)
+
+    def told_why(self, because: Because) -> None:
+        with self._mutex:
+            answer = self._whys.get(because.request)
+        if answer is not None:
+            answer.put(because.reason)
 
     def failed(self, request: int, reason: str) -> None:
         """A link of the answer could not be made; whoever asked is told so, if it was the only one."""
@@ -160,6 +184,7 @@ class Shard:
     def enter(self, shard: ShardId, secrets: Mapping[str, str]) -> None:
         """Become ``shard``: secrets into the environment, threads started, messages of the node heard."""
         os.environ.update(secrets)
+        self.runtime.secrets = tuple(filter(None, secrets.values()))
         install_policy(lambda: self.runtime.mailbox)
         self.runtime.activate(shard, self.binder)
         runtime = self.runtime
@@ -230,6 +255,8 @@ class Shard:
                     runtime.router.offered(Route(ComponentName(message.component)), link)
             case Bound():
                 self.binder.answered(message)
+            case Because():
+                self.binder.told_why(message)
             case SessionBegins():
                 runtime.session_begins(SessionNumber(message.session), message.name)
             case SessionEnds():

@@ -14,6 +14,7 @@ from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
 
 MAIN_COMPONENT = ComponentName("main")  # the implicit component that runs ``app.main`` when none owns it
 GATEWAY_COMPONENT = ComponentName("gateway")  # the built-in component that serves ``[[routes]]``; its code is ours
+ALL_PUBLIC = "*"  # in PlanEdge.uses: every name without a leading underscore
 
 
 class EntryKind(StrEnum):
@@ -130,7 +131,11 @@ class ShardDefinition:
 
 @dataclass(frozen=True, slots=True)
 class PlanEdge:
-    """One direction in which shards call. ``reason`` says why it is there; ``sites`` show where in the code."""
+    """One direction in which shards call. ``reason`` says why it is there; ``sites`` show where in the code.
+
+    ``uses`` is what the callee lets the caller use: ``module:name``, ``module:*`` for all public names of a module,
+    ``.name`` for a private attribute of objects behind handles, ``*`` for everything public.
+    """
 
     caller: ComponentName
     callee: ComponentName
@@ -140,6 +145,7 @@ class PlanEdge:
     sites: tuple[Site, ...] = ()
     pickle: bool = False
     classes: tuple[str, ...] = ()  # classes "module:Qualname" that may be copied across, on top of the plan's
+    uses: tuple[str, ...] = (ALL_PUBLIC,)
 
 
 @dataclass(frozen=True, slots=True)

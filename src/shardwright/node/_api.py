@@ -399,8 +399,7 @@ class ApiServer:
         if self._followers >= MAX_FOLLOWERS:
             await _write(writer, error_line(Overloaded(f"{MAX_FOLLOWERS} follow already", remedy="end one of them")))
             return
-        follower = Follower(FOLLOWER_QUEUE)
-        follower.queue.extend(kept)
+        follower = Follower(FOLLOWER_QUEUE, kept)
         forget = self._subscribe(request, follower)
         self._followers += 1
         left = self._loop.create_task(gone(reader))

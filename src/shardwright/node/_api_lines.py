@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -15,33 +16,48 @@ from shardwright.node._logs import LogLine
 from shardwright.telemetry import RecordedEvent
 
 END = b'{"ok":true,"end":true}\n'
+FOLLOWER_BYTES = 4 * 1024 * 1024  # of text on its way to one follower, as Python holds it
 
 
 class Follower:
-    """Lines on their way to one follower; the oldest give way."""
+    """Lines on their way to one follower: first what was kept, then what happens, of which the oldest give way."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, kept: Iterable[dict[str, Any]] = ()) -> None:
         self._room = room
+        self.kept = deque(kept)
         self.queue: deque[dict[str, Any]] = deque()
+        self._held_bytes = 0
         self.lost = 0
         self.filled = asyncio.Event()
 
     def put(self, line: dict[str, Any]) -> None:
-        while len(self.queue) >= self._room:
-            self.queue.popleft()
+        self._held_bytes += _size(line)
+        while self.queue and (len(self.queue) >= self._room or self._held_bytes > FOLLOWER_BYTES):
+            self.take()
             self.lost += 1
         self.queue.append(line)
         self.filled.set()
 
+    def take(self) -> dict[str, Any]:
+        line = self.queue.popleft()
+        self._held_bytes -= _size(line)
+        return line
+
+
+def _size(line: dict[str, Any]) -> int:
+    return sum(sys.getsizeof(value) for value in line.values() if isinstance(value, str))
+
 
 async def send(follower: Follower, writer: asyncio.StreamWriter) -> None:
     while True:
-        while follower.queue or follower.lost:
-            if follower.lost:
+        while follower.kept or follower.queue or follower.lost:
+            if follower.kept:
+                writer.write(line_of(follower.kept.popleft()))
+            elif follower.lost:
                 lost, follower.lost = follower.lost, 0
                 writer.write(msgspec.json.encode({"ok": True, "lost": lost}) + b"\n")
             else:
-                writer.write(line_of(follower.queue.popleft()))
+                writer.write(line_of(follower.take()))
             await writer.drain()
         follower.filled.clear()
         await follower.filled.wait()

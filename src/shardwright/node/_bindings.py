@@ -10,7 +10,7 @@ from shardwright.composition import ShardStatus
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.transport import Transport
 from shardwright.errors import CallError, NodeError, NotPermitted, ShardLost, ShardwrightError
-from shardwright.guest import Bind, Bound
+from shardwright.guest import Because, Bind, Bound, Why
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
@@ -181,6 +181,21 @@ class Bindings:
         self._pending[port.shard] += 1
         self._shards.spawn(self._answer(port, bind))
 
+    def on_why(self, port: ShardPort, why: Why) -> None:
+        if self._pending[port.shard] >= MAX_PENDING_BINDS:
+            port.close(f"it asked for more than {MAX_PENDING_BINDS} bindings and ends at once")
+            return
+        self._pending[port.shard] += 1
+        self._shards.spawn(self._say_why(port, why))
+
+    async def _say_why(self, port: ShardPort, why: Why) -> None:
+        permitted = self._plan.edge(port.component, why.component) is not None
+        try:
+            reason = await self._shards.why(ShardId(why.shard), ComponentName(why.component)) if permitted else ""
+        finally:
+            self._answered(port)
+        port.because(Because(why.request, reason))
+
     async def _answer(self, port: ShardPort, bind: Bind) -> None:
         try:
             await self._bind_for(port, bind)
@@ -188,9 +203,12 @@ class Bindings:
             port.bound(Bound(bind.request, f"the node could not bind {bind.component}: {defect!r}", CallError.code))
             raise
         finally:
-            self._pending[port.shard] -= 1
-            if not self._pending[port.shard]:
-                del self._pending[port.shard]
+            self._answered(port)
+
+    def _answered(self, port: ShardPort) -> None:
+        self._pending[port.shard] -= 1
+        if not self._pending[port.shard]:
+            del self._pending[port.shard]
 
     async def _bind_for(self, port: ShardPort, bind: Bind) -> None:
         record = self._shards.composer.shard(port.shard)

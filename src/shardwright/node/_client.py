@@ -22,6 +22,7 @@ from shardwright.contracts.transport import Transport
 from shardwright.errors import CallError, InternalError, NodeError, NotPermitted
 from shardwright.guest import (
     NOWHERE,
+    WHY_PATIENCE_S,
     Bind,
     CallContext,
     Caller,
@@ -187,6 +188,14 @@ class Client:
             asked.close()
             raise NodeError(f"the node has stopped: {error}") from None
         return [self._link(peer, endpoint) for peer, endpoint in pairs]
+
+    def why(self, peer: Peer) -> str:
+        asked = self._core.shards.why(peer.shard, peer.component)
+        try:
+            return asyncio.run_coroutine_threadsafe(asked, self._loop).result(2 * WHY_PATIENCE_S)
+        except (RuntimeError, TimeoutError):
+            asked.close()
+            return ""
 
     def _link(self, peer: Peer, endpoint: Endpoint) -> Link:
         codec = edge_codec(self._plan, CLIENT.component, peer.component, self._value_class, self.handles_of_links())

@@ -14,10 +14,24 @@ from typing import Any, Protocol
 
 from shardwright.composition import Composer, ShardRecord, needs_of
 from shardwright.contracts.clock import Clock
+from shardwright.contracts.sandbox import Exit
 from shardwright.contracts.transport import Transport
 from shardwright.controller import KeepMinimum, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
-from shardwright.guest import AskNode, Attached, Bind, Counts, Finished, FromGateway, Load, Note, Patched, Stacks
+from shardwright.guest import (
+    EXIT_DEFECT,
+    AskNode,
+    Attached,
+    Bind,
+    Counts,
+    Finished,
+    FromGateway,
+    Load,
+    Note,
+    Patched,
+    Stacks,
+    Why,
+)
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.ids import ComponentName, SessionId, SessionNumber, ShardId, new_shard_id
 from shardwright.model.manifest import Component, Manifest, Scale, implicit
@@ -202,8 +216,7 @@ class Core:
         session = self._sessions.get(number)
         if session is None:
             return
-        for shard in session.told:
-            self.logs.drain(shard)  # what it printed is still its own
+        self.logs.drain(session.told)  # what it wrote before its end is still its own
         del self._sessions[number]
         self._names.pop(session.name, None)
         self._past_names[number] = session.name
@@ -245,6 +258,9 @@ class Core:
             self.shards.spawn(self.numbers.tell(port, message))
         else:
             self.gateway_sessions.on_ask(port, message)
+
+    def on_why(self, port: ShardPort, why: Why) -> None:
+        self.bindings.on_why(port, why)
 
     def on_load(self, port: ShardPort, load: Load) -> None:
         self.shards.loaded(port, load)
@@ -295,11 +311,12 @@ class Core:
     def session_left(self, number: SessionNumber, shard: ShardId) -> None:
         session = self._sessions.get(number)
         if session is not None and shard in session.told:
+            self.logs.drain((shard,))
             session.told.discard(shard)
             if shard in self.shards.ports:
                 self.shards.ports[shard].session_ends(number)
 
-    def shard_ended(self, shard: ShardId, reason: str) -> None:
+    def shard_ended(self, shard: ShardId, reason: str, by_itself: Exit | None = None) -> None:
         self.questions.ended(shard)
         for session in self._sessions.values():
             session.told.discard(shard)
@@ -309,7 +326,15 @@ class Core:
             self.end_session(own)
         future = self._finished.pop(shard, None)
         if future is not None and not future.done():
-            future.set_exception(ShardLost(f"{shard} ended while it ran the program: {reason}"))
+            if (
+                by_itself is not None
+                and by_itself.status is not None
+                and by_itself.status >= 0
+                and by_itself.status != EXIT_DEFECT
+            ):
+                future.set_result(Finished(by_itself.status))  # the program left by os._exit
+            else:
+                future.set_exception(ShardLost(f"{shard} ended while it ran the program: {reason}"))
         self.numbers.ended(shard)
         self.logs.forget(shard)
 

@@ -31,6 +31,7 @@ from shardwright.errors import ChannelClosed, ComponentImportError, StartFailed
 from shardwright.gateway import GatewayThread
 from shardwright.guest import (
     AskStacks,
+    Because,
     Bind,
     Bound,
     ControlBinder,
@@ -49,6 +50,7 @@ from shardwright.guest import (
     Runtime,
     Stacks,
     Unbind,
+    Why,
     import_modules,
     install_policy,
     run_program,
@@ -85,6 +87,8 @@ class EarlyEvents(Protocol):
     def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
 
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+    def on_why(self, port: ShardPort, why: Why) -> None: ...
 
 
 class InprocPort(ShardPort):
@@ -141,6 +145,8 @@ class InprocPort(ShardPort):
                 self._early.on_bind(self, message)
             case Unbind():
                 self._early.on_unbind(self, message)
+            case Why():
+                self._early.on_why(self, message)
             case _ if events is None:
                 self._heard.append(message)
             case Load():
@@ -181,6 +187,9 @@ class InprocPort(ShardPort):
 
     def bound(self, answer: Bound) -> None:
         self.binder.answered(answer)
+
+    def because(self, answer: Because) -> None:
+        self.binder.told_why(answer)
 
     def session_begins(self, number: SessionNumber, name: str) -> None:
         self.runtime.session_begins(number, name)
@@ -285,6 +294,7 @@ class InprocLauncher(Launcher):
         runtime = Runtime(self._plan, component, inproc=True)
         if self._testing:
             runtime.patches = Patches(runtime)
+        runtime.secrets = tuple(filter(None, self._surroundings.secrets.get(component, {}).values()))
         port = InprocPort(runtime, shard, self._transport, self._events, self._run)
         # what must be imported into a template has no peers then: the same here
         peers_first = runtime.definition.start is not Start.TEMPLATE

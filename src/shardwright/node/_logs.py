@@ -9,11 +9,15 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from shardwright.node._kept_lines import KeptLines
+
 MARK, SPLIT = b"\x1e", b"\x1f"
-MAX_LINE = 64 * 1024
+MAX_LINE = 64 * 1024  # bytes before, characters after what is no text was escaped
+READ_BYTES, READS, READ_LINES = 16 * 1024, 16, 2000  # of one shard in one turn of the loop; the rest waits in its pipe
+LAST_LINES, LAST_LINE = 20, 2000  # of a shard, kept apart for the report of its end; characters
 TRACE = re.compile("[0-9a-f]{32}")
 
 
@@ -43,6 +47,8 @@ class LogLine:
 class Logs:
     """Keeps the last ``capacity`` lines of all shards, and tells whoever subscribed. Use from the node's loop.
 
+    What is kept is bounded in bytes too, and a shard that writes much displaces its own lines, not those of others
+    (``KeptLines``). It is read a bounded piece at a time; when it writes faster, its full pipe makes it wait.
     ``session_name`` gives the name of a session that a shard serves, empty for any other: a tag is the shard's own word.
     ``conceal`` takes secrets out of each line before anybody sees it.
     """
@@ -55,7 +61,7 @@ class Logs:
         conceal: Callable[[str], str] = lambda text: text,
     ) -> None:
         self._conceal = conceal
-        self._lines: deque[LogLine] = deque(maxlen=capacity)
+        self._lines: KeptLines[LogLine] = KeptLines(capacity)
         self._session_name = session_name
         self._sequence = itertools.count(1)
         self._subscribers: list[Callable[[LogLine], None]] = []
@@ -86,13 +92,10 @@ class Logs:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    def drain(self, shard: str = "") -> None:
-        """Read what is there now, of that shard alone where one is named."""
-        if not shard:
-            for read in list(self._pipes):
-                self._readable(read)
-        elif shard in self._reads:
-            self._readable(self._reads[shard])
+    def drain(self, shards: Iterable[str] | None = None) -> None:
+        """Read what is there now, of all shards or of those alone."""
+        for read in list(self._pipes) if shards is None else [self._reads[s] for s in shards if s in self._reads]:
+            self._read(read)
 
     def close(self) -> None:
         self.drain()
@@ -100,10 +103,16 @@ class Logs:
             self._drop(read)
 
     def _readable(self, read: int) -> None:
+        self._read(read, READ_LINES)
+
+    def _read(self, read: int, enough: int | None = None) -> None:
         shard, buffer = self._pipes[read]
-        for _ in range(16):  # then the others' turn
+        found = 0
+        for _ in range(READS):  # then the others' turn
+            if enough is not None and found >= enough:
+                return
             try:
-                chunk = os.read(read, 65536)
+                chunk = os.read(read, READ_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -112,15 +121,18 @@ class Logs:
                 if buffer:
                     self._line(shard, bytes(buffer))
                 self._drop(read)
+                self._lines.ended(shard, shard.rpartition("-")[0])
                 return
             buffer += chunk
             *lines, rest = bytes(buffer).split(b"\n")
             buffer[:] = rest
+            found += len(lines)
             for line in lines:
                 self._line(shard, line)
             if len(buffer) > MAX_LINE:  # a line without end must not fill our memory
-                self._line(shard, bytes(buffer))
-                buffer.clear()
+                whole = _characters(buffer)
+                self._line(shard, bytes(buffer[:whole]), goes_on=True)
+                del buffer[:whole]
 
     def _drop(self, read: int) -> None:
         asyncio.get_running_loop().remove_reader(read)
@@ -129,8 +141,8 @@ class Logs:
         if self._reads.get(shard) == read:
             del self._reads[shard]
 
-    def _line(self, shard: str, raw: bytes) -> None:
-        stream, session, level, logger, partial, trace = "raw", "", "", "", False, ""
+    def _line(self, shard: str, raw: bytes, goes_on: bool = False) -> None:
+        stream, session, level, logger, partial, trace = "raw", "", "", "", goes_on, ""
         if raw.startswith(MARK) and SPLIT in raw:
             head, _, rest = raw[1:].partition(SPLIT)
             try:
@@ -138,17 +150,32 @@ class Logs:
                 stream = str(tag.get("o", "raw"))[:16]
                 session = self._session_name(shard, tag["s"]) if isinstance(tag.get("s"), int) else ""
                 level, logger = str(tag.get("l", ""))[:16], str(tag.get("n", ""))[:128]
-                partial = bool(tag.get("p"))
+                partial = goes_on or bool(tag.get("p"))
                 trace = found if TRACE.fullmatch(found := str(tag.get("t", ""))) else ""
                 raw = rest
             except (ValueError, AttributeError, RecursionError):
                 pass  # a forged tag is just text
-        text = self._conceal(raw.decode("utf-8", "backslashreplace"))
-        line = LogLine(next(self._sequence), time.time(), shard, stream, text, session, level, logger, partial, trace)
-        self._lines.append(line)
-        self._last.setdefault(shard, deque(maxlen=20)).append(text)
-        for subscriber in list(self._subscribers):
-            subscriber(line)
+        escaped = self._conceal(raw.decode("utf-8", "backslashreplace"))
+        for start in range(0, max(1, len(escaped)), MAX_LINE):
+            text, more = escaped[start : start + MAX_LINE], start + MAX_LINE < len(escaped)
+            line = LogLine(
+                next(self._sequence), time.time(), shard, stream, text, session, level, logger, partial or more, trace
+            )  # fmt: skip
+            self._lines.append(line, shard)
+            self._last.setdefault(shard, deque(maxlen=LAST_LINES)).append(text[:LAST_LINE])
+            for subscriber in list(self._subscribers):
+                subscriber(line)
+
+
+def _characters(data: bytearray) -> int:
+    """The length of ``data`` without the beginning of a UTF-8 character at its end."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            return len(data) - back if back < 2 + (byte >= 0xE0) + (byte >= 0xF0) else len(data)
+        if byte < 0x80:
+            break
+    return len(data)
 
 
 def matches(line: LogLine, shard: str, session: str, trace: str = "") -> bool:

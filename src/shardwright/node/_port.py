@@ -18,6 +18,7 @@ from shardwright.guest import (
     AskLoad,
     AskNode,
     Attached,
+    Because,
     BeginSession,
     Bind,
     Bound,
@@ -40,6 +41,7 @@ from shardwright.guest import (
     Stop,
     Unbind,
     UseSessions,
+    Why,
     decode_from_guest,
     frame,
 )
@@ -58,6 +60,8 @@ class PortEvents(Protocol):
     def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
 
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+    def on_why(self, port: ShardPort, why: Why) -> None: ...
 
     def on_load(self, port: ShardPort, load: Load) -> None: ...
 
@@ -101,6 +105,9 @@ class ShardPort(ABC):
 
     @abstractmethod
     def bound(self, answer: Bound) -> None: ...
+
+    @abstractmethod
+    def because(self, answer: Because) -> None: ...
 
     @abstractmethod
     def session_begins(self, number: SessionNumber, name: str) -> None: ...
@@ -240,6 +247,9 @@ class GuestPort(ShardPort):
     def bound(self, answer: Bound) -> None:
         self.send(answer)
 
+    def because(self, answer: Because) -> None:
+        self.send(answer)
+
     def session_begins(self, number: SessionNumber, name: str) -> None:
         self.send(SessionBegins(number, name))
 
@@ -328,6 +338,8 @@ class GuestPort(ShardPort):
                 events.on_bind(self, message)
             case Unbind():
                 events.on_unbind(self, message)
+            case Why():
+                events.on_why(self, message)
             case Load():
                 events.on_load(self, message)
             case Counts():

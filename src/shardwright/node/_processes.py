@@ -14,7 +14,7 @@ import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle
 from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
-from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, Testing, Unbind
+from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
@@ -52,6 +52,8 @@ class LaunchEvents(Protocol):
     def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
 
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
+
+    def on_why(self, port: ShardPort, why: Why) -> None: ...
 
 
 class ProcessLauncher(Launcher):
@@ -351,7 +353,7 @@ class ProcessLauncher(Launcher):
             finally:
                 if not waiting.done():
                     waiting.cancel()
-            if kind is Ready and waiting in done and isinstance(waiting.result(), (Bind, Unbind)):
+            if kind is Ready and waiting in done and isinstance(waiting.result(), (Bind, Unbind, Why)):
                 self._early(port, waiting.result())
                 continue
             break
@@ -380,10 +382,12 @@ class ProcessLauncher(Launcher):
             )
         raise StartFailed(f"{port.shard} sent {type(message).__name__} instead of {kind.__name__}")
 
-    def _early(self, port: GuestPort, message: Bind | Unbind) -> None:
+    def _early(self, port: GuestPort, message: Bind | Unbind | Why) -> None:
         """A spawned shard may call others while it is imported."""
         if isinstance(message, Bind):
             self._events.on_bind(port, message)
+        elif isinstance(message, Why):
+            self._events.on_why(port, message)
         else:
             self._events.on_unbind(port, message)
 

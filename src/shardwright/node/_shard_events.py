@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from shardwright.contracts.sandbox import Exit
 from shardwright.model.ids import SessionNumber, ShardId
 from shardwright.node._port import ShardPort
 
@@ -30,7 +31,7 @@ class ShardEvents(Protocol):
     def shard_ready(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:
         """It may be called from now on."""
 
-    def shard_ended(self, shard: ShardId, reason: str) -> None: ...
+    def shard_ended(self, shard: ShardId, reason: str, by_itself: Exit | None = None) -> None: ...
 
     def composed(self, result: str, took_s: float) -> None:
         """A request for shards was answered: granted, refused, lost (and begun again) or cancelled."""

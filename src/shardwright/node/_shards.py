@@ -24,7 +24,7 @@ from shardwright.contracts.clock import Clock
 from shardwright.contracts.sandbox import Exit
 from shardwright.controller import PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardwrightError, StartFailed
-from shardwright.guest import Load
+from shardwright.guest import WHY_PATIENCE_S, Load
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import Component
 from shardwright.model.shard import ShardPlan
@@ -48,6 +48,9 @@ def _not_started(component: ComponentName, defect: Exception) -> StartFailed:
     )
     error.__cause__ = defect
     return error
+
+
+MOST_PAST = 1024
 
 
 class Shards:
@@ -78,6 +81,7 @@ class Shards:
         self._burials: dict[ShardId, asyncio.Task[None]] = {}
         self._ends: dict[ShardId, list[asyncio.Future[None]]] = {}  # who waits for which end
         self._timer: asyncio.TimerHandle | None = None
+        self._past: dict[ShardId, tuple[ComponentName, str]] = {}  # how shards ended, the latest of them
         self._defect = ""  # of the regular work, the latest
         self._closing = False
 
@@ -350,6 +354,14 @@ class Shards:
 
     # -- ends --------------------------------------------------------------------------------------------------
 
+    async def why(self, shard: ShardId, component: ComponentName) -> str:
+        """How a shard of that component ended, in words; empty when that is not known soon."""
+        end_s = self._clock.monotonic_s() + WHY_PATIENCE_S
+        while shard not in self._past and self._clock.monotonic_s() < end_s:
+            await asyncio.sleep(0.005)
+        was, reason = self._past.get(shard, (component, ""))
+        return reason if was == component else ""
+
     def gone(self, port: ShardPort, reason: str) -> None:
         """A shard ended, by itself or by our will."""
         if self.ports.pop(port.shard, None) is None:
@@ -370,6 +382,9 @@ class Shards:
         now = self._clock.monotonic_s()
         shard = port.shard
         self._burials.pop(shard, None)
+        self._past[shard] = (port.component, reason)
+        while len(self._past) > MOST_PAST:
+            del self._past[next(iter(self._past))]
         wanted = shard in self._stopping
         self._stopping.discard(shard)
         if self.composer.shard(shard) is not None:
@@ -383,7 +398,8 @@ class Shards:
             if kind == "loss":
                 self._pool.lost(port.component, now)
             self.perform(loss.effects, Unlucky(f"{shard} was lost: {reason}"))
-        self._events.shard_ended(shard, reason)
+        by_itself = None if wanted or self._closing else ended
+        self._events.shard_ended(shard, reason, by_itself)
         if not self._closing:
             self.freed()
 

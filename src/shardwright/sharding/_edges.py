@@ -17,6 +17,7 @@ from shardwright.sharding._scan import Use, UseKind
 from shardwright.sharding._source import nearest
 from shardwright.sharding._surface import NameKind, Surface
 from shardwright.sharding._symbols import Ref
+from shardwright.sharding._uses import Openings
 
 # method names of Python's own types: a call of one on an unknown object says nothing
 _COMMON_METHODS = frozenset(
@@ -61,14 +62,26 @@ class Edges:
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
 
-def find_edges(program: Program, surfaces: dict[str, Surface], components: tuple[ComponentName, ...]) -> Edges:
-    """All edges between ``components``, sorted by caller and callee."""
-    return _Finder(program, surfaces, components).run()
+def find_edges(
+    program: Program,
+    surfaces: dict[str, Surface],
+    components: tuple[ComponentName, ...],
+    value_classes: tuple[str, ...] = (),
+) -> Edges:
+    """All edges between ``components``, sorted by caller and callee. ``value_classes`` are copied across them."""
+    return _Finder(program, surfaces, components, value_classes).run()
 
 
 class _Finder:
-    def __init__(self, program: Program, surfaces: dict[str, Surface], components: tuple[ComponentName, ...]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        surfaces: dict[str, Surface],
+        components: tuple[ComponentName, ...],
+        value_classes: tuple[str, ...],
+    ) -> None:
         self.program = program
+        self.value_classes = value_classes
         self.surfaces = surfaces
         self.components = components
         self.calls: dict[tuple[ComponentName, ComponentName], _Found] = {}
@@ -397,6 +410,7 @@ class _Finder:
 
     def _merge(self) -> Edges:
         result = Edges()
+        openings = Openings(self.program, self.surfaces, self.value_classes)
         declared = self.declared
         rules = {(rule.caller, rule.callee): rule for rule in self.program.manifest.edges}
         for pair in sorted(set(self.calls) | declared):
@@ -416,6 +430,7 @@ class _Finder:
                     sites,
                     rule.pickle if rule is not None else False,
                     rule.allow if rule is not None else (),
+                    openings.of(caller, callee, seen=found is not None),
                 )
             )
             if found is not None and pair not in declared and caller != MAIN_COMPONENT:

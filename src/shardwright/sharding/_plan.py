@@ -42,7 +42,8 @@ def plan(manifest: Manifest) -> ShardPlan:
     components: tuple[ComponentName, ...] = tuple(component.name for component in manifest.components)
     if program.main_module is not None:
         components = (*components, MAIN_COMPONENT)
-    found = find_edges(program, surfaces, components)
+    values, stateful = _classes(program)
+    found = find_edges(program, surfaces, components, values)
     diagnostics = list(found.diagnostics)
     definitions: list[ShardDefinition] = []
     for component in manifest.components:
@@ -58,7 +59,6 @@ def plan(manifest: Manifest) -> ShardPlan:
     diagnostics += _class_notes(program, surfaces)
     gateway = gateway_of(manifest, definitions, found.edges)
     diagnostics += gateway.diagnostics
-    values, stateful = _classes(program)
     return ShardPlan(
         app=manifest.app,
         root=manifest.root,

@@ -250,7 +250,7 @@ class _NoNode:
             "the process that hands tests to workers has no shards: call them in tests and fixtures"
         )
 
-    release = bind
+    release = why = bind
 
 
 def _nobody(node: TestNode) -> Proxies:

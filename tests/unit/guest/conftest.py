@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -19,6 +19,7 @@ from shardwright.manifest import load
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
+from shardwright.model.shard import ALL_PUBLIC, PlanEdge, ShardPlan
 from shardwright.sharding import plan as plan_of
 from shardwright.transport import ClassTable, TaggedCodec
 from shardwright.transport.socket import SocketTransport
@@ -70,6 +71,18 @@ def wires() -> Iterator[Wires]:
     hub.close()
 
 
+def _open(plan: ShardPlan) -> ShardPlan:
+    """The plan with all public names open to everybody: tests call what the code of no component calls."""
+    names = [definition.component for definition in plan.definitions]
+    edges = [
+        replace(plan.edge(caller, callee) or PlanEdge(caller, callee, "a test calls", True, False), uses=(ALL_PUBLIC,))
+        for caller in names
+        for callee in names
+        if caller != callee
+    ]
+    return replace(plan, edges=tuple(edges))
+
+
 class Town:
     """Components of a small application, each a Runtime of its own in this process; bound on demand, as a node would."""
 
@@ -77,7 +90,7 @@ class Town:
         (folder / "shardwright.toml").write_text(textwrap.dedent(manifest))
         for name, source in modules.items():
             (folder / f"{name}.py").write_text(textwrap.dedent(source))
-        self.plan = plan_of(load(folder, environment={}))
+        self.plan = _open(plan_of(load(folder, environment={})))
         self.transport = SocketTransport()
         self.runtimes: dict[str, Runtime] = {}
         for definition in self.plan.definitions:
@@ -120,6 +133,9 @@ class _BinderOf:
 
     def bind(self, route: Route, context: CallContext, lost: Sequence[ShardId] = ()) -> list[Link]:
         return [self.town.connect(self.component, route.component)]
+
+    def why(self, peer: object) -> str:
+        return "killed by signal 9"
 
     def release(self, route: Route, link: Link) -> None:
         link.close()

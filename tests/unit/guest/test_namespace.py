@@ -57,6 +57,9 @@ class Nobody:
     def bind(self, route: Any, context: Any) -> Any:
         raise AssertionError("nothing is called here")
 
+    def why(self, peer: object) -> str:
+        return "killed by signal 9"
+
     def release(self, route: Any, link: Any) -> None:
         raise AssertionError("nothing is called here")
 

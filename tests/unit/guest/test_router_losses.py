@@ -45,6 +45,9 @@ class Node:
             links.append(self.wires.link(f"bank-{self.made:08x}")[0])
         return links
 
+    def why(self, peer: object) -> str:
+        return "killed by signal 9"
+
     def release(self, route: Route, link: Link) -> None:
         self.released.append(link)
 

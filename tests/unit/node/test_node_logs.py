@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from shardwright.node._logs import MAX_LINE, LogLine, Logs, matches
+from shardwright.node._logs import LAST_LINE, MAX_LINE, READ_BYTES, READ_LINES, LogLine, Logs, matches
 
 
 def collect(*writes: bytes, capacity: int = 20_000) -> list[LogLine]:
@@ -107,6 +107,51 @@ def test_the_last_lines_of_a_shard_are_at_hand_until_it_is_forgotten() -> None:
         assert len(heard) == 50
         logs.forget("web-00000001")
         assert logs.last_lines("web-00000001") == ()
+        os.close(write)
+        logs.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_no_text_is_cut_after_it_was_escaped() -> None:
+    lines = collect(b"\xff" * (MAX_LINE - 10) + b"\nnext\n")
+    assert max(len(line.text) for line in lines) <= MAX_LINE
+    assert "".join(texts(lines)) == "\\xff" * (MAX_LINE - 10) + "next"
+    assert [line.partial for line in lines] == [True, True, True, False, False]
+
+
+def test_a_long_line_is_not_cut_inside_a_character() -> None:
+    for character in ("é", "€", "\U0001f4a3"):
+        text = "x" + character * MAX_LINE
+        lines = collect(text.encode())
+        assert "".join(texts(lines)) == text
+        assert [line.partial for line in lines] == [True] * (len(lines) - 1) + [False]
+
+
+def test_the_last_lines_of_a_shard_are_short() -> None:
+    async def run() -> None:
+        logs = Logs(lambda shard, number: "")
+        write = logs.pipe("web-00000001")
+        os.write(write, b"x" * 5000 + b"\n")
+        logs.drain()
+        assert [len(line) for line in logs.last_lines("web-00000001")] == [LAST_LINE]
+        assert [len(line.text) for line in logs.since()] == [5000]
+        os.close(write)
+        logs.close()
+
+    asyncio.run(run())
+
+
+def test_one_turn_of_the_loop_reads_a_bounded_piece_of_each_shard() -> None:
+    async def run() -> None:
+        logs = Logs(lambda shard, number: "")
+        write = logs.pipe("web-00000001")
+        os.write(write, b"\n" * 60_000)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        first = len(logs.since())
+        assert 0 < first <= READ_LINES + READ_BYTES
+        await _until(lambda: len(logs.since()) == 20_000)  # the capacity
         os.close(write)
         logs.close()
 

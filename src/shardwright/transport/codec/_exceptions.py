@@ -416,7 +416,7 @@ def _read_slot_values(d: Decoder, thing: Any) -> tuple[Any, list[Any]] | None:
     for _ in range(n):
         if d.raw[d.at] == Tag.UNSET:
             d.at += 1
-            values.append(decoding._UNSET)
+            values.append(decoding.UNSET)
         else:
             values.append(d.value())
     try:
@@ -440,7 +440,7 @@ def _fill(thing: Any, held: Any) -> None:
     attributes.clear()
     attributes.update(state)
     if slots is not None:
-        decoding._fill_slots(thing, slots)
+        decoding.fill_slots(thing, slots)
     _set_cause(thing, cause)
     _set_context(thing, context)
     _set_suppress(thing, suppress)
@@ -461,7 +461,7 @@ def _same(thing: Any, held: Any) -> bool:
         and notes == before.pop("__notes__", None)
         and list(attributes) == list(before)
         and same_sequence(list(attributes.values()), list(before.values()))
-        and (slots is None or decoding._same_slots(thing, slots))
+        and (slots is None or decoding.same_slots(thing, slots))
     )
 
 

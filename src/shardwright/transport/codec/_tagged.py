@@ -270,7 +270,7 @@ class TaggedCodec:
         try:
             return encoding.instance_encoder(self.classes.plan_of(cls))
         except Refusal as refusal:
-            return encoding._refused(refusal.reason, refusal.remedy)
+            return encoding.refused(refusal.reason, refusal.remedy)
 
     # -- refusing ------------------------------------------------------------------------------------------------
 
