@@ -9,8 +9,9 @@ One unary method takes what HTTP would say, so that routes, sessions, admission 
     message Reply { int32 status = 1; bytes body = 2; string content_type = 3; }
 
 ``method`` defaults to POST, ``content_type`` to ``application/json``. What a function answers is a Reply, whatever its
-status; what the gateway refuses is a gRPC status. ``grpc-timeout`` bounds the call, ``shardwright-session`` is metadata. The health service
-answers ``Check``. It is written on the HTTP/2 of this server: grpcio binds sockets of its own and takes none from the keeper.
+status; what the gateway refuses is a gRPC status. ``grpc-timeout`` bounds the call, ``shardwright-session`` is metadata.
+The health service answers ``Check``. It is written on the HTTP/2 of this server: grpcio binds sockets of its own and takes
+none from the keeper.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import msgspec
 
 from shardwright.errors import ShardwrightError
 from shardwright.gateway._backend import Backend
-from shardwright.gateway._routes import RouteTable, parameters
+from shardwright.gateway._routes import ANY_METHOD, RouteTable, parameters
 from shardwright.model.shard import EntryKind, RouteTarget
 
 __all__ = ["OpenApi"]
@@ -64,7 +64,7 @@ class OpenApi:
                 described, whole = {}, False
             schemas.update(described.get("schemas", {}))
             path = re.sub(r":path\}", "}", route.path)
-            for method in route.methods or ("GET", "POST"):
+            for method in route.methods or ANY_METHOD:
                 if method.lower() in ("get", "put", "post", "delete", "options", "head", "patch", "trace"):
                     paths.setdefault(path, {})[method.lower()] = _operation(route, method, described)
         made = msgspec.json.encode(
@@ -87,7 +87,7 @@ def _operation(route: RouteTarget, method: str, described: dict[str, Any]) -> di
         "responses": dict(described.get("responses", {"200": {"description": "its result"}})),
     }
     for key in ("summary", "description", "parameters", "requestBody"):
-        if described.get(key):
+        if described.get(key) and not (key == "requestBody" and method in ("GET", "HEAD", "DELETE")):
             operation[key] = described[key]
     named = {each["name"] for each in operation.get("parameters", ()) if each.get("in") == "path"}
     for name in parameters(route.path):

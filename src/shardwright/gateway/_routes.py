@@ -15,8 +15,10 @@ from urllib.parse import unquote_to_bytes
 from shardwright.gateway._problems import Problem
 from shardwright.model.shard import EntryKind, RouteTarget
 
-__all__ = ["Match", "RouteTable", "parameters"]
+__all__ = ["ANY_METHOD", "Match", "RouteTable", "parameters"]
 
+ANY_METHOD = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+"""What a function takes whose route names no methods."""
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 
 
@@ -145,10 +147,14 @@ def _walk(branch: _Branch, segments: list[str], at: int) -> Iterator[RouteTarget
 
 
 def _answers(route: RouteTarget, method: str) -> bool:
-    return not route.methods or method in route.methods or (method == "HEAD" and "GET" in route.methods)
+    if not route.methods:
+        return method in ANY_METHOD or route.kind is EntryKind.APPLICATION
+    return method in route.methods or (method == "HEAD" and "GET" in route.methods)
 
 
 def _allowed(route: RouteTarget) -> tuple[str, ...]:
+    if not route.methods:
+        return ANY_METHOD
     return (*route.methods, "HEAD") if "GET" in route.methods else route.methods
 
 

@@ -92,6 +92,13 @@ def test_what_no_route_takes() -> None:
     assert (asked.status, asked.headers) == (204, wrong.headers)
 
 
+def test_a_function_whose_route_names_no_methods_takes_the_usual_ones() -> None:
+    routes = RouteTable([function_route("/x", "a.x"), application_route("/app", "app")])
+    assert routes.match("DELETE", b"/x").route.name == "a.x"
+    assert routes.match("TRACE", b"/app").route.name == "app"
+    assert refused(routes, "TRACE", b"/x").headers == ((b"allow", b"DELETE, GET, HEAD, PATCH, POST, PUT"),)
+
+
 def test_websockets_go_to_applications_alone() -> None:
     assert table().match_websocket(b"/shop/live").route.name == "shopfront"
     assert table().match_websocket(b"/items/sword").route.name == "site"
