@@ -62,6 +62,13 @@ install_packages() {
 
 has_venv() { "$1" -I -c 'import ensurepip, venv' >/dev/null 2>&1; }
 
+# The browser that tests of the arena's page drive.
+setup_browser() {
+    command -v chromium >/dev/null && return 0
+    may_install_packages && install_packages chromium fonts-dejavu-core && return 0
+    echo "   (no chromium: the tests in a browser are skipped)" >&2
+}
+
 can_compile() {
     { command -v "${CC:-cc}" || command -v gcc; } >/dev/null 2>&1 &&
         "$1" -I -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'

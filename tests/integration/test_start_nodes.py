@@ -405,7 +405,6 @@ def _packages(home: Path) -> list[str]:
         "annotated_types",
         "typing_inspection",
         "tomlkit",
-        "tblib",
         "psutil",
         "rich",
     ]
