@@ -48,11 +48,18 @@ def test_the_environment_of_a_component_is_a_fixed_few_and_what_it_names(tmp_pat
     (tmp_path / "shardwright.toml").write_text(MANIFEST)
     (tmp_path / "a.py").write_text("")
     component = load(tmp_path, environment={}).components[0]
-    host = {"PATH": "/bin", "WANTED": "1", "UNWANTED": "2", "AWS_SECRET": "3", "LD_PRELOAD": "4"}
+    host = {
+        "PATH": "/bin",
+        "WANTED": "1",
+        "UNWANTED": "2",
+        "AWS_SECRET": "3",
+        "LD_PRELOAD": "4",
+        "LD_LIBRARY_PATH": "/lib",
+    }
     found = Surroundings(host, "/", ()).environment_of(component)
-    assert found == {"PATH": "/bin", "WANTED": "1", **THREADS}
-    assert Surroundings(host, "/", ()).environment_of(None) == {"PATH": "/bin", **THREADS}
-    assert not {"LD_PRELOAD", "LD_LIBRARY_PATH", "USER"} & set(PASSED_ON)
+    assert found == {"PATH": "/bin", "LD_LIBRARY_PATH": "/lib", "WANTED": "1", **THREADS}
+    assert Surroundings(host, "/", ()).environment_of(None) == {"PATH": "/bin", "LD_LIBRARY_PATH": "/lib", **THREADS}
+    assert not {"LD_PRELOAD", "USER"} & set(PASSED_ON)
 
 
 def test_secrets_are_read_from_their_files_and_named_when_they_cannot_be(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ class SocketChannel(Channel):
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
         self._letting_go = threading.RLock()
+        self._in_part = False  # a message was begun
         self._why_closed = ""  # not empty: this side gave up, or saw the end
         self._released = False  # close() was called: the last one inside closes the descriptor
         self._readiness: Readiness | None = None
@@ -125,11 +126,16 @@ class SocketChannel(Channel):
         """Write everything, or nothing, or end the channel."""
         written = 0
         peer_gone = False
+        # An exception of a signal handler that strikes at a jump back to the loop's head is not seen by ``finally`` in some
+        # versions of CPython (3.11.7): then this stays set, and the next message is not written behind half of this one.
+        if self._in_part:
+            self._abort("a message could be sent in part only")
         try:
             while True:
                 if self._why_closed:
                     raise ChannelClosed(self._why_closed)
                 before = written
+                self._in_part = True
                 try:
                     if len(views) == 1:  # the usual case, and send is cheaper than sendmsg
                         (count,) = map(self._socket.send, views, (_SEND_FLAGS,))
@@ -161,6 +167,7 @@ class SocketChannel(Channel):
         finally:
             if 0 < written < total and not peer_gone:
                 self._abort("a message could be sent in part only")
+            self._in_part = False
 
     # -- receiving ---------------------------------------------------------------------------------------------
 
