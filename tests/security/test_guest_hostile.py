@@ -109,7 +109,7 @@ VICTIM = """
 """
 TOOLS = """
     import gc, os, socket, struct, threading, time
-    from shardwright.guest._control import *
+    from shardwright.guest._control_messages import *
     from shardwright.guest._control import ControlSocket, HEADER, frame
     from shardwright.guest._shard import Shard
     from shardwright.guest._link import Link
@@ -569,7 +569,8 @@ def test_a_template_that_lies_is_ended_and_replaced(tmp_path: Path) -> None:
         """,
         liar="""
         import os, socket, threading, pathlib
-        from shardwright.guest._control import Bind, frame
+        from shardwright.guest._control import frame
+        from shardwright.guest._control_messages import Bind
         once = pathlib.Path(__file__).with_name("lied")
         if not once.exists():
             once.write_text("")
@@ -608,7 +609,8 @@ def test_a_template_cannot_pass_off_another_process_as_its_shard(tmp_path: Path)
         liar=f"""
         import array, os, socket, struct
         from shardwright.guest import _control
-        from shardwright.guest._control import Hello, frame
+        from shardwright.guest._control import frame
+        from shardwright.guest._control_messages import Hello
         whole = _control.ControlSocket.send
         def send(self, message):
             if isinstance(message, Hello):

@@ -64,12 +64,13 @@ class Raised(RemoteError):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class GatewaySettings:
-    """What the node tells the gateway at its start. ``cookie_key`` is a secret: it is never logged."""
+    """What the node tells the gateway at its start. ``cookie_key`` and ``token`` are secrets: they are never logged."""
 
     app: str
     gateway: Gateway
     routes: tuple[RouteTarget, ...]
     cookie_key: bytes
+    token: str = ""  # empty: no client off this machine reads the pages about the node
 
     def __repr__(self) -> str:
         return f"<GatewaySettings of {self.app}, {len(self.routes)} routes>"

@@ -54,7 +54,7 @@ async def serve(
     settings: GatewaySettings, backend: Backend, sockets: list[socket.socket], stopping: asyncio.Event
 ) -> None:
     """Serve the routes until ``stopping`` is set and what was begun by then has ended. Takes the sockets over."""
-    await serve_front(Front(settings, backend), settings, sockets, stopping)
+    await serve_front(Front(settings, backend, token=settings.token), settings, sockets, stopping)
 
 
 async def serve_front(

@@ -3,10 +3,8 @@
 from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, current_call
-from shardwright.guest._control import (
-    HEADER,
-    MAX_FROM_GUEST,
-    VERSION,
+from shardwright.guest._control import HEADER, MAX_FROM_GUEST, VERSION, ControlSocket, decode_from_guest, frame
+from shardwright.guest._control_messages import (
     Accept,
     AskCounts,
     AskLoad,
@@ -19,7 +17,6 @@ from shardwright.guest._control import (
     Bind,
     Bound,
     BreakIn,
-    ControlSocket,
     Counts,
     Detach,
     Ended,
@@ -51,8 +48,6 @@ from shardwright.guest._control import (
     Unbind,
     UseSessions,
     Why,
-    decode_from_guest,
-    frame,
 )
 from shardwright.guest._exchange import (
     CREDIT,

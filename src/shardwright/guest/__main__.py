@@ -17,7 +17,8 @@ from typing import NoReturn, Protocol
 import msgspec
 
 from shardwright.errors import ChannelClosed
-from shardwright.guest._control import VERSION, ControlSocket, Enter, Hello, Init, Ready
+from shardwright.guest._control import VERSION, ControlSocket
+from shardwright.guest._control_messages import Enter, Hello, Init, Ready
 from shardwright.guest._fresh import hold_lifeline
 from shardwright.guest._origin import remember_origins, tag_records
 from shardwright.guest._output import tag_output

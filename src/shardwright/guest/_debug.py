@@ -12,7 +12,7 @@ from types import CodeType
 from typing import Any
 
 from shardwright.errors import NodeError
-from shardwright.guest._control import Attach, Attached
+from shardwright.guest._control_messages import Attach, Attached
 from shardwright.guest._service import serves
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.shard import ShardPlan

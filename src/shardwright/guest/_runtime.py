@@ -21,7 +21,7 @@ from shardwright.errors import CallError, Fault, InternalError, NotPermitted, Ov
 from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
-from shardwright.guest._control import Counts
+from shardwright.guest._control_messages import Counts
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link

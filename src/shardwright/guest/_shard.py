@@ -17,7 +17,8 @@ from shardwright import errors
 from shardwright.contracts.transport import Transport
 from shardwright.errors import CallError, ChannelClosed, Overloaded, ShardLost, ShardwrightError
 from shardwright.guest._context import CallContext, current_call
-from shardwright.guest._control import (
+from shardwright.guest._control import ControlSocket
+from shardwright.guest._control_messages import (
     Accept,
     AskCounts,
     AskLoad,
@@ -27,7 +28,6 @@ from shardwright.guest._control import (
     Bind,
     Bound,
     BreakIn,
-    ControlSocket,
     Detach,
     Finished,
     Forget,

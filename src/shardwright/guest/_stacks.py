@@ -22,7 +22,8 @@ from typing import Any
 
 import msgspec
 
-from shardwright.guest._control import MAX_FROM_GUEST, FrameLine, Stack, Stacks
+from shardwright.guest._control import MAX_FROM_GUEST
+from shardwright.guest._control_messages import FrameLine, Stack, Stacks
 from shardwright.guest._frames import is_ours
 from shardwright.guest._service import services
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardwright.errors import ChannelClosed
-from shardwright.guest._control import ControlSocket, Ended, Failed, Fork, Forked, Ready, Stop
+from shardwright.guest._control import ControlSocket
+from shardwright.guest._control_messages import Ended, Failed, Fork, Forked, Ready, Stop
 from shardwright.guest._fresh import SeedWatch, hold_lifeline, refresh
 from shardwright.guest._modules import GeneratedFinder
 from shardwright.guest._runtime import Runtime

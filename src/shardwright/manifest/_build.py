@@ -52,6 +52,7 @@ def build(values: dict[str, Any], document: Document, file: Path) -> Manifest:
             methods=route.get("methods", ()),
             call=route.get("call", ""),
             app=route.get("app", ""),
+            timeout_s=route.get("timeout"),
             line=document.place(("routes", index)).line,
         )
         for index, route in enumerate(values.get("routes", ()))
@@ -96,6 +97,8 @@ _GATEWAY_FIELDS = {
     "max_connections": "max_connections",
     "queue": "queue",
     "drain": "drain_s",
+    "token": "token",
+    "access_log": "access_log",
 }
 
 

@@ -30,6 +30,7 @@ def _names(manifest: Manifest) -> list[str]:
 
 
 def _unknown(name: str, names: list[str]) -> tuple[str, str, str]:
+    names = [each for each in names if each.isprintable()]  # of the others it is said that they are no names
     return f"there is no component '{name}'", one_of(names) if names else "a component", nearest(name, names)
 
 

@@ -23,6 +23,7 @@ from shardwright.manifest._texts import (
     ROUTE_PATH,
     SCOPE,
     SECRET,
+    TOKEN,
     VARIABLE_NAME,
     VARIABLE_PATTERN,
 )
@@ -232,7 +233,7 @@ _ROUTE = Table(
     {
         "path": Key(
             ROUTE_PATH,
-            "Path; a segment in braces is an argument.",
+            "Path; a segment in braces is an argument, and `{rest:path}` at the end all segments that are left.",
             required=True,
             examples=("/api/items/{item}",),
         ),
@@ -248,6 +249,12 @@ _ROUTE = Table(
             examples=("inventory.get",),
         ),
         "app": Key(COMPONENT_NAME, "The component whose ASGI or WSGI application answers.", examples=("web",)),
+        "timeout": Key(
+            quantity(DURATION, parse_seconds, positive=True),
+            "Time that its function has to answer, or its application to begin to. Default: `gateway.call_timeout` for a "
+            "function, none for an application.",
+            examples=("2s",),
+        ),
     }
 )
 
@@ -305,6 +312,15 @@ _GATEWAY = Table(
             quantity(DURATION, parse_seconds),
             "Time that requests in flight get when the gateway stops.",
             default="10s",
+        ),
+        "token": Key(
+            TOKEN,
+            "Where the bearer token is that lets clients off this machine, or behind a proxy, read `/_shardwright` and "
+            "`/metrics`. Default: only clients on this machine may.",
+            examples=("file:secrets/operations",),
+        ),
+        "access_log": Key(
+            Flag(), "Says a line for each request: method, route, status, time, trace.", default=Gateway().access_log
         ),
     }
 )

@@ -35,6 +35,12 @@ def _secret(text: str) -> str:
     return text
 
 
+def _token(text: str) -> str:
+    if text.startswith("file:"):
+        _inside(text.removeprefix("file:"))
+    return text
+
+
 def _host_and_port(text: str) -> str:
     host, _, port = text.rpartition(":")
     if host.startswith("["):
@@ -67,9 +73,13 @@ def _route_path(text: str) -> str:
     for segment in text.split("/"):
         if "{" not in segment and "}" not in segment:
             continue
-        name = segment[1:-1]
-        if segment != f"{{{name}}}" or not name.isidentifier():
-            raise ValueError(f"{segment!r} is no whole segment like {{item}}")
+        name = segment[1:-1].removesuffix(":path")
+        if segment not in (f"{{{name}}}", f"{{{name}:path}}") or not (name.isidentifier() and name.isascii()):
+            raise ValueError(
+                f"{segment!r} is no whole segment like {{item}}; make it one, and take its text apart in the function"
+            )
+        if segment.endswith(":path}") and not text.endswith(f"/{segment}"):
+            raise ValueError(f"{segment!r} takes all that is left, and comes last")
         if name in parameters:
             raise ValueError(f"{name!r} is used twice")
         parameters.append(name)
@@ -96,6 +106,7 @@ SCOPE = Text(
 )
 VARIABLE_NAME = Text("the name of an environment variable", VARIABLE_PATTERN)
 APP_NAME = Text("a name of letters, digits, '.', '_' and '-'", "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+TOKEN = Text('"env:<NAME>" or "file:<path>"', r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00]+)$", _token)
 SECRET = Text('"file:<path>"', r"^file:[^\x00]+$", _secret)
 LISTEN_ADDRESS = Text('"host:port"', _ADDRESS, _host_and_port)
 DESTINATION = Text('"host:port"', _ADDRESS, _destination)

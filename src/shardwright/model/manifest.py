@@ -146,6 +146,7 @@ class Route:
     methods: tuple[str, ...] = ()
     call: str = ""
     app: str = ""
+    timeout_s: float | None = None  # in which its function answers, or its application begins to; else the gateway's
     line: int = 0
 
 
@@ -170,6 +171,10 @@ class Gateway:
     max_connections: int = 16384
     queue: int = 256  # requests of one component that may run and wait at once
     drain_s: float = 10.0  # that requests in flight get when the gateway is told to stop
+    token: str = (
+        ""  # where it is: "env:NAME" or "file:PATH"; opens the pages about the node to clients off this machine
+    )
+    access_log: bool = False  # a line for each request
 
     @property
     def secure(self) -> bool:

@@ -154,6 +154,7 @@ class RouteTarget:
 
     ``name`` is the entry point as the manifest calls it (``inventory.get``); ``methods`` are in capitals, none means all.
     ``needs_session``: the component, or one that it calls, has shards for sessions. ``key`` routes calls of a keyed one.
+    ``timeout_s``: in which a function answers, or an application begins to; None: as the gateway has it for all.
     """
 
     path: str
@@ -166,6 +167,7 @@ class RouteTarget:
     needs_session: bool = False
     key: KeyArgument | None = None
     line: int = 0
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from shardwright.errors import ManifestError, NodeError, PlanError
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
-from shardwright.node._launcher import read_secrets
+from shardwright.node._launcher import read_secrets, read_token
 from shardwright.sharding import plan
 
 BACKENDS = ("auto", "process")
@@ -35,6 +35,10 @@ def lacking_secrets(manifest: Manifest, environment: Mapping[str, str]) -> tuple
                 read_secrets(alone, environment)
             except NodeError as error:
                 problems.append(error.message)
+    try:
+        read_token(manifest, environment)
+    except NodeError as error:
+        problems.append(f"{error.message}; {error.remedy}" if error.remedy else error.message)
     return tuple(problems)
 
 

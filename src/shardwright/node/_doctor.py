@@ -109,7 +109,9 @@ def _folder(name: str, folder: Path, remedy: str) -> Finding:
 
 
 def _secrets(manifest: Manifest, environment: Mapping[str, str]) -> list[Finding]:
-    if not any(component.secrets for component in manifest.components):
+    if not any(component.secrets for component in manifest.components) and not (
+        manifest.gateway is not None and manifest.gateway.token
+    ):
         return []
     if problems := lacking_secrets(manifest, environment):
         return [Finding("secrets", False, each, "provide it, or take it out of the manifest") for each in problems]

@@ -35,14 +35,20 @@ class Ingress:
 
     @classmethod
     async def open(
-        cls, plan: ShardPlan, gateway: Gateway, keeper: KeeperClient | None, state: Path, given: list[int]
+        cls,
+        plan: ShardPlan,
+        gateway: Gateway,
+        keeper: KeeperClient | None,
+        state: Path,
+        given: list[int],
+        token: str = "",
     ) -> Ingress:
         """Bind (without a keeper, for this process alone), or take the sockets that a supervisor gave.
 
         Raises NodeError that says what is wrong with address or certificate.
         """
         check_certificate(gateway)
-        settings = GatewaySettings(plan.app, gateway, plan.routes, cookie_key(state))
+        settings = GatewaySettings(plan.app, gateway, plan.routes, cookie_key(state), token)
         if keeper is not None:
             return cls(settings, *await keeper.listen(gateway.bind, given))
         bound = [socket.socket(fileno=os.dup(number)) for number in given] or listen(gateway.bind)

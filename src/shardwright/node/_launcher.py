@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED"),
     *("PYTHONHOME", "LD_LIBRARY_PATH"),  # without them this interpreter may not even start
 )
+LEAST_TOKEN = 16  # characters: this one is guessed at from afar
+_TOKEN = re.compile(rf"[A-Za-z0-9._~+/-]{{{LEAST_TOKEN},512}}=*")
 THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -115,22 +118,35 @@ def parent_of(pid: int) -> int | None:
 def read_secrets(manifest: Manifest, environment: Mapping[str, str]) -> dict[ComponentName, dict[str, str]]:
     """The values of all secrets. Raises NodeError that names the secret, never its value."""
     found: dict[ComponentName, dict[str, str]] = {}
-    folder = Path(manifest.path).parent
     for component in manifest.components:
         for name, source in component.secrets.items():
-            kind, _, rest = source.partition(":")
-            try:
-                if kind == "file":
-                    value = (folder / rest).read_text().removesuffix("\n")
-                elif kind == "env":
-                    value = environment[rest]
-                else:
-                    raise NodeError(
-                        f"secret {name} of {component.name}: {kind!r} is no source", remedy="use file: or env:"
-                    )
-            except (OSError, UnicodeDecodeError) as error:
-                raise NodeError(f"secret {name} of {component.name} cannot be read: {error}") from None
-            except KeyError:
-                raise NodeError(f"secret {name} of {component.name}: {rest} is not in the environment") from None
+            value = _secret(f"secret {name} of {component.name}", source, manifest, environment)
             found.setdefault(component.name, {})[name] = value
     return found
+
+
+def read_token(manifest: Manifest, environment: Mapping[str, str]) -> str:
+    """The gateway's token; empty where it has none. Raises NodeError that never tells its value."""
+    if manifest.gateway is None or not manifest.gateway.token:
+        return ""
+    token = _secret("[gateway] token", manifest.gateway.token, manifest, environment)
+    if not _TOKEN.fullmatch(token):
+        raise NodeError(
+            "[gateway] token is not one that can be sent as a bearer token, or is too short",
+            remedy=f"at least {LEAST_TOKEN} letters, digits or -._~+/ , such as `openssl rand -hex 32` makes",
+        )
+    return token
+
+
+def _secret(what: str, source: str, manifest: Manifest, environment: Mapping[str, str]) -> str:
+    kind, _, rest = source.partition(":")
+    try:
+        if kind == "file":
+            return (Path(manifest.path).parent / rest).read_text().removesuffix("\n")
+        if kind == "env":
+            return environment[rest]
+    except (OSError, UnicodeDecodeError) as error:
+        raise NodeError(f"{what} cannot be read: {error}") from None
+    except KeyError:
+        raise NodeError(f"{what}: {rest} is not in the environment") from None
+    raise NodeError(f"{what}: {kind!r} is no source", remedy="use file: or env:")

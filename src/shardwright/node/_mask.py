@@ -36,9 +36,9 @@ class Mask:
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
     @classmethod
-    def of(cls, secrets: Mapping[ComponentName, Mapping[str, str]]) -> Mask:
-        """Of all secrets of all components."""
-        return cls(value for values in secrets.values() for value in values.values())
+    def of(cls, secrets: Mapping[ComponentName, Mapping[str, str]], *others: str) -> Mask:
+        """Of all secrets of all components, and others."""
+        return cls((*(value for values in secrets.values() for value in values.values()), *others))
 
     def __repr__(self) -> str:
         return f"<Mask, {'something' if self._pattern else 'nothing'} to hide>"

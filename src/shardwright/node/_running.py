@@ -33,7 +33,7 @@ from shardwright.node._ingress import Ingress
 from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
-from shardwright.node._launcher import Launcher, Surroundings, read_secrets
+from shardwright.node._launcher import Launcher, Surroundings, read_secrets, read_token
 from shardwright.node._mask import Mask
 from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
@@ -91,6 +91,8 @@ class Running:
         self.options = options
         self._environment = environment
         self._secrets = read_secrets(self.manifest, environment)  # before anything is made that would have to be undone
+        self._token = read_token(self.manifest, environment)
+        self._mask = Mask.of(self._secrets, self._token)
         self._clock = SystemClock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="shardwright-node", daemon=True)
@@ -107,7 +109,7 @@ class Running:
         self.ingress: Ingress | None = None  # the way in from outside
         self.events = EventLog(clock=self._clock)
         if options.log is not None:
-            options.log.conceal = Mask.of(self._secrets).text
+            options.log.conceal = self._mask.text
             self.events.subscribe(EventLines(options.log))
         self.lost = threading.Event()  # set when the node cannot go on
         self.on_stop: Callable[[], None] = self._close_soon  # called on the node's loop when a client asks it to stop
@@ -165,11 +167,11 @@ class Running:
             raise ManifestError("the manifest asks for more than this machine has", problems=problems)
         if manifest.gateway is not None and self.options.testing is None:  # tests run beside a served application
             given = [sock.fileno() for _, sock in self.options.sockets]
-            self.ingress = await Ingress.open(self.plan, manifest.gateway, self._keeper, state, given)
+            self.ingress = await Ingress.open(self.plan, manifest.gateway, self._keeper, state, given, self._token)
         capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)
         self.core = Core(
             manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
-            clock=self._clock, terminal=terminal, mask=Mask.of(self._secrets), gateway=self.ingress is not None,
+            clock=self._clock, terminal=terminal, mask=self._mask, gateway=self.ingress is not None,
         )  # fmt: skip
         if self._keeper is not None:
             keeper = self._keeper

@@ -128,6 +128,7 @@ def _target(
         needs_session=component in with_sessions,
         key=point.key,
         line=route.line,
+        timeout_s=route.timeout_s,
     )
 
 

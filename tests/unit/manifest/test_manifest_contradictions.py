@@ -66,6 +66,17 @@ CONTRADICTIONS = {
         "9: routes[1].path: …: '{a}b' is no whole segment like {item}; …\n"
         "12: routes[2].path: …: 'a' is used twice; …",
     ),
+    "a parameter in a part of a segment": (
+        '[[routes]]\npath = "/api/{x}.json"\napp = "web"\n[[routes]]\npath = "/{rest:path}/b"\napp = "web"',
+        "6: routes[0].path: …: '{x}.json' is no whole segment like {item}; make it one, and take its text apart in the "
+        "function; …\n"
+        "9: routes[1].path: …: '{rest:path}' takes all that is left, and comes last; …",
+    ),
+    "time of a route, token of the gateway": (
+        '[gateway]\ntoken = "hunter2"\n[[routes]]\npath = "/"\napp = "web"\ntimeout = "0s"',
+        '6: gateway.token: "hunter2" does not fit; expected "env:<NAME>" or "file:<path>"\n'
+        "10: routes[0].timeout: …it must be more than nothing; …",
+    ),
     "method": (
         '[[routes]]\npath = "/"\napp = "web"\nmethods = ["get"]',
         "8: routes[0].methods[0]: \"get\" does not fit; expected an HTTP method …; did you mean 'GET'?",

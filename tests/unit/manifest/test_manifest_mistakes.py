@@ -23,7 +23,7 @@ MISTAKES = {
     "unknown key far from any": ('"x y" = 1', '5: components.web."x y": unknown key; expected …warm'),
     "unknown key of a route": (
         '[[routes]]\npath = "/"\napp = "web"\nmethod = ["GET"]',
-        "8: routes[0].method: unknown key; expected app, call, methods or path; did you mean 'methods'?",
+        "8: routes[0].method: unknown key; expected app, call, methods, path or timeout; did you mean 'methods'?",
     ),
     "string for a number": (
         'queue = "many"',

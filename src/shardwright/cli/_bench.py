@@ -1,0 +1,99 @@
+"""``bench``: what this machine makes of it, measured beside what it is compared with, in one run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from shardwright.cli import _bench_gateway
+from shardwright.cli._invocation import Invocation, common_options
+
+_SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us", "p99_us", "p99_over_p50",
+          "cpu_us_per_request")  # fmt: skip
+
+
+@click.group()
+def bench() -> None:
+    """Measure this installation on this machine.
+
+    Two benchmarks never run at once: the second waits for the first.
+    """
+
+
+@bench.command()
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(1), help="How long each load lasts.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 1000), help="Loads of each case.")
+@common_options
+def gateway(invocation: Invocation, seconds: float, rounds: int) -> None:
+    """Requests through the gateway to shards, beside the same server library with the functions in its process.
+
+    Needs wrk. The cases take turns within each round; medians over the rounds are shown.
+
+    \b
+    Examples:
+      shardwright bench gateway
+      shardwright bench gateway --seconds 5 --rounds 9 --json
+    """
+    with _alone():
+        before = os.getloadavg()[0]
+        records = _bench_gateway.measure(seconds, rounds, lambda said: click.echo(said, err=True))
+        machine = {
+            **_machine("uvicorn", "httptools", "msgspec"),
+            "load_before": before,
+            "load_after": os.getloadavg()[0],
+        }
+    if invocation.json:
+        invocation.result({"machine": machine, "records": records})
+        return
+    invocation.table(_SHOWN, [[str(record[name]) for name in _SHOWN] for record in records])
+    click.echo(", ".join(f"{name} {value}" for name, value in machine.items()))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the lock of all benchmarks of this user on this machine."""
+    path = Path(tempfile.gettempdir()) / f"shardwright-bench-{os.getuid()}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            click.echo(f"another benchmark runs; waiting for {path}", err=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _machine(*packages: str) -> dict[str, Any]:
+    machine: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+    for package in packages:
+        try:
+            machine[package] = version(package)
+        except PackageNotFoundError:
+            machine[package] = ""
+    return machine
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
