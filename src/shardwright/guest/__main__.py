@@ -5,8 +5,8 @@ The only place where a guest reads its environment or its arguments.
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import io
 import os
 import signal
 import sys
@@ -17,6 +17,7 @@ import msgspec
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._control import VERSION, ControlSocket, Enter, Hello, Init, Ready
+from shardwright.guest._ends import flush_at_exit
 from shardwright.guest._fresh import hold_lifeline
 from shardwright.guest._output import tag_output
 from shardwright.guest._runtime import Runtime
@@ -62,9 +63,7 @@ def _template(control: ControlSocket, init: Init, lifeline: int) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         status = 1
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    flush_at_exit()
     os._exit(status)
 
 
@@ -114,6 +113,8 @@ def _enter(control: ControlSocket, runtime: Runtime) -> Shard:
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
             os.close(descriptor)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # made while its descriptor led elsewhere
+            sys.stdout.reconfigure(line_buffering=os.isatty(1))
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:
         tag_output(descriptors[0])
@@ -127,8 +128,7 @@ def _serve(shard: Shard) -> int:
         status = shard.serve()
     except KeyboardInterrupt:
         status = 130
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_at_exit()
     os._exit(status)  # threads of user code must not hold a shard that was told to end
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import sys
 import threading
 import time
 import traceback
@@ -36,6 +35,7 @@ from shardwright.guest._control import (
     Unbind,
     Why,
 )
+from shardwright.guest._ends import exit_of, flush_at_exit, uncaught
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._router import WHY_PATIENCE_S, Route
@@ -262,11 +262,7 @@ class Shard:
         while self.runtime.responder.busy and time.monotonic() < end_s:
             time.sleep(0.005)
         self._say_goodbye(end_s)
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
+        flush_at_exit()
         os._exit(0)
 
     def _say_goodbye(self, end_s: float) -> None:
@@ -302,40 +298,19 @@ def run_program(runtime: Runtime, target: str, session: SessionNumber) -> Finish
     module, _, name = target.partition(":")
     mailbox.acquire()
     token = current_call.set(CallContext(session=session, session_name=runtime.sessions.name(session)))
-    text = ""
     try:
-        result = runtime.resolve(module, name)() if name else runtime.import_module(module)
-        status = _exit_status(result) if name else 0
+        if name:
+            status, text = exit_of(runtime.resolve(module, name)())
+        else:
+            runtime.import_module(module)
+            status, text = 0, ""
     except SystemExit as end:
-        status = _exit_status(end.code)
-        if end.code is not None and not isinstance(end.code, int):
-            text = f"{end.code}\n"
+        status, text = exit_of(end.code)
     except BaseException as error:
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
-        text = "".join(traceback.format_exception(without_guest_frames(error)))
+        text = uncaught(error)
     finally:
         current_call.reset(token)
         mailbox.release()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            pass
-    return Finished(status, text)
-
-
-def _exit_status(code: object) -> int:
-    """The exit status that Python gives for ``sys.exit(code)``."""
-    if code is None:
-        return 0
-    return code & 0xFF if isinstance(code, int) else 1
-
-
-def without_guest_frames(error: BaseException) -> BaseException:
-    """The same exception, its traceback beginning with the user's first frame."""
-    frame = error.__traceback__
-    while (
-        frame is not None and frame.tb_next is not None and "/shardwright/guest/" in frame.tb_frame.f_code.co_filename
-    ):
-        frame = frame.tb_next
-    return error.with_traceback(frame)
+    unflushed, complaint = flush_at_exit()
+    return Finished(unflushed or status, text + complaint)

@@ -14,7 +14,7 @@ from typing import Any
 
 from shardwright.errors import CutRefused, InternalError
 from shardwright.guest._caller import Caller
-from shardwright.guest._frames import beyond
+from shardwright.guest._frames import STUB, beyond
 from shardwright.guest._handles import Handle, HandleCache, HandleType
 from shardwright.guest._objects import HOLDERS
 from shardwright.model.envelope import Envelope, Kind
@@ -68,13 +68,21 @@ class Proxies:
                 remedy="read it through a function of that component",
             )
         route = self.caller.router.route(definition, context.session, None)
-        return self.caller.get(definition, route, module, name)
+        try:
+            return self.caller.get(definition, route, module, name)
+        except BaseException as error:
+            error.__traceback__ = beyond(error.__traceback__)
+            raise
 
     def read_object(self, handle: Handle, name: str) -> Any:
         definition = type(handle)._definition
         session = self.caller.context().session
         route = self.caller.router.object_route(definition.component, session, handle._sw_shard)
-        return self.caller.get(definition, route, handle._sw_object, name)
+        try:
+            return self.caller.get(definition, route, handle._sw_object, name)
+        except BaseException as error:
+            error.__traceback__ = beyond(error.__traceback__)
+            raise
 
     # -- the life of handles -----------------------------------------------------------------------------------
 
@@ -231,7 +239,7 @@ class Face:
         stub.__doc__ = doc
         # the frame in tracebacks says what it is
         stub.__code__ = stub.__code__.replace(
-            co_name=name, co_qualname=qualname, co_filename=f"<call to {self._surface.owner}>", co_firstlineno=line or 1
+            co_name=name, co_qualname=qualname, co_filename=f"{STUB}{self._surface.owner}>", co_firstlineno=line or 1
         )
         if signature:
             stub.__signature__ = _signature(signature, skip_first=skip_first)

@@ -16,6 +16,7 @@ from shardwright.node._port import ShardPort
 
 PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED"),
+    "PYTHONUNBUFFERED",  # how its output comes
     *("PYTHONHOME", "LD_LIBRARY_PATH"),  # without them this interpreter may not even start
 )
 THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
