@@ -72,8 +72,24 @@ for _, _commands in _GROUPS:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status. Reads the environment, once."""
+    open_standard_streams()
     status = invoke(sys.argv[1:] if arguments is None else arguments, Invocation(dict(os.environ)))
     sys.exit(status)
+
+
+def open_standard_streams() -> None:
+    """Open those of our standard streams that we were started without, to nowhere.
+
+    Else what is opened next, such as a socket, would get their numbers, and what a shard prints would go there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def invoke(arguments: Sequence[str], invocation: Invocation) -> int:

@@ -110,6 +110,10 @@ class Composer:
         entry = self._roster.shards.get(shard)
         return entry.record() if entry else None
 
+    def most_shards(self, component: ComponentName) -> int | None:
+        """The most shards that the manifest permits; None when only capacity limits them."""
+        return self._roster.specs[component].most_shards
+
     def sessions(self) -> tuple[SessionRecord, ...]:
         return tuple(entry.record(self._roster) for entry in self._roster.sessions.values())
 

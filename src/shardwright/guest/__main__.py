@@ -5,9 +5,9 @@ The only place where a guest reads its environment or its arguments.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -19,6 +19,7 @@ import msgspec
 from shardwright.errors import ChannelClosed
 from shardwright.guest._control import VERSION, ControlSocket
 from shardwright.guest._control_messages import Enter, Hello, Init, Ready
+from shardwright.guest._ends import flush_at_exit
 from shardwright.guest._fresh import hold_lifeline
 from shardwright.guest._origin import remember_origins, tag_records
 from shardwright.guest._output import tag_output
@@ -69,9 +70,7 @@ def _template(control: ControlSocket, init: Init, lifeline: int) -> NoReturn:
     except BaseException:
         traceback.print_exc()
         status = 1
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    flush_at_exit()
     os._exit(status)
 
 
@@ -128,6 +127,8 @@ def _enter(control: ControlSocket, runtime: Runtime) -> Serving:
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
             os.close(descriptor)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # made while its descriptor led elsewhere
+            sys.stdout.reconfigure(line_buffering=os.isatty(1))
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:
         tag_output(descriptors[0])
@@ -148,8 +149,7 @@ def _serve(shard: Serving) -> int:
         status = shard.serve()
     except KeyboardInterrupt:
         status = 130
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_at_exit()
     os._exit(status)  # threads of user code must not hold a shard that was told to end
 
 

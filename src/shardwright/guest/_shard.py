@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import sys
 import threading
 import time
 import traceback
@@ -44,6 +43,7 @@ from shardwright.guest._control_messages import (
     Why,
 )
 from shardwright.guest._debug import Debugging
+from shardwright.guest._ends import exit_of, flush_at_exit, uncaught
 from shardwright.guest._frames import note_shards
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
@@ -298,11 +298,7 @@ class Shard:
             time.sleep(0.005)
         self._stopping = True
         self._say_goodbye(end_s)
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
+        flush_at_exit()
         self._send(self.runtime.counts(0))
         os._exit(0)
 
@@ -341,41 +337,20 @@ def run_program(runtime: Runtime, target: str, session: SessionNumber) -> Finish
     mailbox.acquire()
     name_of_session = runtime.sessions.name(session)
     token = current_call.set(CallContext(session=session, session_name=name_of_session, trace_id=os.urandom(16)))
-    text = ""
     try:
-        result = runtime.resolve(module, name)() if name else runtime.import_module(module)
-        status = _exit_status(result) if name else 0
+        if name:
+            status, text = exit_of(runtime.resolve(module, name)())
+        else:
+            runtime.import_module(module)
+            status, text = 0, ""
     except SystemExit as end:
-        status = _exit_status(end.code)
-        if end.code is not None and not isinstance(end.code, int):
-            text = f"{end.code}\n"
+        status, text = exit_of(end.code)
     except BaseException as error:
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
         note_shards(error, runtime.plan)
-        text = "".join(traceback.format_exception(without_guest_frames(error)))
+        text = uncaught(error)
     finally:
         current_call.reset(token)
         mailbox.release()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            pass
-    return Finished(status, text)
-
-
-def _exit_status(code: object) -> int:
-    """The exit status that Python gives for ``sys.exit(code)``."""
-    if code is None:
-        return 0
-    return code & 0xFF if isinstance(code, int) else 1
-
-
-def without_guest_frames(error: BaseException) -> BaseException:
-    """The same exception, its traceback beginning with the user's first frame."""
-    frame = error.__traceback__
-    while (
-        frame is not None and frame.tb_next is not None and "/shardwright/guest/" in frame.tb_frame.f_code.co_filename
-    ):
-        frame = frame.tb_next
-    return error.with_traceback(frame)
+    unflushed, complaint = flush_at_exit()
+    return Finished(unflushed or status, text + complaint)

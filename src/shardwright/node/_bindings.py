@@ -15,7 +15,8 @@ from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
-from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardDefinition, ShardPlan
+from shardwright.node._made_for import MadeFor
 from shardwright.node._port import ShardPort
 from shardwright.node._shards import Shards
 from shardwright.transport.socket import SocketTransport
@@ -55,6 +56,7 @@ class Bindings:
         self._callers: dict[ComponentName, dict[ShardId, Peer]] = {}  # of shared components: who is bound to them
         self._own: dict[ShardId, SessionNumber] = {}  # sessions in which shards act for themselves
         self._requests: dict[ShardId, ShardId] = {}  # shards of request scope, and by whom they are used
+        self._made_for = MadeFor(lambda component: shards.composer.most_shards(component) is not None)
         self._pending: Counter[ShardId] = Counter()  # bindings that shards wait for
         self._failure = ""
         self.offer_client: Callable[[Peer, Endpoint], None] | None = None
@@ -97,7 +99,7 @@ class Bindings:
             if record.scope is ScopeKind.SESSION and number not in record.sessions:
                 raise NotPermitted(f"{caller.shard} may not reach {bind.shard}", outcome="not started")
         else:
-            shards = [(await self._shards.acquire(number, component, bind.key, bind.lost)).shard]
+            shards = [await self._acquired(caller, number, definition, bind)]
             here = caller.shard == CLIENT.shard or self._shards.composer.shard(caller.shard) is not None
             if shards[0] == bind.shard:  # the caller has a link to it, for other sessions
                 self._sessions.introduce(number, shards[0])
@@ -141,6 +143,28 @@ class Bindings:
     def _between(self, caller: Peer) -> Transport:
         """A gateway hears sockets alone, also where all else is in one process."""
         return self._to_gateway if caller.component == GATEWAY_COMPONENT else self._transport
+
+    async def _acquired(self, caller: Peer, number: SessionNumber, definition: ShardDefinition, bind: Bind) -> ShardId:
+        """The shard of the route; a shard cannot have others made without limit. Raises Overloaded."""
+        component, kind = definition.component, definition.scope.kind
+        trusted = caller.shard == CLIENT.shard or caller.component == GATEWAY_COMPONENT
+        counted = not trusted and (
+            kind is ScopeKind.REQUEST
+            or (kind is ScopeKind.KEY and not any(
+                record.component == component and record.key == bind.key for record in self._shards.composer.shards()
+            ))
+        )  # fmt: skip
+        if counted:
+            await self._made_for.take(caller.shard, component, "request" if kind is ScopeKind.REQUEST else "key")
+        try:
+            shard = (await self._shards.acquire(number, component, bind.key, bind.lost)).shard
+        except BaseException:
+            if counted:
+                self._made_for.not_made(caller.shard, component)
+            raise
+        if counted:
+            self._made_for.made(shard, caller.shard, component)
+        return shard
 
     def _permitted(self, caller: Peer, bind: Bind) -> SessionNumber:
         """The session to act for. Raises NotPermitted."""
@@ -234,6 +258,7 @@ class Bindings:
     def release_request(self, shard: ShardId) -> None:
         """A shard of request scope has served its request."""
         self._requests.pop(shard, None)
+        self._made_for.done(shard)
         self._shards.perform(self._shards.composer.release_request(shard, self._clock.monotonic_s()))
         self._shards.freed()
 

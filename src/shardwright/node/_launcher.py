@@ -18,6 +18,7 @@ from shardwright.node._port import ShardPort
 
 PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "PYTHONPATH", "PYTHONHASHSEED"),
+    "PYTHONUNBUFFERED",  # how its output comes
     *("PYTHONHOME", "LD_LIBRARY_PATH"),  # without them this interpreter may not even start
 )
 LEAST_TOKEN = 16  # characters: this one is guessed at from afar
