@@ -123,6 +123,9 @@ def test_what_a_terminal_would_obey_is_escaped_there_only(monkeypatch: pytest.Mo
 def test_every_command_has_json_and_debug() -> None:
     from shardwright.cli._main import _shardwright
 
-    for name, command in _shardwright.commands.items():
+    groups = {name: c for name, c in _shardwright.commands.items() if isinstance(c, click.Group)}
+    commands = {name: c for name, c in _shardwright.commands.items() if name not in groups}
+    commands |= {f"{name} {inner}": c for name, group in groups.items() for inner, c in group.commands.items()}
+    for name, command in commands.items():
         options = {option for p in command.params if isinstance(p, click.Option) for option in p.opts}
         assert {"--json", "--debug"} <= options, name
