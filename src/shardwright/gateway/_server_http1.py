@@ -15,11 +15,51 @@ from shardwright.gateway._server_http2 import PREFACE, Http2Protocol
 
 __all__ = ["Http1Protocol"]
 
+_JOIN_BELOW_BYTES = 64 * 2**10  # below this, one copy is cheaper than a write
 LINGER_S = 0.5  # an idle connection is kept so long after the drain began: its next request may be on the way
 
 
 class _Refused(Exception):
     """Raised in a callback of the parser, which then stops."""
+
+
+class _Cork:
+    """What a response writes to: its head waits for the body until the loop's next turn, and both go out in one piece.
+
+    uvicorn writes them apart, and a write is what a small response costs most.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            if len(data) < _JOIN_BELOW_BYTES:
+                data = self._head + data
+            else:
+                self._transport.write(self._head)
+            self._head = b""
+        elif data.startswith(b"HTTP/"):
+            self._head = data
+            self._loop.call_soon(self.flush)
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -56,6 +96,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._cork = _Cork(transport, self.loop)
         if len(self.connections) > self.limits.connections:
             self._refuse(503)
             return
@@ -146,6 +187,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._current = cycle
+        cycle.transport = self._cork  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
@@ -202,6 +244,7 @@ class Http1Protocol(HttpToolsProtocol):
             else:
                 self.flow.resume_reading()  # and discard, so that the end of the connection is noticed
                 return
+        self._cork.flush()
         trace_id = trace_of(None)
         problem = Problem(status)
         body = problem.body(trace_id)
