@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from shardwright.gateway._front_asgi import TRACE_HEADER, trace_of
+from shardwright.gateway._front_asgi import TRACE_HEADER, Event, Receive, Scope, Send, trace_of
 from shardwright.gateway._problems import PROBLEM_TYPE, Problem
 from shardwright.gateway._server_connection import GatewayState, Running
 from shardwright.gateway._server_http2 import PREFACE, Http2Protocol
@@ -187,6 +188,8 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._current = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = partial(_without_chunks, app, cycle)
         cycle.transport = self._cork  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
@@ -262,6 +265,23 @@ class Http1Protocol(HttpToolsProtocol):
             # Closed with bytes unread, the connection would be reset, and the client might never see why.
             self.transport.write_eof()
             self._closes_at_s = self.loop.time() + LINGER_S
+
+
+async def _without_chunks(app: Any, cycle: RequestResponseCycle, scope: Scope, receive: Receive, send: Send) -> None:
+    """HTTP/1.0 knows no chunks: where nobody says how long a body is, the end of the connection is its end."""
+    measured = True
+
+    async def send_raw(event: Event) -> None:
+        nonlocal measured
+        if event["type"] == "http.response.start" and not any(
+            name == b"content-length" for name, _ in event["headers"]
+        ):
+            measured = cycle.chunked_encoding = cycle.keep_alive = False
+        elif not measured:
+            cycle.expected_content_length = 0 if scope["method"] == "HEAD" else len(event.get("body", b""))
+        await send(event)
+
+    await app(scope, receive, send_raw)
 
 
 _PHRASES = {
