@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from shardwright.errors import ChannelClosed
 from shardwright.model.endpoint import Endpoint
 
 Part: TypeAlias = bytes | bytearray | memoryview
@@ -43,6 +44,21 @@ class Channel(ABC):
         Raises ChannelClosed when the peer closed or died and everything it sent was received; ProtocolViolation
         (and closes) when its framing lies.
         """
+
+    def receive_ready(self, limit: int) -> list[memoryview]:
+        """At most ``limit`` messages that are here, none if there are none; what ``receive`` raises, once all were returned."""
+        messages: list[memoryview] = []
+        while len(messages) < limit and (not messages or self.buffered):
+            try:
+                message = self.receive(timeout_s=0)
+            except ChannelClosed:
+                if not messages:
+                    raise
+                break  # it is raised again, by the next call
+            if message is None:
+                break
+            messages.append(message)
+        return messages
 
     @abstractmethod
     def fileno(self) -> int:

@@ -149,4 +149,5 @@ class Backend(Protocol):
         """JSON schema of the arguments and the result of a function."""
 
     async def status(self) -> dict[str, Any]:
-        """What the node tells of itself, for the page: plain data with ``shards``, ``sessions`` and ``decisions``."""
+        """What the node tells of itself, for the page: plain data with ``ready``, ``reasons``, ``shards``, ``sessions`` and
+        ``decisions``. Raises ShardLost when it is gone, or does not answer."""

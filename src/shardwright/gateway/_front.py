@@ -35,7 +35,7 @@ from shardwright.gateway._problems import Problem, problem_of
 from shardwright.gateway._routes import Match, RouteTable
 from shardwright.gateway._scrape import Scrape
 from shardwright.gateway._sessions import Seal, Sessions, Visit, without_session
-from shardwright.guest import FunctionReply, FunctionRequest
+from shardwright.guest import CONTINUE, FunctionReply, FunctionRequest
 from shardwright.model.shard import EntryKind, RouteTarget
 from shardwright.monitoring import GatewayMonitor
 
@@ -146,7 +146,8 @@ class Front:
             headers.get(b"content-type", b"").decode("latin-1"),
         )
         visit = await self._sessions.enter(route.needs_session, headers)
-        reply = await self.call(route, visit, request, trace_id=trace_id, limit_s=self.limits.call_timeout_s)
+        limit_s = route.timeout_s or self.limits.call_timeout_s
+        reply = await self.call(route, visit, request, trace_id=trace_id, limit_s=limit_s)
         try:
             safe_headers(((b"content-type", content_type := reply.content_type.encode("latin-1")),))
         except ValueError:
@@ -175,7 +176,7 @@ class Front:
                     asked.method, dict(match.path), self._query(query), asked.body, asked.content_type
                 )
                 visit = await self._sessions.enter(match.route.needs_session, headers)
-                limit_s = timeout_s(headers.get(b"grpc-timeout"), self.limits.call_timeout_s)
+                limit_s = timeout_s(headers.get(b"grpc-timeout"), match.route.timeout_s or self.limits.call_timeout_s)
                 reply = await self.call(match.route, visit, request, trace_id=trace_id, limit_s=limit_s)
                 status = reply.status
                 return reply, visit.headers
@@ -292,7 +293,8 @@ class Front:
         route = match.route
         self._check_length(headers)
         visit = await self._sessions.enter(route.needs_session, headers)
-        gate = self._admit(route, time.monotonic(), math.inf)
+        now_s = time.monotonic()
+        gate = self._admit(route, now_s, now_s + (route.timeout_s or math.inf))
         inside = True
 
         def answered(by_application: bool = True) -> None:
@@ -303,8 +305,14 @@ class Front:
 
         pump = None
         try:
-            exchange, visit = await self._open(route, visit, _shown(scope, match), trace_id)
-            pump = HttpPump(exchange, receive, send, self.limits, trace_id, visit.headers, answered)
+            shown = _shown(scope, match)
+            expecting = headers.get(b"expect", b"").lower() == b"100-continue" and scope["http_version"] == "1.1"
+            if expecting:
+                shown["extensions"] = {**scope.get("extensions", {}), CONTINUE: {}}
+            exchange, visit = await self._open(route, visit, shown, trace_id)
+            pump = HttpPump(
+                exchange, receive, send, self.limits, trace_id, visit.headers, answered, expecting, route.timeout_s
+            )
             try:
                 await pump.run(not _bodyless(scope, headers))
             finally:
@@ -345,6 +353,7 @@ class Front:
         except (ShardwrightError, Problem) as error:
             await deny(send, self._say(error, pattern, trace_id), trace_id, extensions)
             return
+        timeout_s = match.route.timeout_s
         del headers, match  # it may be idle for long: what it holds counts
         meters: list[Any] = []
         pump = WebSocketPump(
@@ -355,6 +364,7 @@ class Front:
             visit.headers,
             extensions,
             lambda: meters.append(self.monitor.websocket(pattern)),
+            timeout_s=timeout_s,
         )
         try:
             await pump.run()

@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from shardwright.errors import ShardwrightError
 from shardwright.gateway._backend import Exchange, Raised
 from shardwright.gateway._front_asgi import TRACE_HEADER, Aborted, Headers, Receive, Send, respond_problem, safe_headers
 from shardwright.gateway._limits import Limits
 from shardwright.gateway._problems import Problem, problem_of
+from shardwright.guest import CONTINUE
 
 __all__ = ["HttpPump", "WebSocketPump", "deny"]
 
 _NONSENSE = Problem(502, "The application gave no usable answer.")
+
+
+async def _in_time(exchange: Exchange, until_s: float) -> dict[str, Any] | None:
+    try:
+        async with asyncio.timeout_at(until_s):
+            return await exchange.receive()
+    except TimeoutError:
+        raise Problem(504, "The application did not answer in time.") from None
 
 
 class HttpPump:
@@ -32,11 +42,19 @@ class HttpPump:
         trace_id: bytes,
         extra: tuple[tuple[bytes, bytes], ...],
         answered: Callable[[], None],
+        expecting: bool = False,
+        timeout_s: float | None = None,
     ) -> None:
+        """``expecting``: the client sends its body when it is asked to, which is when the application asks for it.
+
+        ``timeout_s``: in which the response begins.
+        """
+        self._timeout_s = timeout_s
         self._exchange = exchange
         self._receive = receive
         self._send = send
         self._limits = limits
+        self._wanted: asyncio.Event | None = asyncio.Event() if expecting else None
         self._trace_id = trace_id
         self._extra = (*extra, (TRACE_HEADER, trace_id.hex().encode()))
         self._answered = answered
@@ -68,10 +86,12 @@ class HttpPump:
 
     async def _upload(self) -> None:
         left = self._limits.body_bytes
+        if self._wanted is not None:
+            await self._wanted.wait()
         while True:
             try:
                 async with asyncio.timeout(self._limits.body_timeout_s):
-                    event = await self._receive()
+                    event = await self._receive()  # here the server says 100 Continue
             except TimeoutError:
                 raise Problem(408, "The body did not arrive in time.", ((b"connection", b"close"),)) from None
             if event["type"] != "http.request":
@@ -102,8 +122,11 @@ class HttpPump:
         await respond_problem(self._send, problem, self._trace_id)
 
     async def _download(self) -> None:
+        until_s = None if self._timeout_s is None else asyncio.get_running_loop().time() + self._timeout_s
         while not self.complete:
-            event = await self._exchange.receive()
+            event = await (
+                self._exchange.receive() if until_s is None or self.status else _in_time(self._exchange, until_s)
+            )
             if event is None:
                 self.returned = True
                 if self.status:
@@ -131,6 +154,8 @@ class HttpPump:
             if not event.get("more_trailers"):
                 self.complete = True
             await self._send({**event, "headers": trailers})
+        elif kind == CONTINUE and self._wanted is not None:
+            self._wanted.set()
         elif kind != "http.response.early_hint":
             raise _NONSENSE
 
@@ -170,6 +195,8 @@ class WebSocketPump:
         extra: tuple[tuple[bytes, bytes], ...],
         extensions: object,
         accepted: Callable[[], None],
+        *,
+        timeout_s: float | None = None,
     ) -> None:
         self._exchange = exchange
         self._receive = receive
@@ -178,6 +205,7 @@ class WebSocketPump:
         self._extra = (*extra, (TRACE_HEADER, trace_id.hex().encode()))
         self._extensions = extensions
         self._accepted = accepted
+        self._timeout_s = timeout_s  # to accept
         self._state = "asked"  # asked, open, denying, over
         self.code: int | None = None
         self.gone = False
@@ -210,8 +238,13 @@ class WebSocketPump:
             pass  # the other direction hears of it too, and acts
 
     async def _download(self) -> None:
+        until_s = None if self._timeout_s is None else asyncio.get_running_loop().time() + self._timeout_s
         while True:
-            event = await self._exchange.receive()
+            event = await (
+                self._exchange.receive()
+                if until_s is None or self._state != "asked"
+                else _in_time(self._exchange, until_s)
+            )
             if event is None:
                 if self._state == "asked" and not self.gone:
                     raise Problem(500, "The application gave no answer.")

@@ -22,7 +22,9 @@ __all__ = ["OwnPages", "trusted"]
 
 _BASE = "/_shardwright"
 _JSON = b"application/json"
+_HTML = b"text/html; charset=utf-8"
 _NO_STORE = (b"cache-control", b"no-store")
+_CHALLENGE = (b"www-authenticate", b'Bearer realm="shardwright"')
 _LOOPBACK_HOST = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
@@ -33,9 +35,10 @@ def trusted(client: Any, headers: Mapping[bytes, bytes], token: str) -> bool:
     One on this machine that speaks for itself (a forwarding header means somebody else; a foreign ``Host`` means a page of
     somebody else in a browser here), or one with the token.
     """
-    given = headers.get(b"authorization", b"")
-    if token and hmac.compare_digest(given, b"Bearer " + token.encode()):
-        return True
+    if token:
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if hmac.compare_digest(given.strip(), token.encode()) and scheme.lower() == b"bearer":
+            return True
     host = str(client[0]) if client else ""
     near = host == "::1" or host.startswith(("127.", "::ffff:127."))
     spoken_for = any(name in headers for name in _FORWARDED)
@@ -96,7 +99,12 @@ class OwnPages:
             case _:
                 raise Problem(404, "No route takes this path.")
         if not trusted(scope.get("client"), headers, self._token):
-            raise Problem(403, "Only clients on this machine, or with the token, may see this.")
+            if not self._token:
+                raise Problem(403, "Only clients on this machine may see this.")
+            if page in ("", "/"):  # it holds nothing yet, and asks whoever reads it for the token
+                await respond(send, 401, PAGE, _HTML, trace_id, [*PAGE_HEADERS, _NO_STORE, _CHALLENGE])
+                return
+            raise Problem(401, "Only clients on this machine, or with the token, may see this.", (_CHALLENGE,))
         if page == "/metrics":
             shown = await self._scrape.metrics(headers.get(b"accept", b"").decode("latin-1"))
             await respond(send, 200, shown.body, shown.content_type.encode(), trace_id, (_NO_STORE,))
@@ -104,7 +112,7 @@ class OwnPages:
             status = {"app": self._app, **await self._backend.status()}
             await respond(send, 200, msgspec.json.encode(status), _JSON, trace_id, (_NO_STORE,))
         else:
-            await respond(send, 200, PAGE, b"text/html; charset=utf-8", trace_id, [*PAGE_HEADERS, _NO_STORE])
+            await respond(send, 200, PAGE, _HTML, trace_id, [*PAGE_HEADERS, _NO_STORE])
 
     async def _ready(self, send: Send, trace_id: bytes) -> None:
         """Readiness, for whoever sends requests here; why not is said to the log's readers and on the page alone."""

@@ -11,6 +11,7 @@ from shardwright.errors import CallError, ChannelClosed, ProtocolViolation, Remo
 from shardwright.gateway._backend import Raised
 from shardwright.guest import (
     Answer,
+    BadApplication,
     Bound,
     Described,
     Failure,
@@ -36,10 +37,12 @@ def answer_in(envelope: Envelope) -> Answer | ShardwrightError:
 def error_of(failure: Failure) -> ShardwrightError:
     """The error that a shard's failure stands for."""
     message, remedy = failure.message[:LONG_WORDS], failure.remedy[:LONG_WORDS]
-    if failure.code and failure.code != RemoteError.code:
+    if failure.code and failure.code not in (RemoteError.code, BadApplication.code):
         found = refusal(Bound(0, message, failure.code, remedy, failure.outcome))
         # a shard speaks of its own calls, and of nothing else
-        return found if isinstance(found, CallError) else CallError(message, outcome=failure.outcome, remedy=remedy)
+        if isinstance(found, CallError) and type(found) is not CallError:
+            return found
+        return CallError(message, outcome=failure.outcome, remedy=remedy)
     return Raised(message, type_name=failure.type[:200], outcome=failure.outcome, remedy=remedy, status=failure.status)
 
 

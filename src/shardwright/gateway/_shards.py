@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from shardwright.errors import (
     CallError,
     ChannelClosed,
@@ -133,19 +135,28 @@ class ShardBackend:
     # -- the node ----------------------------------------------------------------------------------------------
 
     async def node(self, *, numbers: bool = False) -> NodeView:
+        told = await self._look(numbers=numbers)
+        return NodeView(told.alive, told.ready, told.reasons, decode(told.numbers) if told.numbers else ())
+
+    async def status(self) -> dict[str, Any]:
+        told = await self._look(status=True)
+        shown = {"ready": told.ready, "reasons": list(told.reasons)}
+        return {**shown, **msgspec.json.decode(told.status, type=dict[str, Any])} if told.status else shown
+
+    async def _look(self, *, numbers: bool = False, status: bool = False) -> NodeTold:
         request = next(self._requests)
-        future = self._looks[request] = self._loop.create_future()
+        future: asyncio.Future[NodeTold] = self._loop.create_future()
+        self._looks[request] = future
         try:
-            self._talk.send(AskNode(request, numbers))
+            self._talk.send(AskNode(request, numbers, status))
             async with asyncio.timeout(LOOK_S):
-                told = await future
+                return await future
         except ChannelClosed as gone:
             raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
         except TimeoutError:
             raise ShardLost(f"the node did not answer within {LOOK_S:g} s") from None
         finally:
             self._looks.pop(request, None)
-        return NodeView(told.alive, told.ready, told.reasons, decode(told.numbers) if told.numbers else ())
 
     # -- functions ---------------------------------------------------------------------------------------------
 
@@ -176,9 +187,6 @@ class ShardBackend:
         if not isinstance(answer, Described):
             raise CallError(f"{route.name} gave no description", outcome="failed")
         return operation_of(answer)
-
-    async def status(self) -> dict[str, Any]:
-        return {}
 
     async def _ask(
         self, target: RouteTarget, session: int, key: str | None, payload: bytes, deadline_ns: int, trace_id: bytes

@@ -1,5 +1,6 @@
 """What runs inside a wall, and the halves of it that the node uses too: calls, control messages, inproc shards."""
 
+from shardwright.guest._asgi import BadApplication
 from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, current_call
@@ -153,6 +154,7 @@ __all__ = [
     "Asked",
     "Attach",
     "Attached",
+    "BadApplication",
     "Because",
     "BeginSession",
     "Bind",

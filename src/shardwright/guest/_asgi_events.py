@@ -115,9 +115,7 @@ class WebSocketAnswer:
         """The message for ``event``; raises what uvicorn raises when it has no place here."""
         kind = event["type"]
         if self.complete:
-            raise RuntimeError(
-                f"Unexpected ASGI message '{kind}', after sending 'websocket.close' or response already completed."
-            )
+            raise RuntimeError(f"Unexpected ASGI message '{kind}', after sending 'websocket.close'.")
         if self._denying:
             if kind != "websocket.http.response.body":
                 raise RuntimeError(f"Expected ASGI message 'websocket.http.response.body' but got '{kind}'.")

@@ -128,7 +128,8 @@ class Caller:
             try:
                 payload, buffers, memo = link.codec.encode_request(value, describe=_describe(definition, what))
                 envelope = _envelope(link, kind, method, payload, buffers, context)
-                waiting = Waiting(envelope.chain, context.session)
+                parked = self.mailbox is not None and self.mailbox.holds()
+                waiting = Waiting(envelope.chain, context.session, self.mailbox if parked else None)
                 self.chains.enter(waiting)
                 try:
                     if not self._begin(definition, route, link, envelope, waiting, what):
@@ -177,10 +178,8 @@ class Caller:
         return True
 
     def _wait(self, link: Link, waiting: Waiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
-        mailbox = self.mailbox
-        parked = mailbox is not None and mailbox.holds()
-        if parked:
-            assert mailbox is not None
+        mailbox = waiting.mailbox
+        if mailbox is not None:
             mailbox.release()
         try:
             while True:
@@ -188,34 +187,26 @@ class Caller:
                 if envelope.deadline_ns:
                     timeout_s = max(0.0, (envelope.deadline_ns - time.monotonic_ns()) / 1e9)
                 try:
-                    item = waiting.inbox.get(timeout=timeout_s)
+                    item = waiting.take(timeout_s)
                 except Empty:
                     if link.abandon(envelope.call_id):
                         raise DeadlineExceeded(f"{what}: no reply within the deadline") from None
-                    item = waiting.inbox.get()  # it arrived just now
+                    item = waiting.take(None)  # it arrived just now
                 if isinstance(item, (Envelope, ChannelClosed)):
                     return item
                 # A thread that came without the baton is one that user code made, and whoever made it may hold the baton
                 # while it waits for this thread: to wait for the baton here would be a deadlock. So the call runs beside
                 # the holder, as that thread's own code does anyway, and as it would if nothing had been cut.
-                if parked:
-                    assert mailbox is not None
-                    mailbox.acquire()
-                try:
-                    if not run_nested(item.run):
-                        # uncut, this recursion would end as well; and half-run calls of ours must not be cut by it
-                        item.refuse(RecursionError("maximum recursion depth exceeded across shards"))
-                finally:
-                    if parked:
-                        assert mailbox is not None
-                        mailbox.release()
+                if not run_nested(item.run):
+                    # uncut, this recursion would end as well; and half-run calls of ours must not be cut by it
+                    item.refuse(RecursionError("maximum recursion depth exceeded across shards"))
+                waiting.again()
         except BaseException:
             link.abandon(envelope.call_id)
             raise
         finally:
-            if parked:
-                assert mailbox is not None
-                mailbox.acquire()
+            if mailbox is not None and not mailbox.holds():
+                mailbox.reclaim(waiting.waiter)
 
     @contextmanager
     def parked(self) -> Iterator[None]:

@@ -10,10 +10,11 @@ too late are returned to be run elsewhere; offering and leaving exclude each oth
 from __future__ import annotations
 
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from shardwright.errors import ChannelClosed
+from shardwright.guest._mailbox import Mailbox, Waiter
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber
 
@@ -21,18 +22,41 @@ MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doin
 
 
 class Waiting:
-    """A blocked thread's ticket: outcomes and calls to run arrive in ``inbox``."""
+    """A blocked thread's ticket: outcomes and calls to run arrive in ``inbox``.
 
-    __slots__ = ("chain", "inbox", "session", "thread")
+    ``mailbox``: the thread put the baton down, and is woken when something is there *and* the baton is its own again.
+    """
 
-    def __init__(self, chain: int, session: SessionNumber) -> None:
+    __slots__ = ("chain", "inbox", "mailbox", "session", "thread", "waiter")
+
+    def __init__(self, chain: int, session: SessionNumber, mailbox: Mailbox | None = None) -> None:
         self.chain = chain
         self.session = session
         self.thread = threading.get_ident()
         self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self.mailbox = mailbox
+        self.waiter = Waiter()
 
-    def deliver(self, outcome: Envelope | ChannelClosed) -> None:
-        self.inbox.put(outcome)
+    def deliver(self, item: Any) -> None:
+        """Any thread."""
+        self.inbox.put(item)
+        if self.mailbox is not None:
+            self.mailbox.resume(self.waiter)
+
+    def take(self, timeout_s: float | None) -> Any:
+        """The next item, and with it the baton if it was put down. Raises Empty when the time is over: then without it."""
+        if self.mailbox is None:
+            return self.inbox.get(timeout=timeout_s)
+        if not self.mailbox.wait(self.waiter, timeout_s):
+            raise Empty
+        return self.inbox.get_nowait()
+
+    def again(self) -> None:
+        """Put the baton down again, after an item was done with; what came meanwhile is not forgotten."""
+        if self.mailbox is not None:
+            self.mailbox.park(self.waiter)
+            if not self.inbox.empty():
+                self.mailbox.resume(self.waiter)
 
 
 class Chains:
@@ -69,7 +93,7 @@ class Chains:
             stack = self._waiting.get(chain)
             if not stack or stack[-1].inbox.qsize() >= MAX_OFFERED:
                 return False
-            stack[-1].inbox.put(call)
+            stack[-1].deliver(call)
             return True
 
     def waits(self, chain: int, thread: int | None) -> bool:

@@ -115,13 +115,14 @@ class SessionBegun(_Message, frozen=True, tag="begun"):
 
 class NodeTold(_Message, frozen=True, tag="told"):
     """The answer to AskNode: whether the node can go on, whether it serves all that it should and what lacks; its numbers
-    (msgpack of families), where they were asked for."""
+    (msgpack of families) and what is there (JSON of shards, sessions and decisions), where they were asked for."""
 
     request: int
     alive: bool = True
     ready: bool = True
     reasons: tuple[str, ...] = ()
     numbers: bytes = b""
+    status: bytes = b""
 
 
 class RunMain(_Message, frozen=True, tag="main"):
@@ -331,10 +332,11 @@ class UseSessions(_Message, frozen=True, tag="used"):
 
 
 class AskNode(_Message, frozen=True, tag="node?"):
-    """How is the node; with ``numbers``: and what are its numbers? Answered with NodeTold."""
+    """How is the node; with ``numbers``, what are its numbers; with ``status``, what is there? Answered with NodeTold."""
 
     request: int
     numbers: bool = False
+    status: bool = False
 
 
 class Note(_Message, frozen=True, tag="note"):

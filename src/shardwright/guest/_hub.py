@@ -177,18 +177,15 @@ class Hub:
     def _drain(self, reader: Reader) -> None:
         if reader not in self._readers:
             return
-        for _ in range(self.BURST):
-            try:
-                frame = reader.channel.receive(timeout_s=0)
-            except ChannelClosed as reason:
-                self._end(reader, reason)
-                return
-            if frame is None:
-                return
+        try:
+            frames = reader.channel.receive_ready(self.BURST)
+        except ChannelClosed as reason:
+            self._end(reader, reason)
+            return
+        for frame in frames:
             try:
                 reader.on_frame(frame)
             except Exception as defect:  # a message that defeats us costs its sender the channel, and nobody else
                 self._end(reader, ProtocolViolation(f"a message could not be handled: {defect!r}"))
-                return
-            if not reader.channel.buffered:  # what comes next wakes us again: spare the kernel a vain question
+            if reader not in self._readers:
                 return

@@ -23,6 +23,7 @@ from shardwright.errors import Overloaded
 
 Work = Callable[[], None]  # must not raise
 MAX_WORKERS = 256
+_LONGEST_WAIT_S = 1e9  # what a lock still accepts
 
 
 class Mailbox:
@@ -36,7 +37,7 @@ class Mailbox:
         self._held = False
         self._holder: int | None = None
         self._queue: deque[Work] = deque()
-        self._resumers: deque[_Waiter] = deque()
+        self._resumers: deque[Waiter] = deque()
         self._idle: list[_Worker] = []
         self._workers = 0
         self._closed = False
@@ -101,7 +102,7 @@ class Mailbox:
                 self._held = True
                 self._holder = threading.get_ident()
                 return
-            waiter = _Waiter()
+            waiter = Waiter()
             self._resumers.append(waiter)
         try:
             waiter.wait()
@@ -122,6 +123,47 @@ class Mailbox:
         with self._mutex:
             if self._held and self._holder == threading.get_ident():
                 self._pass_on()
+
+    # -- a thread that waits for something, and for the baton, at once ---------------------------------------------
+
+    def resume(self, waiter: Waiter) -> None:
+        """What ``waiter`` waits for is there: it gets the baton when its turn comes, and not before is it woken.
+
+        Any thread. Nothing happens when it was asked for already; ``park`` allows it anew.
+        """
+        with self._mutex:
+            if waiter.asked:
+                return
+            waiter.asked = True
+            if self._held:
+                self._resumers.append(waiter)
+                return
+            self._held = True
+            waiter.wake()
+
+    def wait(self, waiter: Waiter, timeout_s: float | None = None) -> bool:
+        """Wait for ``resume``, and the turn; True: the calling thread has the baton. Interrupted or late, call ``reclaim``."""
+        if not waiter.wait(timeout_s):
+            return False
+        self._holder = threading.get_ident()
+        return True
+
+    def park(self, waiter: Waiter) -> None:
+        """Put the baton down, to ``wait`` again. What came meanwhile is to be looked for after this."""
+        with self._mutex:
+            waiter.asked = False
+            self._pass_on()
+
+    def reclaim(self, waiter: Waiter) -> None:
+        """Take the baton although what was waited for did not come, or nobody looked; as ``acquire``."""
+        with self._mutex:
+            given = waiter.asked and waiter not in self._resumers
+            if given:
+                self._holder = threading.get_ident()
+            elif waiter.asked:
+                self._resumers.remove(waiter)
+        if not given:
+            self.acquire()
 
     def _pass_on(self) -> None:
         """Give the baton to the next one, or free it. Called under the mutex."""
@@ -178,17 +220,18 @@ class Mailbox:
             return None
 
 
-class _Waiter:
-    """A binary semaphore that is waited for once and released once."""
+class Waiter:
+    """A binary semaphore that is waited for as often as it is released. ``asked``: it is to get the baton, or has it."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "asked")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        self.asked = False
 
-    def wait(self) -> None:
-        self._lock.acquire()
+    def wait(self, timeout_s: float | None = None) -> bool:
+        return self._lock.acquire(True, -1 if timeout_s is None else min(timeout_s, _LONGEST_WAIT_S))
 
     def wake(self) -> None:
         self._lock.release()

@@ -256,11 +256,11 @@ class WebCall(IncomingCall):
     def _serve(self) -> Any:
         assert self.entry is not None and self.stream is not None
         application = self.web.application(self.entry.method_id)
-        self.began = True
         if application.manner is not Manner.WSGI:
             return self._serve_asgi(application, self.stream)
         if self.stream.opened.type != "http":
             raise NoApplication(f"{self.what} is a WSGI application and serves no WebSocket", outcome="not started")
+        self.began = True
         WsgiExchange(self.stream, self.owner.mailbox, many=self.web.many).run(application.served)
         return _Last([])
 
@@ -268,6 +268,7 @@ class WebCall(IncomingCall):
         assert application.lifespan is not None
         lifespan = application.lifespan
         await lifespan.startup()
+        self.began = True
         version = "2.0" if application.manner is Manner.ASGI2 else "3.0"
         return _Last(await AsgiExchange(stream, lifespan.state, version=version).run(application.asgi))
 

@@ -45,6 +45,7 @@ from shardwright.node._logs import Logs
 from shardwright.node._looks import Questions
 from shardwright.node._mask import Mask
 from shardwright.node._numbers import Numbers
+from shardwright.node._overview import Overview
 from shardwright.node._port import ShardPort
 from shardwright.node._shards import STOP_GRACE_S, Shards
 from shardwright.placement import Capacity
@@ -120,6 +121,7 @@ class Core:
         self.numbers = Numbers(
             monitor, self.shards, components, scopes, capacity.left(), lambda: len(self.sessions()), clock
         )
+        self.overview = Overview(self.shards, self.sessions, journal, self._mask, clock)
         self.bindings = Bindings(plan, transport, self.shards, self, clock)
         self.questions = Questions()
         self.gateway_sessions = GatewaySessions(plan, manifest.gateway, self)
@@ -255,7 +257,7 @@ class Core:
 
     def on_ask(self, port: ShardPort, message: FromGateway) -> None:
         if isinstance(message, AskNode) and port.component == GATEWAY_COMPONENT:
-            self.shards.spawn(self.numbers.tell(port, message))
+            self.shards.spawn(self.numbers.tell(port, message, self.overview))
         else:
             self.gateway_sessions.on_ask(port, message)
 

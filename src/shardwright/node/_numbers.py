@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from shardwright.model.ids import ComponentName
     from shardwright.model.limits import Resources
+    from shardwright.node._overview import Overview
     from shardwright.node._shards import Shards
 
 FRESH_S = 0.2  # for so long numbers told to the gateway are fresh: whoever scrapes it wildly costs the node little
@@ -134,7 +135,7 @@ class Numbers:
             )
         )  # fmt: skip
 
-    async def tell(self, port: ShardPort, message: AskNode) -> None:
+    async def tell(self, port: ShardPort, message: AskNode, overview: Overview) -> None:
         """Answer the gateway; a question about numbers that comes too soon after the last is answered as that was."""
         numbers = b""
         if message.numbers:
@@ -143,8 +144,9 @@ class Numbers:
                 self._told = encode(await self.families())
                 self._told_s = self._clock.monotonic_s()
             numbers = self._told
+        status = await overview.json() if message.status else b""
         health = self.health()
-        port.told(NodeTold(message.request, health.alive, health.ready, health.reasons, numbers))
+        port.told(NodeTold(message.request, health.alive, health.ready, health.reasons, numbers, status))
 
     async def _ask(self) -> None:
         loop = asyncio.get_running_loop()

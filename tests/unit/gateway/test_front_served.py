@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ UPGRADE = (
     "GET {path} HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n{more}"
     "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n"
 )
+
+TOKEN = "not-to-be-guessed-at-0123456789"
 
 
 def told(request: FunctionRequest) -> FunctionReply:
@@ -275,11 +279,57 @@ def test_the_drain_ends_requests_first_and_tells_websockets() -> None:
     asyncio.run(main())
 
 
+def test_no_token_opens_the_pages_of_a_gateway_that_has_none() -> None:
+    async def main() -> None:
+        async with served(StandIn(), application_route("/x", "app")) as server:
+            for path in ("", "/status", "/metrics"):
+                for given in ("Bearer ", "Bearer", "Bearer None", "Bearer " + TOKEN):
+                    asked = f"GET /_shardwright{path}\nx-forwarded-for: 1.2.3.4\nauthorization: {given}"
+                    status, headers, _ = await ask(server.port, asked)
+                    assert (status, "www-authenticate" in headers) == (403, False)
+
+    asyncio.run(main())
+
+
+def test_a_route_has_a_time_of_its_own() -> None:
+    async def main() -> None:
+        async def hang(request: FunctionRequest) -> FunctionReply:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"].startswith("/begun"):
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+                await send({"type": "http.response.body", "body": b"o", "more_body": True})
+                await asyncio.sleep(0.3)
+                await send({"type": "http.response.body", "body": b"k"})
+            await asyncio.sleep(60)
+
+        brief = [replace(application_route(f"/{name}", "app"), timeout_s=0.1) for name in ("silent", "begun")]
+        backend = StandIn({"a.f": hang}, {"app": app})
+        async with served(backend, replace(function_route("/f", "a.f"), timeout_s=0.25), *brief) as server:
+            begun_ns = time.monotonic_ns()
+            assert (await ask(server.port, "GET /silent"))[0] == 504
+            assert (await ask(server.port, "GET /begun"))[2] == b"ok", "it began in time"
+            raw = await Raw.connect(server.port)
+            await raw.say(UPGRADE.format(path="/silent", more="").encode())
+            assert (await raw.answer())[0] == 504
+            await raw.close()
+            calling = asyncio.ensure_future(ask(server.port, "GET /f"))
+            while not backend.calls:
+                await asyncio.sleep(0)
+            deadline_ns = backend.calls[0][3]
+            assert deadline_ns - time.monotonic_ns() < 0.25e9 < deadline_ns - begun_ns
+            calling.cancel()
+
+    asyncio.run(main())
+
+
 def test_pages_of_its_own() -> None:
     async def main() -> None:
         described = {"parameters": [{"name": "q", "in": "query", "schema": {"type": "integer"}}]}
         backend = StandIn({"a.f": told}, described={"a.f": described})
-        async with served(backend, function_route("/f/{x}", "a.f", "GET"), token="let me in") as server:
+        async with served(backend, function_route("/f/{x}", "a.f", "GET"), token=TOKEN) as server:
             assert (await ask(server.port, "GET /_shardwright/health"))[0] == 200
             assert (await ask(server.port, "GET /_shardwright/ready"))[0] == 200
             backend.ready = False
@@ -292,13 +342,18 @@ def test_pages_of_its_own() -> None:
             assert (await ask(server.port, "GET /metrics"))[0] == 200
             for path in ("", "/status", "/metrics"):
                 for foreign in ("x-forwarded-for: 1.2.3.4", "forwarded: for=1.2.3.4"):
-                    assert (await ask(server.port, f"GET /_shardwright{path}\n{foreign}"))[0] == 403
+                    status, headers, body = await ask(server.port, f"GET /_shardwright{path}\n{foreign}")
+                    assert (status, headers["www-authenticate"]) == (401, 'Bearer realm="shardwright"')
+                    assert b"web-1" not in body
                 asked = f"GET /_shardwright{path}\nx-forwarded-for: 1.2.3.4\nauthorization: Bearer "
-                assert (await ask(server.port, asked + "let me in"))[0] == 200
-                assert (await ask(server.port, asked + "wrong"))[0] == 403
+                assert (await ask(server.port, asked + TOKEN))[0] == 200
+                assert (await ask(server.port, asked.replace("Bearer", "bearer") + TOKEN))[0] == 200
+                for wrong in ("wrong", TOKEN[:-1], TOKEN + "x", "", f"Basic {TOKEN}", TOKEN.upper()):
+                    assert (await ask(server.port, asked + wrong))[0] == 401
+                assert (await ask(server.port, asked.replace("Bearer ", "") + TOKEN))[0] == 401
             raw = await Raw.connect(server.port)
             await raw.say(b"GET /_shardwright/status HTTP/1.1\r\nhost: evil.example\r\n\r\n")
-            assert (await raw.answer())[0] == 403, "a name that points here is no client on this machine"
+            assert (await raw.answer())[0] == 401, "a name that points here is no client on this machine"
             await raw.close()
             assert (await ask(server.port, "POST /_shardwright/health"))[0] == 405
             assert (await ask(server.port, "GET /_shardwright/nothing"))[0] == 404

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from shardwright.errors import Overloaded
-from shardwright.guest._mailbox import Mailbox, _Waiter
+from shardwright.guest._mailbox import Mailbox, Waiter
 
 LONG = 10.0
 
@@ -166,17 +166,17 @@ def test_an_interrupted_wait_takes_nothing_and_keeps_nobody_waiting(
     mailbox.submit(gate)
     assert gate.begun.wait(LONG)
 
-    def interrupted(self: _Waiter) -> None:
+    def interrupted(self: Waiter) -> None:
         raise KeyboardInterrupt
 
-    def interrupted_late(self: _Waiter) -> None:
+    def interrupted_late(self: Waiter) -> None:
         gate.let.set()
         assert self._lock.acquire(timeout=LONG)  # it was handed over
         raise KeyboardInterrupt
 
     for wait in (interrupted, interrupted_late):
         with monkeypatch.context() as patch:
-            patch.setattr(_Waiter, "wait", wait)
+            patch.setattr(Waiter, "wait", wait)
             with pytest.raises(KeyboardInterrupt):
                 mailbox.acquire()
         assert not mailbox.holds() and not mailbox._resumers
