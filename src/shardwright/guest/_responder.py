@@ -270,6 +270,8 @@ class IncomingCall:
             value, self.memo = self.link.codec.decode_request(envelope.payload, envelope.buffers)
         except ProtocolViolation as violation:
             raise CallError(f"{self.what}: the request cannot be read: {violation}", outcome="not started") from None
+        except CannotCross as error:
+            raise CannotCross(f"{self.what}: {error.message}", outcome="not started", remedy=error.remedy) from None
         owner.calls_in += 1
         if envelope.kind is Kind.GET:
             return self._read(value)
