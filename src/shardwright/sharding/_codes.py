@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardwright.model.shard import Severity
+from shardwright.model.shard import Diagnostic, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,15 @@ CODES: dict[str, Code] = {
          "Give the class a class method that answers, or the owner a function."),
     )
 }  # fmt: skip
+
+
+ALTERING = frozenset({"SW231", "SW232", "SW233", "SW253", "SW254", "SW261", "SW267", "SW268"})
+"""Warnings that say that the cut program may fail, or do something else than the uncut one, where it runs there."""
+
+
+def alters(finding: Diagnostic) -> bool:
+    """Whether a finding means that the cut program may fail or do something else than the uncut one."""
+    return finding.severity is Severity.REFUSAL or finding.code in ALTERING
 
 
 def codes_markdown() -> str:
