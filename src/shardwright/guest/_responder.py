@@ -12,6 +12,7 @@ import inspect
 import time
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import replace
 from typing import Any
 
 from shardwright.errors import (
@@ -27,6 +28,7 @@ from shardwright.errors import (
 )
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import CallContext, Life, current_call
+from shardwright.guest._kept import SMALL_BYTES, KeptBytes, most_bytes
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
@@ -70,6 +72,7 @@ class Responder:
         self.refused = 0
         self._running: dict[tuple[int, int], IncomingCall] = {}
         self._modules = frozenset(definition.code.modules)
+        self.kept = KeptBytes(definition.component, most_bytes(definition.limits.ceiling.memory_bytes))
         self.permits: Callable[[Peer], Permits] = lambda peer: Permits(None)
         self.is_secret: Callable[[object], bool] = lambda value: False
 
@@ -118,6 +121,7 @@ class Responder:
         call = IncomingCall(self, link, envelope)
         try:
             call.check()
+            self.kept.take(call, link.peer.shard, sum(map(len, envelope.buffers), len(envelope.payload)))
             self._running[id(link), envelope.call_id] = call
             if call.is_async:
                 if self.chains.stuck(envelope.chain):
@@ -140,7 +144,9 @@ class Responder:
             call.refuse(error)
 
     def forget(self, link: Link, call_id: int) -> None:
-        self._running.pop((id(link), call_id), None)
+        call = self._running.pop((id(link), call_id), None)
+        if call is not None:
+            self.kept.give(call)
         self.idle_since_s = time.monotonic()
 
 
@@ -273,6 +279,9 @@ class IncomingCall:
         except CannotCross as error:
             raise CannotCross(f"{self.what}: {error.message}", outcome="not started", remedy=error.remedy) from None
         owner.calls_in += 1
+        if envelope.buffers or len(envelope.payload) >= SMALL_BYTES:  # it has been read
+            self.envelope = replace(envelope, payload=b"", buffers=())
+            owner.kept.give(self)
         if envelope.kind is Kind.GET:
             return self._read(value)
         target, args, kwargs = self._arguments(value)
