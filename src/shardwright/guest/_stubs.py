@@ -118,6 +118,11 @@ class Face:
     def __repr__(self) -> str:
         return f"<generated module {self._surface.module}, owned by {self._surface.owner}>"
 
+    @property
+    def owner(self) -> str:
+        """The component that the module belongs to."""
+        return self._surface.owner
+
     def function(
         self,
         name: str,
@@ -162,7 +167,7 @@ class Face:
             members[method] = self._member(name, method, dict(about))
         cls = HandleType(name.rpartition(".")[2], handles or (Handle,), members)
         if signature:
-            cls.__signature__ = _signature(signature, skip_first=True)  # type: ignore[attr-defined]
+            cls.__signature__ = _signature(signature, skip_first=True)
         return cls
 
     def _member(self, cls: str, name: str, about: dict[str, Any]) -> Any:
