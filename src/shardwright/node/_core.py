@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,8 @@ class Core:
         self._names: dict[str, SessionNumber] = {}
         self._past_names: dict[int, str] = {}  # of ended sessions: their last lines may come after them
         self._caused: Counter[ShardId] = Counter()  # records in the journal by the word of a shard
-        self._numbers = itertools.count(1)
+        # no counting: a shard acts for a session by its number, and must not guess those that it never served
+        self._numbers = (secrets.randbits(62) + 1 for _ in itertools.repeat(None))
         self._finished: dict[ShardId, asyncio.Future[Finished]] = {}
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None  # of records that wait to be written
