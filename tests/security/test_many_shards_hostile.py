@@ -28,7 +28,7 @@ EVIL = """
     import clerk
 
     def crowd(count):
-        from shardwright.guest._control import Bind
+        from shardwright.guest._control_messages import Bind
         from shardwright.guest._shard import Shard
         control = [o for o in gc.get_objects() if isinstance(o, Shard)][-1].control
         for number in range(count):

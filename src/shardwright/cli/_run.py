@@ -20,6 +20,7 @@ import click
 
 from shardwright.cli._errors import INTERRUPTED, OK, TERMINATED
 from shardwright.cli._forward import Forwarding
+from shardwright.cli._hazards import hazards
 from shardwright.cli._invocation import Invocation, common_options
 from shardwright.cli._reload import watching
 from shardwright.errors import NodeError, ShardwrightError
@@ -185,7 +186,7 @@ def run(
 def _ready(invocation: Invocation, running: Running) -> None:
     address = str(running.api.path) if running.api is not None else ""
     shards = len(running.core.records())
-    notes = [*running.notes, *(f"refused: {d.code} {d.message}" for d in running.plan.refusals)]
+    notes = [*running.notes, *hazards(running.plan)]
     if invocation.json:
         told = {"ready": running.manifest.app, "shards": shards, "socket": address, "notes": notes}
         click.echo(json.dumps(told), err=True)
@@ -193,7 +194,8 @@ def _ready(invocation: Invocation, running: Running) -> None:
         for note in notes:
             click.echo(f"shardwright: {note}", err=True)
         where = f", {address}" if address else ""
-        click.echo(f"shardwright: {running.manifest.app} is ready, {shards} shards{where}", err=True)
+        count = "1 shard" if shards == 1 else f"{shards} shards"
+        click.echo(f"shardwright: {running.manifest.app} is ready, {count}{where}", err=True)
 
 
 def _say_ready(log: OwnLog, running: Running) -> None:

@@ -316,8 +316,7 @@ class Caller:
             if outcome.kind is Kind.RESULT:
                 return link.codec.decode_reply(outcome.payload, outcome.buffers, memo)
             error = link.codec.decode_error(outcome.payload, outcome.buffers, memo)
-        except ProtocolViolation as violation:
-            link.close()
+        except ProtocolViolation as violation:  # of this message: the shard lives, and so does the state in it
             raise CallError(f"{what}: {link.peer.shard} sent a reply that cannot be read: {violation}") from violation
         raise error
 

@@ -10,6 +10,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shardwright.errors import CutRefused
 from shardwright.model.ids import ShardId
 
 if TYPE_CHECKING:
@@ -26,6 +27,23 @@ class HandleType(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         return cls._proxies.construct(cls, args, kwargs)
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        if not name.startswith("__"):
+            raise cls._fixed(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        if not name.startswith("__"):
+            raise cls._fixed(name)
+        super().__delattr__(name)
+
+    def _fixed(cls, name: str) -> CutRefused:
+        owner = cls._definition.component if hasattr(cls, "_definition") else "its owner"
+        return CutRefused(
+            f"{cls.__qualname__}.{name} belongs to component {owner}, and cannot be changed from another one",
+            remedy=f"give {owner} a function that changes it",
+        )
 
     def __instancecheck__(cls, instance: object) -> bool:
         return super().__instancecheck__(instance)

@@ -11,9 +11,42 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from shardwright.errors import CutRefused
 from shardwright.guest._stubs import Face, Proxies
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import ModuleSurface, ShardPlan
+
+
+class GeneratedModule(ModuleType):
+    """A module of another component. Setting a name in it would change this shard's copy and nobody else's: refused.
+
+    What the import system sets stays possible: names with two underscores, and submodules.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not _of_import_system(self, name, value):
+            raise _refused(self, name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if not _of_import_system(self, name, self.__dict__.get(name)):
+            raise _refused(self, name)
+        super().__delattr__(name)
+
+
+def _of_import_system(module: ModuleType, name: str, value: object) -> bool:
+    if name.startswith("__"):
+        return True
+    submodule = sys.modules.get(f"{module.__name__}.{name}")
+    return isinstance(value, ModuleType) if submodule is None else submodule is value
+
+
+def _refused(module: ModuleType, name: str) -> CutRefused:
+    face = module.__dict__["__shardwright__"]
+    return CutRefused(
+        f"{module.__name__}.{name} belongs to component {face.owner}, and cannot be changed from another one",
+        remedy=f"give {face.owner} a function that changes it",
+    )
 
 
 def fill(module: ModuleType, surface: ModuleSurface, proxies: Proxies) -> None:
@@ -35,6 +68,8 @@ def fill(module: ModuleType, surface: ModuleSurface, proxies: Proxies) -> None:
         return proxies.read_module(definition, surface.module, name)
 
     namespace["__getattr__"] = __getattr__
+    if type(module) is ModuleType:
+        module.__class__ = GeneratedModule
 
 
 class GeneratedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from shardwright.errors import HandleExpired
@@ -112,6 +112,17 @@ class TestHandles(LinkHandles):
         return super().resolve(shard, object_id, class_name)
 
 
+def _put(place: Any, name: str, value: object) -> None:
+    """Past what generated modules and handle classes refuse to everybody else."""
+    base = ModuleType if isinstance(place, ModuleType) else type if isinstance(place, type) else object
+    base.__setattr__(place, name, value)
+
+
+def _remove(place: Any, name: str) -> None:
+    base = ModuleType if isinstance(place, ModuleType) else type if isinstance(place, type) else object
+    base.__delattr__(place, name)
+
+
 class Patches:
     """What is patched in one shard, and its stand-ins for objects of the test process."""
 
@@ -161,22 +172,22 @@ class Patches:
                 return
             if original is _MISSING:
                 if name in vars(place):
-                    delattr(place, name)
+                    _remove(place, name)
             else:
-                setattr(place, name, original)
+                _put(place, name, original)
             return
         value = self._value(patch) if patch.action != "delete" else None
         if patch.action == "fill":
             if not refill(getattr(place, name), value):
-                setattr(place, name, value)
+                _put(place, name, value)
             return
         if "." in patch.name and not hasattr(place, name):
             raise AttributeError(f"{place!r} has no attribute {name!r}")
         self._originals.setdefault(key, vars(place).get(name, _MISSING))
         if patch.action == "set":
-            setattr(place, name, value)
+            _put(place, name, value)
         else:
-            delattr(place, name)
+            _remove(place, name)
 
     def _value(self, patch: Patch) -> Any:
         runtime = self._runtime

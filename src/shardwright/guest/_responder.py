@@ -2,6 +2,8 @@
 
 The hub's thread admits or refuses; user code runs on the mailbox's threads, on the thread that waits for the call's own
 chain, or, for coroutines, on the shard's event loop.
+
+One file beyond 400 lines: who admits a call and the call itself keep each other's books.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import inspect
 import time
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +31,7 @@ from shardwright.errors import (
 )
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import CallContext, Life, current_call
+from shardwright.guest._kept import SMALL_BYTES, KeptBytes, most_bytes
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
@@ -74,6 +78,7 @@ class Responder:
         self.refused: dict[str, int] = {}  # by the code of the error
         self._running: dict[tuple[int, int], IncomingCall] = {}
         self._modules = frozenset(definition.code.modules)
+        self.kept = KeptBytes(definition.component, most_bytes(definition.limits.ceiling.memory_bytes))
         self.permits: Callable[[Peer], Permits] = lambda peer: Permits(None)
         self.is_secret: Callable[[object], bool] = lambda value: False
 
@@ -133,6 +138,7 @@ class Responder:
         call = self.open_web(link, envelope) if is_web else IncomingCall(self, link, envelope)
         try:
             call.check()
+            self.kept.take(call, link.peer.shard, sum(map(len, envelope.buffers), len(envelope.payload)))
             self._running[id(link), envelope.call_id] = call
             if call.is_async:
                 if self.chains.stuck(envelope.chain):
@@ -158,7 +164,9 @@ class Responder:
         self.refused[error.code] = self.refused.get(error.code, 0) + 1
 
     def forget(self, link: Link, call_id: int) -> None:
-        self._running.pop((id(link), call_id), None)
+        call = self._running.pop((id(link), call_id), None)
+        if call is not None:
+            self.kept.give(call)
         self.idle_since_s = time.monotonic()
 
 
@@ -292,7 +300,12 @@ class IncomingCall:
             value, self.memo = self.link.codec.decode_request(envelope.payload, envelope.buffers)
         except ProtocolViolation as violation:
             raise CallError(f"{self.what}: the request cannot be read: {violation}", outcome="not started") from None
+        except CannotCross as error:
+            raise CannotCross(f"{self.what}: {error.message}", outcome="not started", remedy=error.remedy) from None
         owner.calls_in += 1
+        if envelope.buffers or len(envelope.payload) >= SMALL_BYTES:  # it has been read
+            self.envelope = replace(envelope, payload=b"", buffers=())
+            owner.kept.give(self)
         if envelope.kind is Kind.GET:
             return self._read(value)
         target, args, kwargs = self._arguments(value)

@@ -10,6 +10,7 @@ import ast
 import inspect
 from collections import deque
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 from shardwright.errors import CutRefused, InternalError
@@ -117,6 +118,11 @@ class Face:
     def __repr__(self) -> str:
         return f"<generated module {self._surface.module}, owned by {self._surface.owner}>"
 
+    @property
+    def owner(self) -> str:
+        """The component that the module belongs to."""
+        return self._surface.owner
+
     def function(
         self,
         name: str,
@@ -161,7 +167,7 @@ class Face:
             members[method] = self._member(name, method, dict(about))
         cls = HandleType(name.rpartition(".")[2], handles or (Handle,), members)
         if signature:
-            cls.__signature__ = _signature(signature, skip_first=True)  # type: ignore[attr-defined]
+            cls.__signature__ = _signature(signature, skip_first=True)
         return cls
 
     def _member(self, cls: str, name: str, about: dict[str, Any]) -> Any:
@@ -177,9 +183,11 @@ class Face:
             stub = self._async_stub(definition, entry) if about.get("is_async") else self._stub(definition, entry)
             return staticmethod(self._dressed(stub, name, qualname, text, doc, 0, skip_first=kind == "class"))
         caller = self._proxies.caller
+        leaves = name in ("__exit__", "__aexit__")
         if about.get("is_async"):
 
             async def method_async(self: Handle, /, *args: Any, **kwargs: Any) -> Any:
+                args = _without_traceback(args) if leaves else args
                 target = (self._sw_shard, self._sw_object)
                 try:
                     return await caller.call_async(definition, entry, args, kwargs, target=target)
@@ -190,6 +198,7 @@ class Face:
             return self._dressed(method_async, name, qualname, text, doc, 0)
 
         def method(self: Handle, /, *args: Any, **kwargs: Any) -> Any:
+            args = _without_traceback(args) if leaves else args
             try:
                 return caller.call(definition, entry, args, kwargs, target=(self._sw_shard, self._sw_object))
             except BaseException as error:
@@ -244,6 +253,11 @@ class Face:
         if signature:
             stub.__signature__ = _signature(signature, skip_first=skip_first)
         return stub
+
+
+def _without_traceback(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What ``__exit__`` is told of an exception, without the frames: they stay where they are."""
+    return (*args[:2], None) if len(args) == 3 and isinstance(args[2], TracebackType) else args
 
 
 def _signature(text: str, *, skip_first: bool = False) -> inspect.Signature:

@@ -97,7 +97,10 @@ _USAGE = Table(
         "latency_slo": Key(
             quantity(DURATION, parse_seconds, positive=True), "Latency that calls should keep.", examples=("20ms",)
         ),
-        "max_instances": Key(Number(1, _MANY, "integer"), "Most shards of this component at once, on all nodes."),
+        "max_instances": Key(
+            Number(1, _MANY, "integer"),
+            "Most shards of this component at once, on all nodes. Unset, each caller uses at most 64 of scope request.",
+        ),
         "max_nodes": Key(Number(1, _MANY, "integer"), "Most nodes that its shards may spread over."),
         "node_labels": Key(
             Named(Text(), "names of labels", r"^[^\x00]+$"),

@@ -108,7 +108,17 @@ class Text(Shape):
         near = ""
         if not isinstance(value, Filled):
             near = self.near(value) if self.near is not None else nearest(value, self.valid)
-        return at.wrong(f"{show(value)} does not fit{reason}", self.expected, near)
+        return at.wrong(f"{show(value)} does not fit{reason}", self.expected, near if self._fits(near) else "")
+
+    def _fits(self, value: str) -> bool:
+        """Whether a value could stand here; of some kinds only the beginning is told."""
+        if self.near is None or not re.search(self.pattern.removesuffix("$") + r"\Z", value):
+            return bool(value)
+        try:
+            self.convert(value)
+        except ValueError:
+            return False
+        return True
 
     def schema(self) -> Schema:
         pattern = {"type": "string", "pattern": self.pattern}

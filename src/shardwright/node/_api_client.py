@@ -123,15 +123,31 @@ class ApiClient:
 
 def running_nodes(folder: Path) -> list[NodeAddress]:
     """Nodes that answer in this folder, in the order of their names."""
-    found = []
-    for path, _ in live_sockets(folder):
+    return survey(folder)[0]
+
+
+def survey(folder: Path) -> tuple[list[NodeAddress], list[tuple[str, int]]]:
+    """Nodes that answer in this folder, and those that live and do not: application and process id."""
+    found, silent = [], []
+    for path, pid in live_sockets(folder):
         try:
             with ApiClient(path) as client:
                 told = client.ask("info", wait_s=CONNECT_S)
         except (OSError, NoAnswer, Refused):
+            if os.path.exists(f"/proc/{pid}"):
+                silent.append((path.stem.rpartition("-")[0], pid))
             continue
         found.append(NodeAddress(told["app"], told["pid"], told["manifest"], path))
-    return found
+    return found, silent
+
+
+def _silent(nodes: list[tuple[str, int]]) -> NoAnswer:
+    app, pid = nodes[0]
+    more = f", nor do {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    return NoAnswer(
+        f"the node of {app} (pid {pid}) runs, but does not answer{more}",
+        remedy=f"if it was stopped, let it go on: kill -CONT {pid}; if it is busy, ask again",
+    )
 
 
 def choose(folder: Path, target: str | None) -> NodeAddress:
@@ -139,17 +155,23 @@ def choose(folder: Path, target: str | None) -> NodeAddress:
 
     Raises NoAnswer when there is none, NodeError with the list when there are several.
     """
-    nodes = running_nodes(folder)
+    nodes, silent = survey(folder)
     listed = "; running: " + ", ".join(f"{n.app} (pid {n.pid}, {n.manifest})" for n in nodes) if nodes else ""
     if target is not None:
         fitting = [node for node in nodes if node.app == target or str(node.pid) == target]
         if not fitting and os.path.exists(target):
             real = os.path.realpath(target)
             fitting = [n for n in nodes if real in (n.manifest, os.path.dirname(n.manifest))]
+        if not fitting and (meant := [node for node in silent if target in (node[0], str(node[1]))]):
+            raise _silent(meant)
+        if not fitting and silent and os.path.exists(target):
+            raise _silent(silent)  # which manifest it runs, it alone knows
         if not fitting:
             raise NoAnswer(f"no running node is named {target!r}{listed}", remedy="start one: shardwright run PATH")
     else:
         fitting = nodes
+        if not fitting and silent:
+            raise _silent(silent)
         if not fitting:
             trouble = folder_trouble(folder)
             looked = f"did not look in {folder}: {trouble}" if trouble else f"looked in {folder}"

@@ -119,6 +119,14 @@ class Client:
             ) from None
         if not name:
             name = definition.code.attribute or "main"
+            entries = [e.name for e in definition.entry_points]
+            if not definition.code.attribute and name not in entries:
+                shown = ", ".join(f"{component}.{entry}" for entry in entries[:6] if "." not in entry)
+                raise NotPermitted(
+                    f"{target!r} names a component, and no function of it",
+                    outcome="not started",
+                    remedy=f"name one as component.function: {shown}" if shown else "",
+                )
         try:
             entry = definition.entry(name)
         except KeyError:

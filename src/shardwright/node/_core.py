@@ -6,10 +6,11 @@ import asyncio
 import itertools
 import os
 import random
+import secrets
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 from shardwright.composition import Composer, ShardRecord, needs_of
@@ -116,7 +117,7 @@ class Core:
             components[GATEWAY_COMPONENT] = replace(components[GATEWAY_COMPONENT], scale=Scale(min=1, max=1))
         composer = Composer(plan, named, capacity, lambda name: new_shard_id(name, source))
         self.shards = Shards(plan, components, composer, policy or KeepMinimum(), clock, self, terminal)
-        monitor = NodeMonitor(manifest.app, version("shardwright"), components, clock.wall_s())
+        monitor = NodeMonitor(manifest.app, _version(), components, clock.wall_s())
         scopes = {d.component: d.scope.kind for d in plan.definitions}
         self.numbers = Numbers(
             monitor, self.shards, components, scopes, capacity.left(), lambda: len(self.sessions()), clock
@@ -129,7 +130,8 @@ class Core:
         self._names: dict[str, SessionNumber] = {}
         self._past_names: dict[int, str] = {}  # of ended sessions: their last lines may come after them
         self._caused: Counter[ShardId] = Counter()  # records in the journal by the word of a shard
-        self._numbers = itertools.count(1)
+        # no counting: a shard acts for a session by its number, and must not guess those that it never served
+        self._numbers = (secrets.randbits(62) + 1 for _ in itertools.repeat(None))
         self._finished: dict[ShardId, asyncio.Future[Finished]] = {}
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None  # of records that wait to be written
@@ -436,3 +438,10 @@ class Core:
         for record in self.shards.composer.shards():
             if session.number in record.sessions:
                 self.introduce(session.number, record.id)
+
+
+def _version() -> str:
+    try:
+        return version("shardwright")
+    except PackageNotFoundError:  # run from a copy of its source
+        return "unknown"

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from shardwright.errors import NotPermitted
 from shardwright.guest import CallContext, beyond, note_shards
 from shardwright.model.ids import SessionId, ShardId
 from shardwright.model.limits import Limits
@@ -51,10 +52,19 @@ class Session:
 
     def context(self, timeout_s: float | None = None) -> CallContext:
         live = self._live
+        if self._ended:
+            raise NotPermitted(f"session {live.name} has ended", outcome="not started", remedy="begin a new one")
         return CallContext(session=live.number, session_name=live.name, trace_id=os.urandom(16)).within(timeout_s)
 
     def with_timeout(self, timeout_s: float) -> Deadline:
-        """``session.with_timeout(0.5).call(...)``: the same with a deadline, which travels with the call."""
+        """``session.with_timeout(0.5).call(...)``: the same with a deadline, which travels with the call.
+
+        Raises TypeError, ValueError for what is no number of seconds.
+        """
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+            raise TypeError(f"with_timeout() takes seconds as a number, not {type(timeout_s).__name__}")
+        if timeout_s != timeout_s:
+            raise ValueError("with_timeout() takes seconds as a number, not nan")
         return Deadline(self, timeout_s)
 
     def end(self) -> None:

@@ -108,6 +108,17 @@ def cause_of(kind: str, ended: Exit | None) -> str:
     return "signal" if ended.status < 0 else "exit"
 
 
+def remedy_of(component: ComponentName, ended: Exit | None) -> str:
+    """What to do about a process that ended while it imported its component."""
+    if ended is not None and ended.out_of_memory:
+        return f"raise memory in limits of [components.{component}], or let its import take less"
+    if ended is not None and ended.status is not None and ended.status < 0:
+        return (
+            "look at what ended it: a signal of the system, of another process, or of native code that its import runs"
+        )
+    return "its import must not end the process"
+
+
 def parent_of(pid: int) -> int | None:
     """The parent's pid; None when there is no such process."""
     try:

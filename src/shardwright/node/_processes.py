@@ -21,7 +21,7 @@ from shardwright.model.manifest import Component, Manifest, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
-from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, parent_of
+from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, parent_of, remedy_of
 from shardwright.node._logs import Logs
 from shardwright.node._port import GuestPort, ShardPort, control_pair
 from shardwright.node._templates import Template, TemplateEnded
@@ -378,7 +378,7 @@ class ProcessLauncher(Launcher):
             raise StartFailed(
                 f"{port.component} ended while it started: {end_in_words(port.closed, ended)}",
                 log=self._logs.last_lines(port.shard),
-                remedy="its import must not end the process",
+                remedy=remedy_of(port.component, ended),
             )
         raise StartFailed(f"{port.shard} sent {type(message).__name__} instead of {kind.__name__}")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from shardwright.sharding._functions import FunctionFacts, describe, literal
 from shardwright.sharding._scan import MUTATORS
-from shardwright.sharding._symbols import CLASS_FACTORIES, Ref, Resolver
+from shardwright.sharding._symbols import CLASS_FACTORIES, Ref, Resolver, target_names
 
 _RECORD_BASES = frozenset({
     "typing.NamedTuple", "typing.TypedDict", "typing.Protocol", "typing_extensions.TypedDict",
@@ -332,6 +332,21 @@ def constants_of(node: ast.ClassDef) -> dict[str, str]:
         if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store)
     }
     return {name: text for name, text in found.items() if name not in stored}
+
+
+def assigned_in(node: ast.ClassDef) -> frozenset[str]:
+    """The names that statements of the class body assign."""
+    targets: list[ast.expr] = []
+    for item in ast.walk(ast.Module(_outside_functions(node.body), [])):
+        if isinstance(item, ast.Assign):
+            targets += item.targets
+        elif isinstance(item, ast.AnnAssign) and item.value is not None:
+            targets.append(item.target)
+    return frozenset(name for target in targets for name in target_names(target))
+
+
+def _outside_functions(body: list[ast.stmt]) -> list[ast.stmt]:
+    return [item for item in body if not isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
 
 
 def _method_kind(item: ast.FunctionDef | ast.AsyncFunctionDef) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardwright.model.shard import Severity
+from shardwright.model.shard import Diagnostic, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ CODES: dict[str, Code] = {
          "Give the owner a function that sets it."),
         ("SW263", _R, "An attribute of an object behind a handle is written from outside its component.",
          "Give its class a method that sets it."),
-        ("SW264", _R, "A context manager is entered across an edge.",
+        ("SW264", _R, "A context manager that cannot cross is entered across an edge: of `@contextmanager`, or a lock.",
          "Enter it inside its component, or offer a function that does the whole."),
         ("SW265", _R, "A global that changes is imported by name across an edge; the name would keep an old copy.",
          "Read it through a function of the owner."),
@@ -86,8 +86,19 @@ CODES: dict[str, Code] = {
         ("SW268", _W, "A name is used across an edge that the owner's module does not define.", "Correct the name."),
         ("SW269", _R, "An object behind a handle is iterated over across an edge; its iterator does not cross.",
          "Give its class a method that returns a list, and iterate over that."),
+        ("SW270", _R, "An attribute of a class that is reached by handle is used across an edge; the class stays.",
+         "Give the class a class method that answers, or the owner a function."),
     )
 }  # fmt: skip
+
+
+ALTERING = frozenset({"SW231", "SW232", "SW233", "SW253", "SW254", "SW261", "SW267", "SW268"})
+"""Warnings that say that the cut program may fail, or do something else than the uncut one, where it runs there."""
+
+
+def alters(finding: Diagnostic) -> bool:
+    """Whether a finding means that the cut program may fail or do something else than the uncut one."""
+    return finding.severity is Severity.REFUSAL or finding.code in ALTERING
 
 
 def codes_markdown() -> str:

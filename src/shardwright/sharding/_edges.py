@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from shardwright.errors import PlanError
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import MAIN_COMPONENT, Diagnostic, PlanEdge, Severity, Site
+from shardwright.sharding._classes import ClassFacts, assigned_in, constants_of
 from shardwright.sharding._program import Program
 from shardwright.sharding._scan import Use, UseKind
 from shardwright.sharding._source import nearest
@@ -29,6 +30,10 @@ _COMMON_METHODS = frozenset(
     "wait", "flush", "acquire", "release", "group", "match", "search", "execute", "commit", "submit", "result",
 }  # fmt: skip
 
+_MODULE_NAMES = frozenset({"__name__", "__doc__", "__package__", "__spec__", "__loader__", "__path__", "__file__"})
+_PROXY_NAMES = frozenset(
+    {"__name__", "__qualname__", "__doc__", "__module__"}
+)  # of a function: its proxy has them, too
 _PASS_DATA = "pass data, such as a name to choose by, or keep both sides in one component"
 
 
@@ -154,7 +159,7 @@ class _Finder:
                     "use an Enum member or None instead",
                 )
             return
-        if kind is NameKind.IMPORT:
+        if kind is NameKind.IMPORT or (kind is None and use.ref.name in _MODULE_NAMES):
             return
         found = self.calls.setdefault(pair, _Found())
         if kind is None:
@@ -171,8 +176,14 @@ class _Finder:
                     f"did you mean {near!r}?" if near else "correct the name",
                 )
         elif kind is NameKind.REMOTE:
-            found.add("reads", short, site)
-            self._read(component, callee, use, short, site)
+            held = self._held(use.ref)
+            found.add("calls" if held is not None and use.kind is UseKind.CALL else "reads", short, site)
+            if held is None or self._rebound(use.ref):
+                self._read(component, callee, use, short, site)
+            if held is not None:
+                self._through_handle(component, callee, held, use, short, site)
+            elif use.kind is UseKind.ENTER:
+                self._entered(component, callee, short, site)
         else:
             verb = {UseKind.CALL: "calls", UseKind.ENTER: "enters", UseKind.SUBCLASS: "inherits from"}.get(use.kind)
             verb = "iterates over" if use.kind is UseKind.ITERATE else verb
@@ -180,6 +191,18 @@ class _Finder:
             self._hazards(component, callee, use, kind, short, site)
         if use.kind is UseKind.CALL:
             self._arguments(component, callee, use, short, site)
+
+    def _held(self, ref: Ref) -> ClassFacts | None:
+        """The class of the object that a global holds from its import on, where others reach it by handle."""
+        symbols = self.program.resolver.symbols(ref.module)
+        bindings = symbols.bindings.get(ref.top, []) if symbols is not None else []
+        made = bindings[0].value if len(bindings) == 1 else None
+        of = self.program.resolver.expression(ref.module, made.func) if isinstance(made, ast.Call) else None
+        facts = self.program.classes.facts(of) if of is not None else None
+        return facts if facts is not None and facts.stateful else None
+
+    def _rebound(self, ref: Ref) -> bool:
+        return any(use.kind is UseKind.WRITE for _, use in self.program.late_writes(ref))
 
     def _is_sentinel(self, ref: Ref) -> bool:
         binding = self.program.resolver.binding(ref)
@@ -226,6 +249,10 @@ class _Finder:
                 )
             else:  # a copy of its own
                 self.calls.pop((component, callee)) if not found.sites else None
+            return
+        held = self._held(use.ref) if kind is NameKind.REMOTE and "." not in use.ref.name else None
+        if held is not None and use.kind is UseKind.MUTATE and use.by in held.methods:
+            found.add("calls", f"{short}.{use.by}", site)  # its owner changes it, and everybody sees that
             return
         found.add("writes", short, site)
         self.note(
@@ -278,33 +305,15 @@ class _Finder:
                     component,
                     "keep both classes in one component, or wrap instead of inherit",
                 )
-            if use.kind is UseKind.ENTER and (use.instance or "." not in use.ref.name):
-                self.note(
-                    "SW264",
-                    Severity.REFUSAL,
-                    f"{component} enters {short} of {callee} as a context manager",
-                    site,
-                    component,
-                    f"enter it inside {callee}, or offer a function that does the whole",
-                )
             facts = self.program.classes.facts(Ref(use.ref.module, use.ref.top))
-            if use.kind is UseKind.ITERATE and facts is not None and facts.hands_out_iterators:
-                self.note(
-                    "SW269",
-                    Severity.REFUSAL,
-                    f"{component} iterates over {short}, which {callee} holds; its iterator does not cross",
-                    site,
-                    component,
-                    f"give {use.ref.name} a method that returns a list, and iterate over that",
-                )
-            method = facts.methods.get(use.ref.name.partition(".")[2]) if facts is not None else None
-            if method is not None and use.kind in (UseKind.CALL, UseKind.ENTER):
-                self._streams(
-                    component, callee, method.facts.is_generator, method.facts.is_context_manager, short, site
-                )
+            if facts is not None:
+                self._through_handle(component, callee, facts, use, short, site)
+                self._class_attribute(component, callee, facts, use, short, site)
             return
         function = surface.functions[use.ref.top]
         if "." in use.ref.name and use.kind is not UseKind.IMPORT:
+            if use.ref.name.partition(".")[2] in _PROXY_NAMES:
+                return
             self.note(
                 "SW267",
                 Severity.WARNING,
@@ -316,6 +325,64 @@ class _Finder:
             return
         if use.kind in (UseKind.CALL, UseKind.ENTER):
             self._streams(component, callee, function.is_generator, function.is_context_manager, short, site)
+
+    def _through_handle(
+        self, component: ComponentName, callee: ComponentName, facts: ClassFacts, use: Use, short: str, site: Site
+    ) -> None:
+        """Uses of an object that ``callee`` holds, or of a method of its class."""
+        name = use.ref.name.partition(".")[2]
+        if use.kind is UseKind.ENTER and not name and not {"__enter__", "__aenter__"} & facts.methods.keys():
+            self._entered(component, callee, short, site)
+        if use.kind is UseKind.ITERATE and facts.hands_out_iterators:
+            self.note(
+                "SW269",
+                Severity.REFUSAL,
+                f"{component} iterates over {short}, which {callee} holds; its iterator does not cross",
+                site,
+                component,
+                f"give {facts.ref.name} a method that returns a list, and iterate over that",
+            )
+        method = facts.methods.get(name)
+        if method is not None and use.kind in (UseKind.CALL, UseKind.ENTER):
+            self._streams(component, callee, method.facts.is_generator, method.facts.is_context_manager, short, site)
+
+    def _class_attribute(
+        self, component: ComponentName, callee: ComponentName, facts: ClassFacts, use: Use, short: str, site: Site
+    ) -> None:
+        """A name of the class itself: beside methods its proxy has constants alone."""
+        name = use.ref.name.partition(".")[2].partition(".")[0]
+        if not name or use.instance or name in facts.methods or hasattr(type, name):
+            return
+        family = self._family(facts)
+        if any(name in constants_of(item.node) for item in family) or not any(
+            item.nature == "foreign" or name in assigned_in(item.node) for item in family
+        ):
+            return
+        self.note(
+            "SW270",
+            Severity.REFUSAL,
+            f"{component} uses class attribute {short}, but the class stays in {callee}",
+            site,
+            component,
+            f"give {facts.ref.name} a class method that answers, or {callee} a function",
+        )
+
+    def _family(self, facts: ClassFacts) -> list[ClassFacts]:
+        found = [facts]
+        for item in found:
+            bases = (self.program.classes.facts(base) for base in item.bases)
+            found += [base for base in bases if base is not None and base not in found]
+        return found
+
+    def _entered(self, component: ComponentName, callee: ComponentName, short: str, site: Site) -> None:
+        self.note(
+            "SW264",
+            Severity.REFUSAL,
+            f"{component} enters {short} of {callee} as a context manager",
+            site,
+            component,
+            f"enter it inside {callee}, or offer a function that does the whole",
+        )
 
     def _streams(
         self, component: ComponentName, callee: ComponentName, generator: bool, managed: bool, short: str, site: Site
@@ -330,14 +397,7 @@ class _Finder:
                 "return a list, or keep caller and generator in one component",
             )
         if managed:
-            self.note(
-                "SW264",
-                Severity.REFUSAL,
-                f"{component} enters {short} of {callee} as a context manager",
-                site,
-                component,
-                f"enter it inside {callee}, or offer a function that does the whole",
-            )
+            self._entered(component, callee, short, site)
 
     def _arguments(self, component: ComponentName, callee: ComponentName, use: Use, short: str, site: Site) -> None:
         if use.unsafe_argument:
@@ -394,6 +454,12 @@ class _Finder:
                     site = Site(self.program.tree.loaded[module].relative, line)
                     name = f"{self._short(holders[0])}.{method}"
                     self.calls.setdefault((component, callee), _Found()).add("may hold a handle and call", name, site)
+                    if (method, line) in self.program.scan(module).unknown_enters and self._manages(holders, method):
+                        self._entered(component, callee, name, site)
+
+    def _manages(self, holders: list[Ref], method: str) -> bool:
+        found = [self.program.classes.facts(holder) for holder in holders]
+        return all(facts is not None and facts.methods[method].facts.is_context_manager for facts in found)
 
     def _closure(self, component: ComponentName) -> set[ComponentName]:
         seen: set[ComponentName] = set()

@@ -37,7 +37,12 @@ def plan(manifest: Manifest) -> ShardPlan:
     impossible (bad syntax, missing modules or names, contradictions between manifest and code) raises PlanError with a
     remedy.
     """
-    program = Program(manifest)
+    return plan_of(Program(manifest))
+
+
+def plan_of(program: Program) -> ShardPlan:
+    """The plan of a program that was read already."""
+    manifest = program.manifest
     surfaces = judge(program)
     components: tuple[ComponentName, ...] = tuple(component.name for component in manifest.components)
     if program.main_module is not None:
@@ -159,17 +164,23 @@ def _below_root(program: Program, module: str) -> bool:
 # -- findings that belong to no edge -------------------------------------------------------------------------------
 
 
-def _common_globals(program: Program, components: tuple[ComponentName, ...]) -> list[Diagnostic]:
-    found = []
+def split_state(program: Program, components: tuple[ComponentName, ...]) -> dict[Ref, list[ComponentName]]:
+    """Globals of common modules that are written after import, and the components that each have a copy: two or more."""
     users: dict[str, list[ComponentName]] = {}
     for component in components:
         for module in program.code_of(component):
             users.setdefault(module, []).append(component)
-    for ref, writes in program.written_globals.items():
-        importers = users.get(ref.module, [])
-        if ref.module in program.owners or len(importers) < 2 or ref.module not in program.common:
-            continue
-        module, use = writes[0]
+    return {
+        ref: users[ref.module]
+        for ref in program.written_globals
+        if ref.module not in program.owners and ref.module in program.common and len(users.get(ref.module, ())) > 1
+    }
+
+
+def _common_globals(program: Program, components: tuple[ComponentName, ...]) -> list[Diagnostic]:
+    found = []
+    for ref, importers in split_state(program, components).items():
+        module, use = program.written_globals[ref][0]
         site = Site(program.tree.loaded[module].relative, use.line)
         names = ", ".join(importers)
         found.append(

@@ -7,14 +7,15 @@ import json
 import keyword
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardwright.errors import PlanError
-from shardwright.model.ids import ComponentName
-from shardwright.model.manifest import Component, Manifest
-from shardwright.sharding._plan import plan
+from shardwright.model.manifest import Manifest
+from shardwright.model.shard import Diagnostic
 from shardwright.sharding._scan import Scan, scan
+from shardwright.sharding._settle import Settled, settle
 from shardwright.sharding._source import SourceModule, SourceTree
 from shardwright.sharding._symbols import Bind, Resolver
 
@@ -74,9 +75,12 @@ def propose_manifest(folder: str | Path) -> str:
             code="SW203",
             remedy="name the folder that holds the application's package",
         )
-    parts = _without_refusals(base, root, main, parts)
-    _fill(tree, resolver, parts)
-    return _toml(base, root, package, main, parts)
+    candidates = _Candidates(tree, main.partition(":")[0], parts)
+    manifest = Manifest(base.name, str(base / "shardwright.toml"), str(root), main)
+    settled = settle(manifest, {part.name: part.code for part in parts}, candidates.taken_up)
+    kept = [candidates.part(name, code) for name, code in settled.parts.items()] or [_whole(tree, package, main, parts)]
+    _fill(tree, resolver, kept)
+    return _toml(base, root, package, main, kept, _remarks(settled))
 
 
 # -- finding the parts ---------------------------------------------------------------------------------------------
@@ -184,21 +188,55 @@ def _calls_at_import(module: SourceModule, function: str) -> bool:
     return False
 
 
-def _without_refusals(base: Path, root: Path, main: str, parts: list[_Part]) -> list[_Part]:
-    """Parts that would be refused at an edge stay common: drops the called side until the plan has no refusal."""
-    while True:
-        components = tuple(Component(ComponentName(part.name), part.code) for part in parts)
-        found = plan(Manifest(base.name, str(base / "shardwright.toml"), str(root), main, components=components))
-        refused = {
-            edge.callee
-            for refusal in found.refusals
-            for edge in found.edges
-            if edge.caller == refusal.component and refusal.site in edge.sites
-        }
-        kept = [part for part in parts if part.name not in refused]
-        if not refused or not kept or len(kept) == len(parts):
-            return parts
-        parts = kept
+@dataclass(slots=True)
+class _Candidates:
+    """What a part of a module would be."""
+
+    tree: SourceTree
+    main_module: str
+    parts: list[_Part]
+
+    def taken_up(self, module: str, parts: Mapping[str, str]) -> str | None:
+        """The name of a part that owns that one module; None when it is no module of functions, or the program's own."""
+        place = self.tree.locate(module)
+        if module in parts.values() or module == self.main_module or place is None or place.is_package:
+            return None
+        if any(keyword.iskeyword(piece) for piece in module.split(".")) or self.tree.load(module) is None:
+            return None
+        if not _has_units(self.tree.loaded[module]):
+            return None
+        return _component_name(module.rpartition(".")[2], [_Part(name, code, []) for name, code in parts.items()])
+
+    def part(self, name: str, code: str) -> _Part:
+        return next((part for part in self.parts if part.code == code), None) or _Part(name, code, [code])
+
+
+def _whole(tree: SourceTree, package: str, main: str, parts: list[_Part]) -> _Part:
+    """One component for the program as it is: nothing is cut."""
+    main_module = main.partition(":")[0]
+    if package and (not main or main_module == package or main_module.startswith(f"{package}.")):
+        code = package
+    else:
+        code = main_module or max(parts, key=lambda part: len(part.modules)).code
+    modules = [item for item in (code, *tree.beneath(code)) if tree.load(item) is not None]
+    return _Part(_component_name(code.rpartition(".")[2], []), code, modules)
+
+
+def _remarks(settled: Settled) -> list[str]:
+    """Comments: why what is not cut is not, and what the plan still warns of."""
+    lines = []
+    if not settled.parts:
+        lines.append("# One component: every cut that was tried would change what the program does.")
+    for code, finding in sorted(settled.given_up.items()):
+        lines.append(f"# {code} is no component: {finding.code} {_said(finding)}")
+    for finding in settled.told:
+        lines.append(f"# Mind: {finding.code} {_said(finding)}")
+    return lines
+
+
+def _said(finding: Diagnostic) -> str:
+    text = f"{finding.site}: {finding.message}" if finding.site is not None else finding.message
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _parts(tree: SourceTree, resolver: Resolver, names: list[str], main_module: str) -> list[_Part]:
@@ -306,7 +344,7 @@ def _list(values: set[str]) -> str:
     return "[" + ", ".join(_text(value) for value in sorted(values)) + "]"
 
 
-def _toml(base: Path, root: Path, package: str, main: str, parts: list[_Part]) -> str:
+def _toml(base: Path, root: Path, package: str, main: str, parts: list[_Part], remarks: list[str]) -> str:
     app = re.sub(r"[^A-Za-z0-9._-]+", "-", package.rpartition(".")[2] or base.name).strip("._-")[:64] or "app"
     if root.is_relative_to(base):
         relative = root.relative_to(base).as_posix()
@@ -318,6 +356,8 @@ def _toml(base: Path, root: Path, package: str, main: str, parts: list[_Part]) -
         lines.append(f"main = {_text(main)}  # what `shardwright run` executes")
     else:
         lines.append('# main = "module:function"  # what `shardwright run` executes')
+    if remarks:
+        lines += ["", *remarks]
     for part in parts:
         lines += ["", *_section(part)]
     lines += [

@@ -48,6 +48,7 @@ class Use:
     top: str
     deferred: bool
     instance: bool = False  # reached through an object of the class that ``ref`` begins with
+    by: str = ""  # of MUTATE: the method that was called, or that stands for the statement; empty for `x.name = ...`
     unsafe_argument: str = ""  # what about an argument cannot be copied
     callbacks: tuple[Ref, ...] = ()  # functions among the arguments
 
@@ -77,6 +78,7 @@ class Scan:
     imports: list[tuple[str, int]] = field(default_factory=list)
     dynamic: list[tuple[Ref, int]] = field(default_factory=list)  # import_module("..."), getattr(module, name)
     unknown_calls: list[tuple[str, int, str]] = field(default_factory=list)  # (method, line, top) on unknown objects
+    unknown_enters: set[tuple[str, int]] = field(default_factory=set)  # those of them that a `with` enters
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +236,9 @@ class _Walker:
     def touch(self, kind: str, name: str, writes: bool, line: int) -> None:
         self.found.touches.append(Touch(kind, name, writes, line, self.depth > 0, self.top))
 
-    def mutate(self, ref: Ref, line: int) -> None:
+    def mutate(self, ref: Ref, line: int, by: str = "") -> None:
         """What an object holds is the object's: changing it writes no global, whatever the class is called."""
-        self.use(ref, UseKind.SET if ref.held else UseKind.MUTATE, line)
+        self.use(ref, UseKind.SET if ref.held else UseKind.MUTATE, line, by=by)
 
     def iterated(self, node: ast.expr) -> None:
         value = self.evaluate(node)
@@ -463,7 +465,9 @@ class _Walker:
                 if isinstance(owner, Ref) and owner.name:
                     if owner == Ref("os", "environ"):
                         self.environ(index, True, target.lineno)
-                    self.mutate(owner, target.lineno)
+                    self.mutate(
+                        owner, target.lineno, "__delitem__" if isinstance(target.ctx, ast.Del) else "__setitem__"
+                    )
                 self.module_object(base, target.lineno)
                 if owner != Ref("os", "environ"):
                     self.expression(base)
@@ -574,9 +578,16 @@ class _Walker:
             called = self.evaluate(context.func)
             if isinstance(called, Ref) and called.name:
                 self.use(called, UseKind.ENTER, context.lineno)
+            elif called is None and isinstance(context.func, ast.Attribute):
+                self.unknown_enter(context.func)
+        elif isinstance(value, Ref) and value.name:
+            self.use(value, UseKind.ENTER, context.lineno)
         self.expression(context)
         if item.optional_vars is not None:
             self.assign(item.optional_vars, value if isinstance(value, Instance) else None)
+
+    def unknown_enter(self, function: ast.Attribute) -> None:
+        self.found.unknown_enters.add((function.attr, function.lineno))
 
     def call(self, node: ast.Call) -> None:
         called = self.evaluate(node.func)
@@ -602,7 +613,7 @@ class _Walker:
         if isinstance(node.func, ast.Attribute):
             owner = self.evaluate(_container(node.func.value))
             if node.func.attr in MUTATORS and isinstance(owner, Ref) and owner.name:
-                self.mutate(owner, node.lineno)
+                self.mutate(owner, node.lineno, node.func.attr)
                 if owner.held:
                     self.module_object(node.func.value, node.lineno)
             if called is None and owner is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
@@ -212,15 +213,15 @@ class PatchableHandleType(HandleType):
 
     def __setattr__(cls, name: str, value: Any) -> None:
         if _is_pythons(name, value):
-            super().__setattr__(name, value)
+            type.__setattr__(cls, name, value)
         else:
-            vars(cls)[_PATCHING].set(name, value, super().__setattr__, super().__delattr__)
+            vars(cls)[_PATCHING].set(name, value, partial(type.__setattr__, cls), partial(type.__delattr__, cls))
 
     def __delattr__(cls, name: str) -> None:
         if _is_pythons(name, None):
-            super().__delattr__(name)
+            type.__delattr__(cls, name)
         else:
-            vars(cls)[_PATCHING].delete(name, super().__setattr__, super().__delattr__)
+            vars(cls)[_PATCHING].delete(name, partial(type.__setattr__, cls), partial(type.__delattr__, cls))
 
 
 def _is_pythons(name: str, value: object) -> bool:

@@ -160,3 +160,17 @@ def test_mistakes_are_reported_at_their_lines(name: str, write: Any, problems: A
     assert len(found) == len(wanted), found
     for problem, pattern in zip(found, wanted, strict=True):
         assert fits(problem, f"shardwright.toml:{pattern}"), problem
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('limits = { memory = "0MiB" }', ""), ('usage = { latency_slo = "0s" }', ""),
+        ('limits = { memory = "12mb" }', " '12MB'?"), ('scope = "key"', " 'key:<argument name>'?"),
+        ('scope = "sharde"', " 'shared'?"),
+    ],
+)  # fmt: skip
+def test_what_is_proposed_could_stand_there(write: Any, problems: Any, line: str, says: str) -> None:
+    write(HEAD + line + "\n")
+    (problem,) = problems()
+    assert problem.partition("did you mean")[2] == says

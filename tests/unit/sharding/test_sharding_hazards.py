@@ -39,8 +39,24 @@ OWNER = """
         return f
 
     class World:
+        count = 0
+        names = {}
+        SIZE = 3
         def __init__(self, name="w"):
+            World.count += 1
             self.t = 0
+            self.things = {}
+        @contextmanager
+        def held(self):
+            yield self
+        def put(self, name, thing):
+            self.things[name] = thing
+        def update(self, things):
+            self.things.update(things)
+        def __setitem__(self, name, thing):
+            self.things[name] = thing
+        def __delitem__(self, name):
+            del self.things[name]
         def step(self):
             self.t += 1
         def __enter__(self):
@@ -51,6 +67,14 @@ OWNER = """
             yield self.t
         def each(self, f):
             return f
+
+    class Moon(World):
+        pass
+
+    HOME = World()
+
+    def home():
+        return HOME
 
     class Bag:
         def __init__(self):
@@ -91,8 +115,17 @@ def hazards(plan: ShardPlan) -> list[tuple[str, str, str]]:
         ("from owner import World\ndef f():\n    w = World()\n    w.t = 9\n", "SW263", "refusal", 4),
         ("from owner import World\ndef f(w: World):\n    w.t += 1\n", "SW263", "refusal", 3),
         ("from owner import World\nclass Mine(World):\n    def more(self): ...\n", "SW251", "refusal", 2),
-        ("from owner import World\ndef f():\n    with World() as w: ...\n", "SW264", "refusal", 3),
-        ("from owner import World\ndef f():\n    w = World()\n    with w: ...\n", "SW264", "refusal", 4),
+        ("from owner import Bag\ndef f():\n    with Bag() as b: ...\n", "SW264", "refusal", 3),
+        ("from owner import World\ndef f(w: World):\n    with w.held(): ...\n", "SW264", "refusal", 3),
+        ("import owner\ndef f():\n    with owner.HOME.held(): ...\n", "SW264", "refusal", 3),
+        ("import owner\ndef f():\n    with owner.home().held(): ...\n", "SW264", "refusal", 3),
+        ("import owner\ndef f():\n    for x in owner.HOME.ticks(): ...\n", "SW260", "refusal", 3),
+        ("import owner\ndef f():\n    owner.HOME.t = 1\n", "SW262", "refusal", 3),
+        ("import owner\ndef f():\n    owner.HOME = owner.World()\n", "SW262", "refusal", 3),
+        ("import owner\ndef f():\n    owner.HOME.things['x'] = 1\n", "SW262", "refusal", 3),
+        ("from owner import World\ndef f():\n    return World.count\n", "SW270", "refusal", 3),
+        ("from owner import Moon\ndef f():\n    return Moon.count\n", "SW270", "refusal", 3),
+        ("from owner import World\ndef f():\n    return World.names\n", "SW270", "refusal", 3),
         ("import owner\ndef f():\n    with owner.opened(): ...\n", "SW264", "refusal", 3),
         ("import owner\ndef f():\n    owner.each(lambda x: x)\n", "SW266", "refusal", 3),
         ("import owner\ndef f():\n    owner.each(x for x in 'ab')\n", "SW266", "refusal", 3),
@@ -117,6 +150,30 @@ def test_hazard(plan_app: Any, user: str, code: str, severity: str, line: int) -
     assert [found for found, _, _ in hazards(plan)] == [code]
     expected = CODES[code].severity
     assert expected is not None and expected.value == severity
+
+
+@pytest.mark.parametrize(
+    "uses",
+    [
+        "owner.HOME.put('a', 1)", "owner.HOME.update({})", "owner.HOME['a'] = 1", "del owner.HOME['a']",
+        "return owner.HOME.t", "owner.HOME.each(1)", "return HOME.put('a', 1)", "owner.home().put('a', 1)",
+        "with World() as w: return w.t", "with HOME: return 1", "with owner.World(): return 1",
+        "return owner.__name__, owner.__doc__, owner.__file__", "return owner.bump.__name__, owner.bump.__doc__",
+        "return World.SIZE, World.__name__, World.__doc__, Moon.SIZE, World.step.__name__",
+        "w = World()\n    return w.count",
+    ],
+)  # fmt: skip
+def test_what_works_across_an_edge_is_no_hazard(plan_app: Any, uses: str) -> None:
+    user = f"import owner\nfrom owner import HOME, Moon, World\ndef f():\n    {uses}\n"
+    assert hazards(plan_app({"owner.py": OWNER, "user.py": user}, {"owner": "owner", "user": "user"})) == []
+
+
+def test_an_object_that_is_replaced_is_not_to_be_imported_by_name(plan_app: Any) -> None:
+    owner = OWNER + "\n    def again():\n        global HOME\n        HOME = World()\n"
+    user = "from owner import HOME\nimport owner\ndef f():\n    owner.HOME.put('a', 1)\n"
+    found = hazards(plan_app({"owner.py": owner, "user.py": user}, {"owner": "owner", "user": "user"}))
+    assert ("SW265", "refusal", "user.py:1") in found
+    assert "SW262" not in [code for code, _, _ in found]
 
 
 def test_a_common_class_may_not_inherit_from_a_stateful_class_either(plan_app: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from shardwright.errors import PlanError
 from shardwright.manifest import load
 from shardwright.model.shard import ShardPlan
-from shardwright.sharding import plan, propose_manifest
+from shardwright.sharding import alters, plan, propose_manifest
 
 SHOP = {
     "shop/__init__.py": "",
@@ -47,7 +47,7 @@ def check(folder: Path, files: Mapping[str, str], start: str = "") -> tuple[str,
     assert propose_manifest(base) == text
     (base / "shardwright.toml").write_text(text, "utf-8")
     found = plan(load(base / "shardwright.toml"))
-    assert found.refusals == ()
+    assert [item for item in found.diagnostics if alters(item) and item.code != "SW233"] == []
     return text, found
 
 
@@ -163,3 +163,80 @@ def test_nothing_to_propose(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"a\.py:1") as caught:
         propose_manifest(tmp_path)
     assert caught.value.code == "SW202"
+
+
+def codes(text: str) -> dict[str, str]:
+    return {name: part["code"] for name, part in components(text).items()}
+
+
+def test_state_that_several_parts_would_copy_gets_an_owner(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/settings.py": "SEEN = {}\ndef note(x):\n    SEEN[x] = 1\n    return len(SEEN)\n",  # by its name no candidate
+        "a/one.py": "from a import settings\ndef f(): return settings.note(1)\n",
+        "a/two.py": "from a import settings\ndef g(): return settings.note(2)\n",
+        "a/cli.py": "from a import one, two\ndef main(): return one.f() + two.g()\n",
+    }
+    text, found = check(tmp_path, files)
+    assert codes(text) == {"one": "a.one", "settings": "a.settings", "two": "a.two"}
+    assert {(edge.caller, edge.callee) for edge in found.edges} >= {("one", "settings"), ("two", "settings")}
+
+
+def test_state_that_cannot_have_an_owner_stays_with_one_part(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/feed.py": "SEEN = []\ndef rows():\n    SEEN.append(1)\n    yield len(SEEN)\n",
+        "a/one.py": "from a import feed\ndef f(): return list(feed.rows())\n",
+        "a/two.py": "from a import feed\ndef g(): return list(feed.rows())\n",
+        "a/three.py": "def h(): return 1\n",
+        "a/cli.py": "from a import three\ndef main(): return three.h()\n",
+    }
+    text, _ = check(tmp_path, files)
+    assert codes(text) == {"one": "a.one", "three": "a.three"}
+    assert "# a.feed is no component: SW260 a/one.py:2" in text
+    assert "# a.two is no component: SW231 a/feed.py:3" in text
+
+
+def test_a_program_that_no_cut_leaves_as_it_is_becomes_one_component(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/feed.py": "SEEN = []\ndef rows():\n    SEEN.append(1)\n    yield len(SEEN)\n",
+        "a/one.py": "from a import feed\ndef f(): return list(feed.rows())\n",
+        "a/cli.py": "from a import feed, one\ndef main(): return one.f(), list(feed.rows())\n",
+    }
+    text, found = check(tmp_path, files)
+    assert codes(text) == {"a": "a"}
+    assert "# One component: every cut that was tried would change what the program does." in text
+    assert [definition.component for definition in found.definitions] == ["a"]
+
+
+def test_loose_modules_that_no_cut_leaves_as_they_are(tmp_path: Path) -> None:
+    files = {
+        "main.py": "import feed\ndef main(): return list(feed.rows())\n",
+        "feed.py": "SEEN = []\ndef rows():\n    SEEN.append(1)\n    yield len(SEEN)\n",
+    }
+    text, found = check(tmp_path, files)
+    assert codes(text) == {"part_main": "main"}
+    assert found.edges == ()
+
+
+def test_settings_of_the_process_that_others_would_miss(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/dice.py": "import random\ndef roll(): return random.random()\n",
+        "a/seeds.py": "import random\ndef start(): random.seed(1)\n",
+        "a/cli.py": "from a import dice, seeds\ndef main():\n    seeds.start()\n    return dice.roll()\n",
+    }
+    text, _ = check(tmp_path, files)  # the seed goes where the program is; the dice cannot be seen to need it
+    assert codes(text) == {"a": "a"}
+
+
+def test_what_is_left_to_mind_is_said(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/dice.py": "def roll(): return 1\n",
+        "a/cli.py": "import logging\nfrom a import dice\ndef main():\n    logging.basicConfig()\n    return dice.roll()\n",
+    }
+    text, _ = check(tmp_path, files)
+    assert codes(text) == {"dice": "a.dice"}
+    assert "# Mind: SW233 a/cli.py:4: logging.basicConfig configures logging" in text

@@ -143,7 +143,10 @@ def flat_elements(d: Decoder) -> list[Any]:
 def _frozenset(d: Decoder) -> frozenset[Any]:
     d.at += 1
     d.charge(wire.WEIGHT_SET)
-    value = frozenset(elements(d))
+    inside = elements(d)
+    d.key_cost.weigh(inside)
+    d.key_cost.spend(inside, True)
+    value = frozenset(inside)
     d.objects.append(value)
     return value
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardwright.transport.codec import _wire as wire
 from shardwright.transport.codec._classes import ClassPlan
+from shardwright.transport.codec._keys import KeyCost
 from shardwright.transport.codec._memo import Compare, Snapshot
 from shardwright.transport.codec._paths import children
 from shardwright.transport.codec._wire import violation
@@ -41,6 +42,7 @@ class Decoder:
         "frontier",
         "hashing",
         "items",
+        "key_cost",
         "later",
         "next_buffer",
         "now",
@@ -78,6 +80,7 @@ class Decoder:
         self.attribute_names: dict[type, list[str]] = {}
         self.depth = codec.limits.max_depth
         self.items = codec.limits.max_items
+        self.key_cost = KeyCost(codec.limits.max_items)
         self.snapshots = snapshots
         self.later: list[tuple[Fill, Any, Any]] | None = None
         self.hashing: dict[int, tuple[Fill, Any, Any, list[Any]]] = {}
@@ -194,11 +197,13 @@ class Decoder:
 
     def fill_hashed(self, fill: Fill, thing: Any, held: Any, keys: list[Any], unchanged: Compare) -> None:
         """The same for what hashes its keys: these must be complete first."""
+        self.key_cost.weigh(keys)
         if self.now:
             ready = not any(_leads_to(key, self.open) for key in keys)
         else:
             ready = self.later is None and all(map(_plain, keys))
         if ready:
+            self.key_cost.spend(keys, isinstance(thing, set))
             fill(thing, held)
         else:
             self.hashing[id(thing)] = (fill, thing, held, keys)
@@ -219,7 +224,8 @@ class Decoder:
             while stack:
                 number, ready = stack.pop()
                 if ready:
-                    fill, thing, held, _ = chosen[number]
+                    fill, thing, held, keys = chosen[number]
+                    self.key_cost.spend(keys, isinstance(thing, set))
                     fill(thing, held)
                     continue
                 entry = waiting.pop(number, None)

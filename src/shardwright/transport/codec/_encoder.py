@@ -101,13 +101,13 @@ class Encoder:
             raise MessageTooLarge(
                 f"a message of at least {size} bytes; this edge permits {limits.max_bytes}",
                 outcome="not started",
-                remedy="send less at once, or raise the edge's limit",
+                remedy="send less at once: in parts, or as a file that both may read",
             )
         if self.items > limits.max_items:
             raise MessageTooLarge(
                 f"a message of at least {self.items} items; this edge permits {limits.max_items}",
                 outcome="not started",
-                remedy="send less at once, or raise the edge's limit",
+                remedy="send less at once: in parts, or as a file that both may read",
             )
 
     def remember(self, thing: object) -> int:

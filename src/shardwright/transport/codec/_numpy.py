@@ -1,12 +1,14 @@
-"""numpy arrays and scalars, on sides that have numpy loaded: a message never makes a side import it."""
+"""numpy arrays and scalars. Who is sent the first one imports numpy by its name, which no message chooses."""
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 import sys
 from typing import Any
 
+from shardwright.errors import CannotCross
 from shardwright.transport.codec import _tagged_decode as decoding
 from shardwright.transport.codec import _wire as wire
 from shardwright.transport.codec._tagged_decode import Contents, Decoder
@@ -103,7 +105,14 @@ def _scalar(s: Encoder, value: Any) -> None:
 def _loaded() -> Any:
     numpy = _numpy()
     if numpy is None:
-        raise violation("a numpy value, where numpy is not loaded")
+        try:
+            numpy = importlib.import_module("numpy")
+        except Exception as error:
+            raise CannotCross(
+                f"a numpy value came to where numpy cannot be imported: {error}",
+                outcome="failed",
+                remedy="install numpy there as well, or send plain values (.item(), .tolist())",
+            ) from None
     return numpy
 
 
