@@ -5,7 +5,6 @@ The cases are in ``protocol_cases_*``; a difference that is meant is listed with
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import protocol_cases_wsgi
 import protocol_servers as servers
 from protocol_differences import DIFFERENCES, compare
 from protocol_http2 import Http2
-from protocol_wire import Case, Gone, Request, Response, Talk, Wire, observe
+from protocol_wire import Case, Request, Response, Talk, Wire, observe
 
 PROBES = Path(__file__).parent / "apps_web" / "probes"
 ASGI = {**protocol_cases_asgi.CASES, **protocol_cases_websocket.CASES}
@@ -272,18 +271,3 @@ def test_websockets_at_the_end_of_a_server(tmp_path: Path, runtime_directory: Pa
             ends.append((wire.frames(), heard))
     assert ends[1] == ends[0]
     assert ends[0][0] == ["close 1012", "the end"] and "websocket.disconnect" in ends[0][1]
-
-
-def test_a_response_is_not_begun_before_its_time(asgi: Pair) -> None:
-    """The raw client itself: what never comes is told from what comes late."""
-    with Wire(asgi.gateway) as wire:
-        wire.socket.settimeout(0.05)
-        begun = time.monotonic()
-        wire.send(Request("GET", "/stepwise?never").encode("never"))
-        assert wire.head().status == 200 and wire.chunk() == b"first"
-        with pytest.raises(TimeoutError):
-            wire.chunk()
-        assert time.monotonic() - begun >= 0.05
-    with pytest.raises(Gone), Wire(asgi.gateway) as wire:
-        wire.socket.shutdown(1)
-        wire.line()

@@ -190,7 +190,7 @@ class StandIn:
             self.exchanges.append(exchange)
         return exchange
 
-    async def describe(self, route: RouteTarget) -> dict[str, Any]:
+    async def describe(self, route: RouteTarget, method: str) -> dict[str, Any]:
         if self.fail is not None:
             raise ShardLost("gone", outcome="not started")
         return self.described.get(route.name, {})

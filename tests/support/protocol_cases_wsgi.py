@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from protocol_wire import Case, Request, Talk, chunk
+from protocol_wire import PATIENCE_S, Case, Request, Talk, chunk
 
 __all__ = ["CASES", "PLAIN"]
 
@@ -93,8 +93,15 @@ CASES.update({f"wsgi-{name}": partial(_plain, request) for name, request in PLAI
 
 def _short(talk: Talk) -> None:
     """Fewer bytes than were promised: is the client told that nothing more comes?"""
-    talk.ask(PLAIN["iterable-too-short"], patience_s=1.0)
-    talk.note_log()
+    with talk.wire() as wire:
+        wire.send(PLAIN["iterable-too-short"].encode(talk.case))
+        found = wire.head()
+        talk.note_log()  # the server has sent all that it will
+        wire.socket.settimeout(0.5)
+        wire.body(found)
+        talk.note_response(found)
+        wire.socket.settimeout(PATIENCE_S)
+        talk.note("open", wire.stays_open())
 
 
 CASES["wsgi-iterable-too-short"] = _short

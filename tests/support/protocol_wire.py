@@ -347,10 +347,9 @@ class Talk:
         for name, value in (found.shown() if found is not None else {"status": "no answer"}).items():
             self.note(f"{name}{number}", value)
 
-    def ask(self, *requests: Request, patience_s: float = PATIENCE_S) -> None:
+    def ask(self, *requests: Request) -> None:
         """Send requests one after the other, each when the one before it was answered; note answers and the connection."""
         with self.wire() as wire:
-            wire.socket.settimeout(patience_s)
             for number, each in enumerate(requests):
                 wire.send(each.encode(self.case))
                 self.answer(wire, each.method, f" {number + 1}" if number else "")

@@ -145,8 +145,8 @@ class Backend(Protocol):
     async def node(self, *, numbers: bool = False) -> NodeView:
         """How the node is, and, with ``numbers``, what it counts. Raises ShardLost when it is gone, or does not answer."""
 
-    async def describe(self, route: RouteTarget) -> dict[str, Any]:
-        """JSON schema of the arguments and the result of a function."""
+    async def describe(self, route: RouteTarget, method: str) -> dict[str, Any]:
+        """The operation of OpenAPI that a function is by that method, and under ``schemas`` what it refers to."""
 
     async def status(self) -> dict[str, Any]:
         """What the node tells of itself, for the page: plain data with ``ready``, ``reasons``, ``shards``, ``sessions`` and

@@ -14,6 +14,10 @@ from shardwright.model.shard import EntryKind, RouteTarget
 
 __all__ = ["OpenApi"]
 
+SHOWN = tuple(method for method in ANY_METHOD if method != "HEAD")
+"""The methods by which a function is described whose route names none; HEAD comes with GET."""
+_METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
+
 _PROBLEM = {
     "type": "object",
     "properties": {
@@ -58,15 +62,17 @@ class OpenApi:
         for route in self._routes.routes:
             if route.kind is EntryKind.APPLICATION:
                 continue
-            try:
-                described = await self._backend.describe(route)
-            except ShardwrightError:
-                described, whole = {}, False
-            schemas.update(described.get("schemas", {}))
             path = re.sub(r":path\}", "}", route.path)
-            for method in route.methods or ANY_METHOD:
-                if method.lower() in ("get", "put", "post", "delete", "options", "head", "patch", "trace"):
-                    paths.setdefault(path, {})[method.lower()] = _operation(route, method, described)
+            operations = paths.setdefault(path, {})
+            for method in route.methods or SHOWN:
+                if method.lower() in operations or method.lower() not in _METHODS:
+                    continue
+                try:
+                    described = await self._backend.describe(route, method)
+                except ShardwrightError:
+                    described, whole = {}, False
+                schemas.update(described.get("schemas", {}))
+                operations[method.lower()] = _operation(route, method, described)
         made = msgspec.json.encode(
             {
                 "openapi": "3.1.0",
@@ -87,7 +93,7 @@ def _operation(route: RouteTarget, method: str, described: dict[str, Any]) -> di
         "responses": dict(described.get("responses", {"200": {"description": "its result"}})),
     }
     for key in ("summary", "description", "parameters", "requestBody"):
-        if described.get(key) and not (key == "requestBody" and method in ("GET", "HEAD", "DELETE")):
+        if described.get(key):
             operation[key] = described[key]
     named = {each["name"] for each in operation.get("parameters", ()) if each.get("in") == "path"}
     for name in parameters(route.path):

@@ -59,7 +59,7 @@ const others = row => {
 const list = values => (values || []).join(", ");
 const COLUMNS = {
   shards: [
-    ["shard", row => row.shard], ["component", row => row.component], ["status", row => row.status],
+    ["shard", row => row.shard], ["status", row => row.status],
     ["cores", row => amounts(row, "cpu", cores)], ["memory", row => amounts(row, "memory_bytes", bytes)],
     ["other limits", others], ["key", row => row.key], ["sessions", row => list(row.sessions)],
     ["age", row => row.age_s === undefined ? "" : span(row.age_s)],

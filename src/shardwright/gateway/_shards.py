@@ -31,6 +31,7 @@ from shardwright.gateway._hub import LoopHub, LoopLink
 from shardwright.gateway._keys import WrongKey, key_in
 from shardwright.gateway._node_sessions import NodeSessions
 from shardwright.gateway._replies import Reply, operation_of
+from shardwright.gateway._routes import parameters
 from shardwright.gateway._talk import NodeTalk
 from shardwright.guest import (
     AskCounts,
@@ -180,8 +181,8 @@ class ShardBackend:
             raise CallError(f"{route.name} gave no answer of a function", outcome="failed")
         return answer
 
-    async def describe(self, route: RouteTarget) -> dict[str, Any]:
-        payload = encode_web(DescribeRequest(_names_in(route.path), (route.methods or ("GET",))[0]))
+    async def describe(self, route: RouteTarget, method: str) -> dict[str, Any]:
+        payload = encode_web(DescribeRequest(parameters(route.path), method))
         deadline_ns = time.monotonic_ns() + int(DESCRIBE_S * 1e9)
         answer = await self._ask(route, OWN_SESSION, None, payload, deadline_ns, NO_TRACE)
         if not isinstance(answer, Described):
@@ -434,7 +435,3 @@ def _opening(
 def _expire(reply: Reply) -> None:
     if not reply.future.done():
         reply.future.set_exception(DeadlineExceeded(f"{reply.what}: no reply within the deadline"))
-
-
-def _names_in(path: str) -> tuple[str, ...]:
-    return tuple(segment[1:-1] for segment in path.split("/") if segment.startswith("{"))

@@ -7,16 +7,19 @@ from pathlib import PurePath
 from typing import Any
 
 import msgspec
+import msgspec.inspect as types
 
 from shardwright.guest._web_convert import BODY_METHODS, Argument, Reading
 
 __all__ = ["describe"]
 
+_DECIMAL = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
+
 
 def describe(reading: Reading, path: Sequence[str], method: str, component: str) -> dict[str, Any]:
     """The operation: ``parameters``, ``requestBody``, ``responses``, and the ``schemas`` that these refer to."""
     arguments = [argument for argument in reading.arguments.values() if argument.name not in path]
-    body_possible = method in BODY_METHODS and bool(arguments)
+    body_possible = method in BODY_METHODS and (bool(arguments) or reading.takes_more)
     whole = reading.body_argument(path) if body_possible else None
     wanted = {argument.name: argument.annotation for argument in reading.arguments.values()}
     schemas, components = _schemas({**wanted, "return": reading.result}, component)
@@ -74,7 +77,54 @@ def _schemas(annotations: dict[str, Any], component: str) -> tuple[dict[str, Any
                 one, more = {}, {}
             found = (*found, one)
             shared = {**shared, **more}
+    for name, schema in zip(names, found, strict=True):
+        try:
+            info = types.type_info(annotations[name])
+        except Exception:
+            continue
+        _sharpen(schema, info, shared, set())
     return dict(zip(names, found, strict=True)), {f"{component}.{name}": each for name, each in shared.items()}
+
+
+def _sharpen(schema: Any, info: Any, shared: dict[str, Any], seen: set[str]) -> None:
+    """Say more of moments and decimal numbers, wherever they are in ``schema``, which is that of the type ``info``."""
+    while isinstance(info, types.Metadata):
+        info = info.type
+    if not isinstance(schema, dict):
+        return
+    if "$ref" in schema:
+        name = next((name for name in shared if schema["$ref"].endswith(f".{name}")), "")
+        if not name or name in seen:
+            return
+        seen.add(name)
+        schema = shared[name]
+    match info:
+        case types.DateTimeType():
+            schema["format"] = "date-time"
+        case types.TimeType():
+            schema["format"] = "time"
+        case types.DecimalType() if schema.pop("type", None):
+            schema.pop("format", None)
+            schema["anyOf"] = [{"type": "string", "pattern": _DECIMAL}, {"type": "number"}]
+        case types.CollectionType() if "items" in schema:
+            _sharpen(schema["items"], info.item_type, shared, seen)
+        case types.TupleType():
+            for inner, each in zip(schema.get("prefixItems", ()), info.item_types, strict=False):
+                _sharpen(inner, each, shared, seen)
+        case types.DictType() if "additionalProperties" in schema:
+            _sharpen(schema["additionalProperties"], info.value_type, shared, seen)
+        case types.UnionType() if len(schema.get("anyOf", ())) == len(info.types):
+            for inner, each in zip(schema["anyOf"], sorted(info.types, key=_rank), strict=True):
+                _sharpen(inner, each, shared, seen)
+        case types.StructType() | types.DataclassType() | types.TypedDictType():
+            members = schema.get("properties", {})
+            for field in info.fields:
+                _sharpen(members.get(field.encode_name), field.type, shared, seen)
+
+
+def _rank(info: Any) -> int:
+    """The members of a union are described in this order."""
+    return 2 if isinstance(info, types.NoneType) else int(isinstance(info, types.StructType))
 
 
 def _schema_of(annotation: Any) -> dict[str, Any]:

@@ -168,6 +168,14 @@ def convert(
         found[name] = _filled(msgspec.convert(value, annotation, dec_hook=_from_plain))
     except msgspec.ValidationError as error:
         expected, got, inside = _explained(error)
+        if got == "float":
+            try:
+                changed = _whole(value)
+            except RecursionError:
+                changed = value
+            if changed is not value:
+                convert(found, name, changed, annotation, where, wrong)
+                return
         if missing := _MISSING.match(str(error).partition(" - at ")[0]):
             inside = f"{inside}.{missing['name']}"
             expected, got = "a value", "nothing"
@@ -176,6 +184,20 @@ def convert(
         )
     except (ValueError, ArithmeticError) as error:
         wrong.append({"where": where, "expected": name_of(annotation), "got": str(error)[:_GOT_CHARS]})
+
+
+def _whole(value: Any) -> Any:
+    """``value`` with floats that are whole numbers as such: to JSON, and to its schemas, ``1.0`` is an integer. The same
+    object where there are none."""
+    if type(value) is float:
+        return int(value) if value.is_integer() else value
+    if isinstance(value, list):
+        items = [_whole(each) for each in value]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    if isinstance(value, dict):
+        members = {name: _whole(each) for name, each in value.items()}
+        return members if any(members[name] is not each for name, each in value.items()) else value
+    return value
 
 
 def _filled(value: Any) -> Any:

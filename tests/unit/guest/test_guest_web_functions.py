@@ -12,6 +12,7 @@ import pytest
 
 from guest_web import Gateway, WebShard
 from shardwright.guest import Describe, Described, Failure, FunctionReply, FunctionRequest, Open
+from shardwright.guest._web_convert import BadRequest, Reading
 
 SOURCE = """
     from __future__ import annotations
@@ -405,3 +406,19 @@ def test_functions_run_one_at_a_time_in_their_session(tmp_path: Path) -> None:
             assert value(gateway.answer(call)) == [1, "one", trace.hex()]
     finally:
         shard.close()
+
+
+def test_a_float_without_a_fraction_is_an_integer_of_json() -> None:
+    def both(whole: int, part: float, several: list[dict[str, int]]) -> None: ...
+
+    reading = Reading(both, "both")
+
+    def read(body: bytes) -> dict[str, Any]:
+        return reading.read(FunctionRequest("POST", {}, (), body, "application/json"))[1]
+
+    found = read(b'{"whole": 2.0, "part": 2.0, "several": [{"a": 1e3, "b": -0.0}]}')
+    assert found == {"whole": 2, "part": 2.0, "several": [{"a": 1000, "b": 0}]}
+    assert [type(found["whole"]), type(found["part"])] == [int, float]
+    for wrong in (b"2.5", b"1e400", b"[" * 400 + b"1.5" + b"]" * 400):
+        with pytest.raises(BadRequest):
+            read(b'{"whole": ' + wrong + b', "part": 1, "several": []}')

@@ -1,0 +1,1 @@
+"""A small shop: a tutorial-size Django application in three parts."""

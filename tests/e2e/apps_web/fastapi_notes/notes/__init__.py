@@ -1,0 +1,1 @@
+"""Notes: a tutorial-size FastAPI application in three parts."""

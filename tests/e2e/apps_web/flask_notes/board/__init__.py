@@ -1,0 +1,1 @@
+"""A message board: a tutorial-size Flask application in three parts."""
