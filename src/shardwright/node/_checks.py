@@ -56,6 +56,8 @@ def plan_to_start(manifest: Manifest, environment: Mapping[str, str]) -> ShardPl
             raise
         problems = (*problems, f"{error.code} {error.message}")
         made = None
+    if made is not None:  # a route that leads nowhere would answer 404 for as long as the node runs
+        problems = (*problems, *(f"{d.code} {d.message}; {d.remedy}" for d in made.diagnostics if d.code == "SW224"))
     if made is not None and not problems and len(secrets) == 1:
         raise NodeError(secrets[0])
     if problems or secrets or made is None:
