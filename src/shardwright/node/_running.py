@@ -1,4 +1,7 @@
-"""A node in a thread of this process: opened, asked, closed. ``_face`` gives it a public shape."""
+"""A node in a thread of this process: opened, asked, closed. ``_face`` gives it a public shape.
+
+Over 400 lines long: what is opened in one order is closed in the other, and both are read together.
+"""
 
 from __future__ import annotations
 
