@@ -277,6 +277,7 @@ class Shard:
             except (OSError, ValueError):
                 pass
         self._send(self.runtime.counts(0))
+        self.runtime.outbox.flush()
         os._exit(0)
 
     def _say_goodbye(self, end_s: float) -> None:
