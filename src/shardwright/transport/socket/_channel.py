@@ -1,5 +1,7 @@
 """SocketChannel: whole messages over one Unix stream socket.
 
+Longer than most files: sending and receiving share their locks and one end, and are to be judged together.
+
 A message on the wire is its length in bytes (u32, little-endian), then that many bytes. Nothing else is ever sent: no
 greeting, no padding, no goodbye; the end of the stream between two messages is the end of the conversation.
 
