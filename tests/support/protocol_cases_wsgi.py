@@ -149,6 +149,16 @@ def byte_by_byte(talk: Talk) -> None:
     talk.note_log()
 
 
+@case
+def beside_another(talk: Talk) -> None:
+    """Two requests at once, of which one waits for the other."""
+    with talk.wire() as wire:
+        wire.send(Request("GET", "/meet").encode(talk.case))
+        talk.until(bool)
+        talk.get("/met")
+        talk.answer(wire)
+
+
 # -- chunks ------------------------------------------------------------------------------------------------------
 
 

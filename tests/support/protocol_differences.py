@@ -239,6 +239,13 @@ differs(
     "wsgi-expect-of-an-untaken-body",
 )
 
+differs(
+    "calls of one shard run one at a time, and those of a WSGI application are calls: another comes in where one waits for"
+    " its client or for another shard, and nowhere else; gunicorn runs a thread for each",
+    {"body": ("met", "alone"), "headers": (["content-length: 3"], ["content-length: 5"])},
+    "wsgi-beside-another",
+)
+
 # -- HTTP/1.0 ----------------------------------------------------------------------------------------------------
 
 _version = {"version": ("HTTP/1.0", ABSENT)}

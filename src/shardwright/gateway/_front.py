@@ -2,6 +2,8 @@
 
 It decides which route takes a request, in which session, whether it is let in, and what a client is told when something
 fails. Bodies and values of the application pass through as bytes; nothing of them is decoded here.
+
+Over 400 lines long: the way of a request from its route to its answer is read in one place.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from shardwright.gateway._front_asgi import (
     trace_of,
 )
 from shardwright.gateway._front_exchange import HttpPump, WebSocketPump, deny
+from shardwright.gateway._front_log import FrontLog
 from shardwright.gateway._front_own import OwnPages
 from shardwright.gateway._grpc import CALL, CHECK, GrpcRequest, answer_grpc, timeout_s
 from shardwright.gateway._limits import Limits
@@ -63,6 +66,7 @@ class Front:
         self.routes = RouteTable(settings.routes)
         self.monitor = monitor or GatewayMonitor(route.path for route in settings.routes)
         self.admission = Admission(gateway.queue)
+        self.log = FrontLog(access=gateway.access_log)
         self.draining = False
         self._backend = backend
         self._sessions = Sessions(
@@ -109,6 +113,7 @@ class Front:
         pattern: str | None = None
         meter = None
         status: int | None = None
+        begun_s = time.monotonic() if self.log.access else 0.0
         try:
             match = self.routes.match(method, raw_path)
             pattern = match.route.path
@@ -124,8 +129,14 @@ class Front:
         except Aborted:
             status = 502
             raise
+        except Exception as defect:
+            status = 500
+            self.log.defect(defect, pattern, trace_id)
+            raise Aborted from defect
         finally:
             (meter or self.monitor.request(pattern, method)).ended(status)
+            if self.log.access:
+                self.log.request(method, pattern, status, begun_s, trace_id)
 
     async def _function(
         self,
@@ -171,6 +182,7 @@ class Front:
                 raise Problem(404, "No function takes this path.")
             meter = self.monitor.request(match.route.path, asked.method)
             status = None
+            begun_s = time.monotonic()
             try:
                 request = FunctionRequest(
                     asked.method, dict(match.path), self._query(query), asked.body, asked.content_type
@@ -186,6 +198,8 @@ class Front:
                 raise problem from error
             finally:
                 meter.ended(status)
+                if self.log.access:
+                    self.log.request(asked.method, match.route.path, status, begun_s, trace_id)
 
         if scope["http_version"] != "2" or scope["method"] != "POST":
             await respond_problem(send, Problem(405, "gRPC is POST over HTTP/2."), trace_id)
@@ -345,13 +359,17 @@ class Front:
         trace_id = trace_of(headers.get(b"traceparent"))
         extensions = scope.get("extensions")
         pattern: str | None = None
+        begun_s = time.monotonic() if self.log.access else 0.0
         try:
             match = self.routes.match_websocket(scope["raw_path"])
             pattern = match.route.path
             visit = await self._sessions.enter(match.route.needs_session, headers)
             exchange, visit = await self._open(match.route, visit, _shown(scope, match), trace_id)
         except (ShardwrightError, Problem) as error:
-            await deny(send, self._say(error, pattern, trace_id), trace_id, extensions)
+            problem = self._say(error, pattern, trace_id)
+            if self.log.access:
+                self.log.request("WEBSOCKET", pattern, problem.status, begun_s, trace_id)
+            await deny(send, problem, trace_id, extensions)
             return
         timeout_s = match.route.timeout_s
         del headers, match  # it may be idle for long: what it holds counts
@@ -368,10 +386,17 @@ class Front:
         )
         try:
             await pump.run()
+        except OSError:
+            pass  # the client left while it was told how this ends
+        except Exception as defect:
+            self.log.defect(defect, pattern, trace_id)
+            raise
         finally:
             exchange.cancel()
             for meter in meters:
                 meter.ended(pump.code)
+            if self.log.access:
+                self.log.request("WEBSOCKET", pattern, pump.code, begun_s, trace_id)
 
     def _say(self, error: Exception, pattern: str | None, trace_id: bytes) -> Problem:
         """What the client is told; the log gets the rest."""

@@ -127,7 +127,12 @@ async def _tick(state: GatewayState, front: Front) -> None:
         for connection in tuple(state.connections):
             sweep = getattr(connection, "sweep", None)
             if sweep is not None:
-                sweep(now_s)
+                try:
+                    sweep(now_s)
+                except Exception as defect:  # of one connection: the others are looked at nevertheless
+                    front.log.defect(defect, None)
+                    if connection.transport is not None:
+                        connection.transport.abort()
         await asyncio.sleep(TICK_S)
 
 

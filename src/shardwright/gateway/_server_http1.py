@@ -90,6 +90,7 @@ class Http1Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._chunk_bytes = 0
         self._stuck_since_s = 0.0
+        self._idle_since_s = 0.0  # after an answer; what begins no request (empty lines do not) changes nothing
         self._closes_at_s = 0.0
         self._current: RequestResponseCycle | None = None  # the request that is being answered; others wait behind it
 
@@ -109,7 +110,6 @@ class Http1Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
         self._running.gone()
         self.pipeline.clear()
 
@@ -150,11 +150,13 @@ class Http1Protocol(HttpToolsProtocol):
                     self._refuse(408)
                 else:
                     self.transport.close()
-        elif self.timeout_keep_alive_task is None and bool(self.cycle) and not self._answering() and not self.pipeline:
-            # Something came that began no request (empty lines do not): the connection is as idle as before.
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+        elif (
+            bool(self.cycle)
+            and not self._answering()
+            and not self.pipeline
+            and now_s - self._idle_since_s > self.timeout_keep_alive
+        ):
+            self.transport.close()
 
     def pause_writing(self) -> None:
         self._stuck_since_s = self.loop.time()
@@ -192,6 +194,17 @@ class Http1Protocol(HttpToolsProtocol):
             app = partial(_without_chunks, app, cycle)
         cycle.transport = self._cork  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """As in uvicorn, but ``sweep`` ends what is idle: a timer for each answer costs more than a look now and then."""
+        self._state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since_s = self.loop.time()
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= self.limits.pipelined:

@@ -178,9 +178,7 @@ class Caller:
         return True
 
     def _wait(self, link: Link, waiting: Waiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
-        mailbox = waiting.mailbox
-        if mailbox is not None:
-            mailbox.release()
+        waiting.begin()
         try:
             while True:
                 timeout_s = None
@@ -205,8 +203,7 @@ class Caller:
             link.abandon(envelope.call_id)
             raise
         finally:
-            if mailbox is not None and not mailbox.holds():
-                mailbox.reclaim(waiting.waiter)
+            waiting.end()
 
     @contextmanager
     def parked(self) -> Iterator[None]:

@@ -24,39 +24,62 @@ MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doin
 class Waiting:
     """A blocked thread's ticket: outcomes and calls to run arrive in ``inbox``.
 
-    ``mailbox``: the thread put the baton down, and is woken when something is there *and* the baton is its own again.
+    ``mailbox``: where the thread puts its baton down meanwhile. It is woken when something is there *and* the baton is its
+    own again, if that mailbox can do both at once; else it takes the baton up after it was woken.
     """
 
-    __slots__ = ("chain", "inbox", "mailbox", "session", "thread", "waiter")
+    __slots__ = ("_at_once", "_mailbox", "_waiter", "chain", "inbox", "session", "thread")
 
     def __init__(self, chain: int, session: SessionNumber, mailbox: Mailbox | None = None) -> None:
         self.chain = chain
         self.session = session
         self.thread = threading.get_ident()
         self.inbox: SimpleQueue[Any] = SimpleQueue()
-        self.mailbox = mailbox
-        self.waiter = Waiter()
+        self._mailbox = mailbox
+        self._at_once = mailbox if mailbox is not None and mailbox.resumes else None
+        self._waiter = Waiter()
 
     def deliver(self, item: Any) -> None:
         """Any thread."""
         self.inbox.put(item)
-        if self.mailbox is not None:
-            self.mailbox.resume(self.waiter)
+        if self._at_once is not None:
+            self._at_once.resume(self._waiter)
+
+    # -- the thread that waits ---------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Put the baton down."""
+        if self._mailbox is not None:
+            self._mailbox.release()
 
     def take(self, timeout_s: float | None) -> Any:
         """The next item, and with it the baton if it was put down. Raises Empty when the time is over: then without it."""
-        if self.mailbox is None:
-            return self.inbox.get(timeout=timeout_s)
-        if not self.mailbox.wait(self.waiter, timeout_s):
-            raise Empty
-        return self.inbox.get_nowait()
+        if self._at_once is not None:
+            if not self._at_once.wait(self._waiter, timeout_s):
+                raise Empty
+            return self.inbox.get_nowait()
+        item = self.inbox.get(timeout=timeout_s)
+        if self._mailbox is not None:
+            self._mailbox.acquire()
+        return item
 
     def again(self) -> None:
         """Put the baton down again, after an item was done with; what came meanwhile is not forgotten."""
-        if self.mailbox is not None:
-            self.mailbox.park(self.waiter)
-            if not self.inbox.empty():
-                self.mailbox.resume(self.waiter)
+        if self._at_once is None:
+            self.begin()
+            return
+        self._at_once.park(self._waiter)
+        if not self.inbox.empty():
+            self._at_once.resume(self._waiter)
+
+    def end(self) -> None:
+        """Have the baton again if it was put down, whatever happened."""
+        if self._mailbox is None or self._mailbox.holds():
+            return
+        if self._at_once is not None:
+            self._at_once.reclaim(self._waiter)
+        else:
+            self._mailbox.acquire()
 
 
 class Chains:

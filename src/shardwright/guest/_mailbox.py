@@ -29,6 +29,8 @@ _LONGEST_WAIT_S = 1e9  # what a lock still accepts
 class Mailbox:
     """Runs work one at a time on worker threads. ``limit`` bounds the calls that may wait in the queue."""
 
+    resumes = True  # whether ``resume`` and what belongs to it give all that ``acquire`` does
+
     def __init__(self, *, limit: int, name: str = "shard", max_workers: int = MAX_WORKERS) -> None:
         self._limit = limit
         self._name = name
@@ -41,6 +43,8 @@ class Mailbox:
         self._idle: list[_Worker] = []
         self._workers = 0
         self._closed = False
+        self.turns = 0  # that ended
+        self.freed: Callable[[], None] = lambda: None  # called when nobody has the baton any more, without the mutex
 
     def __repr__(self) -> str:
         return (
@@ -123,6 +127,8 @@ class Mailbox:
         with self._mutex:
             if self._held and self._holder == threading.get_ident():
                 self._pass_on()
+        if not self._held:
+            self.freed()
 
     # -- a thread that waits for something, and for the baton, at once ---------------------------------------------
 
@@ -153,6 +159,8 @@ class Mailbox:
         with self._mutex:
             waiter.asked = False
             self._pass_on()
+        if not self._held:
+            self.freed()
 
     def reclaim(self, waiter: Waiter) -> None:
         """Take the baton although what was waited for did not come, or nobody looked; as ``acquire``."""
@@ -207,6 +215,7 @@ class Mailbox:
 
     def _next(self, worker: _Worker) -> Work | None:
         """The worker that has the baton asks for more; None says: be idle, the baton is no longer yours."""
+        self.turns += 1
         with self._mutex:
             if self._resumers:
                 self._holder = None
@@ -217,7 +226,9 @@ class Mailbox:
                 self._holder = None
                 self._held = False
             self._idle.append(worker)
-            return None
+        if not self._held:
+            self.freed()
+        return None
 
 
 class Waiter:

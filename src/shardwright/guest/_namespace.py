@@ -108,6 +108,8 @@ class ImportingMailbox(Mailbox):
     Both are taken up again in the order baton, turn, and nobody waits for a baton while it has the turn: no deadlock.
     """
 
+    resumes = False
+
     def __init__(self, *, limit: int, name: str = "shard") -> None:
         super().__init__(limit=limit, name=name)
         self._put_down = threading.local()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from shardwright.monitoring._families import Family, families
-from shardwright.telemetry import Metrics
+from shardwright.telemetry import Metrics, Series
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED = "unmatched"
@@ -26,6 +26,7 @@ class GatewayMonitor:
         self._monotonic_s = monotonic_s
         self._in_flight: Counter[str] = Counter(dict.fromkeys((*self._routes, UNMATCHED), 0))
         self._websockets: Counter[str] = Counter()
+        self._series: dict[tuple[str, str, str], tuple[Series, Series]] = {}
         self.connections_open = 0
         self.queued: Counter[str] = Counter()  # admitted requests that wait, by component
 
@@ -41,6 +42,17 @@ class GatewayMonitor:
         route = self.route(pattern)
         self._in_flight[route] += 1
         return RequestMeter(self, route, method if method in METHODS else "other", self._monotonic_s())
+
+    def _series_of(self, route: str, method: str, status: str) -> tuple[Series, Series]:
+        """Where a request is counted, and where its time is entered. Kept: there are few, and each request asks."""
+        known = self._series.get((route, method, status))
+        if known is None:
+            timed = (("method", method), ("route", route))
+            known = self._series[route, method, status] = (
+                ("shardwright_gateway_requests", (*timed, ("status", status))),
+                ("shardwright_gateway_request_duration_seconds", timed),
+            )
+        return known
 
     def websocket(self, pattern: str | None) -> WebSocketMeter:
         """A WebSocket was accepted; tell its meter how it ended."""
@@ -86,13 +98,9 @@ class RequestMeter:
         monitor = self._monitor
         monitor._in_flight[self._route] -= 1
         shown = "gone" if status is None else str(status) if 100 <= status <= 599 else "invalid"
-        monitor._metrics.count(
-            "shardwright_gateway_requests", route=self._route, method=self._method, status=shown
-        )  # fmt: skip
-        monitor._metrics.observe(
-            "shardwright_gateway_request_duration_seconds", monitor._monotonic_s() - self._begun_s,
-            route=self._route, method=self._method,
-        )  # fmt: skip
+        counted, timed = monitor._series_of(self._route, self._method, shown)
+        monitor._metrics.count_series(counted)
+        monitor._metrics.observe_series(timed, monitor._monotonic_s() - self._begun_s)
 
 
 class WebSocketMeter:

@@ -1,4 +1,7 @@
-"""The composition root of one machine: sessions, and what shards say. Everything runs on one event loop."""
+"""The composition root of one machine: sessions, and what shards say. Everything runs on one event loop.
+
+Over 400 lines long: it is where all parts of a node meet.
+"""
 
 from __future__ import annotations
 

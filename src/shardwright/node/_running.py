@@ -1,4 +1,7 @@
-"""A node in a thread of this process: opened, asked, closed. ``_face`` gives it a public shape."""
+"""A node in a thread of this process: opened, asked, closed. ``_face`` gives it a public shape.
+
+Over 400 lines long: what is opened in one order is closed in the other, and both are read together.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +24,7 @@ from shardwright.errors import ManifestError, NodeError
 from shardwright.guest import Finished, Testing, serves
 from shardwright.manifest import capacity_problems, load
 from shardwright.model.ids import ComponentName, SessionNumber
-from shardwright.model.manifest import Manifest
+from shardwright.model.manifest import Gateway, Manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.monitoring import Exposition, exposition
 from shardwright.node._api import ApiServer
@@ -167,7 +170,9 @@ class Running:
             raise ManifestError("the manifest asks for more than this machine has", problems=problems)
         if manifest.gateway is not None and self.options.testing is None:  # tests run beside a served application
             given = [sock.fileno() for _, sock in self.options.sockets]
-            self.ingress = await Ingress.open(self.plan, manifest.gateway, self._keeper, state, given, self._token)
+            self.ingress = await Ingress.open(
+                self.plan, self._told(manifest.gateway), self._keeper, state, given, self._token
+            )
         capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)
         self.core = Core(
             manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
@@ -219,6 +224,11 @@ class Running:
             except NodeError as error:
                 self.core.record("api", str(error))
                 self.notes.append(f"other terminals cannot reach this node: {error}")
+
+    def _told(self, gateway: Gateway) -> Gateway:
+        """Who wants to know everything hears of each request as well."""
+        log = self.options.log
+        return replace(gateway, access_log=True) if log is not None and log.level == "debug" else gateway
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -60,7 +60,10 @@ class Metrics:
         """Raise a counter. Raises ValueError for a negative amount."""
         if amount < 0:
             raise ValueError(f"counter {name} cannot fall by {-amount}")
-        series = (name, tuple(sorted(labels.items())))
+        self.count_series((name, tuple(sorted(labels.items()))), amount)
+
+    def count_series(self, series: Series, amount: float = 1) -> None:
+        """The same where the series is at hand, for what is counted often."""
         with self._lock:
             self._values[series] = self._values.get(series, 0) + amount
 
@@ -71,7 +74,10 @@ class Metrics:
 
     def observe(self, name: str, value: float, *, bounds: Sequence[float] = LATENCIES_S, **labels: str) -> None:
         """Add a value to a distribution. ``bounds`` rise, and count at the first value of a series alone."""
-        series = (name, tuple(sorted(labels.items())))
+        self.observe_series((name, tuple(sorted(labels.items()))), value, bounds)
+
+    def observe_series(self, series: Series, value: float, bounds: Sequence[float] = LATENCIES_S) -> None:
+        """The same where the series is at hand."""
         with self._lock:
             spread = self._spreads.get(series)
             if spread is None:

@@ -291,6 +291,21 @@ def test_no_token_opens_the_pages_of_a_gateway_that_has_none() -> None:
     asyncio.run(main())
 
 
+def test_a_defect_of_the_front_is_logged_with_the_trace_and_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with served(StandIn(), application_route("/x", "nowhere")) as server:  # the stand-in raises KeyError
+            for number in range(15):
+                trace = f"{number + 1:032x}"
+                status, _, body = await ask(server.port, f"GET /x\ntraceparent: 00-{trace}-b7ad6b7169203331-01")
+                assert (status, b"nowhere" in body) == (500, False)
+
+    asyncio.run(main())
+    told = [record for record in caplog.records if record.name == "shardwright.gateway"]
+    assert 10 <= len(told) <= 11, "a minute may have passed"
+    assert told[0].__dict__["trace"] == f"{1:032x}"
+    assert told[0].exc_info is not None and told[0].exc_info[0] is KeyError
+
+
 def test_a_route_has_a_time_of_its_own() -> None:
     async def main() -> None:
         async def hang(request: FunctionRequest) -> FunctionReply:

@@ -282,14 +282,14 @@ def test_a_key_is_found_in_path_and_query_as_calls_inside_name_it() -> None:
 
 def test_descriptions_are_json_objects_or_a_violation() -> None:
     async def scenario(backend: ShardBackend, node: NodeEnd) -> None:
-        task = asyncio.create_task(backend.describe(PURE))
+        task = asyncio.create_task(backend.describe(PURE, "GET"))
         shard = await node.link()
         call = await shard.receive()
         payload = encode_web(Described(b'{"parameters": []}'))
         await shard.send(Envelope(Kind.RESULT, call.call_id, codec=PayloadCodec.WEB, payload=payload))
         assert await task == {"parameters": []}
         for body in (b"[1]", b"{", b"\xff", b"[" * 100_000):
-            task = asyncio.create_task(backend.describe(PURE))
+            task = asyncio.create_task(backend.describe(PURE, "GET"))
             call = await shard.receive()
             payload = encode_web(Described(body))
             await shard.send(Envelope(Kind.RESULT, call.call_id, codec=PayloadCodec.WEB, payload=payload))

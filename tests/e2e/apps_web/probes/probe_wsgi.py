@@ -6,8 +6,10 @@ import os
 import re
 import sys
 import tempfile
+import threading
 
 LOG = {}
+MET = threading.Event()
 
 
 def app(environ, start_response):
@@ -397,6 +399,17 @@ def errors(environ, start_response, log):
     environ["wsgi.errors"].writelines(["and ", "another\n"])
     environ["wsgi.errors"].flush()
     return whole(start_response, b"said")
+
+
+def meet(environ, start_response, log):
+    """Waits a while for another request to be served beside it."""
+    log.append("waits")
+    return whole(start_response, b"met" if MET.wait(2.0) else b"alone")
+
+
+def met(environ, start_response, log):
+    MET.set()
+    return whole(start_response, b"here")
 
 
 def upload_end(environ, start_response, log):

@@ -1,0 +1,69 @@
+"""``shardwright bench``: its record, its remedy, and that two do not run at once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli_apps import environment, shardwright
+
+
+@pytest.mark.slow
+def test_the_gateway_is_measured_beside_the_same_library(
+    tmp_path: Path, record_exercised: Callable[[str, int], None]
+) -> None:
+    if shutil.which("wrk") is None:
+        pytest.skip("no wrk")
+    ended = shardwright(tmp_path, "bench", "gateway", "--seconds", "1", "--rounds", "1", "--json", timeout=110)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["machine"]["cores"] == os.cpu_count()
+    records = {record["case"]: record for record in told["records"]}
+    assert set(records) == {
+        "no-op, library in process",
+        "auth to inventory, library in process",
+        "no-op, front in process",
+        "no-op, gateway",
+        "auth to inventory, gateway",
+    }
+    for record in records.values():
+        assert record["requests_per_s"] > 0 and 0 < record["p50_us"] <= record["p99_us"]
+        assert record["ratio_to_in_process"] > 0 and record["cpu_us_per_request"] > 0
+    assert {f"cpu_us_per_request_{name}" for name in ("gateway", "auth", "inventory", "wrk")} <= set(
+        records["auth to inventory, gateway"]
+    )
+    record_exercised(
+        "requests a second of a no-op through the gateway", round(records["no-op, gateway"]["requests_per_s"])
+    )
+
+
+def test_without_wrk_the_remedy_is_told(tmp_path: Path) -> None:
+    ended = shardwright(tmp_path, "bench", "gateway", "--json", more={"PATH": str(tmp_path)})
+    assert ended.returncode == 1
+    assert "apt-get install wrk" in json.loads(ended.stderr.splitlines()[-1])["error"]["remedy"]
+
+
+def test_a_second_benchmark_waits_for_the_first(tmp_path: Path) -> None:
+    lock = Path(tempfile.gettempdir()) / f"shardwright-bench-{os.getuid()}.lock"
+    with open(lock, "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            [sys.executable, "-m", "shardwright", "bench", "gateway"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(tmp_path, {"PATH": str(tmp_path)}),
+        ) as second:
+            assert second.stderr is not None
+            assert "another benchmark runs" in second.stderr.readline()
+            assert second.poll() is None
+            fcntl.flock(held, fcntl.LOCK_UN)
+            assert second.wait(60) == 1, "its turn has come, and there is no wrk"
