@@ -1,4 +1,7 @@
-"""Everything that one shard is made of, joined. Nothing here is global: several shards may live in one process (--inproc)."""
+"""Everything that one shard is made of, joined. Nothing here is global: several shards may live in one process (--inproc).
+
+A little beyond 400 lines: where a shard's parts are put together, and what they need of each other.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ The same plan, the same calls by copy over channels, modules private to each sha
 output of its own: ``print`` goes to the user's terminal, and ``breakpoint()`` in a component works. Control messages
 between node and shard are direct calls. Code that still runs when its shard is ended cannot be stopped: it runs on to
 its end, cut off from everybody.
+
+A little beyond 400 lines: port and launcher of one process, which know each other's threads.
 """
 
 from __future__ import annotations

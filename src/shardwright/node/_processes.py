@@ -1,4 +1,7 @@
-"""Shards in processes of their own: forked from a template of their component, or spawned."""
+"""Shards in processes of their own: forked from a template of their component, or spawned.
+
+A little beyond 400 lines: templates, spawning and reload of one launcher.
+"""
 
 from __future__ import annotations
 
