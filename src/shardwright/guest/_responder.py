@@ -14,9 +14,10 @@ import inspect
 import time
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import replace
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from shardwright.errors import (
     CallError,
@@ -304,7 +305,7 @@ class IncomingCall:
             raise CannotCross(f"{self.what}: {error.message}", outcome="not started", remedy=error.remedy) from None
         owner.calls_in += 1
         if envelope.buffers or len(envelope.payload) >= SMALL_BYTES:  # it has been read
-            self.envelope = replace(envelope, payload=b"", buffers=())
+            self.envelope = msgspec.structs.replace(envelope, payload=b"", buffers=())
             owner.kept.give(self)
         if envelope.kind is Kind.GET:
             return self._read(value)
