@@ -37,17 +37,6 @@ class Channel(ABC):
         the send as a deadline would (nothing was sent, or the channel is closed because a part was).
         """
 
-    def defer(self, parts: Sequence[Part]) -> bool:
-        """Take a small message over without sending it: it goes with the next ``send``, before it, or by ``flush``.
-
-        False: it was not taken. Who defers sees to it that one of the two comes soon.
-        """
-        return False
-
-    def flush(self) -> bool:
-        """Send what was deferred, as far as that needs no waiting; False when some is left. Raises nothing."""
-        return True
-
     @abstractmethod
     def receive(self, *, timeout_s: float | None = None) -> memoryview | None:
         """The next message, owned by the caller, or None when ``timeout_s`` passed first (0 polls).

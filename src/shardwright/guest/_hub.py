@@ -20,7 +20,6 @@ from typing import Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, ProtocolViolation
-from shardwright.guest._outbox import Outbox
 from shardwright.guest._service import serves
 
 
@@ -36,16 +35,12 @@ class Reader(Protocol):
 
 
 class Hub:
-    """Reads every channel added to it. ``start`` must be called in the process that uses it (after any fork).
-
-    ``outbox``: what was kept there is sent by this thread in time.
-    """
+    """Reads every channel added to it. ``start`` must be called in the process that uses it (after any fork)."""
 
     BURST = 64  # messages taken from one channel before the others get their turn
 
-    def __init__(self, name: str = "hub", outbox: Outbox | None = None) -> None:
+    def __init__(self, name: str = "hub") -> None:
         self._name = name
-        self._outbox = outbox
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -53,7 +48,6 @@ class Hub:
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._todo: deque[tuple[bool, Reader]] = deque()
         self._readers: dict[Reader, int] = {}  # and the descriptors by which they are registered
-        self._heard = False
         self._closing = False
         self._why_ended = ""  # not empty: no thread reads any more
         self._thread: threading.Thread | None = None
@@ -129,8 +123,6 @@ class Hub:
             with contextlib.suppress(Exception):
                 print(f"{self._name}: {why}", file=sys.stderr)
                 traceback.print_exc()
-        if self._outbox is not None:
-            self._outbox.disarm()
         with self._mutex:
             self._why_ended = why
             todo, self._todo = self._todo, deque()
@@ -143,10 +135,7 @@ class Hub:
                     self._end(reader, ChannelClosed(why))
 
     def _turn(self) -> None:
-        timeout_s = self._outbox.arm(heard=self._heard) if self._outbox is not None else None
-        events = self._selector.select(timeout_s)
-        self._heard = bool(events)
-        for key, _ in events:
+        for key, _ in self._selector.select():
             reader: Reader | None = key.data
             if reader is None:
                 with contextlib.suppress(BlockingIOError):

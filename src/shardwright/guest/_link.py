@@ -17,14 +17,12 @@ from typing import Protocol
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, DeadlineExceeded, ProtocolViolation
 from shardwright.guest._hub import Hub
-from shardwright.guest._outbox import Outbox
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.transport import CallCodec, PickleCodec, pack, unpack
 
 _REPLIES = frozenset({Kind.RESULT, Kind.ERROR})
 REPLY_PATIENCE_NS = 5_000_000_000  # a caller that does not take its reply for so long is cut off
-SMALL_BYTES = 2048  # a larger payload is not kept to go with others
 MAX_LEFT = 1024  # answers that may wait for a writing thread; a caller that lets more wait is cut off
 
 
@@ -61,7 +59,7 @@ class Link:
 
     ``enter`` is called with the link before its first message can be heard. ``parking`` may be set there: then a send
     that must wait for the peer puts the sending thread's baton down meanwhile. A send on the hub's own thread never
-    waits. ``outbox`` may be set there, too: what ``post`` is given may then go out a moment later, with what follows.
+    waits.
     """
 
     def __init__(
@@ -86,7 +84,6 @@ class Link:
         self._retired = False
         self._left: deque[Envelope] | None = None  # what the hub's thread leaves to a writing thread, if there is one
         self.parking: Parking | None = None
-        self.outbox: Outbox | None = None
         if enter is not None:
             enter(self)
         hub.add(self)
@@ -155,19 +152,12 @@ class Link:
         if self._hub.on_thread():
             self._post_at_once(envelope)
             return
-        small = self.outbox is not None and len(envelope.payload) < SMALL_BYTES and not envelope.buffers
-        if small and self.outbox is not None and self.outbox.keep(self, pack(envelope)):
-            return
         try:
             self._send(envelope, time.monotonic_ns() + REPLY_PATIENCE_NS)
         except ChannelClosed:
             pass
         except DeadlineExceeded:
-            self.not_taken()
-
-    def not_taken(self) -> None:
-        """What was posted could not be sent for long: cut the peer off."""
-        self._end(ChannelClosed(f"{self.peer.shard} did not take what it asked for"))
+            self._end(ChannelClosed(f"{self.peer.shard} did not take what it asked for"))
 
     def close(self) -> None:
         """End the conversation; pending calls get ChannelClosed."""

@@ -43,8 +43,6 @@ class Mailbox:
         self._idle: list[_Worker] = []
         self._workers = 0
         self._closed = False
-        self.turns = 0  # that ended
-        self.freed: Callable[[], None] = lambda: None  # called when nobody has the baton any more, without the mutex
 
     def __repr__(self) -> str:
         return (
@@ -127,8 +125,6 @@ class Mailbox:
         with self._mutex:
             if self._held and self._holder == threading.get_ident():
                 self._pass_on()
-        if not self._held:
-            self.freed()
 
     # -- a thread that waits for something, and for the baton, at once ---------------------------------------------
 
@@ -159,8 +155,6 @@ class Mailbox:
         with self._mutex:
             waiter.asked = False
             self._pass_on()
-        if not self._held:
-            self.freed()
 
     def reclaim(self, waiter: Waiter) -> None:
         """Take the baton although what was waited for did not come, or nobody looked; as ``acquire``."""
@@ -215,7 +209,6 @@ class Mailbox:
 
     def _next(self, worker: _Worker) -> Work | None:
         """The worker that has the baton asks for more; None says: be idle, the baton is no longer yours."""
-        self.turns += 1
         with self._mutex:
             if self._resumers:
                 self._holder = None
@@ -226,9 +219,7 @@ class Mailbox:
                 self._holder = None
                 self._held = False
             self._idle.append(worker)
-        if not self._held:
-            self.freed()
-        return None
+            return None
 
 
 class Waiter:

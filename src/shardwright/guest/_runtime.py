@@ -33,7 +33,6 @@ from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._namespace import ImportingMailbox, Namespace
 from shardwright.guest._objects import Held, Objects
 from shardwright.guest._origin import NO_TRACE, origin
-from shardwright.guest._outbox import Outbox
 from shardwright.guest._output import end_lines
 from shardwright.guest._permits import Permits, permits_of
 from shardwright.guest._responder import Responder
@@ -153,8 +152,7 @@ class Runtime:
         """Begin to live as ``shard``."""
         self.shard = shard
         self.router.binder = binder
-        self.outbox = Outbox(self.mailbox)
-        self._hub = Hub(f"{shard}-hub", self.outbox)
+        self._hub = Hub(f"{shard}-hub")
         if self.web.serves_applications:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
                 self.mailbox.submit(partial(Context().run, self.web.look))
@@ -181,7 +179,6 @@ class Runtime:
         if isinstance(link.codec, TaggedCodec) and isinstance(link.codec.handles, LinkHandles):
             link.codec.handles.link = link
         link.parking = self.mailbox
-        link.outbox = self.outbox
         with self._mutex:
             self._links.add(link)
 

@@ -300,7 +300,6 @@ class Shard:
         self._say_goodbye(end_s)
         flush_at_exit()
         self._send(self.runtime.counts(0))
-        self.runtime.outbox.flush()
         os._exit(0)
 
     def _say_goodbye(self, end_s: float) -> None:

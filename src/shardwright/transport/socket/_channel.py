@@ -1,7 +1,5 @@
 """SocketChannel: whole messages over one Unix stream socket.
 
-Longer than most files: sending and receiving share their locks and one end, and are to be judged together.
-
 A message on the wire is its length in bytes (u32, little-endian), then that many bytes. Nothing else is ever sent: no
 greeting, no padding, no goodbye; the end of the stream between two messages is the end of the conversation.
 
@@ -36,7 +34,6 @@ from shardwright.transport.socket._readiness import Readiness
 _HEADER = struct.Struct("<I")
 _READ_AHEAD_BYTES = 32 * 2**10
 _JOIN_BELOW_BYTES = 16 * 2**10  # below this, one copy is cheaper than a gathering write
-_DEFERRED_BYTES = 8 * 2**10  # a buffer of the kernel that has room takes so much at once
 _BELIEVED_BYTES = 2**20  # what a length alone may make us allocate
 _GROWTH = 8  # after that: at most this many times what really came
 _PARTS_PER_WRITE = 512  # IOV_MAX is 1024
@@ -65,9 +62,6 @@ class SocketChannel(Channel):
         self._why_closed = ""  # not empty: this side gave up, or saw the end
         self._released = False  # close() was called: the last one inside closes the descriptor
         self._readiness: Readiness | None = None
-        self._deferring = threading.Lock()
-        self._deferred: list[bytes] = []  # messages, or the rest of one, that wait for ``flush`` or the next ``send``
-        self._deferred_bytes = 0
         self._ahead = memoryview(bytearray(_READ_AHEAD_BYTES))  # bytes [_start, _end) wait here
         self._start = 0
         self._end = 0
@@ -119,67 +113,12 @@ class SocketChannel(Channel):
                 (held,) = map(self._sending.acquire, (True,), (wait_s,))
             if not held:
                 raise _too_late(0)
-            earlier = self._take_deferred() if self._deferred else b""
-            if earlier:
-                views = [earlier + views[0], *views[1:]] if len(views) == 1 else [earlier, *views]
-            try:
-                self._write(views, size + _HEADER.size + len(earlier), deadline_ns, before_waiting)
-            except BaseException:
-                if earlier and not self._why_closed:  # nothing was written: only the message of this call is given up
-                    self._put_back(earlier)
-                raise
+            self._write(views, size + _HEADER.size, deadline_ns, before_waiting)
         finally:
             if held:
                 self._sending.release()
             if self._released:
                 self._let_go()
-
-    def defer(self, parts: Sequence[Part]) -> bool:
-        """As the contract says; small messages alone, and no more of them than one write takes at once."""
-        data = b"".join((_HEADER.pack(sum(map(len, parts))), *parts))
-        with self._deferring:
-            if self._why_closed or self._deferred_bytes + len(data) > _DEFERRED_BYTES:
-                return False
-            self._deferred.append(data)
-            self._deferred_bytes += len(data)
-        return True
-
-    def flush(self) -> bool:
-        if not self._deferred:
-            return True
-        held = False
-        left = b""
-        try:
-            (held,) = map(self._sending.acquire, (False,))
-            if not held:
-                return False  # who sends may have looked for it before it came
-            left = self._take_deferred()
-            while left and not self._why_closed:
-                (count,) = map(self._socket.send, (left,), (_SEND_FLAGS,))
-                left = left[count:]
-            return True
-        except BlockingIOError:
-            self._put_back(left)
-            return False
-        except OSError:  # whoever receives finds the end of it
-            return True
-        finally:
-            if held:
-                self._sending.release()
-            if self._released:
-                self._let_go()
-
-    def _take_deferred(self) -> bytes:
-        with self._deferring:
-            deferred, self._deferred = self._deferred, []
-            self._deferred_bytes = 0
-        return b"".join(deferred)
-
-    def _put_back(self, data: bytes) -> None:
-        """Before what was deferred meanwhile. Called with ``_sending`` held."""
-        with self._deferring:
-            self._deferred.insert(0, data)
-            self._deferred_bytes += len(data)
 
     def _write(
         self, views: list[Part], total: int, deadline_ns: int, before_waiting: Callable[[], None] | None
@@ -434,7 +373,6 @@ class SocketChannel(Channel):
         if self._released:
             return
         if os.getpid() == self._owner:
-            self.flush()
             self._abort("the channel was closed by this side")
         elif not self._why_closed:
             self._why_closed = "the channel was closed by this side"
