@@ -59,7 +59,8 @@ def test_three_hundred_sessions_leave_nothing(tmp_path: Path, record_exercised: 
             one_session(node, number)
         assert watched(node) == pids, "none of these may have been replaced"
         gc.collect()
-        settled = becomes(lambda: descriptors(pids) == open_before, 5)
+        # fewer are no leak: a shard that was still being ended when they were first counted takes some with it
+        settled = becomes(lambda: all(count <= open_before[who] for who, count in descriptors(pids).items()), 5)
         assert settled is not None, (open_before, descriptors(pids))
         grown = {name: size - memory_before[name] for name, size in memory(pids).items()}
         assert all(size < GROWTH_BYTES for size in grown.values()), grown
