@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -74,24 +73,6 @@ def test_a_failure_shows_both_sides(pytester: pytest.Pytester, run: Callable[...
     )
     result.stdout.no_fnmatch_line("*shardwright/guest*")
     result.stdout.no_fnmatch_line("*added pear*")
-
-
-def test_coverage_counts_lines_that_run_in_shards(
-    pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COVERAGE_MAIN", "1")  # this measures by itself
-    write_shop(pytester.path, test_shop=SHOP_TESTS)
-
-    def measured(name: str, *args: str) -> dict[str, list[int]]:
-        result = run("-q", "--cov=shop", f"--cov-report=json:{name}", *args)
-        assert "failed" not in result.parseoutcomes()
-        files = json.loads((pytester.path / name).read_text())["files"]
-        return {file: about["executed_lines"] for file, about in files.items()}
-
-    plain = measured("plain.json")
-    assert measured("sharded.json", "--shardwright") == plain
-    assert sum(map(len, plain.values())) > 40
-    assert list(pytester.path.glob(".coverage.*")) == []
 
 
 def test_the_debugger_opens_where_the_shard_failed(
