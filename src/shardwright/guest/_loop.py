@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from shardwright.errors import Overloaded
 
 if TYPE_CHECKING:
+    from shardwright.guest._incoming import IncomingCall
     from shardwright.guest._mailbox import Mailbox
-    from shardwright.guest._responder import IncomingCall
 
 
 class _PoliteSelector(selectors.DefaultSelector):

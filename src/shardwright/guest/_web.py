@@ -30,8 +30,9 @@ from shardwright.errors import (
 from shardwright.guest._asgi import AsgiExchange
 from shardwright.guest._exchange import returned_with
 from shardwright.guest._frames import beyond
+from shardwright.guest._incoming import IncomingCall
 from shardwright.guest._link import Link
-from shardwright.guest._responder import IncomingCall, Responder
+from shardwright.guest._responder import Responder
 from shardwright.guest._web_convert import BadRequest, Reading
 from shardwright.guest._web_lifespan import Lifespan
 from shardwright.guest._web_manner import Application, Manner, NoApplication, manner_of

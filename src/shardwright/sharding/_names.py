@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Needs:
-    """Names by the moment they are needed. ``nodes`` are the loads inside functions, for rewriting; ``stores`` are
-    module-level names that its functions assign by ``global``."""
+    """Names by the moment they are needed. ``nodes`` are the loads inside functions, for rewriting."""
 
     now: set[str] = field(default_factory=set)
     later: set[str] = field(default_factory=set)
     annotations: set[str] = field(default_factory=set)
     nodes: dict[str, list[ast.Name]] = field(default_factory=dict)
-    stores: set[str] = field(default_factory=set)
 
     @property
     def all(self) -> set[str]:
@@ -52,7 +50,6 @@ def _visit(
             _annotation(getattr(node, "returns", None), needs)
             body: list[ast.AST] = [node.body] if isinstance(node, ast.Lambda) else list(node.body)
             bound, free = _bound(body)
-            needs.stores |= free & {name for name in free if _assigned(body, name)}
             inner = (frozenset({arg.arg for arg in arguments} | bound | _type_parameters(node)) - free, *scopes)
             for item in body:
                 _visit(item, needs, inner, True, frozenset())
@@ -131,11 +128,3 @@ def _bound(body: list[ast.AST] | list[ast.stmt]) -> tuple[frozenset[str], frozen
                 bound.add(name)
         todo.extend(ast.iter_child_nodes(node))
     return frozenset(bound), frozenset(free)
-
-
-def _assigned(body: list[ast.AST], name: str) -> bool:
-    return any(
-        isinstance(item, ast.Name) and item.id == name and isinstance(item.ctx, ast.Store | ast.Del)
-        for node in body
-        for item in ast.walk(node)
-    )

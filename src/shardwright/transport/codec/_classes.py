@@ -63,7 +63,6 @@ class ClassPlan:
     base: type  # whose ``__new__`` builds it
     has_dict: bool
     slots: tuple[tuple[str, Any], ...]  # wire name and member descriptor
-    custom_hash: bool
 
     @property
     def has_state(self) -> bool:
@@ -162,7 +161,7 @@ class ClassTable:
         else:
             _refuse_own_copying(cls)
         slots = slots_of(cls)
-        plan = ClassPlan(cls, name, kind, base, cls.__dictoffset__ != 0, slots, _finds(cls, "__hash__") is not object)
+        plan = ClassPlan(cls, name, kind, base, cls.__dictoffset__ != 0, slots)
         if plan.has_dict and not _plain_dict_attribute(cls):
             raise Refusal(None, f"instance of {name}, which replaces __dict__")
         if kind not in (Kind.ENUM, Kind.EXCEPTION):
@@ -220,11 +219,6 @@ def slots_of(cls: type) -> tuple[tuple[str, Any], ...]:
             if type(descriptor) is types.MemberDescriptorType and descriptor.__objclass__ is owner:
                 found[name if name not in found else f"{owner.__qualname__}.{name}"] = descriptor
     return tuple(found.items())
-
-
-def _finds(cls: type, name: str) -> type:
-    """The class that an attribute comes from."""
-    return next(owner for owner in cls.__mro__ if name in vars(owner))
 
 
 def _plain_dict_attribute(cls: type) -> bool:
