@@ -31,7 +31,7 @@ from shardwright.guest._errands import Errands
 from shardwright.guest._keys import key_of
 from shardwright.guest._link import Link, Retired, Ticket
 from shardwright.guest._loop import is_polite
-from shardwright.guest._nesting import run_nested
+from shardwright.guest._nesting import need_room, run_nested
 from shardwright.guest._router import Route, Router
 from shardwright.guest._service import service_of_this_thread
 from shardwright.model.envelope import Envelope, Kind
@@ -119,6 +119,7 @@ class Caller:
                 outcome="not started",
                 remedy="a __del__ that the garbage collector runs may run on any thread: give it a close() instead",
             )
+        need_room()
         self.before_call()
         while True:
             link = self._known(definition, route, context)
@@ -236,6 +237,7 @@ class Caller:
             route = self._route(definition, entry, args, kwargs, target, context)
         loop = asyncio.get_running_loop()
         arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
+        need_room()
         self.before_call()
         try:
             while True:

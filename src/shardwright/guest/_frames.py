@@ -9,6 +9,7 @@ from shardwright import errors
 from shardwright.model.shard import ShardPlan
 
 STUB = "<call to "  # so begin the file names of proxies
+MOST_NAMED = 12
 NOTE = "raised in shards of "  # so begins the note of ``note_shards``
 _OURS = os.path.dirname(os.path.abspath(errors.__file__)) + os.sep
 
@@ -35,6 +36,9 @@ def note_shards(error: BaseException, plan: ShardPlan) -> None:
         trace = trace.tb_next
     if not crossed:
         return
+    if len(crossed) > MOST_NAMED:  # a recursion: how it began, and how it ended
+        half = MOST_NAMED // 2
+        crossed = [*crossed[:half], f"({len(crossed) - 2 * half} more)", *crossed[-half:]]
     note = f"{NOTE}{' > '.join(crossed)}"
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)

@@ -22,6 +22,7 @@ from types import FrameType
 _SHALLOW = 3  # levels that may nest before the limit is raised
 _FACTOR = 16  # frames of ours and the user's, for one of the user's: ten were measured
 _ROOM = 80  # frames that running a call and answering it may take, user code aside
+_CALL_ROOM = 120  # frames that making a call may take
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 _mutex = threading.Lock()
@@ -38,6 +39,18 @@ class _Stack(threading.local):
 
 
 _stack = _Stack()
+
+
+def need_room() -> None:
+    """Raise RecursionError while it can still be raised whole.
+
+    Where little of the stack is left, a call to another shard would meet the limit somewhere in our own code, halfway.
+    """
+    try:
+        sys._getframe(max(sys.getrecursionlimit() - _CALL_ROOM, _CALL_ROOM))
+    except ValueError:  # the stack is not that deep
+        return
+    raise RecursionError("maximum recursion depth exceeded")
 
 
 def run_nested(run: Callable[[], None]) -> bool:
