@@ -179,8 +179,8 @@ class Caller:
         return True
 
     def _wait(self, link: Link, waiting: Waiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
-        waiting.begin()
         try:
+            waiting.begin()
             while True:
                 timeout_s = None
                 if envelope.deadline_ns:

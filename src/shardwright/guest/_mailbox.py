@@ -151,10 +151,14 @@ class Mailbox:
         return True
 
     def park(self, waiter: Waiter) -> None:
-        """Put the baton down, to ``wait`` again. What came meanwhile is to be looked for after this."""
+        """Put the baton down, to ``wait`` again. What came meanwhile is to be looked for after this.
+
+        As ``release``, it never takes the baton from another: an interrupted ``acquire`` may have come before.
+        """
         with self._mutex:
             waiter.asked = False
-            self._pass_on()
+            if self._held and self._holder == threading.get_ident():
+                self._pass_on()
 
     def reclaim(self, waiter: Waiter) -> None:
         """Take the baton although what was waited for did not come, or nobody looked; as ``acquire``."""

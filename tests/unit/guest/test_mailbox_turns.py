@@ -196,3 +196,17 @@ def test_nobody_puts_down_the_baton_of_another(mailbox: Mailbox) -> None:
     for each in (gate, second):
         each.let.set()
         assert each.ended.wait(LONG)
+
+
+def test_parking_takes_the_baton_from_nobody_else(mailbox: Mailbox) -> None:
+    gate = Gate()
+    mailbox.submit(gate)
+    assert gate.begun.wait(LONG)
+    waiter = Waiter()
+    mailbox.park(waiter)  # this thread has not got it: an interrupted acquire may have come before
+    second = Gate()
+    mailbox.submit(second)
+    assert not second.begun.is_set() and mailbox.depth == 1
+    gate.let.set()
+    second.let.set()
+    assert second.ended.wait(LONG)
