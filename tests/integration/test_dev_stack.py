@@ -139,9 +139,9 @@ def test_the_command_shows_the_users_frames_and_all_as_json(
         lines = shown.stdout.splitlines()
         place = next(i for i, line in enumerate(lines) if line.rstrip().endswith('desk.py", line 20, in blocks'))
         assert lines[place + 1].strip() == "return held.wait(seconds)"
-        assert "_responder.py" not in shown.stdout and "frames of Shardwright" in shown.stdout
+        assert "_incoming.py" not in shown.stdout and "frames of Shardwright" in shown.stdout
         full = shardwright(tmp_path, "stack", "desk", "--full", "--app", "looked-at")
-        assert "_responder.py" in full.stdout
+        assert "_incoming.py" in full.stdout
         everything = shardwright(tmp_path, "stack", "--all", "--json", "--app", "looked-at")
         shards = json.loads(everything.stdout)["shards"]
         assert {shard["component"] for shard in shards} == {"desk", "other"}
