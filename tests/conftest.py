@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import hypothesis
 import pytest
@@ -82,6 +82,20 @@ def record_exercised(request: pytest.FixtureRequest) -> Callable[[str, int], Non
         totals[name] = totals.get(name, 0) + count
 
     return record
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)  # there in a worker of pytest-xdist
+    if output is not None:
+        output["exercised"] = session.config.stash[EXERCISED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A worker is done: what its tests exercised counts."""
+    totals = node.config.stash[EXERCISED]
+    for name, count in getattr(node, "workeroutput", {}).get("exercised", {}).items():
+        totals[name] = totals.get(name, 0) + count
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
