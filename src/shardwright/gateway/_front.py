@@ -14,11 +14,10 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
 
 from shardwright.errors import NotPermitted, ShardwrightError
-from shardwright.gateway._admission import Admission, Gate
-from shardwright.gateway._backend import Backend, GatewaySettings, Raised
+from shardwright.gateway._admission import Admission
+from shardwright.gateway._backend import Backend, GatewaySettings
 from shardwright.gateway._front_asgi import (
     Aborted,
     Receive,
@@ -26,25 +25,24 @@ from shardwright.gateway._front_asgi import (
     Send,
     respond,
     respond_problem,
-    safe_headers,
     trace_of,
 )
 from shardwright.gateway._front_exchange import HttpPump, WebSocketPump, deny
+from shardwright.gateway._front_functions import Functions, content_type_of
 from shardwright.gateway._front_log import FrontLog
 from shardwright.gateway._front_own import OwnPages
 from shardwright.gateway._grpc import CALL, CHECK, GrpcRequest, answer_grpc, timeout_s
 from shardwright.gateway._limits import Limits
-from shardwright.gateway._problems import Problem, problem_of
+from shardwright.gateway._problems import Problem
 from shardwright.gateway._routes import Match, RouteTable
 from shardwright.gateway._scrape import Scrape
 from shardwright.gateway._sessions import Seal, Sessions, Visit, without_session
-from shardwright.guest import CONTINUE, FunctionReply, FunctionRequest
+from shardwright.guest import CONTINUE, FunctionReply
 from shardwright.model.shard import EntryKind, RouteTarget
 from shardwright.monitoring import GatewayMonitor
 
 __all__ = ["Front"]
 
-OWN = b"/_shardwright"
 _GRPC = frozenset({CALL, CHECK})
 _log = logging.getLogger("shardwright.gateway")
 
@@ -78,6 +76,9 @@ class Front:
         self._own = OwnPages(
             settings, backend, self.routes, lambda: self.draining, Scrape(backend, self.monitor), token
         )
+        self.functions = Functions(
+            self.routes, backend, self._sessions, self.limits, self.monitor, self.log, self.admission, self._elsewhere
+        )
         self._behind: set[asyncio.Task[None]] = set()  # exchanges whose response is out and whose application goes on
 
     def __repr__(self) -> str:
@@ -96,15 +97,17 @@ class Front:
         else:
             raise ValueError(f"a scope of type {scope['type']!r}")
 
+    def _elsewhere(self, raw_path: bytes) -> bool:
+        """Whether routes may not be asked for it."""
+        return self._own.maybe(raw_path) or raw_path in _GRPC
+
     # -- HTTP ------------------------------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         trace_id = trace_of(headers.get(b"traceparent"))
         raw_path: bytes = scope["raw_path"]
-        if (raw_path.startswith(OWN) or raw_path in self._own.elsewhere) and await self._own.answer(
-            scope, headers, send, trace_id
-        ):
+        if self._own.maybe(raw_path) and await self._own.answer(scope, headers, send, trace_id):
             return
         if raw_path in _GRPC and headers.get(b"content-type", b"").startswith(b"application/grpc"):
             await self._grpc(raw_path, scope, headers, receive, send, trace_id)
@@ -123,7 +126,7 @@ class Front:
             else:
                 status = await self._function(scope, receive, send, match, headers, trace_id)
         except (ShardwrightError, Problem) as error:
-            problem = self._say(error, pattern, trace_id)
+            problem = self.log.problem(error, pattern, trace_id)
             status = problem.status
             await respond_problem(send, problem, trace_id)
         except Aborted:
@@ -149,21 +152,12 @@ class Front:
     ) -> int:
         route = match.route
         body = b"" if _bodyless(scope, headers) else await self._body(receive, headers)
-        request = FunctionRequest(
-            scope["method"],
-            dict(match.path),
-            self._query(scope["query_string"]),
-            body,
-            headers.get(b"content-type", b"").decode("latin-1"),
-        )
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        functions = self.functions
+        request = functions.request(scope["method"], match, scope["query_string"], body, content_type)
         visit = await self._sessions.enter(route.needs_session, headers)
-        limit_s = route.timeout_s or self.limits.call_timeout_s
-        reply = await self.call(route, visit, request, trace_id=trace_id, limit_s=limit_s)
-        try:
-            safe_headers(((b"content-type", content_type := reply.content_type.encode("latin-1")),))
-        except ValueError:
-            raise Problem(502, "The application gave no usable answer.") from None
-        await respond(send, reply.status, reply.body, content_type, trace_id, visit.headers)
+        reply = await functions.call(route, visit, request, trace_id=trace_id, limit_s=functions.limit_s(route))
+        await respond(send, reply.status, reply.body, content_type_of(reply), trace_id, visit.headers)
         return reply.status
 
     async def _grpc(
@@ -184,16 +178,15 @@ class Front:
             status = None
             begun_s = time.monotonic()
             try:
-                request = FunctionRequest(
-                    asked.method, dict(match.path), self._query(query), asked.body, asked.content_type
-                )
+                functions = self.functions
+                request = functions.request(asked.method, match, query, asked.body, asked.content_type)
                 visit = await self._sessions.enter(match.route.needs_session, headers)
-                limit_s = timeout_s(headers.get(b"grpc-timeout"), match.route.timeout_s or self.limits.call_timeout_s)
-                reply = await self.call(match.route, visit, request, trace_id=trace_id, limit_s=limit_s)
+                limit_s = timeout_s(headers.get(b"grpc-timeout"), functions.limit_s(match.route))
+                reply = await functions.call(match.route, visit, request, trace_id=trace_id, limit_s=limit_s)
                 status = reply.status
                 return reply, visit.headers
             except (ShardwrightError, Problem) as error:
-                problem = self._say(error, match.route.path, trace_id)
+                problem = self.log.problem(error, match.route.path, trace_id)
                 status = problem.status
                 raise problem from error
             finally:
@@ -215,41 +208,6 @@ class Front:
             serving=self._own.serving,
             call=call,
         )
-
-    async def call(
-        self, route: RouteTarget, visit: Visit, request: FunctionRequest, *, trace_id: bytes, limit_s: float
-    ) -> FunctionReply:
-        """Run a function for an admitted request. Raises Problem and what the backend raises."""
-        now_s = time.monotonic()
-        gate = self._admit(route, now_s, now_s + limit_s)
-        deadline_ns = int((now_s + limit_s) * 1e9)
-        answered = True
-        try:
-            try:
-                return await self._backend.call(
-                    route, visit.number, request, deadline_ns=deadline_ns, trace_id=trace_id
-                )
-            except NotPermitted:
-                if not visit.name:
-                    raise
-                visit = await self._sessions.again(visit)
-                return await self._backend.call(
-                    route, visit.number, request, deadline_ns=deadline_ns, trace_id=trace_id
-                )
-        except Raised:
-            raise
-        except BaseException:
-            answered = False
-            raise
-        finally:
-            gate.left(time.monotonic(), answered=answered)
-
-    def _admit(self, route: RouteTarget, now_s: float, deadline_s: float) -> Gate:
-        try:
-            return self.admission.enter(route.component, now_s, deadline_s)
-        except Problem:
-            self.monitor.shed(route.component, "queue")
-            raise
 
     async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
         """The whole body of a call of a function."""
@@ -278,21 +236,6 @@ class Front:
         if len(given) > 18 or int(given) > self.limits.body_bytes:
             raise _too_large()
 
-    def _query(self, query: bytes) -> tuple[tuple[str, str], ...]:
-        if not query:
-            return ()
-        try:
-            return tuple(
-                parse_qsl(
-                    query.decode("ascii"),
-                    keep_blank_values=True,
-                    errors="strict",
-                    max_num_fields=self.limits.query_fields,
-                )
-            )
-        except ValueError:
-            raise Problem(400, "The query cannot be read.") from None
-
     # -- exchanges -------------------------------------------------------------------------------------------------
 
     async def _application(
@@ -308,7 +251,7 @@ class Front:
         self._check_length(headers)
         visit = await self._sessions.enter(route.needs_session, headers)
         now_s = time.monotonic()
-        gate = self._admit(route, now_s, now_s + (route.timeout_s or math.inf))
+        gate = self.functions.admit(route, now_s, now_s + (route.timeout_s or math.inf))
         inside = True
 
         def answered(by_application: bool = True) -> None:
@@ -366,7 +309,7 @@ class Front:
             visit = await self._sessions.enter(match.route.needs_session, headers)
             exchange, visit = await self._open(match.route, visit, _shown(scope, match), trace_id)
         except (ShardwrightError, Problem) as error:
-            problem = self._say(error, pattern, trace_id)
+            problem = self.log.problem(error, pattern, trace_id)
             if self.log.access:
                 self.log.request("WEBSOCKET", pattern, problem.status, begun_s, trace_id)
             await deny(send, problem, trace_id, extensions)
@@ -397,15 +340,6 @@ class Front:
                 meter.ended(pump.code)
             if self.log.access:
                 self.log.request("WEBSOCKET", pattern, pump.code, begun_s, trace_id)
-
-    def _say(self, error: Exception, pattern: str | None, trace_id: bytes) -> Problem:
-        """What the client is told; the log gets the rest."""
-        problem = problem_of(error)
-        if problem.status >= 500 and not isinstance(error, Problem):
-            _log.warning(
-                "%s %s: %s", problem.status, pattern, error, extra={"trace": trace_id.hex(), "route": pattern or ""}
-            )
-        return problem
 
 
 def _too_large() -> Problem:

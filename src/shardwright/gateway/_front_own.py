@@ -21,6 +21,7 @@ from shardwright.gateway._scrape import Scrape
 __all__ = ["OwnPages", "trusted"]
 
 _BASE = "/_shardwright"
+_RAW_BASE = _BASE.encode()
 _JSON = b"application/json"
 _HTML = b"text/html; charset=utf-8"
 _NO_STORE = (b"cache-control", b"no-store")
@@ -64,6 +65,10 @@ class OwnPages:
         self._app = settings.app
         self._openapi = OpenApi(settings.app, routes, backend)
         self.elsewhere = frozenset(path.encode() for path in ("/metrics", "/openapi.json") if not routes.covered(path))
+
+    def maybe(self, raw_path: bytes) -> bool:
+        """Whether a request for that path is to be shown to ``answer`` first."""
+        return raw_path.startswith(_RAW_BASE) or raw_path in self.elsewhere
 
     async def answer(self, scope: Scope, headers: Mapping[bytes, bytes], send: Send, trace_id: bytes) -> bool:
         """Answer, if the path is one of ours."""

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from shardwright.gateway._front_asgi import TRACE_HEADER, Event, Receive, Scope, Send, trace_of
 from shardwright.gateway._problems import PROBLEM_TYPE, Problem
 from shardwright.gateway._server_connection import GatewayState, Running
+from shardwright.gateway._server_direct import DirectCycle
 from shardwright.gateway._server_http2 import PREFACE, Http2Protocol
 
 __all__ = ["Http1Protocol"]
@@ -92,6 +93,7 @@ class Http1Protocol(HttpToolsProtocol):
         self._stuck_since_s = 0.0
         self._idle_since_s = 0.0  # after an answer; what begins no request (empty lines do not) changes nothing
         self._closes_at_s = 0.0
+        self._direct: DirectCycle | None = None  # the last that was answered without a task, if any
         self._current: RequestResponseCycle | None = None  # the request that is being answered; others wait behind it
 
     # -- connection ------------------------------------------------------------------------------------------------
@@ -111,6 +113,8 @@ class Http1Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._running.gone()
+        if self._direct is not None:
+            self._direct.gone()
         self.pipeline.clear()
 
     def _become_http2(self, received: bytes) -> None:
@@ -207,12 +211,15 @@ class Http1Protocol(HttpToolsProtocol):
             self._idle_since_s = self.loop.time()
 
     def on_message_begin(self) -> None:
+        """As in uvicorn, but for the scope, which is made where it is needed."""
         if len(self.pipeline) >= self.limits.pipelined:
             self._refusal = 429
             raise _Refused
         self._in_head = True
         self._waits_since_s = self.loop.time()
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -230,9 +237,50 @@ class Http1Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         if self._refusal:
             raise _Refused
+        if version == "1.1" and self._answer_directly():
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.headers += headers
+        self.url, self.expect_100_continue = url, expects
         super().on_headers_complete()
-        if self._state.draining:
+        if self._state.draining and bool(self.cycle):
             self.cycle.keep_alive = False
+
+    def _answer_directly(self) -> bool:
+        """Begin what the request asks for without a task of its own, if that is possible."""
+        before, url = self.cycle, self.url
+        if (
+            (bool(before) and not before.response_complete)
+            or self.flow.write_paused
+            or self.parser.should_upgrade()
+            or not url.startswith(b"/")
+            or b"#" in url
+            or not url.isascii()
+        ):
+            return False
+        method = self.parser.get_method().decode()
+        keep_alive = self.parser.should_keep_alive() and not self._state.draining
+        cycle = DirectCycle(self._state, self._answered, method == "HEAD", keep_alive)
+        self._direct = cycle
+        self.cycle = self._current = cycle  # type: ignore[assignment]
+        cycle.call = self._state.functions.begin(method, url, self.headers, cycle)
+        if cycle.call is None and not cycle.response_complete:
+            self.cycle = before
+            return False
+        return True
+
+    def _answered(self, cycle: DirectCycle, response: bytes | None) -> None:
+        if cycle.disconnected:
+            return
+        if response is None:
+            self.transport.abort()
+            return
+        self._cork.flush()
+        self.transport.write(response)
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
         if self._state.draining:

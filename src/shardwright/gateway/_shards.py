@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -26,14 +25,18 @@ from shardwright.errors import (
     ShardwrightError,
 )
 from shardwright.gateway._backend import OWN_SESSION, Exchange, NodeView
+from shardwright.gateway._calls import Heard, OpenCall, Ways
+from shardwright.gateway._deadlines import Deadlines
 from shardwright.gateway._exchanges import LinkExchange
 from shardwright.gateway._hub import LoopHub, LoopLink
 from shardwright.gateway._keys import WrongKey, key_in
 from shardwright.gateway._node_sessions import NodeSessions
-from shardwright.gateway._replies import Reply, operation_of
+from shardwright.gateway._random import random_bytes
+from shardwright.gateway._replies import operation_of, settle
 from shardwright.gateway._routes import parameters
 from shardwright.gateway._talk import NodeTalk
 from shardwright.guest import (
+    Answer,
     AskCounts,
     AskLoad,
     AskNode,
@@ -92,8 +95,8 @@ class ShardBackend:
         self._sessions = NodeSessions(talk, session_idle_s, self._close_links_of)
         self._idle_since_s = time.monotonic()
         self._closed = False
-        self._made = 0
-        self._failed: Counter[str] = Counter()  # calls that ended in an error of ours, by its code
+        self._deadlines = Deadlines(self._loop)
+        self._ways = Ways(self._router, self._deadlines)
         self.obey_rest: Callable[[Any, list[int]], None] | None = None  # messages that are not about links or sessions
 
     def __repr__(self) -> str:
@@ -109,6 +112,7 @@ class ShardBackend:
         self._closed = True
         self._sessions.close()
         self._hub.close()
+        self._deadlines.close()
 
     # -- sessions ----------------------------------------------------------------------------------------------
 
@@ -161,6 +165,34 @@ class ShardBackend:
 
     # -- functions ---------------------------------------------------------------------------------------------
 
+    def begin(
+        self,
+        route: RouteTarget,
+        session: int,
+        request: FunctionRequest,
+        heard: Heard,
+        *,
+        deadline_ns: int = 0,
+        trace_id: bytes = NO_TRACE,
+    ) -> OpenCall | None:
+        context = self._sessions.known(session)
+        if context is None or route.scope is ScopeKind.REQUEST:
+            return None
+        try:
+            key = key_in(route, request) if route.scope is ScopeKind.KEY else None
+        except WrongKey:
+            return None
+        self._sessions.use(context.session)
+        definition = self._definitions[route.component]
+        way = self._router.route(definition, context.session, key)
+        link = self._router.known(definition, way, context)
+        if link is None or link.full:
+            return None
+        try:
+            return self._send(link, way, route, context.session, deadline_ns, trace_id, encode_web(request), heard)
+        except ChannelClosed:
+            return None  # nothing was started
+
     async def call(
         self,
         route: RouteTarget,
@@ -191,7 +223,7 @@ class ShardBackend:
 
     async def _ask(
         self, target: RouteTarget, session: int, key: str | None, payload: bytes, deadline_ns: int, trace_id: bytes
-    ) -> Any:
+    ) -> Answer:
         context = self._sessions.known(session)
         if context is None:
             context = await self._sessions.context(session)
@@ -199,40 +231,41 @@ class ShardBackend:
         self._sessions.use(number)
         definition = self._definitions[target.component]
         way = self._router.route(definition, number, key)
+        future: asyncio.Future[Answer] = self._loop.create_future()
         while True:
             link = self._router.known(definition, way, context)
             if link is None or link.full:
                 link = await self._ready_link(definition, way, context, target.name, deadline_ns)
-            reply = Reply(self._loop.create_future(), target.name, link.peer.shard)
-            envelope = _opening(link, target, number, deadline_ns, trace_id, payload)
             try:
-                link.begin(envelope, reply)
+                call = self._send(link, way, target, number, deadline_ns, trace_id, payload, partial(settle, future))
                 break
             except ChannelClosed:
                 self._give_back(definition, way, link)  # nothing was started: another one
             except BaseException:
                 self._give_back(definition, way, link)
                 raise
-        self._made += 1
-        timer = self._loop.call_at(deadline_ns / 1e9, _expire, reply) if deadline_ns else None
         try:
-            return await reply.future
-        except DeadlineExceeded:
-            link.abandon(envelope.call_id)
-            self._failed[DeadlineExceeded.code] += 1
-            raise
+            return await future
         except asyncio.CancelledError:
-            link.abandon(envelope.call_id)
-            raise
-        except ShardLost:
-            self._router.told(way, number)
-            self._failed[ShardLost.code] += 1
+            call.cancel()
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
             if definition.scope.kind is ScopeKind.REQUEST:
                 self._give_back(definition, way, link)
+
+    def _send(
+        self,
+        link: LoopLink,
+        way: Route,
+        target: RouteTarget,
+        session: SessionNumber,
+        deadline_ns: int,
+        trace_id: bytes,
+        payload: bytes,
+        heard: Heard,
+    ) -> OpenCall:
+        envelope = _opening(link, target, session, deadline_ns, trace_id, payload)
+        return OpenCall(self._ways, link, envelope, way, target.name, heard)
 
     # -- applications ------------------------------------------------------------------------------------------
 
@@ -252,7 +285,7 @@ class ShardBackend:
                 self._router.told(way, number)
             self._give_back(definition, way, link)
 
-        self._made += 1
+        self._ways.made += 1
         opening = partial(_opening, link, route, number, 0, trace_id)
         return LinkExchange(link, route.name, scope, opening, ended)
 
@@ -382,9 +415,8 @@ class ShardBackend:
             case Retire():
                 self._router.retire(ShardId(message.shard), lost=message.lost)
             case AskCounts():
-                self._talk.send(
-                    Counts(message.request, 0, self._made, {}, dict(self._failed), self.running, 0, time.process_time())
-                )
+                made, failed = self._ways.made, dict(self._ways.failed)
+                self._talk.send(Counts(message.request, 0, made, {}, failed, self.running, 0, time.process_time()))
             case AskLoad():
                 running = self.running
                 now = time.monotonic()
@@ -425,13 +457,8 @@ class _Nobody:
 def _opening(
     link: LoopLink, target: RouteTarget, session: SessionNumber, deadline_ns: int, trace_id: bytes, payload: bytes
 ) -> Envelope:
-    chain = int.from_bytes(os.urandom(8), "little") | 1  # not to be guessed by a shard that would join it
+    chain = int.from_bytes(random_bytes(8), "little") | 1  # not to be guessed by a shard that would join it
     return Envelope(
         Kind.CALL, link.next_id(), session, target.method_id, 0, deadline_ns, trace_id, chain, chain, PayloadCodec.WEB,
         payload,
     )  # fmt: skip
-
-
-def _expire(reply: Reply) -> None:
-    if not reply.future.done():
-        reply.future.set_exception(DeadlineExceeded(f"{reply.what}: no reply within the deadline"))
