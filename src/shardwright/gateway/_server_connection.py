@@ -15,6 +15,7 @@ from shardwright.gateway._limits import Limits
 
 __all__ = ["GatewayState", "Running"]
 
+READ_BYTES = 256 * 2**10
 _log = logging.getLogger("shardwright.gateway")
 
 
@@ -26,6 +27,7 @@ class GatewayState(ServerState):
         self.limits = limits
         self.functions = functions
         self.draining = False
+        self.arrived = memoryview(bytearray(READ_BYTES))  # what one connection received just now
         self.head = b""  # the same headers for every response, as bytes
 
     def tell_date(self, now_s: float) -> None:

@@ -64,9 +64,10 @@ class _Cork:
         return self._transport.is_closing()
 
 
-class Http1Protocol(HttpToolsProtocol):
+class Http1Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     """One connection. It becomes another protocol's when the client speaks HTTP/2 or asks for a WebSocket.
 
+    What arrives is read into one buffer for all connections: for one made anew, asyncio allocates 256 KiB for each read.
     ``sweep`` is called now and then: it ends a head that does not come to its end, and a response that nobody reads.
     """
 
@@ -171,6 +172,12 @@ class Http1Protocol(HttpToolsProtocol):
         super().resume_writing()
 
     # -- what arrives ----------------------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._state.arrived
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._state.arrived[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         if self._greeting is not None:
