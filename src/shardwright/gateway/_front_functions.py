@@ -31,7 +31,6 @@ __all__ = ["NO_STORE", "Asker", "DirectCall", "Functions", "content_type_of"]
 NO_STORE = (b"cache-control", b"no-store")
 _JSON = "application/json"
 _UNUSABLE = "The application gave no usable answer."
-_NEEDS_BODY = (b"transfer-encoding", b"expect")
 
 
 class Asker(Protocol):
@@ -85,9 +84,10 @@ class Functions:
         self, method: str, match: Match, query: bytes, body: bytes = b"", content_type: str = ""
     ) -> FunctionRequest:
         """What the shard is asked. Raises Problem where the query cannot be read."""
-        return FunctionRequest(method, dict(match.path), self._query(query), body, content_type)
+        return FunctionRequest(method, dict(match.path), self.pairs(query), body, content_type)
 
-    def _query(self, query: bytes) -> tuple[tuple[str, str], ...]:
+    def pairs(self, query: bytes) -> tuple[tuple[str, str], ...]:
+        """Names and values of a query. Raises Problem."""
         if not query:
             return ()
         try:
@@ -151,9 +151,12 @@ class Functions:
         """
         raw_path, _, query = target.partition(b"?")
         given = dict(headers)
-        if self._elsewhere(raw_path) or any(name in given for name in _NEEDS_BODY):
-            return None
-        if given.get(b"content-length", b"0") != b"0":
+        if (
+            b"transfer-encoding" in given
+            or b"expect" in given
+            or given.get(b"content-length", b"0") != b"0"
+            or self._elsewhere(raw_path)
+        ):
             return None
         try:
             match = self._routes.match(method, raw_path)
@@ -163,8 +166,7 @@ class Functions:
             visit = self.sessions.known(route.needs_session, given)
             if visit is None:
                 return None
-            content_type = given.get(b"content-type", b"").decode("latin-1")
-            request = self.request(method, match, query, b"", content_type)
+            request = FunctionRequest(method, dict(match.path), self.pairs(query))
         except Problem:
             return None
         call = DirectCall(self, asker, route, visit, request, trace_of(given.get(b"traceparent")))
@@ -296,6 +298,7 @@ class DirectCall:
 
     def _end(self, status: int | None, *, answered: bool) -> None:
         self._over = True
+        self._running = None  # which knows us
         if self._gate is not None:
             self._gate.left(time.monotonic(), answered=answered)
         if self._meter is not None:

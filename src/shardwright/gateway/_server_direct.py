@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectCycle"]
 
+_WHOLE = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b: %b\r\n%b\r\n%b"
+_BODILESS = b"%b%b%b: %b\r\n%b\r\n"
+
 
 class _Nobody:
     """Nobody waits for more of the request."""
@@ -64,26 +67,34 @@ class DirectCycle:
         trace_id: bytes,
         extra: Iterable[tuple[bytes, bytes]],
     ) -> None:
-        head = STATUS_LINE[status] + self._state.head
-        if not bodiless(status):
-            head += b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
-        head += b"%b: %b\r\n" % (TRACE_HEADER, trace_id.hex().encode())
+        lines = b""
         for pair in extra:
-            head += b"%b: %b\r\n" % pair
+            lines += b"%b: %b\r\n" % pair
         if not self.keep_alive:
-            head += b"connection: close\r\n"
+            lines += b"connection: close\r\n"
+        trace = trace_id.hex().encode()
         self.response_complete = True
-        self._send(self, head + b"\r\n" if self._head_only or bodiless(status) else b"%b\r\n%b" % (head, body))
+        self.call = None  # which knows us
+        if bodiless(status):
+            response = _BODILESS % (STATUS_LINE[status], self._state.head, TRACE_HEADER, trace, lines)
+        else:
+            response = _WHOLE % (
+                STATUS_LINE[status], self._state.head, content_type, len(body), TRACE_HEADER, trace, lines,
+                b"" if self._head_only else body,
+            )  # fmt: skip
+        self._send(self, response)
 
     def fail(self) -> None:
         if not self.response_complete:
             self.response_complete = True
+            self.call = None
             self._send(self, None)
 
     def gone(self) -> None:
         """The client has left, and whatever runs for it has nobody to run for."""
         if not self.response_complete and self.call is not None:
             self.call.gone()
+            self.call = None
 
 
 _NOBODY = _Nobody()

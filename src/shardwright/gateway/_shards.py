@@ -88,6 +88,9 @@ class ShardBackend:
         self._loop = asyncio.get_running_loop()
         self._hub = LoopHub(self._loop, self)
         self._router: Router[LoopLink] = Router(_Nobody())
+        self._shared_ways = {  # which are the same for every call
+            each.component: Route(each.component) for each in plan.definitions if each.scope.kind is ScopeKind.SHARED
+        }
         self._binding_now: dict[Route, asyncio.Future[ShardwrightError | None]] = {}
         self._requests = itertools.count(1)
         self._asked: dict[int, tuple[asyncio.Future[Bound], list[LoopLink]]] = {}
@@ -182,14 +185,16 @@ class ShardBackend:
             key = key_in(route, request) if route.scope is ScopeKind.KEY else None
         except WrongKey:
             return None
-        self._sessions.use(context.session)
+        number = context.session
+        self._sessions.use(number)
         definition = self._definitions[route.component]
-        way = self._router.route(definition, context.session, key)
+        way = self._shared_ways.get(route.component) or self._router.route(definition, number, key)
         link = self._router.known(definition, way, context)
         if link is None or link.full:
             return None
+        envelope = _opening(link, route, number, deadline_ns, trace_id, encode_web(request))
         try:
-            return self._send(link, way, route, context.session, deadline_ns, trace_id, encode_web(request), heard)
+            return OpenCall(self._ways, link, envelope, way, route.name, heard)
         except ChannelClosed:
             return None  # nothing was started
 
@@ -236,8 +241,9 @@ class ShardBackend:
             link = self._router.known(definition, way, context)
             if link is None or link.full:
                 link = await self._ready_link(definition, way, context, target.name, deadline_ns)
+            envelope = _opening(link, target, number, deadline_ns, trace_id, payload)
             try:
-                call = self._send(link, way, target, number, deadline_ns, trace_id, payload, partial(settle, future))
+                call = OpenCall(self._ways, link, envelope, way, target.name, partial(settle, future))
                 break
             except ChannelClosed:
                 self._give_back(definition, way, link)  # nothing was started: another one
@@ -252,20 +258,6 @@ class ShardBackend:
         finally:
             if definition.scope.kind is ScopeKind.REQUEST:
                 self._give_back(definition, way, link)
-
-    def _send(
-        self,
-        link: LoopLink,
-        way: Route,
-        target: RouteTarget,
-        session: SessionNumber,
-        deadline_ns: int,
-        trace_id: bytes,
-        payload: bytes,
-        heard: Heard,
-    ) -> OpenCall:
-        envelope = _opening(link, target, session, deadline_ns, trace_id, payload)
-        return OpenCall(self._ways, link, envelope, way, target.name, heard)
 
     # -- applications ------------------------------------------------------------------------------------------
 

@@ -36,11 +36,7 @@ class GatewayThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        from shardwright.gateway._process import (  # the server and all that it needs: not with every import of us
-            run,
-            run_in_turns,
-        )
-
+        from shardwright.gateway._process import run  # the server and all that it needs: not with every import of us
         from shardwright.gateway._turns import run_in_turns
 
         serves("the requests of the gateway")
