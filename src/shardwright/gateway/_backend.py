@@ -107,7 +107,7 @@ class Exchange(Protocol):
 class Begun(Protocol):
     """A call that runs, and whose outcome somebody will be told."""
 
-    def cancel(self) -> None:
+    def cancel(self) -> object:
         """Nobody wants to be told any more. Idempotent."""
 
 

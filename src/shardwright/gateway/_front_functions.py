@@ -166,7 +166,7 @@ class Functions:
             visit = self.sessions.known(route.needs_session, given)
             if visit is None:
                 return None
-            request = FunctionRequest(method, dict(match.path), self.pairs(query))
+            request = FunctionRequest(method, dict(match.path), self.pairs(query) if query else ())
         except Problem:
             return None
         call = DirectCall(self, asker, route, visit, request, trace_of(given.get(b"traceparent")))
@@ -177,8 +177,10 @@ class DirectCall:
     """One call whose answer goes to its asker by a callback."""
 
     __slots__ = (
+        "_anew",
         "_asker",
         "_begun_s",
+        "_deadline_s",
         "_functions",
         "_gate",
         "_meter",
@@ -206,17 +208,15 @@ class DirectCall:
         self._request = request
         self._trace_id = trace_id
         self._begun_s = time.monotonic()
+        self._deadline_s = self._begun_s + functions.limit_s(route)
         self._gate: Gate | None = None
         self._running: Begun | asyncio.Task[None] | None = None
+        self._anew = False  # in a session that was begun for it
         self._over = False
         self._meter: RequestMeter | None = None
 
     def __repr__(self) -> str:
         return f"<DirectCall of {self._route.name}, {'over' if self._over else 'running'}>"
-
-    @property
-    def _deadline_s(self) -> float:
-        return self._begun_s + self._functions.limit_s(self._route)
 
     def begin(self) -> bool:
         """False: it cannot be begun without waiting, and leaves no trace."""
@@ -263,7 +263,8 @@ class DirectCall:
             self._asker.fail()
 
     def _heard(self, found: object) -> None:
-        if isinstance(found, NotPermitted) and self._visit.name and not isinstance(self._running, asyncio.Task):
+        if isinstance(found, NotPermitted) and self._visit.name and not self._anew:
+            self._anew = True
             self._running = asyncio.get_running_loop().create_task(self._again())
             return
         extra = self._visit.headers

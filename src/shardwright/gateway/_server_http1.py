@@ -89,6 +89,7 @@ class Http1Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._greeting: bytes | None = b""  # until it is known which protocol the client speaks
         self._waits_since_s = self.loop.time()  # for a head, or for the first byte
         self._in_head = True
+        self._heads = 0  # that were complete
         self._head_bytes = 0
         self._chunk_bytes = 0
         self._stuck_since_s = 0.0
@@ -191,11 +192,14 @@ class Http1Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
                 return
         if self._refusal:
             return
-        was_in_head = self._in_head
+        was_in_head, heads = self._in_head, self._heads
         self._chunk_bytes = len(data)
         super().data_received(data)
         if self._in_head:
-            self._head_bytes = (self._head_bytes if was_in_head else 0) + len(data)
+            if not was_in_head or self._heads != heads:  # it began with these bytes
+                self._head_bytes = 0
+                self._waits_since_s = self.loop.time()
+            self._head_bytes += len(data)
             if self._head_bytes > self.limits.head_bytes and not self._refusal:
                 self._refuse(431)
 
@@ -223,13 +227,13 @@ class Http1Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._refusal = 429
             raise _Refused
         self._in_head = True
-        self._waits_since_s = self.loop.time()
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._heads += 1
         if len(self.url) > self.limits.target_bytes:
             self._refusal = 414
         elif len(self.headers) > self.limits.fields or (
