@@ -29,6 +29,7 @@ from h2.settings import SettingCodes, Settings
 from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
+from shardwright.gateway._problems import Problem
 from shardwright.gateway._server_connection import GatewayState
 from shardwright.gateway._server_http2_stream import Stream
 
@@ -251,7 +252,12 @@ class Http2Protocol(asyncio.Protocol):
             "state": {},
             "extensions": {"http.response.trailers": {}},
         }
-        task = self.loop.create_task(stream.run(self.app, scope, too_long=len(target) > self.limits.target_bytes))
+        refused = None
+        if b":protocol" in pseudo:
+            refused = Problem(501, "WebSockets are served over HTTP/1.1: connect without offering h2.")
+        elif len(target) > self.limits.target_bytes:
+            refused = Problem(414)
+        task = self.loop.create_task(stream.run(self.app, scope, refused))
         self.server_state.tasks.add(task)
         task.add_done_callback(self.server_state.tasks.discard)
 

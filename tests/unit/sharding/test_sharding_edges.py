@@ -231,7 +231,10 @@ def test_routes_must_name_entry_points(plan_app: Any) -> None:
     refused = [(item.message, item.remedy) for item in plan.refusals]
     assert refused == [
         ("route /a calls stock.gte, which is no entry point", "did you mean stock.get?"),
-        ("route /c serves stock, which has no application", 'name it in `code = "module:attribute"`'),
+        (
+            "route /c serves stock, which has no application",
+            'say which attribute it is, such as `code = "app.stock:app"`',
+        ),
     ]
 
 
