@@ -15,7 +15,7 @@ from shardwright.errors import (
 from shardwright.gateway._deadlines import Deadlines
 from shardwright.gateway._hub import LoopLink
 from shardwright.gateway._replies import answer_in, lost_call
-from shardwright.guest import Answer, Route, Router
+from shardwright.guest import Answer, FunctionReply, Route, Router
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber
 
@@ -100,7 +100,9 @@ class OpenCall:
         if self._over:
             return
         self._end()
-        if isinstance(found, ShardLost):
+        if type(found) is FunctionReply:
+            pass
+        elif isinstance(found, ShardLost):
             self._ways.router.told(self._way, self._session)
             self._ways.failed[ShardLost.code] += 1
         elif isinstance(found, DeadlineExceeded):

@@ -30,7 +30,7 @@ from shardwright.gateway._front_asgi import (
 from shardwright.gateway._front_exchange import HttpPump, WebSocketPump, deny
 from shardwright.gateway._front_functions import Functions, content_type_of
 from shardwright.gateway._front_log import FrontLog
-from shardwright.gateway._front_own import OwnPages
+from shardwright.gateway._front_own import RAW_BASE, OwnPages
 from shardwright.gateway._grpc import CALL, CHECK, GrpcRequest, answer_grpc, timeout_s
 from shardwright.gateway._limits import Limits
 from shardwright.gateway._problems import Problem
@@ -76,6 +76,7 @@ class Front:
         self._own = OwnPages(
             settings, backend, self.routes, lambda: self.draining, Scrape(backend, self.monitor), token
         )
+        self._unrouted = self._own.elsewhere | _GRPC
         self.functions = Functions(
             self.routes, backend, self._sessions, self.limits, self.monitor, self.log, self.admission, self._elsewhere
         )
@@ -99,7 +100,7 @@ class Front:
 
     def _elsewhere(self, raw_path: bytes) -> bool:
         """Whether routes may not be asked for it."""
-        return self._own.maybe(raw_path) or raw_path in _GRPC
+        return raw_path.startswith(RAW_BASE) or raw_path in self._unrouted
 
     # -- HTTP ------------------------------------------------------------------------------------------------------
 

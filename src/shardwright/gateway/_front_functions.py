@@ -20,6 +20,7 @@ from shardwright.gateway._front_asgi import safe_headers, trace_of
 from shardwright.gateway._front_log import FrontLog
 from shardwright.gateway._limits import Limits
 from shardwright.gateway._problems import PROBLEM_TYPE, Problem
+from shardwright.gateway._random import random_bytes
 from shardwright.gateway._routes import Match, RouteTable
 from shardwright.gateway._sessions import Sessions, Visit
 from shardwright.guest import FunctionReply, FunctionRequest
@@ -169,7 +170,9 @@ class Functions:
             request = FunctionRequest(method, dict(match.path), self.pairs(query) if query else ())
         except Problem:
             return None
-        call = DirectCall(self, asker, route, visit, request, trace_of(given.get(b"traceparent")))
+        parent = given.get(b"traceparent")
+        trace_id = random_bytes(16) if parent is None else trace_of(parent)
+        call = DirectCall(self, asker, route, visit, request, trace_id)
         return call if call.begin() else None
 
 
@@ -255,30 +258,29 @@ class DirectCall:
     def heard(self, found: object) -> None:
         """The outcome: what the backend tells."""
         try:
-            self._heard(found)
+            if type(found) is not FunctionReply:
+                self._failed(found)
+                return
+            try:
+                content_type = content_type_of(found)
+            except Problem as unusable:
+                self._failed(unusable)
+                return
+            self._end(found.status, answered=True)
+            self._asker.answer(found.status, content_type, found.body, self._trace_id, self._visit.headers)
         except Exception as defect:
             self._functions.log.defect(defect, self._route.path, self._trace_id)
             if not self._over:
                 self._end(500, answered=False)
             self._asker.fail()
 
-    def _heard(self, found: object) -> None:
-        if isinstance(found, NotPermitted) and self._visit.name and not self._anew:
+    def _failed(self, error: object) -> None:
+        if isinstance(error, NotPermitted) and self._visit.name and not self._anew:
             self._anew = True
             self._running = asyncio.get_running_loop().create_task(self._again())
             return
-        extra = self._visit.headers
-        if type(found) is FunctionReply:
-            try:
-                content_type = content_type_of(found)
-                self._end(found.status, answered=True)
-                self._asker.answer(found.status, content_type, found.body, self._trace_id, extra)
-                return
-            except Problem as unusable:
-                found = unusable
-        if not isinstance(found, Exception):
-            found = CallError(f"{self._route.name} gave no answer of a function", outcome="failed")
-        error: Exception = found
+        if not isinstance(error, Exception):
+            error = CallError(f"{self._route.name} gave no answer of a function", outcome="failed")
         if not isinstance(error, (ShardwrightError, Problem)):
             raise error
         problem = self._functions.log.problem(error, self._route.path, self._trace_id)

@@ -75,7 +75,7 @@ class RouteTable:
     def __init__(self, routes: Iterable[RouteTarget]) -> None:
         self.routes = tuple(routes)
         self._root = _Branch()
-        self._literal: dict[bytes, list[_Leaf]] = {}
+        self._literal: dict[tuple[bytes, str], Match] = {}  # what the paths without parameters take, by method
         self._mounted: dict[tuple[str, ...], list[_Leaf]] = {}
         self._deepest = 0
         for route in self.routes:
@@ -93,8 +93,9 @@ class RouteTable:
         branch = self._root
         segments = route.path.split("/")[1:]
         leaf = _leaf(route)
-        if not leaf.places:
-            self._literal.setdefault(route.path.encode(), []).append(leaf)
+        if leaf.match is not None:
+            for method in _allowed(route):
+                self._literal.setdefault((route.path.encode(), method), leaf.match)
         for segment in segments:
             found = _PARAMETER.fullmatch(segment)
             if found is None:
@@ -113,11 +114,9 @@ class RouteTable:
 
     def match(self, method: str, raw_path: bytes) -> Match:
         """The route for a request. Raises Problem: 400, 404, or 405 with the methods that the path allows."""
-        fast = self._literal.get(raw_path)
+        fast = self._literal.get((raw_path, method))
         if fast is not None:
-            for leaf in fast:
-                if _answers(leaf.route, method):
-                    return leaf.made([])
+            return fast
         segments = _segments(raw_path)
         candidates = self._candidates(segments)
         for leaf in candidates:

@@ -103,6 +103,8 @@ class Sessions:
 
     def known(self, needed: bool, headers: Mapping[bytes, bytes]) -> Visit | None:
         """The same where no session is to be begun; None where one is. Raises Problem(401)."""
+        if not needed and HEADER not in headers:
+            return _NOBODY
         asked = self._asked(needed, headers)
         if asked is None:
             return _NOBODY
