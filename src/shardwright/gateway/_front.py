@@ -2,8 +2,6 @@
 
 It decides which route takes a request, in which session, whether it is let in, and what a client is told when something
 fails. Bodies and values of the application pass through as bytes; nothing of them is decoded here.
-
-Over 400 lines long: the way of a request from its route to its answer is read in one place.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from shardwright.errors import NotPermitted, ShardwrightError
@@ -45,6 +44,25 @@ __all__ = ["Front"]
 
 _GRPC = frozenset({CALL, CHECK})
 _log = logging.getLogger("shardwright.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One HTTP request, as the server hands it over, and what its head says at once."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: Mapping[bytes, bytes]
+    trace_id: bytes
+
+    @property
+    def bodyless(self) -> bool:
+        """Whether the head alone says that no body follows: then nobody needs to wait for it."""
+        if b"transfer-encoding" in self.headers:
+            return False
+        length = self.headers.get(b"content-length")
+        return length == b"0" if length is not None else self.scope["http_version"] != "2"
 
 
 class Front:
@@ -111,7 +129,7 @@ class Front:
         if self._own.maybe(raw_path) and await self._own.answer(scope, headers, send, trace_id):
             return
         if raw_path in _GRPC and headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            await self._grpc(raw_path, scope, headers, receive, send, trace_id)
+            await self._grpc(raw_path, _Asked(scope, receive, send, headers, trace_id))
             return
         method: str = scope["method"]
         pattern: str | None = None
@@ -122,10 +140,11 @@ class Front:
             match = self.routes.match(method, raw_path)
             pattern = match.route.path
             meter = self.monitor.request(pattern, method)
+            asked = _Asked(scope, receive, send, headers, trace_id)
             if match.route.kind is EntryKind.APPLICATION:
-                status = await self._application(scope, receive, send, match, headers, trace_id)
+                status = await self._application(asked, match)
             else:
-                status = await self._function(scope, receive, send, match, headers, trace_id)
+                status = await self._function(asked, match)
         except (ShardwrightError, Problem) as error:
             problem = self.log.problem(error, pattern, trace_id)
             status = problem.status
@@ -142,45 +161,31 @@ class Front:
             if self.log.access:
                 self.log.request(method, pattern, status, begun_s, trace_id)
 
-    async def _function(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        match: Match,
-        headers: Mapping[bytes, bytes],
-        trace_id: bytes,
-    ) -> int:
-        route = match.route
-        body = b"" if _bodyless(scope, headers) else await self._body(receive, headers)
+    async def _function(self, asked: _Asked, match: Match) -> int:
+        route, headers, functions = match.route, asked.headers, self.functions
+        body = b"" if asked.bodyless else await self._body(asked)
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        functions = self.functions
-        request = functions.request(scope["method"], match, scope["query_string"], body, content_type)
+        request = functions.request(asked.scope["method"], match, asked.scope["query_string"], body, content_type)
         visit = await self._sessions.enter(route.needs_session, headers)
-        reply = await functions.call(route, visit, request, trace_id=trace_id, limit_s=functions.limit_s(route))
-        await respond(send, reply.status, reply.body, content_type_of(reply), trace_id, visit.headers)
+        limit_s = functions.limit_s(route)
+        reply = await functions.call(route, visit, request, trace_id=asked.trace_id, limit_s=limit_s)
+        await respond(asked.send, reply.status, reply.body, content_type_of(reply), asked.trace_id, visit.headers)
         return reply.status
 
-    async def _grpc(
-        self,
-        raw_path: bytes,
-        scope: Scope,
-        headers: Mapping[bytes, bytes],
-        receive: Receive,
-        send: Send,
-        trace_id: bytes,
-    ) -> None:
-        async def call(asked: GrpcRequest) -> tuple[FunctionReply, tuple[tuple[bytes, bytes], ...]]:
-            raw, _, query = asked.target.encode().partition(b"?")
-            match = self.routes.match(asked.method, raw)
+    async def _grpc(self, raw_path: bytes, asked: _Asked) -> None:
+        scope, headers, send, trace_id = asked.scope, asked.headers, asked.send, asked.trace_id
+
+        async def call(wanted: GrpcRequest) -> tuple[FunctionReply, tuple[tuple[bytes, bytes], ...]]:
+            raw, _, query = wanted.target.encode().partition(b"?")
+            match = self.routes.match(wanted.method, raw)
             if match.route.kind is EntryKind.APPLICATION:
                 raise Problem(404, "No function takes this path.")
-            meter = self.monitor.request(match.route.path, asked.method)
+            meter = self.monitor.request(match.route.path, wanted.method)
             status = None
             begun_s = time.monotonic()
             try:
                 functions = self.functions
-                request = functions.request(asked.method, match, query, asked.body, asked.content_type)
+                request = functions.request(wanted.method, match, query, wanted.body, wanted.content_type)
                 visit = await self._sessions.enter(match.route.needs_session, headers)
                 limit_s = timeout_s(headers.get(b"grpc-timeout"), functions.limit_s(match.route))
                 reply = await functions.call(match.route, visit, request, trace_id=trace_id, limit_s=limit_s)
@@ -193,7 +198,7 @@ class Front:
             finally:
                 meter.ended(status)
                 if self.log.access:
-                    self.log.request(asked.method, match.route.path, status, begun_s, trace_id)
+                    self.log.request(wanted.method, match.route.path, status, begun_s, trace_id)
 
         if scope["http_version"] != "2" or scope["method"] != "POST":
             await respond_problem(send, Problem(405, "gRPC is POST over HTTP/2."), trace_id)
@@ -201,7 +206,7 @@ class Front:
         await answer_grpc(
             raw_path,
             headers,
-            receive,
+            asked.receive,
             send,
             trace_id,
             max_bytes=self.limits.body_bytes,
@@ -210,15 +215,15 @@ class Front:
             call=call,
         )
 
-    async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+    async def _body(self, asked: _Asked) -> bytes:
         """The whole body of a call of a function."""
-        self._check_length(headers)
+        self._check_length(asked.headers)
         parts: list[bytes] = []
         length = 0
         while True:
             try:
                 async with asyncio.timeout(self.limits.body_timeout_s):
-                    event = await receive()
+                    event = await asked.receive()
             except TimeoutError:
                 raise Problem(408, "The body did not arrive in time.", ((b"connection", b"close"),)) from None
             if event["type"] != "http.request":
@@ -239,16 +244,8 @@ class Front:
 
     # -- exchanges -------------------------------------------------------------------------------------------------
 
-    async def _application(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        match: Match,
-        headers: Mapping[bytes, bytes],
-        trace_id: bytes,
-    ) -> int:
-        route = match.route
+    async def _application(self, asked: _Asked, match: Match) -> int:
+        route, scope, headers = match.route, asked.scope, asked.headers
         self._check_length(headers)
         visit = await self._sessions.enter(route.needs_session, headers)
         now_s = time.monotonic()
@@ -267,12 +264,20 @@ class Front:
             expecting = headers.get(b"expect", b"").lower() == b"100-continue" and scope["http_version"] == "1.1"
             if expecting:
                 shown["extensions"] = {**scope.get("extensions", {}), CONTINUE: {}}
-            exchange, visit = await self._open(route, visit, shown, trace_id)
+            exchange, visit = await self._open(route, visit, shown, asked.trace_id)
             pump = HttpPump(
-                exchange, receive, send, self.limits, trace_id, visit.headers, answered, expecting, route.timeout_s
+                exchange,
+                asked.receive,
+                asked.send,
+                self.limits,
+                asked.trace_id,
+                visit.headers,
+                answered,
+                expecting,
+                route.timeout_s,
             )
             try:
-                await pump.run(not _bodyless(scope, headers))
+                await pump.run(not asked.bodyless)
             finally:
                 if pump.complete and not pump.returned and pump.status < 500:
                     self._keep(pump.finish())
@@ -345,14 +350,6 @@ class Front:
 
 def _too_large() -> Problem:
     return Problem(413, "The body is larger than this gateway takes.", ((b"connection", b"close"),))
-
-
-def _bodyless(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-    """Whether the head alone says that no body follows: then nobody needs to wait for it."""
-    if b"transfer-encoding" in headers:
-        return False
-    length = headers.get(b"content-length")
-    return length == b"0" if length is not None else scope["http_version"] != "2"
 
 
 def _shown(scope: Scope, match: Match) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from shardwright.gateway._front_asgi import Aborted, Receive, Scope, Send
 from shardwright.gateway._front_functions import Functions
 from shardwright.gateway._limits import Limits
 
-__all__ = ["GatewayState", "Running"]
+__all__ = ["GatewayState", "Running", "Watched"]
 
 READ_BYTES = 256 * 2**10
 _log = logging.getLogger("shardwright.gateway")
@@ -35,6 +35,21 @@ class GatewayState(ServerState):
         date = formatdate(now_s, usegmt=True).encode()
         self.default_headers = [(b"date", date)]
         self.head = b"date: %b\r\n" % date
+
+
+class Watched(asyncio.BaseProtocol):
+    """A connection of which is known since when its client takes nothing of what it is sent (0: it does)."""
+
+    loop: asyncio.AbstractEventLoop
+    stuck_since_s = 0.0
+
+    def pause_writing(self) -> None:
+        self.stuck_since_s = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.stuck_since_s = 0.0
+        super().resume_writing()
 
 
 class Running:

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from shardwright.gateway._front_asgi import TRACE_HEADER, Event, Receive, Scope, Send, trace_of
 from shardwright.gateway._problems import PROBLEM_TYPE, Problem
-from shardwright.gateway._server_connection import GatewayState, Running
+from shardwright.gateway._server_connection import GatewayState, Running, Watched
 from shardwright.gateway._server_direct import DirectCycle
 from shardwright.gateway._server_http2 import PREFACE, Http2Protocol
 
@@ -64,7 +64,7 @@ class _Cork:
         return self._transport.is_closing()
 
 
-class Http1Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
     """One connection. It becomes another protocol's when the client speaks HTTP/2 or asks for a WebSocket.
 
     What arrives is read into one buffer for all connections: for one made anew, asyncio allocates 256 KiB for each read.
@@ -92,7 +92,6 @@ class Http1Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._heads = 0  # that were complete
         self._head_bytes = 0
         self._chunk_bytes = 0
-        self._stuck_since_s = 0.0
         self._idle_since_s = 0.0  # after an answer; what begins no request (empty lines do not) changes nothing
         self._closes_at_s = 0.0
         self._direct: DirectCycle | None = None  # the last that was answered without a task, if any
@@ -148,7 +147,7 @@ class Http1Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self._closes_at_s:
             if now_s > self._closes_at_s:
                 self.transport.abort()
-        elif self._stuck_since_s and now_s - self._stuck_since_s > self.limits.idle_timeout_s:
+        elif self.stuck_since_s and now_s - self.stuck_since_s > self.limits.idle_timeout_s:
             self.transport.abort()
         elif self._in_head:
             if now_s - self._waits_since_s > self.limits.head_timeout_s:
@@ -163,14 +162,6 @@ class Http1Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             and now_s - self._idle_since_s > self.timeout_keep_alive
         ):
             self.transport.close()
-
-    def pause_writing(self) -> None:
-        self._stuck_since_s = self.loop.time()
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        self._stuck_since_s = 0.0
-        super().resume_writing()
 
     # -- what arrives ----------------------------------------------------------------------------------------------
 
