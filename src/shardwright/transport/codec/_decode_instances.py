@@ -20,13 +20,12 @@ from shardwright.transport.codec._decode_containers import (
     read_maxlen,
     set_contents,
 )
-from shardwright.transport.codec._decode_values import contents_now, elements
-from shardwright.transport.codec._decoder import DISPATCH, UNSET, Contents, Decoder
+from shardwright.transport.codec._decoder import UNSET, Contents, Decoder
 from shardwright.transport.codec._wire import Kind, Tag, violation
 
 
 def _named(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     name = d.class_name()
     try:
         return d.codec.object_of(name)
@@ -35,7 +34,7 @@ def _named(d: Decoder) -> Any:
 
 
 def _enum(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     plan = d.class_plan()
     member = d.text()
     if plan.kind is not Kind.ENUM:
@@ -47,7 +46,7 @@ def _enum(d: Decoder) -> Any:
 
 
 def _flag(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     plan = d.class_plan()
     value = d.value()
     cls: Any = plan.cls
@@ -66,7 +65,7 @@ def _flag(d: Decoder) -> Any:
 
 
 def _object(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     plan = d.class_plan()
     if plan.kind not in _MADE_EMPTY:
         raise violation(f"{plan.name} is not written as an object")
@@ -82,30 +81,29 @@ _MADE_EMPTY = frozenset(set(Kind) - {Kind.VALUE, Kind.ENUM, Kind.EXCEPTION})
 
 
 def _value_object(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     plan = d.class_plan()
     if plan.kind is not Kind.VALUE:
         raise violation(f"{plan.name} is not written as a value")
     base: Any = plan.base
     if base is tuple:
-        plain: Any = elements(d)
+        plain: Any = d.elements()
     else:
         d.enter()
         plain = d.value()
-        d.depth += 1
+        d.leave()
         if type(plain) is not base:
             raise violation(f"{plan.name} from a {type(plain).__name__}")
     d.charge(wire.WEIGHT_OBJECT)
     value = base.__new__(plan.cls, plain.real, plain.imag) if base is complex else base.__new__(plan.cls, plain)
-    number = len(d.objects)
-    d.objects.append(value)
+    number = d.remember(value)
     if plan.has_state:
         now = d.number()
         contents = contents_of(plan)
         if now:
-            contents_now(d, number, contents, value)
+            d.contents_now(number, contents, value)
         else:
-            d.queue.append((number, contents, value))
+            d.enqueue(number, contents, value)
     return value
 
 
@@ -125,7 +123,7 @@ def contents_of(plan: ClassPlan) -> Contents:
 
     def contents(d: Decoder, thing: Any) -> None:
         if first is not None:
-            first(d, thing)
+            d.contents(first, thing)
         if plan.has_dict:
             read_attributes(d, thing)
         if plan.slots:
@@ -152,8 +150,7 @@ def read_attributes(d: Decoder, thing: Any) -> None:
         d.attribute_names[cls] = names
     else:
         raise violation(f"attributes of form {form}")
-    raw = d.raw
-    values = [DISPATCH[raw[d.at]](d) for _ in names]
+    values = [d.value() for _ in names]
     d.fill(_fill_attributes, thing, (names, values), _same_attributes)
 
 
@@ -185,8 +182,8 @@ def read_slots(d: Decoder, slots: tuple[tuple[str, Any], ...], thing: Any) -> No
         raise violation(f"{type(thing).__qualname__} has {len(slots)} slots")
     values = []
     for _ in slots:
-        if d.raw[d.at] == Tag.UNSET:
-            d.at += 1
+        if d.peek() == Tag.UNSET:
+            d.skip()
             values.append(UNSET)
         else:
             values.append(d.value())
@@ -214,13 +211,13 @@ def _slot(descriptor: Any, thing: Any) -> Any:
 
 
 def _handle(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     shard = d.text()
     object_id = int.from_bytes(d.take(8), "little")
     class_name = d.text()
     thing = d.codec._resolve_handle(shard, object_id, class_name)
     d.charge(wire.WEIGHT_OBJECT)
-    d.objects.append(thing)
+    d.remember(thing)
     return thing
 
 

@@ -11,7 +11,7 @@ stands already gets them by FILL before it is named.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,44 @@ class Encoder:
 
     def value(self, value: object) -> None:
         self.dispatch[type(value)](self, value)
+
+    def values(self, elements: list[Any] | tuple[Any, ...]) -> None:
+        """A count and so many values."""
+        count = len(elements)
+        self.number(count)
+        self.items += count
+        dispatch = self.dispatch
+        for element in elements:
+            dispatch[type(element)](self, element)
+
+    def pairs(self, count: int, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """A count and so many pairs of values."""
+        self.number(count)
+        self.items += 2 * count
+        dispatch = self.dispatch
+        for key, value in pairs:
+            dispatch[type(key)](self, key)
+            dispatch[type(value)](self, value)
+
+    def elements(self, owner: object, elements: tuple[Any, ...]) -> None:
+        """What an immutable container holds: a count and so many values, one level deeper."""
+        count = len(elements)
+        self.number(count)
+        self.items += count
+        self.enter(owner)
+        building = self.building
+        if building and id(owner) in building:  # only by way of contents that a hash needed at once
+            raise Refusal(owner, "a tuple that a frozenset in it leads back to", "use a set, or break the cycle")
+        building.add(id(owner))
+        dispatch = self.dispatch
+        for element in elements:
+            dispatch[type(element)](self, element)
+        building.discard(id(owner))
+        self.depth -= 1
+
+    def contents(self, contents: Encode, thing: Any) -> None:
+        """The contents of the builtin type that an object derives from."""
+        contents(self, thing)
 
     def drain(self) -> None:
         """Write the contents of every shell; new shells join the end of the queue."""
@@ -151,17 +189,24 @@ class Encoder:
                     seen.add(id(child))
                     stack.append(child)
 
-    def shell(self, thing: object, head: bytes, contents: Encode, weight: int) -> None:
-        """Write a new mutable object: its type here, its contents when their turn comes."""
+    def begin(self, tag: int) -> None:
+        """Begin to write a new mutable object: the tag; whatever else says its type follows, and then ``shell``."""
+        if self.now:
+            self.out.append(Tag.NOW)
+        self.out.append(tag)
+
+    def shell(self, thing: object, contents: Encode, weight: int) -> None:
+        """Its type has been written: the contents follow when their turn comes."""
         number = self.remember(thing)
         self.items += weight
         if self.now:
-            self.out.append(Tag.NOW)
-            self.out += head
             self.at_once(thing, number, contents)
         else:
-            self.out += head
             self.queue.append((number, contents, thing))
+
+    def enqueue(self, number: int, contents: Encode, thing: object) -> None:
+        """The contents of an object that has its number already are written when their turn comes."""
+        self.queue.append((number, contents, thing))
 
     def at_once(self, thing: object, number: int, contents: Encode) -> None:
         self.filled.add(number)
@@ -179,6 +224,33 @@ class Encoder:
                 f"tuples or hashed keys nested more than {self.codec.limits.max_depth} deep",
                 "use lists or instances, which may be nested without limit",
             )
+
+    def leave(self, levels: int = 1) -> None:
+        self.depth -= levels
+
+    def byte(self, byte: int) -> None:
+        self.out.append(byte)
+
+    def write(self, raw: bytes) -> None:
+        self.out += raw
+
+    def buffer(self, raw: bytes | memoryview) -> None:
+        self.buffers.append(raw)
+
+    def trial_of(self) -> Encoder:
+        """A message that is thrown away, to try whether something fits this one."""
+        trial = Encoder(self.codec, self.objects)
+        trial.trial = True
+        trial.items = self.items
+        return trial
+
+    def number_of(self, thing: object) -> int | None:
+        """The number of an object that was met before."""
+        return self.numbers.get(id(thing))
+
+    def is_open(self, thing: object) -> bool:
+        """Whether its contents are being written because a hash needs them."""
+        return id(thing) in self.open
 
     def number(self, n: int) -> None:
         if n < wire.NUMBER_1_BYTE:

@@ -63,12 +63,13 @@ def _array(s: Encoder, value: Any) -> None:
     if not value.flags.writeable:
         flags |= _READ_ONLY
     _refuse_overlap(s, value)
-    out, s.out = s.out, bytearray((Tag.NUMPY_ARRAY, flags, value.ndim))
+    s.begin(Tag.NUMPY_ARRAY)
+    s.byte(flags)
+    s.byte(value.ndim)
     for length in value.shape:
         s.number(length)
     s.text(text)
-    head, s.out = bytes(s.out), out
-    s.shell(value, head, _array_contents, wire.WEIGHT_OBJECT)
+    s.shell(value, _array_contents, wire.WEIGHT_OBJECT)
 
 
 def _refuse_overlap(s: Encoder, value: Any) -> None:
@@ -84,8 +85,8 @@ def _array_contents(s: Encoder, value: Any) -> None:
     if value.nbytes >= LARGE_BYTES:
         numpy = _numpy()
         flat = (numpy.asfortranarray(value) if order == "F" else numpy.ascontiguousarray(value)).reshape(-1, order="A")
-        s.out.append(0xFF)
-        s.buffers.append(memoryview(flat.view("u1")).cast("B"))
+        s.byte(0xFF)
+        s.buffer(memoryview(flat.view("u1")).cast("B"))
     else:
         raw_contents(s, value.tobytes(order))
 
@@ -94,11 +95,11 @@ def _scalar(s: Encoder, value: Any) -> None:
     if s.known(value):
         return
     text = _dtype_text(value)
-    s.out.append(Tag.NUMPY_SCALAR)
+    s.byte(Tag.NUMPY_SCALAR)
     s.text(text)
     raw = value.tobytes()
     s.number(len(raw))
-    s.out += raw
+    s.write(raw)
     s.remember(value)
 
 
@@ -131,7 +132,7 @@ def _read_array(d: Decoder) -> Any:
     shape = tuple([d.number() for _ in range(ndim)])
     dtype = _read_dtype(d)
     size = math.prod(shape) * dtype.itemsize
-    left = d.end - d.at + sum(map(len, d.buffers[d.next_buffer :]))
+    left = d.left()
     if size > left or max(shape, default=0) > 1 << 48:
         raise violation(f"an array of {size} bytes, {left} bytes left")
     array = numpy.zeros(shape, dtype, order="F" if flags & _F_ORDER else "C")
@@ -179,7 +180,7 @@ def _same(thing: Any, held: tuple[Any, Any, Any]) -> bool:
 
 
 def _read_scalar(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     numpy = _loaded()
     dtype = _read_dtype(d)
     raw = d.take(d.number())
@@ -189,7 +190,7 @@ def _read_scalar(d: Decoder) -> Any:
         value = dtype.type()
     else:
         value = numpy.frombuffer(raw, dtype)[0]
-    d.objects.append(value)
+    d.remember(value)
     return value
 
 

@@ -167,17 +167,17 @@ class TaggedCodec:
 
     def _changes(self, s: Encoder, memo: Memo) -> None:
         if not memo.snapshots:
-            s.out.append(0)
+            s.number(0)
             return
         differing = memo.changed()
         for thing, held in differing:
             _numpy.refuse_new_layout(thing, held)
-        changed = sorted({s.numbers[id(thing)] for thing, _ in differing})
+        changed = sorted({number for thing, _ in differing if (number := s.number_of(thing)) is not None})
         s.number(len(changed))
         for number in changed:
             thing = memo.objects[number]
             s.number(number)
-            s.queue.append((number, self._contents_encoder(type(thing)), thing))
+            s.enqueue(number, self._contents_encoder(type(thing)), thing)
 
     def _read_changes(self, d: Decoder) -> None:
         n = d.count()
@@ -190,8 +190,8 @@ class TaggedCodec:
             if not last < number < d.base:
                 raise violation(f"a change of object {number} of {d.base}")
             last = number
-            thing = d.objects[number]
-            d.queue.append((number, self._contents_decoder(type(thing)), thing))
+            thing = d.object(number)
+            d.enqueue(number, self._contents_decoder(type(thing)), thing)
 
     def _contents_encoder(self, cls: type) -> Encode:
         contents = encoding.CONTENTS.get(cls) or _numpy.contents_encoder(cls)
@@ -243,9 +243,9 @@ class TaggedCodec:
             return False
         if not s.known(value):
             shard, object_id, class_name = reference
-            s.out.append(Tag.HANDLE)
+            s.byte(Tag.HANDLE)
             s.text(shard)
-            s.out += object_id.to_bytes(8, "little")
+            s.write(object_id.to_bytes(8, "little"))
             s.text(class_name)
             s.items += wire.WEIGHT_OBJECT
             s.remember(value)
@@ -313,7 +313,7 @@ def _parts_encoder(registered: _registry.Registered) -> Encode:
             parts = registered.to_parts(value)
         except Exception as error:
             raise Refusal(value, f"{type(value).__qualname__}: {error},") from None
-        s.out.append(Tag.PARTS)
+        s.byte(Tag.PARTS)
         s.class_name(registered.name)
         s.number(len(parts))
         s.enter(value)
@@ -324,27 +324,27 @@ def _parts_encoder(registered: _registry.Registered) -> Encode:
                 s.value(part)
         finally:
             s.now = before
-        s.depth -= 1
+        s.leave()
         s.remember(value)
 
     return encode
 
 
 def _parts(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     name = d.class_name()
     registered = _registry.BY_NAME.get(name)
     if registered is None:
         raise violation(f"nothing is registered as {name!r}")
     d.charge(wire.WEIGHT_OBJECT)
-    parts = decoding.elements(d)
+    parts = d.elements()
     try:
         value = registered.from_parts(*parts)
     except Exception as error:
         raise violation(f"{name}: {error}") from error
     if type(value) is not registered.cls:
         raise violation(f"{name} made a {type(value).__qualname__}")
-    d.objects.append(value)
+    d.remember(value)
     return value
 
 
