@@ -31,7 +31,7 @@ def instance_encoder(plan: ClassPlan) -> Encode:
         base = plan.base
 
         def encode_value(s: Encoder, value: Any) -> None:
-            if s.codec._handle(s, value) or s.known(value):
+            if s.codec._handle(s, value) or s.known(value) or (s.now and base is tuple and s.prepared(value)):
                 return
             s.byte(Tag.VALUE_OBJECT)
             s.class_name(name)

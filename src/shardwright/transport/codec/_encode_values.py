@@ -113,7 +113,7 @@ def encode_tuple(s: Encoder, value: tuple[Any, ...]) -> None:
     if not value:
         s.out.append(16)
         return
-    if s.known(value):
+    if s.known(value) or (s.now and s.prepared(value)):
         return
     s.out.append(17)
     s.elements(value, value)

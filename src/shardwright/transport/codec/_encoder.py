@@ -49,6 +49,7 @@ class Encoder:
         "open",
         "out",
         "queue",
+        "ready",
         "trial",
     )
 
@@ -70,6 +71,7 @@ class Encoder:
         self.depth = 0
         self.items = 0
         self.now = False
+        self.ready: object = None  # the value for which ``prepared`` has done its work
         self.trial = False
 
     def value(self, value: object) -> None:
@@ -107,6 +109,8 @@ class Encoder:
         for element in elements:
             dispatch[type(element)](self, element)
         building.discard(id(owner))
+        if self.ready is owner:
+            self.ready = None
         self.depth -= 1
 
     def contents(self, contents: Encode, thing: Any) -> None:
@@ -168,7 +172,21 @@ class Encoder:
             self.number(number)
         return True
 
-    def complete(self, thing: object) -> None:
+    def prepared(self, value: object) -> bool:
+        """Before an immutable value is begun that a hash will look at: write what it leads to and still awaits contents.
+
+        These may hold the value itself, as the key of a dict for example, which cannot be named before it is complete.
+        True when it has been written on that way; a reference stands here now.
+        """
+        if self.ready is not None:
+            return False
+        self.complete(value, through_new=True)
+        if self.known(value):
+            return True
+        self.ready = value
+        return False
+
+    def complete(self, thing: object, *, through_new: bool = False) -> None:
         """A hash will look at a known object: write now whatever contents it, or what it leads to, still awaits."""
         seen = {id(thing)}
         stack = [thing]
@@ -176,8 +194,9 @@ class Encoder:
             thing = stack.pop()
             number = self.numbers.get(id(thing))
             if number is None:
-                continue  # not met yet: then it is an element of something that is being written
-            if number > self.frontier and number not in self.filled:
+                if not through_new:
+                    continue  # not met yet: then it is an element of something that is being written
+            elif number > self.frontier and number not in self.filled:
                 at = bisect_left(self.queue, number, key=itemgetter(0))
                 if at < len(self.queue) and self.queue[at][0] == number:
                     self.out.append(Tag.FILL)
