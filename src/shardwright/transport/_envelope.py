@@ -7,17 +7,21 @@ checked against what is really there before it is used.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
 from shardwright.contracts.transport import Part
 from shardwright.errors import MessageTooLarge, ProtocolViolation
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import MethodId, SessionNumber
+from shardwright.transport.codec._extension import native
 
-__all__ = ["HEADER_BYTES", "MAGIC", "MAX_BUFFERS", "VERSION", "pack", "unpack"]
+__all__ = ["COPIED_BYTES", "HEADER_BYTES", "MAGIC", "MAX_BUFFERS", "VERSION", "pack", "unpack"]
 
 MAGIC = 0x5753  # "SW" as its two bytes stand on the wire
 VERSION = 1
 MAX_BUFFERS = 0xFFFF
+COPIED_BYTES = 4096  # a payload of at most so many bytes is copied out of its frame: that is cheaper than a view of it
 
 # magic, version, kind, codec, flags, buffer count, call id, session, method, epoch, deadline, trace id, span, chain,
 # payload length
@@ -30,12 +34,8 @@ _CODECS = {int(codec): codec for codec in PayloadCodec}
 _UNCODED = frozenset({Kind.ADDREF, Kind.RELEASE, Kind.CREDIT})
 
 
-def pack(envelope: Envelope) -> list[Part]:
-    """The message as parts, to be sent one after the other; payload and buffers are not copied.
-
-    Raises MessageTooLarge when the payload does not fit 32 bits or there are more than 65535 buffers, ValueError
-    when a field is out of its range: that is a defect of the caller.
-    """
+def pack_in_python(envelope: Envelope) -> list[Part]:
+    """What ``pack`` does; it comes here for what is not usual, or where nothing was compiled."""
     payload = envelope.payload
     buffers = envelope.buffers
     if type(payload) is memoryview:
@@ -76,11 +76,8 @@ def pack(envelope: Envelope) -> list[Part]:
     return parts
 
 
-def unpack(frame: memoryview) -> Envelope:
-    """The envelope in ``frame``; payload and buffers are views into it.
-
-    Raises ProtocolViolation, naming what is wrong, when the frame is not exactly one well-formed message.
-    """
+def unpack_in_python(frame: memoryview) -> Envelope:
+    """What ``unpack`` does; it comes here for what is not usual, or where nothing was compiled."""
     frame = _flat(frame)
     size = len(frame)
     if size < HEADER_BYTES:
@@ -124,7 +121,9 @@ def unpack(frame: memoryview) -> Envelope:
     if expected != size:
         raise ProtocolViolation(f"the lengths add up to {expected} bytes, the frame has {size}")
     position = start + payload_bytes
-    payload = frame[start:position]
+    payload: bytes | memoryview = frame[start:position]
+    if payload_bytes <= COPIED_BYTES:
+        payload = bytes(payload)
     buffers = []
     for length in lengths:
         buffers.append(frame[position : position + length])
@@ -157,3 +156,28 @@ def _trace_id(trace_id: bytes) -> bytes:
 
 def _flat(view: memoryview) -> memoryview:
     return view if view.ndim == 1 and view.itemsize == 1 and view.c_contiguous else view.cast("B")
+
+
+_native_pack: Callable[[Envelope], Any] = (lambda _: NotImplemented) if native is None else native.pack
+_native_unpack: Callable[[memoryview], Any] = (lambda _: NotImplemented) if native is None else native.unpack
+if native is not None:
+    native.configure_envelope(Envelope, _KINDS, _CODECS, tuple(_UNCODED))
+
+
+def pack(envelope: Envelope) -> list[Part]:
+    """The message as parts, to be sent one after the other; payload and buffers are not copied.
+
+    Raises MessageTooLarge when the payload does not fit 32 bits or there are more than 65535 buffers, ValueError
+    when a field is out of its range: that is a defect of the caller.
+    """
+    parts = _native_pack(envelope)
+    return pack_in_python(envelope) if parts is NotImplemented else parts
+
+
+def unpack(frame: memoryview) -> Envelope:
+    """The envelope in ``frame``. Its payload is a view into the frame, or a copy if it is short; its buffers are views.
+
+    Raises ProtocolViolation, naming what is wrong, when the frame is not exactly one well-formed message.
+    """
+    envelope = _native_unpack(frame)
+    return unpack_in_python(frame) if envelope is NotImplemented else envelope

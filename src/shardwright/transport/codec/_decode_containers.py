@@ -21,14 +21,14 @@ def _list(d: Decoder) -> list[Any]:
 
 
 def list_contents(d: Decoder, thing: Any) -> None:
-    d.fill(_fill_list, thing, d.values(), _same_list)
+    d.fill(fill_list, thing, d.values(), same_list)
 
 
-def _fill_list(thing: Any, held: list[Any]) -> None:
+def fill_list(thing: Any, held: list[Any]) -> None:
     list.__setitem__(thing, slice(None), held)
 
 
-def _same_list(thing: Any, held: list[Any]) -> bool:
+def same_list(thing: Any, held: list[Any]) -> bool:
     return list.__len__(thing) == len(held) and all(map(is_, list.__iter__(thing), held))
 
 
@@ -39,16 +39,16 @@ def _dict(d: Decoder) -> dict[Any, Any]:
 
 def dict_contents(d: Decoder, thing: Any) -> None:
     held = d.pairs()
-    d.fill_hashed(_fill_dict, thing, held, held[0], _same_dict)
+    d.fill_hashed(fill_dict, thing, held, held[0], same_dict)
 
 
-def _fill_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> None:
+def fill_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> None:
     fresh = dict(zip(*held, strict=True))  # hashes first, so that a failing one leaves the object as it was
     dict.clear(thing)
     dict.update(thing, fresh)
 
 
-def _same_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> bool:
+def same_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> bool:
     keys, values = held
     return (
         dict.__len__(thing) == len(keys)
@@ -97,12 +97,12 @@ def default_dict_contents(d: Decoder, thing: Any) -> None:
 
 
 def _fill_default_dict(thing: Any, held: Any) -> None:
-    _fill_dict(thing, held[1])
+    fill_dict(thing, held[1])
     _set_factory(thing, held[0])
 
 
 def _same_default_dict(thing: Any, held: Any) -> bool:
-    return _get_factory(thing) is held[0] and _same_dict(thing, held[1])
+    return _get_factory(thing) is held[0] and same_dict(thing, held[1])
 
 
 _set_factory = vars(collections.defaultdict)["default_factory"].__set__
@@ -121,16 +121,16 @@ def _set(d: Decoder) -> set[Any]:
 
 def set_contents(d: Decoder, thing: Any) -> None:
     held = d.values()
-    d.fill_hashed(_fill_set, thing, held, held, _same_set)
+    d.fill_hashed(fill_set, thing, held, held, same_set)
 
 
-def _fill_set(thing: Any, held: list[Any]) -> None:
+def fill_set(thing: Any, held: list[Any]) -> None:
     fresh = set(held)
     set.clear(thing)
     set.update(thing, fresh)
 
 
-def _same_set(thing: Any, held: list[Any]) -> bool:
+def same_set(thing: Any, held: list[Any]) -> bool:
     return set.__len__(thing) == len(held) and set(map(id, set.__iter__(thing))) == set(map(id, held))
 
 

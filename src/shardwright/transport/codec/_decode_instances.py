@@ -20,7 +20,7 @@ from shardwright.transport.codec._decode_containers import (
     read_maxlen,
     set_contents,
 )
-from shardwright.transport.codec._decoder import UNSET, Contents, Decoder
+from shardwright.transport.codec._decoder import UNSET, Contents, Decoder, class_plan
 from shardwright.transport.codec._wire import Kind, Tag, violation
 
 
@@ -35,7 +35,7 @@ def _named(d: Decoder) -> Any:
 
 def _enum(d: Decoder) -> Any:
     d.skip()
-    plan = d.class_plan()
+    plan = class_plan(d)
     member = d.text()
     if plan.kind is not Kind.ENUM:
         raise violation(f"{plan.name} is no Enum")
@@ -47,7 +47,7 @@ def _enum(d: Decoder) -> Any:
 
 def _flag(d: Decoder) -> Any:
     d.skip()
-    plan = d.class_plan()
+    plan = class_plan(d)
     value = d.value()
     cls: Any = plan.cls
     if plan.kind is not Kind.ENUM or not issubclass(cls, Flag) or type(value) is not int:
@@ -66,7 +66,7 @@ def _flag(d: Decoder) -> Any:
 
 def _object(d: Decoder) -> Any:
     d.skip()
-    plan = d.class_plan()
+    plan = class_plan(d)
     if plan.kind not in _MADE_EMPTY:
         raise violation(f"{plan.name} is not written as an object")
     new: Any = plan.base.__new__
@@ -82,7 +82,7 @@ _MADE_EMPTY = frozenset(set(Kind) - {Kind.VALUE, Kind.ENUM, Kind.EXCEPTION})
 
 def _value_object(d: Decoder) -> Any:
     d.skip()
-    plan = d.class_plan()
+    plan = class_plan(d)
     if plan.kind is not Kind.VALUE:
         raise violation(f"{plan.name} is not written as a value")
     base: Any = plan.base
@@ -151,10 +151,10 @@ def read_attributes(d: Decoder, thing: Any) -> None:
     else:
         raise violation(f"attributes of form {form}")
     values = [d.value() for _ in names]
-    d.fill(_fill_attributes, thing, (names, values), _same_attributes)
+    d.fill(fill_attributes, thing, (names, values), same_attributes)
 
 
-def _fill_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> None:
+def fill_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> None:
     state = instance_dict(thing)
     if state is thing:
         raise violation("attributes of an object that is its own attributes")
@@ -163,7 +163,7 @@ def _fill_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> None:
     state.update(zip(*held, strict=True))
 
 
-def _same_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> bool:
+def same_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> bool:
     state = instance_dict(thing)
     names, values = held
     return list(state) == names and all(map(is_, state.values(), values))

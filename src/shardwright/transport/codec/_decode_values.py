@@ -12,12 +12,6 @@ from shardwright.transport.codec import _wire as wire
 from shardwright.transport.codec._decoder import Decoder
 from shardwright.transport.codec._wire import SHARED_BYTES, Tag, violation
 
-_INT_4 = struct.Struct("<i")
-_INT_8 = struct.Struct("<q")
-_FLOAT = struct.Struct("<d")
-_COMPLEX = struct.Struct("<dd")
-
-
 # -- scalars ---------------------------------------------------------------------------------------------------
 
 
@@ -36,36 +30,22 @@ def _int_1(d: Decoder) -> int:
     return n if n < 128 else n - 256
 
 
-def _int_4(d: Decoder) -> int:
-    at = d.at + 1
-    d.at = at + 4
-    n: int = _INT_4.unpack_from(d.raw, at)[0]
-    return n
+def _fixed(
+    size: int, unpack: Callable[[bytes, int], tuple[Any, ...]], make: Callable[..., Any]
+) -> Callable[[Decoder], Any]:
+    def decode(d: Decoder) -> Any:
+        at = d.at + 1
+        if at + size > d.end:
+            raise violation("a number is cut short")
+        d.at = at + size
+        return make(*unpack(d.raw, at))
 
-
-def _int_8(d: Decoder) -> int:
-    at = d.at + 1
-    d.at = at + 8
-    n: int = _INT_8.unpack_from(d.raw, at)[0]
-    return n
+    return decode
 
 
 def _int_any(d: Decoder) -> int:
     d.at += 1
     return int.from_bytes(d.take(d.number()), "little", signed=True)
-
-
-def _float(d: Decoder) -> float:
-    at = d.at + 1
-    d.at = at + 8
-    x: float = _FLOAT.unpack_from(d.raw, at)[0]
-    return x
-
-
-def _complex(d: Decoder) -> complex:
-    at = d.at + 1
-    d.at = at + 16
-    return complex(*_COMPLEX.unpack_from(d.raw, at))
 
 
 def _str(d: Decoder) -> str:
@@ -208,11 +188,11 @@ READERS: dict[Tag, Callable[[Decoder], Any]] = {
     Tag.ELLIPSIS: _constant(...),
     Tag.NOT_IMPLEMENTED: _constant(NotImplemented),
     Tag.INT_1: _int_1,
-    Tag.INT_4: _int_4,
-    Tag.INT_8: _int_8,
+    Tag.INT_4: _fixed(4, struct.Struct("<i").unpack_from, int),
+    Tag.INT_8: _fixed(8, struct.Struct("<q").unpack_from, int),
     Tag.INT_ANY: _int_any,
-    Tag.FLOAT: _float,
-    Tag.COMPLEX: _complex,
+    Tag.FLOAT: _fixed(8, struct.Struct("<d").unpack_from, float),
+    Tag.COMPLEX: _fixed(16, struct.Struct("<dd").unpack_from, complex),
     Tag.STR: _str,
     Tag.STR_SURROGATES: _str_surrogates,
     Tag.BYTES: _bytes,

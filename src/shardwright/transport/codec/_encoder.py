@@ -103,7 +103,7 @@ class Encoder:
         self.enter(owner)
         building = self.building
         if building and id(owner) in building:  # only by way of contents that a hash needed at once
-            raise Refusal(owner, "a tuple that a frozenset in it leads back to", "use a set, or break the cycle")
+            raise leads_back(owner)
         building.add(id(owner))
         dispatch = self.dispatch
         for element in elements:
@@ -137,20 +137,10 @@ class Encoder:
             self.check()
 
     def check(self) -> None:
-        limits = self.codec.limits
         size = len(self.out) + sum(map(len, self.buffers))
-        if size > limits.max_bytes:
-            raise MessageTooLarge(
-                f"a message of at least {size} bytes; this edge permits {limits.max_bytes}",
-                outcome="not started",
-                remedy="send less at once: in parts, or as a file that both may read",
-            )
-        if self.items > limits.max_items:
-            raise MessageTooLarge(
-                f"a message of at least {self.items} items; this edge permits {limits.max_items}",
-                outcome="not started",
-                remedy="send less at once: in parts, or as a file that both may read",
-            )
+        limits = self.codec.limits
+        if size > limits.max_bytes or self.items > limits.max_items:
+            raise too_large(limits, size, self.items)
 
     def remember(self, thing: object) -> int:
         number = len(self.objects)
@@ -164,7 +154,7 @@ class Encoder:
         if number is None:
             return False
         if self.now and id(thing) not in self.open:
-            self.complete(thing)
+            complete(self, thing)
         if number < wire.NUMBER_1_BYTE:
             self.out += _REFERENCE_1[number]
         else:
@@ -180,33 +170,19 @@ class Encoder:
         """
         if self.ready is not None:
             return False
-        self.complete(value, through_new=True)
+        complete(self, value, True)
         if self.known(value):
             return True
         self.ready = value
         return False
 
-    def complete(self, thing: object, *, through_new: bool = False) -> None:
-        """A hash will look at a known object: write now whatever contents it, or what it leads to, still awaits."""
-        seen = {id(thing)}
-        stack = [thing]
-        while stack:
-            thing = stack.pop()
-            number = self.numbers.get(id(thing))
-            if number is None:
-                if not through_new:
-                    continue  # not met yet: then it is an element of something that is being written
-            elif number > self.frontier and number not in self.filled:
-                at = bisect_left(self.queue, number, key=itemgetter(0))
-                if at < len(self.queue) and self.queue[at][0] == number:
-                    self.out.append(Tag.FILL)
-                    self.number(number)
-                    self.at_once(thing, number, self.queue[at][1])
-                    continue
-            for _, child in children(thing):
-                if id(child) not in seen and id(child) not in self.open and type(child) not in wire.ATOMS:
-                    seen.add(id(child))
-                    stack.append(child)
+    def awaiting(self, number: int) -> Encode | None:
+        """How the contents of that object are written, if they are still to come."""
+        if number > self.frontier and number not in self.filled:
+            at = bisect_left(self.queue, number, key=itemgetter(0))
+            if at < len(self.queue) and self.queue[at][0] == number:
+                return self.queue[at][1]
+        return None
 
     def begin(self, tag: int) -> None:
         """Begin to write a new mutable object: the tag; whatever else says its type follows, and then ``shell``."""
@@ -238,11 +214,7 @@ class Encoder:
     def enter(self, thing: object, levels: int = 1) -> None:
         self.depth += levels
         if self.depth > self.codec.limits.max_depth:
-            raise Refusal(
-                thing,
-                f"tuples or hashed keys nested more than {self.codec.limits.max_depth} deep",
-                "use lists or instances, which may be nested without limit",
-            )
+            raise too_deep(self.codec.limits, thing)
 
     def leave(self, levels: int = 1) -> None:
         self.depth -= levels
@@ -293,6 +265,51 @@ class Encoder:
             self.text(name)
         else:
             self.number(number)
+
+
+def complete(s: Encoder, thing: object, through_new: bool = False) -> None:
+    """A hash will look at a known object: write now whatever contents it, or what it leads to, still awaits."""
+    seen = {id(thing)}
+    stack = [thing]
+    while stack:
+        thing = stack.pop()
+        number = s.number_of(thing)
+        if number is None:
+            if not through_new:
+                continue  # not met yet: then it is an element of something that is being written
+        elif (contents := s.awaiting(number)) is not None:
+            s.byte(Tag.FILL)
+            s.number(number)
+            s.at_once(thing, number, contents)
+            continue
+        for _, child in children(thing):
+            if id(child) not in seen and not s.is_open(child) and type(child) not in wire.ATOMS:
+                seen.add(id(child))
+                stack.append(child)
+
+
+def too_deep(limits: wire.CodecLimits, thing: object) -> Refusal:
+    return Refusal(
+        thing,
+        f"tuples or hashed keys nested more than {limits.max_depth} deep",
+        "use lists or instances, which may be nested without limit",
+    )
+
+
+def leads_back(owner: object) -> Refusal:
+    return Refusal(owner, "a tuple that a frozenset in it leads back to", "use a set, or break the cycle")
+
+
+def too_large(limits: wire.CodecLimits, size: int, items: int) -> MessageTooLarge:
+    if size > limits.max_bytes:
+        what = f"a message of at least {size} bytes; this edge permits {limits.max_bytes}"
+    else:
+        what = f"a message of at least {items} items; this edge permits {limits.max_items}"
+    return MessageTooLarge(
+        what,
+        outcome="not started",
+        remedy="send less at once: in parts, or as a file that both may read",
+    )
 
 
 BASE_ENCODERS: dict[type, Encode] = {}  # by exact type; ``_tagged_encode`` fills it
