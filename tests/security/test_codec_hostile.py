@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from codec_forms import codec_form
 from shardwright.errors import ProtocolViolation
 from shardwright.transport.codec import ClassTable, CodecLimits, TaggedCodec
+
+__all__ = ["codec_form"]
+pytestmark = pytest.mark.usefixtures("codec_form")
 
 _spec = importlib.util.spec_from_file_location("fuzz_codec", Path(__file__).with_name("fuzz_codec.py"))
 assert _spec is not None and _spec.loader is not None

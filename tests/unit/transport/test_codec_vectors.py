@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
+from codec_forms import codec_form
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.transport._envelope import HEADER_BYTES, pack, unpack
 from shardwright.transport.codec import TaggedCodec
 from shardwright.transport.codec._wire import Tag
+
+__all__ = ["codec_form"]
+pytestmark = pytest.mark.usefixtures("codec_form")
 
 PAGE = Path(__file__).parents[3].joinpath("docs", "protocol.md").read_text("utf-8")
 NAMES = {
