@@ -76,9 +76,9 @@ def pack_in_python(envelope: Envelope) -> list[Part]:
     return parts
 
 
-def unpack_in_python(frame: memoryview) -> Envelope:
+def unpack_in_python(frame: bytes | memoryview) -> Envelope:
     """What ``unpack`` does; it comes here for what is not usual, or where nothing was compiled."""
-    frame = _flat(frame)
+    frame = _flat(memoryview(frame))
     size = len(frame)
     if size < HEADER_BYTES:
         raise ProtocolViolation(f"a frame of {size} bytes is shorter than the header of {HEADER_BYTES}")
@@ -159,7 +159,7 @@ def _flat(view: memoryview) -> memoryview:
 
 
 _native_pack: Callable[[Envelope], Any] = (lambda _: NotImplemented) if native is None else native.pack
-_native_unpack: Callable[[memoryview], Any] = (lambda _: NotImplemented) if native is None else native.unpack
+_native_unpack: Callable[[bytes | memoryview], Any] = (lambda _: NotImplemented) if native is None else native.unpack
 if native is not None:
     native.configure_envelope(Envelope, _KINDS, _CODECS, tuple(_UNCODED))
 
@@ -174,7 +174,7 @@ def pack(envelope: Envelope) -> list[Part]:
     return pack_in_python(envelope) if parts is NotImplemented else parts
 
 
-def unpack(frame: memoryview) -> Envelope:
+def unpack(frame: bytes | memoryview) -> Envelope:
     """The envelope in ``frame``. Its payload is a view into the frame, or a copy if it is short; its buffers are views.
 
     Raises ProtocolViolation, naming what is wrong, when the frame is not exactly one well-formed message.

@@ -134,10 +134,10 @@ static PyObject *
 unpack(PyObject *Py_UNUSED(module), PyObject *frame)
 {
     Py_buffer view;
-    if (envelope_class == NULL || !PyMemoryView_Check(frame)) {
+    if (envelope_class == NULL || !(PyMemoryView_Check(frame) || PyBytes_CheckExact(frame))) {
         return not_this();
     }
-    if (PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE) < 0) { /* not contiguous */
+    if (PyObject_GetBuffer(frame, &view, PyBUF_ND) < 0) { /* not contiguous */
         return not_this();
     }
     unsigned char header[HEADER_BYTES];
@@ -151,7 +151,8 @@ unpack(PyObject *Py_UNUSED(module), PyObject *frame)
     uint64_t payload_bytes = load(header + 72, 4);
     if (header[0] != 'S' || header[1] != 'W' || header[2] != 1 || kind >= KINDS || kinds[kind] == NULL
         || codec >= CODECS || codecs[codec] == NULL || header[5] || header[6] || header[7]
-        || payload_bytes != (uint64_t)(size - HEADER_BYTES) || (codec == 0 && payload_bytes && !(uncoded >> kind & 1))) {
+        || payload_bytes != (uint64_t)(size - HEADER_BYTES) || (codec == 0 && payload_bytes && !(uncoded >> kind & 1))
+        || (payload_bytes > COPIED_BYTES && !PyMemoryView_Check(frame))) {
         goto leave;
     }
     if (payload_bytes == 0) {
