@@ -232,7 +232,27 @@ configure_envelope(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Whether two contiguous buffers hold the same bytes. The GIL is kept: others may change them otherwise. */
+static PyObject *
+same_bytes(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *one, *other;
+    Py_buffer first, second;
+    if (!PyArg_ParseTuple(args, "OO:same_bytes", &one, &other) || PyObject_GetBuffer(one, &first, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    if (PyObject_GetBuffer(other, &second, PyBUF_SIMPLE) < 0) {
+        PyBuffer_Release(&first);
+        return NULL;
+    }
+    int same = first.len == second.len && (first.len == 0 || memcmp(first.buf, second.buf, (size_t)first.len) == 0);
+    PyBuffer_Release(&first);
+    PyBuffer_Release(&second);
+    return PyBool_FromLong(same);
+}
+
 PyMethodDef envelope_methods[] = {
+    {"same_bytes", same_bytes, METH_VARARGS, PyDoc_STR("same_bytes(one, other, /) -> bool")},
     {"pack", pack, METH_O, PyDoc_STR("pack(envelope, /) -> list[bytes] | NotImplemented")},
     {"unpack", unpack, METH_O, PyDoc_STR("unpack(frame, /) -> Envelope | NotImplemented")},
     {"configure_envelope", configure_envelope, METH_VARARGS,
