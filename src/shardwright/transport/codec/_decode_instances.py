@@ -35,7 +35,7 @@ def _named(d: Decoder) -> Any:
 
 def _enum(d: Decoder) -> Any:
     d.skip()
-    plan = class_plan(d)
+    plan = class_plan(d, d.class_name())
     member = d.text()
     if plan.kind is not Kind.ENUM:
         raise violation(f"{plan.name} is no Enum")
@@ -47,7 +47,7 @@ def _enum(d: Decoder) -> Any:
 
 def _flag(d: Decoder) -> Any:
     d.skip()
-    plan = class_plan(d)
+    plan = class_plan(d, d.class_name())
     value = d.value()
     cls: Any = plan.cls
     if plan.kind is not Kind.ENUM or not issubclass(cls, Flag) or type(value) is not int:
@@ -66,7 +66,18 @@ def _flag(d: Decoder) -> Any:
 
 def _object(d: Decoder) -> Any:
     d.skip()
-    plan = class_plan(d)
+    return object_of(d, class_plan(d, d.class_name()))
+
+
+def plain_of(d: Decoder, name: str) -> tuple[type, bool, tuple[tuple[str, Any], ...]] | ClassPlan:
+    """What the extension needs to know to make instances of a class by itself; the plan where it cannot."""
+    plan = class_plan(d, name)
+    if plan.kind is Kind.OBJECT and plan.base is object:
+        return plan.cls, plan.has_dict, plan.slots
+    return plan
+
+
+def object_of(d: Decoder, plan: ClassPlan) -> Any:
     if plan.kind not in _MADE_EMPTY:
         raise violation(f"{plan.name} is not written as an object")
     new: Any = plan.base.__new__
@@ -82,7 +93,7 @@ _MADE_EMPTY = frozenset(set(Kind) - {Kind.VALUE, Kind.ENUM, Kind.EXCEPTION})
 
 def _value_object(d: Decoder) -> Any:
     d.skip()
-    plan = class_plan(d)
+    plan = class_plan(d, d.class_name())
     if plan.kind is not Kind.VALUE:
         raise violation(f"{plan.name} is not written as a value")
     base: Any = plan.base

@@ -269,9 +269,8 @@ class Decoder:
         return id(thing) in self.open
 
 
-def class_plan(d: Decoder) -> ClassPlan:
-    """The plan of a class that is named here."""
-    name = d.class_name()
+def class_plan(d: Decoder, name: str) -> ClassPlan:
+    """The plan of a class that a message names."""
     try:
         return d.codec.classes.plan_named(name)
     except Exception as error:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shardwright.transport.codec import _decode_containers as reading
+from shardwright.transport.codec import _decode_instances as instances
 from shardwright.transport.codec import _encode_containers as writing
 from shardwright.transport.codec import _encoder
-from shardwright.transport.codec._decode_instances import fill_attributes, same_attributes
-from shardwright.transport.codec._decoder import DISPATCH, Decoder, class_plan, fill_hashed, settle
+from shardwright.transport.codec._decoder import DISPATCH, Decoder, fill_hashed, settle
+from shardwright.transport.codec._encode_instances import write_attributes
 from shardwright.transport.codec._encoder import Encoder
 from shardwright.transport.codec._extension import native
 from shardwright.transport.codec._keys import KeyCost
@@ -123,10 +124,13 @@ if native is not None:
             "same_list": reading.same_list,
             "same_dict": reading.same_dict,
             "same_set": reading.same_set,
-            "class_plan": class_plan,
-            "fill_attributes": fill_attributes,
-            "same_attributes": same_attributes,
-            "object_new": object.__new__,
+            "fill_attributes": instances.fill_attributes,
+            "same_attributes": instances.same_attributes,
+            "plain_of": instances.plain_of,
+            "object_of": instances.object_of,
+            "read_attributes": instances.read_attributes,
+            "read_slots": instances.read_slots,
+            "write_attributes": write_attributes,
         }
     )
 

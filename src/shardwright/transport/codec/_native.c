@@ -12,6 +12,7 @@
 
 Configuration native;
 PyTypeObject *memo_type, *writer_type, *reader_type;
+PyObject *text_dict, *text_orig_class, *text_plain;
 static PyTypeObject *form_type;
 
 int
@@ -256,6 +257,31 @@ same_pairs(PyObject *thing, PyObject *held)
     return n == size;
 }
 
+/* Whether an instance's attributes have these names and are these very values, in this order; -1 with an error set. */
+static int
+same_state(PyObject *thing, PyObject *held)
+{
+    PyObject *names = PyTuple_GetItem(held, 0), *values = PyTuple_GetItem(held, 1), *key, *value;
+    PyObject *state = PyObject_GenericGetAttr(thing, text_dict);
+    Py_ssize_t size = PyList_Size(names), at = 0, n = 0;
+    if (state == NULL || !PyDict_Check(state)) {
+        Py_XDECREF(state);
+        return -1;
+    }
+    int same = PyDict_Size(state) == size;
+    while (same == 1 && PyDict_Next(state, &at, &key, &value)) {
+        PyObject *name = PyList_GetItem(names, n);
+        if (n >= size || PyList_GetItem(values, n) != value
+            || (name != key && !(PyUnicode_CheckExact(key) && PyUnicode_Compare(name, key) == 0))) {
+            same = 0;
+        }
+        n++;
+    }
+    Py_DECREF(state);
+    PyErr_Clear();
+    return same && n == size;
+}
+
 /* A new list of (object, what it held), of those that no longer hold it; NULL with an error set. */
 PyObject *
 memo_differing(Memo *memo)
@@ -278,6 +304,11 @@ memo_differing(Memo *memo)
                  && PyList_CheckExact(PyTuple_GetItem(held, 1))
                  && PyList_Size(PyTuple_GetItem(held, 0)) == PyList_Size(PyTuple_GetItem(held, 1))) {
             same = same_pairs(thing, held);
+        }
+        else if (unchanged == native.same_attributes && PyTuple_CheckExact(held) && PyTuple_Size(held) == 2
+                 && PyList_CheckExact(PyTuple_GetItem(held, 0)) && PyList_CheckExact(PyTuple_GetItem(held, 1))
+                 && PyList_Size(PyTuple_GetItem(held, 0)) == PyList_Size(PyTuple_GetItem(held, 1))) {
+            same = same_state(thing, held);
         }
         else {
             PyObject *answer = PyObject_CallFunctionObjArgs(unchanged, thing, held, NULL);
@@ -379,8 +410,11 @@ form_make(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
     form->codec = Py_NewRef(codec);
     form->limits = PyObject_GetAttrString(codec, "limits");
     form->writers = PyObject_GetAttrString(codec, "_encoders");
+    form->instances = PyDict_New();
+    form->classes = PyDict_New();
     PyObject_GC_Track(form);
-    if (form->limits == NULL || form->writers == NULL || read_limit(form->limits, "max_bytes", &form->max_bytes) < 0
+    if (form->limits == NULL || form->writers == NULL || form->instances == NULL || form->classes == NULL
+        || read_limit(form->limits, "max_bytes", &form->max_bytes) < 0
         || read_limit(form->limits, "max_depth", &form->max_depth) < 0
         || read_limit(form->limits, "max_items", &form->max_items) < 0) {
         Py_DECREF((PyObject *)form);
@@ -401,6 +435,8 @@ form_traverse(Form *form, visitproc visit, void *arg)
     Py_VISIT(form->codec);
     Py_VISIT(form->limits);
     Py_VISIT(form->writers);
+    Py_VISIT(form->instances);
+    Py_VISIT(form->classes);
     return 0;
 }
 
@@ -410,6 +446,8 @@ form_clear(Form *form)
     Py_CLEAR(form->codec);
     Py_CLEAR(form->limits);
     Py_CLEAR(form->writers);
+    Py_CLEAR(form->instances);
+    Py_CLEAR(form->classes);
     return 0;
 }
 
@@ -502,6 +540,13 @@ PyInit__native(void)
 {
     PyObject *module = PyModule_Create(&native_module);
     if (module == NULL) {
+        return NULL;
+    }
+    text_dict = PyUnicode_InternFromString("__dict__");
+    text_orig_class = PyUnicode_InternFromString("__orig_class__");
+    text_plain = PyUnicode_InternFromString("plain");
+    if (text_dict == NULL || text_orig_class == NULL || text_plain == NULL) {
+        Py_DECREF(module);
         return NULL;
     }
     memo_type = (PyTypeObject *)PyType_FromSpec(&memo_spec);

@@ -86,10 +86,13 @@ enum {
     X(same_list)                                                                                                       \
     X(same_dict)                                                                                                       \
     X(same_set)                                                                                                        \
-    X(class_plan)                                                                                                      \
     X(fill_attributes)                                                                                                 \
     X(same_attributes)                                                                                                 \
-    X(object_new)
+    X(plain_of)                                                                                                        \
+    X(object_of)                                                                                                       \
+    X(read_attributes)                                                                                                 \
+    X(read_slots)                                                                                                      \
+    X(write_attributes)
 
 typedef struct {
 #define X(name) PyObject *name;
@@ -112,7 +115,9 @@ typedef struct {
     PyObject_HEAD
     PyObject *codec;
     PyObject *limits;
-    PyObject *writers; /* dict: encoders by exact type */
+    PyObject *writers;   /* dict: encoders by exact type */
+    PyObject *instances; /* dict: name, whether there is a __dict__, slots, whether handles must be asked; by exact type */
+    PyObject *classes;   /* dict: class, whether its instances have a __dict__, slots; by wire name */
     Py_ssize_t max_bytes, max_depth, max_items;
 } Form;
 
@@ -142,6 +147,8 @@ PyObject *form_write_request(Form *form, PyObject *value);
 PyObject *form_write_reply(Form *form, PyObject *const *args, Py_ssize_t count);
 PyObject *form_read_request(Form *form, PyObject *const *args, Py_ssize_t count);
 PyObject *form_read_reply(Form *form, PyObject *const *args, Py_ssize_t count);
+
+extern PyObject *text_dict, *text_orig_class, *text_plain; /* interned */
 
 int raise_made(PyObject *exception); /* takes the reference (NULL: an error is set); always -1 */
 int violation(const char *format, ...);

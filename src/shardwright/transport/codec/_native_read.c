@@ -459,6 +459,48 @@ read_fill(Reader *d)
     return value;
 }
 
+static PyObject *get_class_name(Reader *d);
+
+/* An instance of a listed class, made without its __init__. */
+static PyObject *
+read_object(Reader *d)
+{
+    d->at++;
+    PyObject *name = get_class_name(d), *thing = NULL;
+    if (name == NULL) {
+        return NULL;
+    }
+    PyObject *way = PyDict_GetItemWithError(d->form->classes, name);
+    if (way != NULL) {
+        Py_INCREF(way);
+    }
+    else if (!PyErr_Occurred()) {
+        way = PyObject_CallFunctionObjArgs(native.plain_of, (PyObject *)d, name, NULL);
+        if (way != NULL && PyTuple_CheckExact(way) && PyTuple_Size(way) == 3 && PyType_Check(PyTuple_GetItem(way, 0))
+            && PyTuple_CheckExact(PyTuple_GetItem(way, 2)) && PyDict_SetItem(d->form->classes, name, way) < 0) {
+            Py_CLEAR(way);
+        }
+    }
+    Py_DECREF(name);
+    if (way == NULL) {
+        return NULL;
+    }
+    if (!PyTuple_CheckExact(way)) { /* the class's plan: Python knows how */
+        thing = PyObject_CallFunctionObjArgs(native.object_of, (PyObject *)d, way, NULL);
+        Py_DECREF(way);
+        return thing;
+    }
+    PyObject *none = PyTuple_New(0);
+    newfunc make = PyType_GetSlot(&PyBaseObject_Type, Py_tp_new);
+    if (none != NULL && make != NULL) {
+        thing = make((PyTypeObject *)PyTuple_GetItem(way, 0), none, NULL);
+    }
+    Py_XDECREF(none);
+    thing = shell(d, thing, way, WEIGHT_OBJECT);
+    Py_DECREF(way);
+    return thing;
+}
+
 static PyObject *
 read_plain(Reader *d)
 {
@@ -530,6 +572,8 @@ read_plain(Reader *d)
     case TAG_SET:
         d->at++;
         return shell(d, PySet_New(NULL), native.read_set, WEIGHT_SET);
+    case TAG_OBJECT:
+        return read_object(d);
     default:
         value = PyList_GetItem(native.dispatch, tag);
         return value == NULL ? NULL : PyObject_CallFunctionObjArgs(value, (PyObject *)d, NULL);
@@ -566,11 +610,40 @@ append_triple(PyObject *list, PyObject *a, PyObject *b, PyObject *c)
     return failed;
 }
 
+/* 1: done; 0: Python knows how. */
+static int
+fill_state(PyObject *thing, PyObject *held)
+{
+    PyObject *names = PyTuple_GetItem(held, 0), *values = PyTuple_GetItem(held, 1);
+    if (!PyList_CheckExact(names) || !PyList_CheckExact(values) || PyList_Size(names) != PyList_Size(values)) {
+        return 0;
+    }
+    PyObject *state = PyObject_GenericGetAttr(thing, text_dict);
+    if (state == NULL) {
+        return -1;
+    }
+    int failed = 0, plain = PyDict_CheckExact(state) && state != thing;
+    if (plain) {
+        PyDict_Clear(state);
+        for (Py_ssize_t n = 0; !failed && n < PyList_Size(names); n++) {
+            failed = PyDict_SetItem(state, PyList_GetItem(names, n), PyList_GetItem(values, n));
+        }
+    }
+    Py_DECREF(state);
+    return failed ? -1 : plain;
+}
+
 static int
 call_fill(PyObject *fill, PyObject *thing, PyObject *held)
 {
     if (fill == native.fill_list && PyList_Check(thing) && PyList_CheckExact(held)) {
         return PyList_SetSlice(thing, 0, PY_SSIZE_T_MAX, held);
+    }
+    if (fill == native.fill_attributes && PyTuple_CheckExact(held) && PyTuple_Size(held) == 2) {
+        int done = fill_state(thing, held);
+        if (done) {
+            return done < 0 ? -1 : 0;
+        }
     }
     PyObject *done = PyObject_CallFunctionObjArgs(fill, thing, held, NULL);
     Py_XDECREF(done);
@@ -751,9 +824,98 @@ read_dict_contents(Reader *d, PyObject *thing)
     return failed;
 }
 
+/* The names of the attributes, a new reference; NULL without an error: Python knows what is to be said. */
+static PyObject *
+read_names(Reader *d, PyObject *type)
+{
+    PyObject *names = NULL;
+    if (d->at < d->end && d->bytes[d->at] == 0) {
+        names = d->attribute_names == NULL ? NULL : PyDict_GetItemWithError(d->attribute_names, type);
+        if (names == NULL || !PyList_CheckExact(names)) {
+            return NULL;
+        }
+        d->at++;
+        Py_INCREF(names);
+        if (charge(d, 2 * PyList_Size(names)) < 0) {
+            Py_CLEAR(names);
+        }
+        return names;
+    }
+    if (d->at >= d->end || d->bytes[d->at] != 1) {
+        return NULL;
+    }
+    d->at++;
+    Py_ssize_t count = get_count(d, 2);
+    if (count < 0 || (names = PyList_New(0)) == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t n = 0; n < count; n++) {
+        PyObject *name = get_text(d);
+        int failed = name == NULL || PyList_Append(names, name) < 0;
+        Py_XDECREF(name);
+        if (failed) {
+            Py_DECREF(names);
+            return NULL;
+        }
+    }
+    if ((d->attribute_names == NULL && (d->attribute_names = PyDict_New()) == NULL)
+        || PyDict_SetItem(d->attribute_names, type, names) < 0) {
+        Py_CLEAR(names);
+    }
+    return names;
+}
+
+static int
+read_state(Reader *d, PyObject *thing)
+{
+    PyObject *names = read_names(d, (PyObject *)Py_TYPE(thing));
+    if (names == NULL) {
+        if (PyErr_Occurred()) {
+            return -1;
+        }
+        PyObject *done = PyObject_CallFunctionObjArgs(native.read_attributes, (PyObject *)d, thing, NULL);
+        Py_XDECREF(done);
+        return done == NULL ? -1 : 0;
+    }
+    Py_ssize_t count = PyList_Size(names);
+    PyObject *few[FEW_VALUES], **values = room_for(few, count), *list = NULL, *held = NULL;
+    int failed = -1;
+    if (values != NULL && read_many(d, values, count) == 0) {
+        list = sequence_of(values, count, 0);
+    }
+    if (list != NULL && (held = PyTuple_Pack(2, names, list)) != NULL) {
+        failed = put_in(d, native.fill_attributes, thing, held, native.same_attributes);
+    }
+    if (values != few) {
+        PyMem_Free(values);
+    }
+    Py_DECREF(names);
+    Py_XDECREF(list);
+    Py_XDECREF(held);
+    return failed;
+}
+
+static int
+read_instance(Reader *d, PyObject *way, PyObject *thing)
+{
+    PyObject *slots = PyTuple_GetItem(way, 2);
+    if (PyTuple_GetItem(way, 1) == Py_True && read_state(d, thing) < 0) {
+        return -1;
+    }
+    if (PyTuple_Size(slots)) {
+        PyObject *done = PyObject_CallFunctionObjArgs(native.read_slots, (PyObject *)d, slots, thing, NULL);
+        Py_XDECREF(done);
+        return done == NULL ? -1 : 0;
+    }
+    return 0;
+}
+
 static int
 read_contents(Reader *d, PyObject *contents, PyObject *thing)
 {
+    if (PyTuple_CheckExact(contents)) {
+        return read_instance(d, contents, thing);
+    }
     if (contents == native.read_list && PyList_Check(thing)) {
         return read_list_contents(d, thing);
     }
@@ -1228,10 +1390,10 @@ d_own_raw(Reader *d, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-d_class_name(Reader *d, PyObject *Py_UNUSED(ignored))
+get_class_name(Reader *d)
 {
     uint64_t n;
-    if (!alive(d) || (d->classes == NULL && (d->classes = PyList_New(0)) == NULL) || get_number(d, &n) < 0) {
+    if ((d->classes == NULL && (d->classes = PyList_New(0)) == NULL) || get_number(d, &n) < 0) {
         return NULL;
     }
     Py_ssize_t met = PyList_Size(d->classes);
@@ -1247,6 +1409,12 @@ d_class_name(Reader *d, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     return Py_XNewRef(PyList_GetItem(d->classes, (Py_ssize_t)n));
+}
+
+static PyObject *
+d_class_name(Reader *d, PyObject *Py_UNUSED(ignored))
+{
+    return alive(d) ? get_class_name(d) : NULL;
 }
 
 static PyObject *

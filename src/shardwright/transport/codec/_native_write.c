@@ -608,17 +608,88 @@ write_shell(Writer *s, PyObject *value, unsigned char tag, PyObject *contents, P
     return begin(s, tag) < 0 ? -1 : shell(s, value, contents, weight);
 }
 
+static PyObject *
+class_name(Writer *s, PyObject *name);
+
+/* 1: the value was written as a handle. */
+static int
+write_handle(Writer *s, PyObject *value)
+{
+    PyObject *written = PyObject_CallMethod(s->codec, "_handle", "OO", (PyObject *)s, value);
+    int answer = written == NULL ? -1 : PyObject_IsTrue(written);
+    Py_XDECREF(written);
+    return answer;
+}
+
+/* An instance of a listed class. `way`: its name, whether it has a __dict__, its slots, whether it may be a handle. */
+static int
+write_instance(Writer *s, PyObject *value, PyObject *way)
+{
+    int done = PyTuple_GetItem(way, 3) == Py_True ? write_handle(s, value) : 0;
+    if (done == 0) {
+        done = write_known(s, value);
+    }
+    if (done) {
+        return done < 0 ? -1 : 0;
+    }
+    if (begin(s, TAG_OBJECT) < 0) {
+        return -1;
+    }
+    PyObject *named = class_name(s, PyTuple_GetItem(way, 0));
+    Py_XDECREF(named);
+    return named == NULL ? -1 : shell(s, value, way, WEIGHT_OBJECT);
+}
+
+/* What `encode.plain` says of an encoder of instances, and whether handles must be asked for each: kept by type. NULL without
+ * an error: this encoder is another. */
+static PyObject *
+learn_way(Writer *s, PyObject *type, PyObject *encode)
+{
+    PyObject *plain = PyObject_GetAttr(encode, text_plain);
+    if (plain == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+        }
+        return NULL;
+    }
+    PyObject *name, *has_dict, *slots, *way = NULL;
+    PyObject *asked = PyObject_CallMethod(s->codec, "may_refer", "O", type);
+    if (asked != NULL && PyArg_ParseTuple(plain, "O!O!O!", &PyUnicode_Type, &name, &PyBool_Type, &has_dict, &PyTuple_Type, &slots)) {
+        way = PyTuple_Pack(4, name, has_dict, slots, PyObject_IsTrue(asked) == 0 ? Py_False : Py_True);
+        if (way != NULL && PyDict_SetItem(s->form->instances, type, way) < 0) {
+            Py_CLEAR(way);
+        }
+    }
+    Py_XDECREF(asked);
+    Py_DECREF(plain);
+    return way;
+}
+
 /* By the Python function for this exact type; the dispatch table makes one for a type that it meets first. */
 static int
 write_other(Writer *s, PyObject *value)
 {
     PyObject *type = (PyObject *)Py_TYPE(value);
-    PyObject *encode = PyDict_GetItemWithError(s->form->writers, type);
+    PyObject *way = PyDict_GetItemWithError(s->form->instances, type);
+    if (way != NULL) {
+        Py_INCREF(way);
+        int failed = write_instance(s, value, way);
+        Py_DECREF(way);
+        return failed;
+    }
+    PyObject *encode = PyErr_Occurred() ? NULL : PyDict_GetItemWithError(s->form->writers, type);
     if (encode != NULL) {
         Py_INCREF(encode);
     }
     else if (PyErr_Occurred() || (encode = PyObject_GetItem(s->form->writers, type)) == NULL) {
         return -1;
+    }
+    way = learn_way(s, type, encode);
+    if (way != NULL || PyErr_Occurred()) {
+        Py_DECREF(encode);
+        int failed = way == NULL ? -1 : write_instance(s, value, way);
+        Py_XDECREF(way);
+        return failed;
     }
     PyObject *done = PyObject_CallFunctionObjArgs(encode, (PyObject *)s, value, NULL);
     Py_DECREF(encode);
@@ -734,10 +805,133 @@ write_dict_contents(Writer *s, PyObject *thing)
     return 0;
 }
 
+/* 1: these are plain attributes, all names exact text. */
+static int
+plain_names(PyObject *state)
+{
+    PyObject *name, *value;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(state, &at, &name, &value)) {
+        if (!PyUnicode_CheckExact(name)) {
+            return 0;
+        }
+    }
+    int odd = PyDict_Contains(state, text_orig_class);
+    return odd < 0 ? -1 : !odd;
+}
+
+/* The names once per class and message, unless they differ from the last instance's. */
+static int
+write_names(Writer *s, PyObject *type, PyObject *state)
+{
+    PyObject *keys = PyDict_Keys(state), *names = keys == NULL ? NULL : PyList_AsTuple(keys);
+    Py_XDECREF(keys);
+    if (names == NULL || (s->attribute_names == NULL && (s->attribute_names = PyDict_New()) == NULL)) {
+        Py_XDECREF(names);
+        return -1;
+    }
+    PyObject *last = PyDict_GetItemWithError(s->attribute_names, type);
+    int same = last == NULL ? 0 : PyObject_RichCompareBool(last, names, Py_EQ);
+    int failed = same < 0 || PyErr_Occurred() != NULL;
+    Py_ssize_t count = PyTuple_Size(names);
+    if (!failed && same) {
+        failed = put_number(s, 0);
+    }
+    else if (!failed) {
+        failed = put_number(s, 1) < 0 || put_number(s, (uint64_t)count) < 0;
+        for (Py_ssize_t n = 0; !failed && n < count; n++) {
+            failed = put_text(s, PyTuple_GetItem(names, n));
+        }
+        if (!failed) {
+            failed = PyDict_SetItem(s->attribute_names, type, names);
+        }
+    }
+    s->items += 2 * count;
+    Py_DECREF(names);
+    return failed ? -1 : 0;
+}
+
+static int
+write_state(Writer *s, PyObject *thing)
+{
+    PyObject *type = (PyObject *)Py_TYPE(thing), *state = PyObject_GenericGetAttr(thing, text_dict), *name, *value;
+    int failed = -1, plain = state == NULL || !PyDict_CheckExact(state) ? 0 : plain_names(state);
+    if (state == NULL || plain < 0) {
+        Py_XDECREF(state);
+        return -1;
+    }
+    if (!plain) {
+        PyObject *done = PyObject_CallFunctionObjArgs(native.write_attributes, (PyObject *)s, type, state, thing, NULL);
+        Py_XDECREF(done);
+        Py_DECREF(state);
+        return done == NULL ? -1 : 0;
+    }
+    Py_ssize_t count = PyDict_Size(state), at = 0, met = 0;
+    if (write_names(s, type, state) == 0) {
+        failed = 0;
+        while (!failed && met < count && PyDict_Next(state, &at, &name, &value)) {
+            Py_INCREF(value);
+            failed = write_value(s, value);
+            Py_DECREF(value);
+            met++;
+            if (PyDict_Size(state) != count) {
+                break;
+            }
+        }
+        if (!failed && (met != count || PyDict_Size(state) != count)) {
+            PyErr_SetString(PyExc_RuntimeError, "dictionary changed size during iteration");
+            failed = -1;
+        }
+    }
+    Py_DECREF(state);
+    return failed;
+}
+
+static int
+write_slots(Writer *s, PyObject *slots, PyObject *thing)
+{
+    Py_ssize_t count = PyTuple_Size(slots);
+    if (put_number(s, (uint64_t)count) < 0) {
+        return -1;
+    }
+    s->items += count;
+    for (Py_ssize_t n = 0; n < count; n++) {
+        PyObject *slot = PyTuple_GetItem(slots, n), *descriptor = slot == NULL ? NULL : PyTuple_GetItem(slot, 1);
+        descrgetfunc get = descriptor == NULL ? NULL : PyType_GetSlot(Py_TYPE(descriptor), Py_tp_descr_get);
+        if (get == NULL) {
+            return -1;
+        }
+        PyObject *value = get(descriptor, thing, (PyObject *)Py_TYPE(thing));
+        if (value == NULL) {
+            if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+                return -1;
+            }
+            PyErr_Clear();
+            if (put_byte(s, TAG_UNSET) < 0) {
+                return -1;
+            }
+            continue;
+        }
+        int failed = write_value(s, value);
+        Py_DECREF(value);
+        if (failed) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int
 write_contents(Writer *s, PyObject *contents, PyObject *thing)
 {
     PyObject *list;
+    if (PyTuple_CheckExact(contents)) { /* an instance's way, see write_instance */
+        PyObject *slots = PyTuple_GetItem(contents, 2);
+        if (PyTuple_GetItem(contents, 1) == Py_True && write_state(s, thing) < 0) {
+            return -1;
+        }
+        return PyTuple_Size(slots) ? write_slots(s, slots, thing) : 0;
+    }
     if (contents == native.write_list && PyList_Check(thing)) {
         list = PyList_GetSlice(thing, 0, PY_SSIZE_T_MAX);
     }
@@ -1221,9 +1415,9 @@ s_text(Writer *s, PyObject *text)
 }
 
 static PyObject *
-s_class_name(Writer *s, PyObject *name)
+class_name(Writer *s, PyObject *name)
 {
-    if (!alive(s) || (s->classes == NULL && (s->classes = PyDict_New()) == NULL)) {
+    if ((s->classes == NULL && (s->classes = PyDict_New()) == NULL)) {
         return NULL;
     }
     PyObject *number = PyDict_GetItemWithError(s->classes, name);
@@ -1238,6 +1432,12 @@ s_class_name(Writer *s, PyObject *name)
     int failed = number == NULL || PyDict_SetItem(s->classes, name, number) < 0 || put_number(s, (uint64_t)next) < 0;
     Py_XDECREF(number);
     return failed ? NULL : s_text(s, name);
+}
+
+static PyObject *
+s_class_name(Writer *s, PyObject *name)
+{
+    return alive(s) ? class_name(s, name) : NULL;
 }
 
 static PyObject *

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 from shardwright.errors import CannotCross, MessageTooLarge, Outcome, ShardwrightError
@@ -25,7 +25,11 @@ Part = bytes | memoryview
 
 
 class HandleHook(Protocol):
-    """How stateful objects cross: by name, staying where they are."""
+    """How stateful objects cross: by name, staying where they are.
+
+    A hook may have a method ``may_refer(cls) -> bool`` besides: False says, once for all, that ``reference`` is None for
+    every instance of exactly that class.
+    """
 
     def reference(self, value: object) -> tuple[str, int, str] | None:
         """Shard id, object id and class name when ``value`` is to be sent as a handle, else None."""
@@ -207,6 +211,11 @@ class TaggedCodec:
     def object_of(self, name: str) -> Any:
         thing = BUILTIN_NAMES.get(name)
         return thing if thing is not None else self.classes.object_of(name)
+
+    def may_refer(self, cls: type) -> bool:
+        """Whether an instance of that class might be sent as a handle; False spares asking for each."""
+        asks: Callable[[type], bool] | None = getattr(self.handles, "may_refer", None)
+        return self.handles is not None and (asks is None or asks(cls))
 
     def _handle(self, s: Encoder, value: object) -> bool:
         if self.handles is None:
