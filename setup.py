@@ -1,8 +1,8 @@
 """Builds the C extensions; everything else is declared in pyproject.toml.
 
 They are optional: without a compiler or Python's headers the installation succeeds, shared-memory channels are off
-(``shardwright doctor`` says so), and values are written and read in Python. ``SHARDWRIGHT_REQUIRE_EXTENSION=1`` makes its failure an error:
-for release builds, which must not lose it silently.
+(``shardwright doctor`` says so), and values are written and read in Python. ``SHARDWRIGHT_REQUIRE_EXTENSION=1`` makes a
+failure an error: for release builds, which must not lose them silently.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def extensions() -> list[Extension]:
         extension("shardwright.transport.shm._ring", "src/shardwright/transport/shm/_ring.c"),
         extension(
             "shardwright.transport.codec._native",
-            *(f"{codec}{part}.c" for part in ("", "_envelope", "_read", "_write")),
+            *(f"{codec}{part}.c" for part in ("", "_envelope", "_memo", "_read", "_write")),
             depends=(f"{codec}.h",),
         ),
     ]

@@ -152,7 +152,8 @@ class Decoder:
         """Bytes that were not read yet, in the payload and in buffers."""
         return self.end - self.at + sum(map(len, self.buffers[self.next_buffer :]))
 
-    def object(self, number: int) -> Any:
+    def known(self, number: int) -> Any:
+        """The object of that number, which must have been met."""
         return self.objects[number]
 
     def remember(self, thing: Any) -> int:

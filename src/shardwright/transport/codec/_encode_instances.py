@@ -61,7 +61,8 @@ def instance_encoder(plan: ClassPlan) -> Encode:
         s.shell(value, contents, wire.WEIGHT_DEQUE if plan.kind is Kind.DEQUE else wire.WEIGHT_OBJECT)
 
     if plan.kind is Kind.OBJECT:
-        encode.plain = (name, plan.has_dict, plan.slots)  # type: ignore[attr-defined] - what the extension needs to know
+        # what the extension needs to know, to do this itself
+        encode.plain = (name, plan.has_dict, plan.slots)  # type: ignore[attr-defined]
     return encode
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardwright.transport.codec._extension import native
 
@@ -37,7 +37,10 @@ class PythonMemo:
         return [(thing, held) for thing, held, unchanged in self.snapshots if not unchanged(thing, held)]
 
 
-Memo = PythonMemo if TYPE_CHECKING or native is None else native.Memo
+if TYPE_CHECKING:
+    Memo: TypeAlias = PythonMemo
+else:
+    Memo = PythonMemo if native is None else native.Memo
 
 
 def same_elements(elements: Iterable[Any], held: list[Any]) -> bool:

@@ -158,6 +158,7 @@ int set_add(PyObject **set, PyObject *key);     /* takes the key's reference */
 int set_discard(PyObject *set, PyObject *key);  /* takes the key's reference */
 int set_contains(PyObject *set, PyObject *key); /* takes the key's reference */
 
+int memo_ready(PyObject *module);
 int writer_ready(PyObject *module);
 int reader_ready(PyObject *module);
 int envelope_ready(PyObject *module);

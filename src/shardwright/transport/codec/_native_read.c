@@ -1241,7 +1241,7 @@ d_left(Reader *d, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-d_object(Reader *d, PyObject *argument)
+d_known(Reader *d, PyObject *argument)
 {
     Py_ssize_t number = PyLong_AsSsize_t(argument);
     if (!alive(d) || (number == -1 && PyErr_Occurred())) {
@@ -1532,7 +1532,7 @@ static PyMethodDef reader_methods[] = {
     {"peek", (PyCFunction)d_peek, METH_NOARGS, NULL},
     {"skip", (PyCFunction)d_skip, METH_NOARGS, NULL},
     {"left", (PyCFunction)d_left, METH_NOARGS, NULL},
-    {"object", (PyCFunction)d_object, METH_O, NULL},
+    {"known", (PyCFunction)d_known, METH_O, NULL},
     {"remember", (PyCFunction)d_remember, METH_O, NULL},
     {"enqueue", (PyCFunction)d_enqueue, METH_VARARGS, NULL},
     {"contents_now", (PyCFunction)d_contents_now, METH_VARARGS, NULL},

@@ -654,7 +654,8 @@ learn_way(Writer *s, PyObject *type, PyObject *encode)
     }
     PyObject *name, *has_dict, *slots, *way = NULL;
     PyObject *asked = PyObject_CallMethod(s->codec, "may_refer", "O", type);
-    if (asked != NULL && PyArg_ParseTuple(plain, "O!O!O!", &PyUnicode_Type, &name, &PyBool_Type, &has_dict, &PyTuple_Type, &slots)) {
+    if (asked != NULL
+        && PyArg_ParseTuple(plain, "O!O!O!", &PyUnicode_Type, &name, &PyBool_Type, &has_dict, &PyTuple_Type, &slots)) {
         way = PyTuple_Pack(4, name, has_dict, slots, PyObject_IsTrue(asked) == 0 ? Py_False : Py_True);
         if (way != NULL && PyDict_SetItem(s->form->instances, type, way) < 0) {
             Py_CLEAR(way);

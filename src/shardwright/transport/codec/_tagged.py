@@ -167,7 +167,7 @@ class TaggedCodec:
             if not last < number < d.base:
                 raise violation(f"a change of object {number} of {d.base}")
             last = number
-            thing = d.object(number)
+            thing = d.known(number)
             d.enqueue(number, self._contents_decoder(type(thing)), thing)
 
     def _contents_encoder(self, cls: type) -> Encode:
