@@ -205,6 +205,36 @@ def test_a_socket_channel_with_a_lane_carries_arrays_without_copies() -> None:
             end.close()
 
 
+def test_arrays_are_used_where_they_lie_in_a_frame() -> None:
+    numpy = pytest.importorskip("numpy")
+    large, small = numpy.arange(6000, dtype="c16").reshape(60, 100), numpy.arange(10.0)
+
+    def received(payload: bytes, buffers: Any) -> tuple[Envelope, Any]:
+        raw = frame(pack(Envelope(Kind.CALL, 1, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers)))
+        return unpack(raw), numpy.frombuffer(raw, "u1")
+
+    pickled = PickleCodec()
+    sent, raw = received(*pickled.encode_request([b"x", large, small, large.T])[:2])
+    (_, copy, little, turned), _ = pickled.decode_request(sent.payload, sent.buffers)
+    assert (copy == large).all()
+    assert (turned == large.T).all()
+    assert (little == small).all()
+    assert [numpy.shares_memory(thing, raw) for thing in (copy, turned, little)] == [True, True, False]
+    assert copy.flags.aligned
+    assert copy.flags.writeable
+
+    tagged = TaggedCodec()
+    sent, raw = received(*tagged.encode_request([large])[:2])
+    (copy,), memo = tagged.decode_request(sent.payload, sent.buffers)
+    assert not numpy.shares_memory(copy, raw), "what was sent must be known, to tell changes"
+    sent, raw = received(*tagged.encode_reply([numpy.asfortranarray(large), small, copy], memo))
+    result = tagged.decode_reply(sent.payload, sent.buffers, tagged.encode_request([large])[2])
+    assert (result[0] == large).all()
+    assert result[0].flags.f_contiguous
+    assert [numpy.shares_memory(thing, raw) for thing in result] == [True, False, False]
+    assert result[2] is large
+
+
 def test_endpoints_of_the_other_kind_are_refused() -> None:
     with_lanes, without = SocketTransport(lanes=True), SocketTransport()
     for maker, opener in ((with_lanes, without), (without, with_lanes)):

@@ -58,7 +58,7 @@ def _dump(value: object, outcome: Outcome) -> tuple[bytes, tuple[Part, ...]]:
     buffers: list[pickle.PickleBuffer] = []
     try:
         payload = pickle.dumps(value, 5, buffer_callback=buffers.append)
-        return payload, tuple(buffer.raw() for buffer in buffers)
+        return payload, tuple([buffer.raw() for buffer in buffers]) if buffers else ()
     except Exception as error:
         raise CannotCross(
             f"the value does not pickle: {error}",
@@ -69,7 +69,7 @@ def _dump(value: object, outcome: Outcome) -> tuple[bytes, tuple[Part, ...]]:
 
 def _load(payload: Part, buffers: Sequence[Part]) -> Any:
     try:
-        return pickle.loads(payload, buffers=[_writable(buffer) for buffer in buffers])
+        return pickle.loads(payload, buffers=[_writable(buffer) for buffer in buffers] if buffers else None)
     except Exception as error:
         raise ProtocolViolation(f"malformed pickle: {type(error).__name__}: {error}") from error
 
