@@ -122,7 +122,9 @@ def _slice(d: Decoder) -> slice:
 
 def _range(d: Decoder) -> range:
     d.skip()
+    d.enter()
     start, stop, step = d.value(), d.value(), d.value()
+    d.leave()
     if type(start) is not int or type(stop) is not int or type(step) is not int:
         raise violation("a range of something else than integers")
     value = range(start, stop, step)

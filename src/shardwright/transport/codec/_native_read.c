@@ -588,8 +588,8 @@ read_value(Reader *d)
         return NULL;
     }
     unsigned char tag = d->bytes[d->at];
-    if (tag < TAG_TUPLE || tag == TAG_REFERENCE || (tag >= TAG_LIST && tag <= TAG_SET)) {
-        return read_plain(d);
+    if (tag != TAG_TUPLE && tag != TAG_NOW && tag != TAG_FILL) {
+        return read_plain(d); /* nothing in it, or a call of Python, which counts by itself */
     }
     if (Py_EnterRecursiveCall(" while reading a message")) {
         return NULL;
@@ -1144,12 +1144,7 @@ none_unless(int failed)
 static PyObject *
 d_value(Reader *d, PyObject *Py_UNUSED(ignored))
 {
-    if (!alive(d) || Py_EnterRecursiveCall(" while reading a message")) {
-        return NULL;
-    }
-    PyObject *value = read_value(d);
-    Py_LeaveRecursiveCall();
-    return value;
+    return alive(d) ? read_value(d) : NULL;
 }
 
 static PyObject *

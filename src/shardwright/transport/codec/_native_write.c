@@ -1156,12 +1156,7 @@ bool_unless(int answer)
 static PyObject *
 s_value(Writer *s, PyObject *value)
 {
-    if (!alive(s) || Py_EnterRecursiveCall(" while writing a message")) {
-        return NULL;
-    }
-    int failed = write_value(s, value);
-    Py_LeaveRecursiveCall();
-    return none_unless(failed);
+    return alive(s) ? none_unless(write_value(s, value)) : NULL;
 }
 
 static PyObject *
