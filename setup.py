@@ -18,6 +18,8 @@ REQUIRED = os.environ.get("SHARDWRIGHT_REQUIRE_EXTENSION", "") not in ("", "0")
 # The free-threaded build of Python 3.13 has no stable ABI.
 STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
+_RING = "src/shardwright/transport/shm"
+
 
 class BuildOptionalExtension(build_ext):
     """build_ext that says plainly what a missing extension means."""
@@ -39,7 +41,8 @@ def extensions() -> list[Extension]:
     return [
         Extension(
             "shardwright.transport.shm._ring",
-            sources=["src/shardwright/transport/shm/_ring.c"],
+            sources=[f"{_RING}/{name}.c" for name in ("_ring", "_bell", "_end", "_memory", "_watch")],
+            depends=[f"{_RING}/{name}.h" for name in ("_area", "_bell", "_end", "_memory")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [("SHARDWRIGHT_FULL_ABI", "1")],
             py_limited_api=STABLE_ABI,
             extra_compile_args=[

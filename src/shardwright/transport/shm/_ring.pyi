@@ -1,7 +1,7 @@
 """The C extension. ``shardwright.transport.shm`` says how to use it; ``_channel`` gives the whole picture."""
 
 from collections.abc import Sequence
-from typing import Any, Final, Generic, TypeVar, final
+from typing import Final, Generic, TypeVar, final
 
 from shardwright.contracts.transport import Part
 
@@ -47,7 +47,7 @@ class Doorbell(Generic[_Tag]):
     def ready(self) -> list[_Tag]:
         """The tags of the channels from which something may be taken, or which ended. The reader calls it.
 
-        A channel is named again, by every call, until its ``take`` has returned None (or its end was taken: it raised).
+        A channel is named again, by every call, until all was taken; one that ended, until it is closed.
         With ``fileno`` in use an empty list makes the descriptor unreadable until the next message.
         """
 
@@ -64,6 +64,8 @@ class Doorbell(Generic[_Tag]):
     @property
     def channels(self) -> int: ...
     @property
+    def closed(self) -> bool: ...
+    @property
     def sleeping(self) -> bool:
         """Whether a message would have to wake somebody."""
 
@@ -76,7 +78,7 @@ class Waiter:
 
         READS: this waiter has the role, and ``Doorbell.ready`` may name channels. It keeps the role until it calls
         ``leave``, or ``wait`` returns something else.
-        WOKEN: ``wake`` was called since the last WOKEN. It does not have the role.
+        WOKEN: ``wake`` was called since the last WOKEN, or a signal handler ran. It does not have the role.
         TIMED_OUT: it does not have the role.
 
         Raises what a signal handler raises; then it does not have the role either.
@@ -108,33 +110,41 @@ class Ring(Generic[_Tag]):
     def __new__(cls, fd: int, doorbell: Doorbell[_Tag], tag: _Tag, max_message_bytes: int, /) -> Ring[_Tag]: ...
     def push(self, parts: Sequence[Part], /) -> int:
         """Send one message at once: SENT; or send nothing: FULL (no room for all of it now), BUSY (another thread is
-        sending), TOO_LARGE. BrokenPipeError when the peer or this side closed."""
+        sending), TOO_LARGE. ChannelClosed when the peer or this side closed. BufferError for a part that is not contiguous."""
 
-    def begin(self, size: int, /) -> bool:
-        """Become the one sender, for a message of ``size`` bytes that ``push_more`` sends in pieces; False: BUSY."""
+    def begin(self, size: int, /) -> int:
+        """Become the one sender, for a message of ``size`` bytes that ``push_more`` sends: SENT, BUSY or TOO_LARGE."""
 
     def push_more(self, view: Part, offset: int, /) -> int:
-        """Send what there is room for of ``view[offset:]``; how many bytes that was. BrokenPipeError."""
+        """Send what there is room for of ``view[offset:]``; how many bytes that was. ChannelClosed."""
 
-    def finish(self) -> None:
-        """The message that ``begin`` began was sent, or the channel is given up."""
+    def finish(self) -> bool:
+        """End what ``begin`` began. False: the message was sent in part, and the channel is closed for that."""
 
-    def wait_for_room(self, timeout_ns: int, /) -> bool:
-        """Wait until some bytes are free or the channel ended. Raises what a signal handler raises."""
+    def wait_for_room(self, needed: int, timeout_ns: int, /) -> bool:
+        """Wait until so many bytes are free, or the channel ended. False: not yet. Raises what a signal handler raises."""
 
     def take(self) -> bytes | memoryview | None:
         """The next message, the caller's own: bytes up to BYTES_UP_TO, above that a writable memoryview of memory that
         nobody else has. None: nothing there. One thread at a time (the reader).
 
-        EOFError when the channel ended and all was taken; ValueError, after closing, when the peer lied.
+        ChannelClosed when the channel ended and all was taken; ProtocolViolation, once, when the peer lied.
         """
 
-    def tag(self) -> _Tag: ...
-    def retag(self, tag: _Tag, /) -> None: ...
-    def close(self) -> None: ...
+    def listen(self) -> None:
+        """For a channel alone on its doorbell: let ``Doorbell.fileno`` say whether there is something to take."""
+
+    def close(self) -> None:
+        """Tell the peer, wake every thread that waits in this end, unmap when the last of them is out. Idempotent."""
+
+    tag: _Tag
+    @property
+    def capacity(self) -> int: ...
     @property
     def why_closed(self) -> str: ...
     @property
     def buffered(self) -> bool: ...
 
 BYTES_UP_TO: Final[int]
+MIN_CAPACITY: Final[int]  # of a lane, in bytes
+MAX_CAPACITY: Final[int]
