@@ -41,8 +41,8 @@ def extensions() -> list[Extension]:
     return [
         Extension(
             "shardwright.transport.shm._ring",
-            sources=[f"{_RING}/{name}.c" for name in ("_ring", "_bell", "_end", "_memory", "_watch")],
-            depends=[f"{_RING}/{name}.h" for name in ("_area", "_bell", "_end", "_memory")],
+            sources=[f"{_RING}/{name}.c" for name in ("_ring", "_bell", "_end", "_floor", "_memory", "_watch")],
+            depends=[f"{_RING}/{name}.h" for name in ("_area", "_bell", "_end", "_floor", "_memory")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [("SHARDWRIGHT_FULL_ABI", "1")],
             py_limited_api=STABLE_ABI,
             extra_compile_args=[

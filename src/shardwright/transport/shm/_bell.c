@@ -42,16 +42,6 @@ sw_futex_wake(_Atomic uint32_t *word, int how_many)
     syscall(SYS_futex, word, FUTEX_WAKE, how_many, NULL, NULL, 0);
 }
 
-static void
-pause_briefly(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* -- opening and closing --------------------------------------------------------------------------------------- */
 
 int
@@ -430,7 +420,7 @@ spin(struct sw_bell *bell)
                 bell->spins_failed = 0;
                 return true;
             }
-            pause_briefly();
+            sw_pause();
         }
     } while (sw_now() < until);
     bell->spins_failed++;

@@ -83,6 +83,16 @@ int64_t sw_now(void);
 long sw_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t until_ns);
 void sw_futex_wake(_Atomic uint32_t *word, int how_many);
 
+static inline void
+sw_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 int sw_bell_open(struct sw_bell *bell, int64_t spin_ns); /* -1 with errno */
 void sw_bell_destroy(struct sw_bell *bell, bool inherited);
 void sw_bell_close(struct sw_bell *bell); /* every wait ends */

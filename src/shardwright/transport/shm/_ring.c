@@ -23,10 +23,12 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "_bell.h"
 #include "_end.h"
+#include "_floor.h"
 #include "_memory.h"
 
 #define BYTES_UP_TO 4096
@@ -173,6 +175,76 @@ ring_create_pair(PyObject *Py_UNUSED(module), PyObject *argument)
         close(sockets[1]);
     }
     return both;
+}
+
+/* -- the floor of benchmarks ----------------------------------------------------------------------------------- */
+
+static struct sw_floor *
+map_floor(int fd)
+{
+    void *floor = mmap(NULL, sizeof(struct sw_floor), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (floor == MAP_FAILED) {
+        set_errno();
+        return NULL;
+    }
+    return floor;
+}
+
+static PyObject *
+ring_floor_answer(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int fd;
+    unsigned int size;
+    long long spin_ns;
+    if (!PyArg_ParseTuple(args, "iIL:floor_answer", &fd, &size, &spin_ns)) {
+        return NULL;
+    }
+    if (size > SW_FLOOR_MESSAGE) {
+        PyErr_SetString(PyExc_ValueError, "the message is too large");
+        return NULL;
+    }
+    struct sw_floor *floor = map_floor(fd);
+    if (floor == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    sw_floor_answer(floor, size, spin_ns);
+    Py_END_ALLOW_THREADS
+    munmap(floor, sizeof *floor);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+ring_floor_ask(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int fd, last;
+    unsigned int size, rounds;
+    long long gap_ns, spin_ns;
+    if (!PyArg_ParseTuple(args, "iIILLp:floor_ask", &fd, &size, &rounds, &gap_ns, &spin_ns, &last)) {
+        return NULL;
+    }
+    if (size > SW_FLOOR_MESSAGE || rounds > 10000000) {
+        PyErr_SetString(PyExc_ValueError, "the message is too large, or too many rounds");
+        return NULL;
+    }
+    PyObject *taken = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)rounds * 8);
+    struct sw_floor *floor = taken == NULL ? NULL : map_floor(fd);
+    if (floor == NULL) {
+        Py_XDECREF(taken);
+        return NULL;
+    }
+    int64_t *taken_ns = (int64_t *)(void *)PyByteArray_AsString(taken);
+    bool answered;
+    Py_BEGIN_ALLOW_THREADS
+    answered = sw_floor_ask(floor, size, rounds, gap_ns, spin_ns, taken_ns, last != 0);
+    Py_END_ALLOW_THREADS
+    munmap(floor, sizeof *floor);
+    if (!answered) {
+        Py_DECREF(taken);
+        PyErr_SetString(PyExc_TimeoutError, "nobody answers");
+        return NULL;
+    }
+    return taken;
 }
 
 /* -- Doorbell -------------------------------------------------------------------------------------------------- */
@@ -1035,6 +1107,9 @@ static PyMethodDef ring_methods[] = {
                "bytes, sealed against shrinking, growing and further seals.")},
     {"create_pair", ring_create_pair, METH_O,
      PyDoc_STR("create_pair(capacity, /) -> tuple[int, int]\n\nTwo sockets, in each its end of a new ring pair.")},
+    {"floor_answer", ring_floor_answer, METH_VARARGS, PyDoc_STR("floor_answer(fd, size, spin_ns, /) -> None")},
+    {"floor_ask", ring_floor_ask, METH_VARARGS,
+     PyDoc_STR("floor_ask(fd, size, rounds, gap_ns, spin_ns, last, /) -> bytearray of int64 nanoseconds")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1064,6 +1139,7 @@ ring_exec(PyObject *module)
         {"MAX_WAITERS", SW_BELL_SLOTS},
         {"MIN_CAPACITY", SW_MIN_CAPACITY},
         {"MAX_CAPACITY", SW_MAX_CAPACITY},
+        {"FLOOR_BYTES", sizeof(struct sw_floor)},
     };
     for (size_t n = 0; n < sizeof numbers / sizeof *numbers; n++) {
         if (PyModule_AddIntConstant(module, numbers[n].name, numbers[n].value) < 0) {

@@ -148,3 +148,10 @@ class Ring(Generic[_Tag]):
 BYTES_UP_TO: Final[int]
 MIN_CAPACITY: Final[int]  # of a lane, in bytes
 MAX_CAPACITY: Final[int]
+
+# What benchmarks compare with: two futex words and a message in a memfd of FLOOR_BYTES, without Python in between.
+FLOOR_BYTES: Final[int]
+
+def floor_answer(fd: int, size: int, spin_ns: int, /) -> None: ...
+def floor_ask(fd: int, size: int, rounds: int, gap_ns: int, spin_ns: int, last: bool, /) -> bytearray:
+    """The duration of each round trip, as native int64 nanoseconds. TimeoutError when nobody answers."""
