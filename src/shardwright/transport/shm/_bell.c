@@ -215,17 +215,6 @@ sw_bell_mark(struct sw_bell *bell, uint32_t index)
     atomic_fetch_or(&bell->local[index / 64], (uint64_t)1 << (index % 64));
 }
 
-/* Look at every channel itself: for what no bell told. The mutex is held. */
-static void
-sweep(struct sw_bell *bell)
-{
-    for (uint32_t n = 0; n < bell->room_for_ends; n++) {
-        if (bell->ends[n] != NULL && sw_end_has_something(bell->ends[n])) {
-            sw_bell_mark(bell, n);
-        }
-    }
-}
-
 /* -- roles; the mutex is held ---------------------------------------------------------------------------------- */
 
 static void
@@ -427,54 +416,54 @@ spin(struct sw_bell *bell)
     return false;
 }
 
+/* Whether the holder, with the mutex held, has something to read; if not, whoever publishes from now on wakes it. */
+static bool
+look_or_arm(struct sw_bell *bell, int32_t slot)
+{
+    if (!sw_bell_collect(bell)) {
+        bell->holder_asleep = true;
+        say_who_sleeps(bell, (uint32_t)slot + 1);
+        if (!sw_bell_collect(bell)) {
+            return false;
+        }
+    }
+    nobody_sleeps(bell);
+    return true;
+}
+
 enum sw_waited
 sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spin)
 {
-    bool ticked = false;
     pthread_mutex_lock(&bell->mutex);
-    if (may_spin && bell->holder == slot && !bell->holder_asleep) {
+    if (may_spin && bell->spin_ns > 0 && bell->holder == slot && !bell->holder_asleep) {
         pthread_mutex_unlock(&bell->mutex); /* nobody takes the role from one who is awake */
         spin(bell);
         pthread_mutex_lock(&bell->mutex);
     }
-    for (;;) {
+    for (bool slept = false;; slept = true) {
         struct sw_waiter *waiter = &bell->waiters[slot]; /* the table may move while we sleep */
         waiter->asleep = waiter->ticking = false;
+        const bool graced = bell->lender >= 0 && bell->holder == slot;
+        const int64_t now = graced || (slept && until_ns != SW_NEVER) ? sw_now() : 0;
+        int64_t limit = until_ns;
         if (waiter->token || bell->closed) {
             waiter->token = false;
             give_up(bell, slot);
             pthread_mutex_unlock(&bell->mutex);
             return SW_WOKEN;
         }
-        const int64_t now = sw_now();
-        int64_t limit = now + SW_TICK_NS < until_ns ? now + SW_TICK_NS : until_ns;
         const uint32_t word = atomic_load(&bell->page->slots[slot]);
-        if (bell->holder == slot) {
-            if (ticked) {
-                sweep(bell);
-            }
-            bool some = sw_bell_collect(bell);
-            if (!some && now < until_ns) {
-                bell->holder_asleep = true;
-                say_who_sleeps(bell, (uint32_t)slot + 1);
-                some = sw_bell_collect(bell);
-            }
-            if (some || now >= until_ns) {
-                nobody_sleeps(bell);
-            }
-            const bool grace = bell->lender >= 0 && now < bell->lent_until;
-            if (some && !(grace && now < until_ns)) {
+        if (bell->holder == slot && look_or_arm(bell, slot)) {
+            if (!graced || now >= bell->lent_until) {
                 bell->holder_asleep = false;
                 bell->lender = -1;
                 say_where_we_run(bell);
                 pthread_mutex_unlock(&bell->mutex);
                 return SW_READS;
             }
-            if (some) { /* the one who lent the role may be back soon */
-                bell->holder_asleep = true;
-                waiter->ticking = true;
-                limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
-            }
+            bell->holder_asleep = true; /* the one who lent the role may be back soon */
+            waiter->ticking = true;
+            limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
         }
         if (now >= until_ns) {
             give_up(bell, slot);
@@ -483,10 +472,7 @@ sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spi
         }
         waiter->asleep = true;
         pthread_mutex_unlock(&bell->mutex);
-        const bool slept = sw_futex_wait(&bell->page->slots[slot], word, limit) == 0;
-        const int why = slept ? 0 : errno;
-        ticked = why == ETIMEDOUT;
-        if (why == EINTR) {
+        if (sw_futex_wait(&bell->page->slots[slot], word, limit) != 0 && errno == EINTR) {
             return SW_INTERRUPTED;
         }
         pthread_mutex_lock(&bell->mutex);

@@ -9,8 +9,9 @@
  * own slot, in a stack, unknown to producers. So the role changes hands between sleepers by a store to `sleeping`.
  *
  * TRUST. Every producer can write this page: one that is hostile can wake the consumer for nothing (as it can by messages),
- * or suppress the wake of another producer's message. Therefore no sleep of a holder is longer than SW_TICK_NS; after it,
- * the holder looks at every channel itself. Nothing on the page is used as an index without a check.
+ * or suppress the wake of another producer's message. Therefore the watcher (_watch.c) looks at every channel itself, every
+ * SW_TICK_NS, and rouses whoever sleeps while there is something to read: that is how long such a message is late. Nothing on
+ * the page is used as an index without a check.
  */
 #ifndef SHARDWRIGHT_BELL_H
 #define SHARDWRIGHT_BELL_H
@@ -28,7 +29,7 @@
 #define SW_BELL_SLOTS 1024u
 #define SW_BELL_BYTES (2 * SW_PAGE)
 #define SW_BY_SOCKET 0xffffffffu /* in `sleeping`: an event loop sleeps; wake it by a byte through the channel's socket */
-#define SW_TICK_NS 20000000
+#define SW_TICK_NS 50000000
 #define SW_NEVER INT64_MAX
 
 struct sw_bell_page {

@@ -14,9 +14,8 @@ time at most one thread reads, and any thread may be that one for a while. Each 
     waiter = doorbell.waiter()
     match waiter.wait(timeout_ns):            # C; the GIL is released while it spins or sleeps
         case READS:                           # this thread has the role
-            for link in doorbell.ready():     # the tags of the channels that rang (``channel.tag``: whatever you like)
-                while (message := link.channel.take()) is not None:
-                    ...                       # mine: remember; another's: hand it over, then other_waiter.wake()
+            for link, message in doorbell.take(64):   # of all channels, with their ``tag``s: whatever you like
+                ...                           # mine: remember; another's: hand it over, then other_waiter.wake()
             waiter.leave()                    # or wait() again, or lend() and run user code
         case WOKEN:                           # somebody called waiter.wake(), e.g. having read my reply; not the reader
             ...
@@ -38,12 +37,15 @@ reads. ``reclaim()`` takes the role back if nobody took it: no system call unles
 thread in ``wait`` nobody reads until the role is taken again.
 
 ``channel.push(parts)`` sends at once or says why not (SENT, FULL, BUSY, TOO_LARGE); ``channel.send`` is push, and waits. Both
-are for any thread; neither needs the role. ``channel.take()`` is for the reader.
+are for any thread; neither needs the role. ``doorbell.take(limit)`` is for the reader; it is ``ready()``, which names the channels
+that have something, and ``channel.take()`` of each. What was left behind makes the next ``wait`` return at once, and ``leave``
+wake the next reader: who knows that more is there should take it.
 
-An event loop reads by ``doorbell.fileno()``: when it is readable, take from what ``ready()`` names until ``ready()`` is empty.
+An event loop reads by ``doorbell.fileno()``: when it is readable, ``take`` until the list is empty.
 
-The end of a peer (it closed, or died) rings the doorbell like a message; ``take`` raises ChannelClosed once everything that
-was sent has been taken. Close a channel from any thread.
+The end of a peer (it closed, or died) rings the doorbell like a message; once everything that was sent has been taken,
+``channel.take`` raises ChannelClosed and ``doorbell.take`` gives it in a message's place, once. Close the channel then. Any
+thread may close a channel at any time.
 """
 
 from __future__ import annotations

@@ -480,7 +480,7 @@ sw_wait_for_room(struct sw_end *end, uint32_t needed, int64_t until_ns)
         if (now >= until_ns) {
             break;
         }
-        const int64_t tick = now + SW_TICK_NS;
+        const int64_t tick = now + SW_TICK_NS; /* the peer may not keep its word to wake us */
         if (sw_futex_wait(&out->lane->room, word, tick < until_ns ? tick : until_ns) < 0 && errno == EINTR) {
             break;
         }

@@ -62,6 +62,7 @@ typedef struct {
     bool open;   /* its memory is mapped */
     bool closed; /* `close` was called: the last one inside unmaps */
     bool taking;
+    bool told; /* Doorbell.take has told of its end */
     int inside;
 } Ring;
 
@@ -323,6 +324,19 @@ doorbell_waiter(Doorbell *self, PyObject *Py_UNUSED(nothing))
     return (PyObject *)waiter;
 }
 
+static int take_into(Ring *self, PyObject *pairs);
+
+static Ring *
+ring_of(struct sw_bell *bell, uint32_t index)
+{
+    struct sw_end *end = index < bell->room_for_ends ? bell->ends[index] : NULL;
+    if (end == NULL) { /* a hostile peer set the bit, or the channel was closed */
+        atomic_fetch_and(&bell->local[index / 64], ~((uint64_t)1 << (index % 64)));
+        return NULL;
+    }
+    return (Ring *)((char *)end - offsetof(Ring, end));
+}
+
 static PyObject *
 doorbell_ready(Doorbell *self, PyObject *Py_UNUSED(nothing))
 {
@@ -342,13 +356,8 @@ doorbell_ready(Doorbell *self, PyObject *Py_UNUSED(nothing))
             while (bits != 0) {
                 const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
                 bits &= bits - 1;
-                struct sw_end *end = index < bell->room_for_ends ? bell->ends[index] : NULL;
-                if (end == NULL) { /* a hostile peer set the bit, or the channel was closed */
-                    atomic_fetch_and(&bell->local[word], ~((uint64_t)1 << (index % 64)));
-                    continue;
-                }
-                Ring *ring = (Ring *)((char *)end - offsetof(Ring, end));
-                if (PyList_Append(tags, ring->tag) < 0) {
+                Ring *ring = ring_of(bell, index);
+                if (ring != NULL && PyList_Append(tags, ring->tag) < 0) {
                     Py_DECREF(tags);
                     return NULL;
                 }
@@ -359,6 +368,51 @@ doorbell_ready(Doorbell *self, PyObject *Py_UNUSED(nothing))
         sw_bell_settle(bell);
     }
     return tags;
+}
+
+static PyObject *
+doorbell_take(Doorbell *self, PyObject *argument)
+{
+    struct sw_bell *bell = &self->bell;
+    const Py_ssize_t limit = PyLong_AsSsize_t(argument);
+    if ((limit == -1 && PyErr_Occurred()) || !usable(self)) {
+        return NULL;
+    }
+    PyObject *pairs = PyList_New(0);
+    if (pairs == NULL) {
+        return NULL;
+    }
+    atomic_store(&bell->poked, false);
+    bool any = sw_bell_collect(bell);
+    while (any && PyList_Size(pairs) < limit) { /* one of each channel, then the next of each */
+        any = false;
+        for (uint32_t word = 0; word < atomic_load(&bell->words); word++) {
+            uint64_t bits = atomic_load(&bell->local[word]);
+            for (; bits != 0 && PyList_Size(pairs) < limit; bits &= bits - 1) {
+                Ring *ring = ring_of(bell, word * 64 + (uint32_t)__builtin_ctzll(bits));
+                if (ring == NULL) {
+                    continue;
+                }
+                PyObject *held = Py_NewRef((PyObject *)ring); /* its owner may let go of it */
+                const int taken = take_into(ring, pairs);
+                Py_DECREF(held);
+                if (taken < 0 && PyList_Size(pairs) == 0) {
+                    Py_DECREF(pairs);
+                    return NULL;
+                }
+                if (taken < 0) { /* it will fail again, when there is nothing else to tell */
+                    PyErr_Clear();
+                    return pairs;
+                }
+                any |= taken > 0;
+            }
+        }
+        any = any && sw_bell_collect(bell);
+    }
+    if (bell->loop_fd >= 0 && PyList_Size(pairs) == 0) {
+        sw_bell_settle(bell);
+    }
+    return pairs;
 }
 
 static PyObject *
@@ -434,6 +488,7 @@ doorbell_set_spin(Doorbell *self, PyObject *value, void *Py_UNUSED(closure))
 static PyMethodDef doorbell_methods[] = {
     {"waiter", (PyCFunction)doorbell_waiter, METH_NOARGS, PyDoc_STR("A new place to wait, for one thread at a time.")},
     {"ready", (PyCFunction)doorbell_ready, METH_NOARGS, PyDoc_STR("The tags of the channels that have something.")},
+    {"take", (PyCFunction)doorbell_take, METH_O, PyDoc_STR("Messages of all channels, with the tags of these.")},
     {"poke", (PyCFunction)doorbell_poke, METH_NOARGS, PyDoc_STR("Let the reader return from wait.")},
     {"fileno", (PyCFunction)doorbell_fileno, METH_NOARGS, PyDoc_STR("A descriptor for event loops.")},
     {"close", (PyCFunction)doorbell_close, METH_NOARGS, PyDoc_STR("End every wait.")},
@@ -950,20 +1005,16 @@ grow(void *owner, size_t bytes, size_t total, bool first)
                                                   : PyByteArray_AsString(self->message));
 }
 
+/* The next message; NULL with an exception; or NULL without one: there is nothing. */
 static PyObject *
-ring_take(Ring *self, PyObject *Py_UNUSED(nothing))
+take(Ring *self)
 {
-    if (!enter(self)) {
-        return NULL;
-    }
     PyObject *result = NULL;
     if (self->taking) {
         PyErr_SetString(PyExc_RuntimeError, "another thread is taking from this channel");
-        leave(self);
         return NULL;
     }
     self->taking = true;
-    const bool was_open = atomic_load(&self->end.why) == SW_OPEN;
     switch (sw_end_take(&self->end, grow, self)) {
     case SW_MESSAGE:
         result = self->message;
@@ -975,13 +1026,14 @@ ring_take(Ring *self, PyObject *Py_UNUSED(nothing))
         }
         break;
     case SW_NOTHING:
-        result = atomic_load(&self->end.why) == SW_OPEN ? Py_NewRef(Py_None) : raise_closed(self);
+        if (atomic_load(&self->end.why) != SW_OPEN) {
+            raise_closed(self);
+        }
         break;
     case SW_VIOLATION:
     case SW_TOO_LONG: {
         module_state *state = PyType_GetModuleState(Py_TYPE((PyObject *)self));
-        PyErr_SetString(was_open ? state->protocol_violation : state->channel_closed,
-                        words_of((enum sw_why)atomic_load(&self->end.why)));
+        PyErr_SetString(state->protocol_violation, words_of((enum sw_why)atomic_load(&self->end.why)));
         break;
     }
     case SW_NO_MEMORY:
@@ -991,8 +1043,54 @@ ring_take(Ring *self, PyObject *Py_UNUSED(nothing))
         Py_CLEAR(self->message);
     }
     self->taking = false;
-    leave(self);
     return result;
+}
+
+static PyObject *
+ring_take(Ring *self, PyObject *Py_UNUSED(nothing))
+{
+    if (!enter(self)) {
+        return NULL;
+    }
+    PyObject *result = take(self);
+    leave(self);
+    return result != NULL || PyErr_Occurred() ? result : Py_NewRef(Py_None);
+}
+
+/* Append what this channel has to the list of pairs: a message, or, once, the error that its end is. Less than 0: an exception
+ * is set, and nothing was taken; 0: there is no more. */
+static int
+take_into(Ring *self, PyObject *pairs)
+{
+    struct sw_bell *bell = &self->doorbell->bell;
+    if (self->told) {
+        atomic_fetch_and(&bell->local[self->end.index / 64], ~((uint64_t)1 << (self->end.index % 64)));
+        return 0;
+    }
+    PyObject *pair = PyTuple_New(2);
+    if (pair == NULL || PyTuple_SetItem(pair, 0, Py_NewRef(self->tag)) < 0 || !enter(self)) {
+        Py_XDECREF(pair);
+        return -1;
+    }
+    PyObject *message = take(self);
+    leave(self);
+    int more = atomic_load(&self->end.why) == SW_OPEN;
+    if (message == NULL && PyErr_Occurred() && !more) {
+        PyObject *type, *traceback;
+        PyErr_Fetch(&type, &message, &traceback);
+        PyErr_NormalizeException(&type, &message, &traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        self->told = true;
+    }
+    if (message == NULL) {
+        more = PyErr_Occurred() ? -1 : 0;
+    } else if (PyTuple_SetItem(pair, 1, message) < 0 || PyList_Append(pairs, pair) < 0) {
+        shut(self); /* a message is lost for want of memory: better the channel than a caller that waits for it */
+        more = -1;
+    }
+    Py_DECREF(pair);
+    return more;
 }
 
 /* For a channel that is alone on its doorbell: the descriptor says whether there is anything. */

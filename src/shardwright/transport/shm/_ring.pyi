@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final, Generic, TypeVar, final
 
 from shardwright.contracts.transport import Part
+from shardwright.errors import ChannelClosed
 
 SEAL_SEAL: Final[int]
 SEAL_SHRINK: Final[int]
@@ -49,6 +50,11 @@ class Doorbell(Generic[_Tag]):
 
         A channel is named again, by every call, until all was taken; one that ended, until it is closed.
         With ``fileno`` in use an empty list makes the descriptor unreadable until the next message.
+        """
+
+    def take(self, limit: int, /) -> list[tuple[_Tag, bytes | memoryview | ChannelClosed]]:
+        """``ready`` and every channel's ``take`` in one: at most ``limit`` messages, one of each channel in turn, in order
+        per channel; each with its channel's tag. A channel's end comes once, as the error that its ``take`` would raise.
         """
 
     def poke(self) -> None:

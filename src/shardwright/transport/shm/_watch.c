@@ -1,9 +1,10 @@
-/* One thread per process that sleeps until a peer is gone, and then rings our own doorbell.
+/* One thread per process that hears when a peer is gone, and then rings our own doorbell.
  *
  * A peer that dies cannot ring, and whoever waits for it sleeps on a futex, not on its socket. The thread sleeps in
- * epoll_wait on the sockets of all channels: idle channels cost nothing, and the news comes as fast as the kernel closes
- * the dead process's descriptors. It takes no part in anything else, has all signals blocked, and lives while there are
- * channels.
+ * epoll_wait on the sockets of all channels: the news comes as fast as the kernel closes the dead process's descriptors.
+ * Every SW_TICK_NS it also looks whether a message stands in a channel that no bell told of: so a hostile peer that meddles
+ * with the bell which it shares with others delays their messages by that, and no more. It takes no part in anything else,
+ * has all signals blocked, and lives while there are channels.
  *
  * A forked child inherits the sockets, which would keep its parent from being missed. So, after a fork (by libc's or
  * Python's), the child closes them: the channels stay the parent's alone. Their memory is not mapped in it (MADV_DONTFORK).
@@ -81,13 +82,30 @@ sw_generation(void)
     return atomic_load_explicit(&generation, memory_order_relaxed);
 }
 
+static void
+look_everywhere(void)
+{
+    pthread_mutex_lock(&mutex);
+    for (uint32_t n = 0; n < room; n++) {
+        struct sw_end *end = table[n].end;
+        if (end != NULL && sw_end_has_something(end)) {
+            sw_bell_mark(end->bell, end->index);
+            sw_bell_rouse(end->bell);
+        }
+    }
+    pthread_mutex_unlock(&mutex);
+}
+
 static void *
 watch(void *epoll)
 {
     const int from = (int)(intptr_t)epoll;
     for (;;) {
         struct epoll_event events[64];
-        int found = epoll_wait(from, events, 64, -1);
+        int found = epoll_wait(from, events, 64, SW_TICK_NS / 1000000);
+        if (found == 0) {
+            look_everywhere();
+        }
         for (int n = 0; n < found; n++) {
             const uint32_t place = (uint32_t)events[n].data.u64, turn = (uint32_t)(events[n].data.u64 >> 32);
             if (place == UINT32_MAX) {
