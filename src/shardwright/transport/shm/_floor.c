@@ -11,11 +11,10 @@
 #include "_bell.h"
 
 #define LAST UINT32_MAX
-#define PATIENCE_NS INT64_C(5000000000)
 
 /* Wait until the word is another than it was; what it is now. */
 static uint32_t
-changed(_Atomic uint32_t *word, uint32_t was, int64_t spin_ns, int64_t until_ns)
+changed(_Atomic uint32_t *word, uint32_t was, int64_t spin_ns)
 {
     uint32_t now = atomic_load(word);
     if (spin_ns > 0 && now == was) {
@@ -27,10 +26,7 @@ changed(_Atomic uint32_t *word, uint32_t was, int64_t spin_ns, int64_t until_ns)
         } while (now == was && sw_now() < end);
     }
     while ((now = atomic_load(word)) == was) {
-        if (until_ns != SW_NEVER && sw_now() > until_ns) {
-            break;
-        }
-        sw_futex_wait(word, was, until_ns);
+        sw_futex_wait(word, was, SW_NEVER);
     }
     return now;
 }
@@ -41,7 +37,7 @@ sw_floor_answer(struct sw_floor *floor, uint32_t size, int64_t spin_ns)
     static unsigned char here[SW_FLOOR_MESSAGE];
     uint32_t turn = atomic_load(&floor->answered);
     for (;;) {
-        const uint32_t asked = changed(&floor->asked, turn, spin_ns, SW_NEVER);
+        const uint32_t asked = changed(&floor->asked, turn, spin_ns);
         if (asked == LAST) {
             return;
         }
@@ -53,7 +49,7 @@ sw_floor_answer(struct sw_floor *floor, uint32_t size, int64_t spin_ns)
     }
 }
 
-bool
+void
 sw_floor_ask(struct sw_floor *floor, uint32_t size, uint32_t rounds, int64_t gap_ns, int64_t spin_ns, int64_t *taken_ns,
              bool last)
 {
@@ -68,10 +64,7 @@ sw_floor_ask(struct sw_floor *floor, uint32_t size, uint32_t rounds, int64_t gap
         memcpy(floor->question, here, size);
         atomic_store(&floor->asked, turn + 1);
         sw_futex_wake(&floor->asked, 1);
-        if (changed(&floor->answered, turn, spin_ns, start + PATIENCE_NS) != turn + 1) {
-            return false;
-        }
-        turn++;
+        turn = changed(&floor->answered, turn, spin_ns);
         memcpy(here, floor->answer, size);
         taken_ns[n] = sw_now() - start;
     }
@@ -79,5 +72,4 @@ sw_floor_ask(struct sw_floor *floor, uint32_t size, uint32_t rounds, int64_t gap
         atomic_store(&floor->asked, LAST);
         sw_futex_wake(&floor->asked, 1);
     }
-    return true;
 }

@@ -17,9 +17,9 @@ struct sw_floor {
 /* Answer until a question of no bytes comes. `spin_ns`: how long to look before sleeping. */
 void sw_floor_answer(struct sw_floor *floor, uint32_t size, int64_t spin_ns);
 
-/* Ask `rounds` times with pauses of `gap_ns`; the duration of each goes to `taken_ns`. `last`: tell the other to end. False:
- * nobody answers. */
-bool sw_floor_ask(struct sw_floor *floor, uint32_t size, uint32_t rounds, int64_t gap_ns, int64_t spin_ns, int64_t *taken_ns,
+/* Ask `rounds` times with pauses of `gap_ns`; the duration of each goes to `taken_ns`. `last`: tell the other to end. Waits for
+ * an answer for ever. */
+void sw_floor_ask(struct sw_floor *floor, uint32_t size, uint32_t rounds, int64_t gap_ns, int64_t spin_ns, int64_t *taken_ns,
                   bool last);
 
 #endif

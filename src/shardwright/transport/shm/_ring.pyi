@@ -160,4 +160,4 @@ FLOOR_BYTES: Final[int]
 
 def floor_answer(fd: int, size: int, spin_ns: int, /) -> None: ...
 def floor_ask(fd: int, size: int, rounds: int, gap_ns: int, spin_ns: int, last: bool, /) -> bytearray:
-    """The duration of each round trip, as native int64 nanoseconds. TimeoutError when nobody answers."""
+    """The duration of each round trip, as native int64 nanoseconds. Waits for an answer for ever."""

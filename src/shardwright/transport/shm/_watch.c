@@ -102,7 +102,7 @@ watch(void *epoll)
     const int from = (int)(intptr_t)epoll;
     for (;;) {
         struct epoll_event events[64];
-        int found = epoll_wait(from, events, 64, SW_TICK_NS / 1000000);
+        int found = epoll_wait(from, events, 64, (int)(SW_TICK_NS / 1000000));
         if (found == 0) {
             look_everywhere();
         }
