@@ -242,11 +242,11 @@ sw_end_open(struct sw_end *end, int socket, struct sw_bell *bell, uint32_t max_m
     end->in.max_message = max_message;
     struct packet packet;
     int memory;
-    int failed = receive_packet(socket, &packet, &memory) == (ssize_t)sizeof packet ? 0 : -1;
-    if (failed != 0 && memory < 0) {
-        errno = EPROTO;
-    } else {
+    int failed = -1;
+    if (receive_packet(socket, &packet, &memory) == (ssize_t)sizeof packet) {
         failed = map_area(end, &packet, memory);
+    } else {
+        errno = EPROTO;
     }
     int why = errno;
     if (memory >= 0) {
