@@ -322,6 +322,15 @@ rouse_sender(struct sw_end *end)
     sw_futex_wake(&end->out.lane->room, INT_MAX);
 }
 
+/* A socket that hung up would keep an event loop turning. */
+static void
+leave_loop(struct sw_end *end)
+{
+    if (end->bell->loop_fd >= 0) {
+        epoll_ctl(end->bell->loop_fd, EPOLL_CTL_DEL, end->socket, NULL);
+    }
+}
+
 void
 sw_end_close(struct sw_end *end, enum sw_why why)
 {
@@ -330,6 +339,7 @@ sw_end_close(struct sw_end *end, enum sw_why why)
         return;
     }
     sw_unwatch(end);
+    leave_loop(end);
     shutdown(end->socket, SHUT_RDWR);
     rouse_sender(end);
     sw_bell_mark(end->bell, end->index);
@@ -562,7 +572,7 @@ sw_end_hear_socket(struct sw_end *end, uint32_t events)
         }
     }
     if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
-        epoll_ctl(end->bell->loop_fd, EPOLL_CTL_DEL, end->socket, NULL);
+        leave_loop(end);
         atomic_store(&end->dead, true);
         sw_bell_mark(end->bell, end->index);
         rouse_sender(end);
