@@ -81,6 +81,16 @@ def next_message(bell, waiter):
     return taken[0]
 
 
+def send_when_displaced(bell, far, message):
+    """Send once somebody waits beside the reader: the standby was displaced by the thread that asked for this."""
+
+    def send():
+        until(lambda: bell.waiting == 1)
+        far.send([message])
+
+    threading.Thread(target=send, daemon=True).start()
+
+
 def test_a_waiting_thread_is_displaced_and_gets_the_role_back(bell, channels):
     ((near, far),) = channels()
     standby = Standby(bell)
@@ -89,7 +99,7 @@ def test_a_waiting_thread_is_displaced_and_gets_the_role_back(bell, channels):
     assert standby.heard.wait(20)
     until(lambda: bell.sleeping)
     mine = bell.waiter()
-    threading.Timer(0.02, lambda: far.send([b"mine"])).start()
+    send_when_displaced(bell, far, b"mine")
     assert mine.wait(PATIENCE_NS) == READS
     assert mine.reads
     assert next_message(bell, mine) == (near, b"mine")
@@ -127,39 +137,48 @@ def test_a_word_that_comes_before_the_wait_is_not_lost(bell):
     assert waiter.wait(0) == TIMED_OUT
 
 
-def test_what_was_lent_is_taken_back_without_waking_anybody(bell, channels):
-    ((near, far),) = channels()
-    standby = Standby(bell)
-    until(lambda: bell.sleeping)
+def lender(bell, near, far):
+    """A waiter that has the role, having read a call, and a standby that waits beside it."""
     mine = bell.waiter()
     far.send([b"call"])
-    until(lambda: standby.read)
-    until(lambda: bell.sleeping)
-    assert mine.wait(0) == TIMED_OUT  # displaced the standby, and gave the role back
-    threading.Timer(0.01, lambda: far.send([b"call"])).start()
-    assert mine.wait(PATIENCE_NS) == READS
     assert next_message(bell, mine) == (near, b"call")
-    mine.lend(10**12)
-    far.send([b"while it was lent"])
-    assert not standby.heard.wait(0.1) or len(standby.read) == 1
-    assert mine.reclaim()
-    assert bell.take(64) == [(near, b"while it was lent")]
+    while mine.wait(0) == READS:
+        assert bell.take(64) == []
+    far.send([b"call"])
+    assert mine.wait(PATIENCE_NS) == READS
+    assert bell.take(64) == [(near, b"call")]
+    standby = Standby(bell)
+    until(lambda: bell.waiting == 1)
+    assert mine.reads
+    return mine, standby
+
+
+def test_what_was_lent_is_taken_back_without_another_reading(bell, channels):
+    ((near, far),) = channels()
+    mine, standby = lender(bell, near, far)
+    for number in range(3):
+        mine.lend(10**12)
+        assert not mine.reads
+        if number:
+            far.send([bytes([number])])
+        assert mine.reclaim()
+        assert mine.reads
+        assert bell.take(64) == ([(near, bytes([number]))] if number else [])
     mine.leave()
+    far.send([b"for the standby"])
+    assert standby.heard.wait(20)
+    assert standby.read == [(near, b"for the standby")]
     standby.end()
 
 
 def test_after_the_grace_another_reads(bell, channels):
     ((near, far),) = channels()
-    standby = Standby(bell)
-    until(lambda: bell.sleeping)
-    mine = bell.waiter()
-    mine.wait(0)
-    threading.Timer(0.01, lambda: far.send([b"call"])).start()
-    assert mine.wait(PATIENCE_NS) == READS
-    next_message(bell, mine)
-    mine.lend(5 * MS)
+    mine, standby = lender(bell, near, far)
+    start = time.monotonic()
+    mine.lend(50 * MS)
     far.send([b"while it was lent"])
     assert standby.heard.wait(20)
+    assert time.monotonic() - start >= 0.05
     assert standby.read == [(near, b"while it was lent")]
     assert not mine.reclaim()
     standby.end()

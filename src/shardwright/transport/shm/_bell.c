@@ -549,6 +549,18 @@ sw_bell_reads(struct sw_bell *bell, int32_t slot)
     return reads;
 }
 
+uint32_t
+sw_bell_parked(struct sw_bell *bell)
+{
+    uint32_t count = 0;
+    pthread_mutex_lock(&bell->mutex);
+    for (int32_t slot = bell->top; slot >= 0; slot = bell->waiters[slot].below) {
+        count++;
+    }
+    pthread_mutex_unlock(&bell->mutex);
+    return count;
+}
+
 void
 sw_bell_rouse(struct sw_bell *bell)
 {

@@ -116,6 +116,8 @@ void sw_bell_lend(struct sw_bell *bell, int32_t slot, int64_t grace_ns);
 bool sw_bell_reclaim(struct sw_bell *bell, int32_t slot);
 bool sw_bell_reads(struct sw_bell *bell, int32_t slot);
 
+uint32_t sw_bell_parked(struct sw_bell *bell); /* how many wait beside the holder */
+
 bool sw_bell_collect(struct sw_bell *bell); /* take the page's bits; whether there is anything to read */
 void sw_bell_rouse(struct sw_bell *bell);   /* as if a message had come */
 void sw_bell_poke(struct sw_bell *bell);

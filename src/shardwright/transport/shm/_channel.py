@@ -37,9 +37,9 @@ reads. ``reclaim()`` takes the role back if nobody took it: no system call unles
 thread in ``wait`` nobody reads until the role is taken again.
 
 ``channel.push(parts)`` sends at once or says why not (SENT, FULL, BUSY, TOO_LARGE); ``channel.send`` is push, and waits. Both
-are for any thread; neither needs the role. ``doorbell.take(limit)`` is for the reader; it is ``ready()``, which names the channels
-that have something, and ``channel.take()`` of each. What was left behind makes the next ``wait`` return at once, and ``leave``
-wake the next reader: who knows that more is there should take it.
+are for any thread; neither needs the role. ``doorbell.take(limit)`` is for the reader; it is ``ready()``, which names the
+channels that have something, and ``channel.take()`` of each. What was left behind makes the next ``wait`` return at once, and
+``leave`` wake the next reader: who knows that more is there should take it.
 
 An event loop reads by ``doorbell.fileno()``: when it is readable, ``take`` until the list is empty.
 

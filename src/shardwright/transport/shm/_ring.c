@@ -459,6 +459,12 @@ doorbell_sleeping(Doorbell *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+doorbell_waiting(Doorbell *self, void *Py_UNUSED(closure))
+{
+    return usable(self) ? PyLong_FromUnsignedLong(sw_bell_parked(&self->bell)) : NULL;
+}
+
+static PyObject *
 doorbell_get_spin(Doorbell *self, void *Py_UNUSED(closure))
 {
     return PyLong_FromLongLong(self->bell.spin_ns);
@@ -494,6 +500,7 @@ static PyGetSetDef doorbell_values[] = {
     {"channels", (getter)doorbell_channels, NULL, PyDoc_STR("How many channels ring here."), NULL},
     {"closed", (getter)doorbell_closed, NULL, PyDoc_STR("Whether it is of no use any more."), NULL},
     {"sleeping", (getter)doorbell_sleeping, NULL, PyDoc_STR("Whether a message would have to wake somebody."), NULL},
+    {"waiting", (getter)doorbell_waiting, NULL, PyDoc_STR("How many wait beside the reader."), NULL},
     {"spin_ns", (getter)doorbell_get_spin, (setter)doorbell_set_spin, PyDoc_STR("How long to look before sleeping."),
      NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -75,6 +75,10 @@ class Doorbell(Generic[_Tag]):
     def sleeping(self) -> bool:
         """Whether a message would have to wake somebody."""
 
+    @property
+    def waiting(self) -> int:
+        """How many waiters wait beside the one that has the reading role."""
+
 @final
 class Waiter:
     """A place where one thread waits, for the reading role or for a word from the thread that has it."""
