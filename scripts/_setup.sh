@@ -69,6 +69,14 @@ setup_browser() {
     echo "   (no chromium: the tests in a browser are skipped)" >&2
 }
 
+# What checks the C of shared-memory channels: an instruction counter, a model checker, a fuzzer.
+setup_native_tools() {
+    command -v valgrind >/dev/null && command -v spin >/dev/null && command -v clang >/dev/null &&
+        [[ -e $(clang -print-file-name=libclang_rt.fuzzer-"$(uname -m)".a) || -e $(clang -print-runtime-dir)/libclang_rt.fuzzer-$(uname -m).a ]] && return 0
+    may_install_packages && install_packages valgrind spin clang libclang-rt-dev && return 0
+    echo "   (no valgrind, spin or clang: some tests of the C extension are skipped)" >&2
+}
+
 can_compile() {
     { command -v "${CC:-cc}" || command -v gcc; } >/dev/null 2>&1 &&
         "$1" -I -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'
