@@ -23,16 +23,26 @@ def call_graph(root: str, packages: Sequence[str], *, search_path: tuple[str, ..
     """The call graph of packages or modules, by dotted name, below ``root`` or on ``search_path``; imports none of them.
 
     A file that cannot be parsed is a problem of the graph (SW202, with file and line), and the rest is analysed. A
-    package that is not there is left out. The same files give the same graph.
+    package that is not there is left out, as are packages ``tests`` and modules ``conftest`` inside of others. The
+    same files give the same graph.
     """
     tree = Lenient(root, search_path)
     names: dict[str, None] = {}
     for package in packages:
         tree.adopt(package)
         names[package] = None
-        names.update(dict.fromkeys(tree.beneath(package)))
+        names.update(dict.fromkeys(name for name in tree.beneath(package) if not _is_test(tree, name)))
     analysis = analyse(tree, list(names))
     return _result(analysis, tree)
+
+
+def _is_test(tree: Lenient, module: str) -> bool:
+    """Whether a module within a package is of its tests: in a package ``tests``, or ``conftest``."""
+    *above, last = module.split(".")[1:]
+    if "tests" in above or last == "conftest":
+        return True
+    place = tree.locate(module) if last == "tests" else None
+    return place is not None and place.is_package
 
 
 def analyse(tree: Lenient, names: list[str]) -> Analysis:

@@ -14,10 +14,12 @@ from shardwright.sharding.callgraph._code import Class, Function, Scope
 from shardwright.sharding.callgraph._graph import How
 from shardwright.sharding.callgraph._values import (
     AccessorValue,
+    BoundDecoratedValue,
     BoundValue,
     BoxMethodValue,
     BoxValue,
     ClassValue,
+    DecoratedValue,
     FunctionValue,
     InstanceValue,
     KnownValue,
@@ -55,7 +57,7 @@ class Call:
     decorates: bool = False
     node: ast.Call | None = None
     scope: Scope | None = None
-    guess: bool = False
+    through: bool = False  # not from the frame of the site, but from a decorator's
     made: dict[object, Value] = field(default_factory=dict)  # containers and the like that this call makes
 
     def box(self, kind: str, key: object = "") -> BoxValue:
@@ -140,6 +142,11 @@ class Calls:
             case PartialValue():
                 if name == "func":
                     flow(value.callee, result)
+            case DecoratedValue(outer=outer, inner=inner):
+                if name in ("__wrapped__", "__call__"):
+                    add(result, inner if name == "__wrapped__" else value)
+                else:
+                    self.load_from(outer, name, result, site)
             case _:
                 return
 
@@ -191,6 +198,8 @@ class Calls:
                     add(result, value)
                 else:
                     add(result, self.analysis.bound(function, receiver, doubt))
+            case DecoratedValue(outer=FunctionValue()) if not of_class:
+                add(result, self.analysis.one(BoundDecoratedValue, value, receiver, doubt))
             case WrappedValue(function=function, kind="staticmethod"):
                 add(result, self.analysis.function(function))
             case WrappedValue(function=function, kind="classmethod"):
@@ -319,20 +328,35 @@ class Calls:
         self.solver.wait(call.callee, lambda value: self.apply(value, call))
 
     def apply(self, value: Value, call: Call) -> None:
+        exact = How.OUTSIDE if call.through else How.EXACT
         match value:
             case FunctionValue(function=function):
-                self.candidate(call.site, function, How.EXACT)
+                self.candidate(call.site, function, exact)
                 self.pass_arguments(function, call, 0)
-                self.returned(function, call.result)
+                if call.decorates:
+                    self._decorated(function, call, 0)
+                else:
+                    self.returned(function, call.result)
+            case DecoratedValue():
+                self._apply_decorated(value, call, 0, False)
+            case BoundDecoratedValue():
+                self._apply_decorated(value.decorated, call, 1, value.doubt)
             case BoundValue(function=function):
                 how = How.GUESS if value.guess else How.POSSIBLE if value.doubt else How.EXACT
-                self.candidate(call.site, function, how)
+                self.candidate(call.site, function, How.OUTSIDE if call.through else how)
                 if function.owner is None and function.positional:  # put into a class from outside of it
                     self.solver.add(function.named[function.positional[0]], value.receiver)
                 self.pass_arguments(function, call, 1)
-                self.returned(function, call.result)
+                if call.decorates:
+                    self._decorated(function, call, 1)
+                else:
+                    self.returned(function, call.result)
             case ClassValue():
                 self.construct(value, call)
+            case InstanceValue() if call.decorates and call.arguments:
+                for definer, doubt in self.definers(value.class_, "__call__", value.cone):
+                    for held in tuple(definer.body["__call__"].values):
+                        self.bind(held, value, doubt, call.callee, call.site)
             case InstanceValue():
                 self._invoke_class(value.class_, "__call__", value, call)
             case PartialValue():
@@ -355,33 +379,83 @@ class Calls:
                     self.solver.flow(slot, target)
                 self.solver.add(call.result, of)
 
+    def _decorated(self, decorator: Function, call: Call, offset: int) -> None:
+        """What ``@decorator`` makes of its argument: of all that it ever returns, what belongs to this use of it."""
+        if not call.arguments:
+            return
+        argument = call.arguments[0][0]
+        names = decorator.positional[offset:]
+        taken = decorator.named[names[0]] if names else Slot()
+        inside = f"{decorator.id}.<locals>."
+
+        def one(value: Value) -> None:
+            if isinstance(value, FunctionValue) and value.function.id.startswith(inside):
+                self.solver.wait(argument, lambda inner: self._wrapped(value, inner, call))
+            elif value in argument.values or value not in taken.values:
+                self.solver.add(call.result, value)
+
+        self.solver.wait(decorator.returns, one)
+        self.solver.wait(argument, lambda inner: one(inner) if inner in decorator.returns.values else None)
+
+    def _wrapped(self, outer: Value, inner: Value, call: Call) -> None:
+        known = isinstance(inner, FunctionValue | DecoratedValue | WrappedValue)
+        self.solver.add(call.result, self.analysis.one(DecoratedValue, outer, inner) if known else outer)
+
+    def _apply_decorated(self, value: DecoratedValue, call: Call, offset: int, doubt: bool) -> None:
+        """The outer callable is called; arguments and results are followed to the inner one, and to no other."""
+        inner = Call(
+            call.site, call.callee, call.arguments, call.keywords, call.result, node=call.node, scope=call.scope, through=True
+        )  # fmt: skip
+        outer = value.outer
+        if isinstance(outer, InstanceValue):
+            self._invoke_class(outer.class_, "__call__", outer, Call(call.site, Slot(), [], [], Slot()))
+        elif isinstance(outer, FunctionValue):
+            how = How.OUTSIDE if call.through else How.POSSIBLE if doubt else How.EXACT
+            self.candidate(call.site, outer.function, how)
+            self.pass_arguments(outer.function, call, offset, rest=False)
+            if not _passes_through(outer.function):
+                self.returned(outer.function, call.result)
+            elif outer.function.is_async:
+                self.solver.add(call.result, self.analysis.suspended(outer.function))
+        if offset and isinstance(value.inner, FunctionValue):
+            function = value.inner.function
+            self.candidate(call.site, function, How.OUTSIDE)
+            self.pass_arguments(function, inner, 1)
+            self.returned(function, call.result)
+        elif offset and isinstance(value.inner, DecoratedValue):
+            self._apply_decorated(value.inner, inner, offset, doubt)
+        else:
+            self.apply(value.inner, inner)
+
     def returned(self, function: Function, result: Slot) -> None:
         if function.is_generator or function.is_async:
             self.solver.add(result, self.analysis.suspended(function))
         else:
             self.solver.flow(function.returns, result)
 
-    def pass_arguments(self, function: Function, call: Call, offset: int) -> None:
+    def pass_arguments(self, function: Function, call: Call, offset: int, rest: bool = True) -> None:
         """Arguments flow into parameters; ``offset`` 1 where the first one is filled already."""
         flow = self.solver.flow
         place = offset
         for slot, starred in call.arguments:
             if starred:
-                self._pass_starred(function, slot, place)
+                if rest:
+                    self._pass_starred(function, slot, place)
                 place = len(function.positional) + 1  # whatever follows may be anything
                 continue
             if place < len(function.positional):
                 flow(slot, function.named[function.positional[place]])
-            elif isinstance(function.rest, BoxValue):
+            elif rest and isinstance(function.rest, BoxValue):
                 index = place - len(function.positional)
                 flow(slot, self.solver.item(function.rest, index) if index < 16 else function.rest.rest)
             place += 1
         for name, slot in call.keywords:
             if name is None:
-                self._pass_mapping(function, slot)
+                if rest:
+                    self._pass_mapping(function, slot)
             elif name in function.named:
                 flow(slot, function.named[name])
-            elif isinstance(function.keyword_rest, BoxValue):
+            elif rest and isinstance(function.keyword_rest, BoxValue):
                 flow(slot, self.solver.item(function.keyword_rest, name))
 
     def _pass_starred(self, function: Function, slot: Slot, place: int) -> None:
@@ -436,7 +510,7 @@ class Calls:
         if inner is None:
             more = Call(
                 call.site, value.callee, [*first, *call.arguments], [*named, *call.keywords], call.result,
-                node=call.node, scope=call.scope,
+                node=None if first else call.node, scope=call.scope, decorates=call.decorates, through=call.through,
             )  # fmt: skip
             call.made[value] = value
             self.call(more)
@@ -462,7 +536,10 @@ class Calls:
                     self.returned(function, call.result)
         self._invoke_class(class_, "__init__", made, call, keep=False)
         self._record(class_, call)
-        self.solver.add(call.result, made)
+        if call.decorates and call.arguments:
+            self.solver.wait(call.arguments[0][0], lambda inner: self._wrapped(made, inner, call))
+        else:
+            self.solver.add(call.result, made)
         if class_.box is not None:
             self.solver.add(call.result, class_.box)
             assert isinstance(class_.box, BoxValue)
@@ -687,12 +764,10 @@ class Calls:
         """The classes of ``Union[A, B]`` as a value."""
 
         def one(value: Value) -> None:
-            if isinstance(value, BoxValue):
-                self.solver.wait(value.every, one)
-            elif isinstance(value, ClassValue):
+            if isinstance(value, ClassValue):
                 self.solver.add(result, value)
 
-        self.solver.wait(key, one)
+        self.solver.within(key, one)
 
     def store_item(self, base: Slot, index: ast.expr, key: Slot, value: Slot, site: CallSite) -> None:
         literal = index.value if isinstance(index, ast.Constant) else None
@@ -832,3 +907,14 @@ class Calls:
                 self.solver.add(result, value)
 
         self.solver.wait(manager, one)
+
+
+def _passes_through(function: Function) -> bool:
+    """Whether a wrapper returns nothing but what something that it called gave it."""
+    if not isinstance(function.node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    returned = [
+        item.value for item in ast.walk(function.node) if isinstance(item, ast.Return) and item.value is not None
+    ]
+    plain = (item.value if isinstance(item, ast.Await) else item for item in returned)
+    return bool(returned) and all(isinstance(item, ast.Call | ast.Name | ast.Constant) for item in plain)

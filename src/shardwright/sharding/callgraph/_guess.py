@@ -7,8 +7,10 @@ from shardwright.sharding.callgraph._calls import Calls
 from shardwright.sharding.callgraph._code import Class
 from shardwright.sharding.callgraph._graph import How
 from shardwright.sharding.callgraph._values import (
+    BoundDecoratedValue,
     BoxValue,
     ClassValue,
+    DecoratedValue,
     FunctionValue,
     InstanceValue,
     KnownValue,
@@ -110,6 +112,8 @@ class Guesses:
                         )
                     case WrappedValue(function=function):
                         self.analysis.solver.add(result, self.analysis.bound(function, receiver, True, True))
+                    case DecoratedValue(outer=FunctionValue()):
+                        self.analysis.solver.add(result, self.analysis.one(BoundDecoratedValue, value, receiver, True))
                     case PropertyValue():
                         for getter in tuple(value.get.values):
                             if isinstance(getter, FunctionValue):

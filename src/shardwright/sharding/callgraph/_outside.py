@@ -15,10 +15,12 @@ from shardwright.sharding.callgraph._calls import Call, Calls
 from shardwright.sharding.callgraph._code import Function, Scope
 from shardwright.sharding.callgraph._graph import How
 from shardwright.sharding.callgraph._values import (
+    BoundDecoratedValue,
     BoundValue,
     BoxMethodValue,
     BoxValue,
     ClassValue,
+    DecoratedValue,
     FunctionValue,
     InstanceValue,
     ModuleValue,
@@ -110,8 +112,7 @@ class Outside:
             box = call.box(_COLLECT[name])
             solver.add(call.result, box)
             if first is not None:
-                self._collect(first, box, call.site)
-            self._call_back(call, How.EXACT)
+                self.calls.iterate(first, box.rest, call.site)
             return
         if module in ("builtins", "math", "collections") and name in _CONSUME:
             self._consume(call)
@@ -153,16 +154,17 @@ class Outside:
                 self.calls.candidate(site, function, how)
             case PartialValue():
                 self.solver.wait(value.callee, lambda inner: self._called_back(inner, site, how))
+            case DecoratedValue(outer=outer):
+                self._called_back(outer, site, how)
+            case BoundDecoratedValue(decorated=decorated):
+                self._called_back(decorated.outer, site, how)
             case SuspendedValue(function=function):
                 self.calls.candidate(site, function, How.OUTSIDE)
             case _:
                 return
 
-    def _collect(self, source: Slot, box: BoxValue, site: CallSite) -> None:
-        self.calls.iterate(source, box.rest, site)
-
     def _consume(self, call: Call) -> None:
-        name = _last(call)
+        name = call.site.name
         many = len(call.arguments) > 1
         for slot, _ in call.arguments:
             item = slot
@@ -363,12 +365,10 @@ class Outside:
         elif len(call.arguments) == 3:
 
             def base(value: Value) -> None:
-                if isinstance(value, BoxValue):
-                    self.solver.wait(value.every, base)
-                elif isinstance(value, ClassValue):
+                if isinstance(value, ClassValue):
                     self.solver.add(call.result, value)
 
-            self.solver.wait(call.arguments[1][0], base)
+            self.solver.within(call.arguments[1][0], base)
 
     def _call_builtins_super(self, call: Call) -> None:
         if call.arguments:
@@ -401,6 +401,8 @@ class Outside:
         def one(value: Value) -> None:
             if isinstance(value, FunctionValue):
                 self.solver.add(call.result, self.analysis.one(WrappedValue, value.function, kind))
+            elif isinstance(value, DecoratedValue) and isinstance(value.outer, FunctionValue):
+                self.solver.add(call.result, self.analysis.one(WrappedValue, value.outer.function, kind))
             elif isinstance(value, BoundValue | WrappedValue):
                 self.solver.add(call.result, value)
 
@@ -637,10 +639,6 @@ def _pattern(node: ast.expr) -> re.Pattern[str] | None:
         case _:
             return None
     return re.compile(text) if len(text.replace(".*", "").replace("\\", "")) >= 2 else None
-
-
-def _last(call: Call) -> str:
-    return call.site.name
 
 
 def _argument(call: Call, place: int) -> ast.expr | None:

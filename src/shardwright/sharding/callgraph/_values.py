@@ -50,6 +50,24 @@ class BoundValue(Value):
         self.function, self.receiver, self.doubt, self.guess = function, receiver, doubt, guess
 
 
+class DecoratedValue(Value):
+    """What a decorator of the application made of ``inner``: ``outer`` is called, and will call ``inner``."""
+
+    __slots__ = ("inner", "outer")
+
+    def __init__(self, outer: Value, inner: Value) -> None:
+        self.outer, self.inner = outer, inner
+
+
+class BoundDecoratedValue(Value):
+    """A decorated method with its object."""
+
+    __slots__ = ("decorated", "doubt", "receiver")
+
+    def __init__(self, decorated: DecoratedValue, receiver: Value, doubt: bool) -> None:
+        self.decorated, self.receiver, self.doubt = decorated, receiver, doubt
+
+
 class ClassValue(Value):
     """A class; with ``cone``, or a subclass of it."""
 
@@ -199,6 +217,19 @@ class Solver:
             slot.waits.append(callback)
         for value in tuple(slot.values):
             callback(value)
+
+    def within(self, slot: Slot, callback: Callable[[Value], None]) -> None:
+        """Like `wait`, for values in containers in the slot, too."""
+        seen: set[BoxValue] = set()
+
+        def one(value: Value) -> None:
+            if not isinstance(value, BoxValue):
+                callback(value)
+            elif value not in seen:
+                seen.add(value)
+                self.wait(value.every, one)
+
+        self.wait(slot, one)
 
     def item(self, box: BoxValue, key: Hashable) -> Slot:
         """The slot of one literal key of a container."""

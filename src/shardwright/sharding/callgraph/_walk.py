@@ -334,10 +334,8 @@ class Walker:
         def one(value: Value) -> None:
             if isinstance(value, ClassValue):
                 self.solver.add(target, self.analysis.instance(value.class_, cone=True))
-            elif isinstance(value, BoxValue):
-                self.solver.wait(value.every, one)
 
-        self.solver.wait(type_, one)
+        self.solver.within(type_, one)
 
     def raised(self, node: ast.Raise) -> None:
         for item in (node.exc, node.cause):
