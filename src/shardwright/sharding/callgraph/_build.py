@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shardwright.model.shard import Site
 from shardwright.sharding.callgraph._analysis import Analysis, CallSite, Lenient
@@ -26,14 +27,30 @@ def call_graph(root: str, packages: Sequence[str], *, search_path: tuple[str, ..
     package that is not there is left out, as are packages ``tests`` and modules ``conftest`` inside of others. The
     same files give the same graph.
     """
+    return scan_packages(root, packages, search_path=search_path).graph
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A call graph with the analysis that it was read from; ``ids`` names the functions."""
+
+    graph: CallGraph
+    analysis: Analysis
+    calls: Calls
+    ids: dict[Function, str]
+
+
+def scan_packages(root: str, packages: Sequence[str], *, search_path: tuple[str, ...] = ()) -> Scanned:
+    """Like `call_graph`, with everything that was found on the way."""
     tree = Lenient(root, search_path)
     names: dict[str, None] = {}
     for package in packages:
         tree.adopt(package)
         names[package] = None
         names.update(dict.fromkeys(name for name in tree.beneath(package) if not _is_test(tree, name)))
-    analysis = analyse(tree, list(names))
-    return _result(analysis, tree)
+    analysis, calls = analyse(tree, list(names))
+    graph, ids = _result(analysis, tree)
+    return Scanned(graph, analysis, calls, ids)
 
 
 def _is_test(tree: Lenient, module: str) -> bool:
@@ -45,7 +62,7 @@ def _is_test(tree: Lenient, module: str) -> bool:
     return place is not None and place.is_package
 
 
-def analyse(tree: Lenient, names: list[str]) -> Analysis:
+def analyse(tree: Lenient, names: list[str]) -> tuple[Analysis, Calls]:
     """The analysis, run to its end."""
     analysis = Analysis(tree, names)
     calls = Calls(analysis)
@@ -74,10 +91,10 @@ def analyse(tree: Lenient, names: list[str]) -> Analysis:
         while guesses.spread(most):
             hints.fill()
             analysis.solver.run()
-    return analysis
+    return analysis, calls
 
 
-def _result(analysis: Analysis, tree: Lenient) -> CallGraph:
+def _result(analysis: Analysis, tree: Lenient) -> tuple[CallGraph, dict[Function, str]]:
     functions: dict[str, FunctionPlace] = {}
     ids: dict[Function, str] = {}
     for function in analysis.functions():
@@ -94,7 +111,8 @@ def _result(analysis: Analysis, tree: Lenient) -> CallGraph:
             sites.append(_calling(site, ids))
     sites.sort(key=lambda item: (item.site.path, item.site.line, item.caller, item.kind, item.name))
     problems = tuple(tree.problems[name] for name in sorted(tree.problems))
-    return CallGraph(dict(sorted(functions.items())), tuple(sites), len(analysis.sites), problems)
+    graph = CallGraph(dict(sorted(functions.items())), tuple(sites), len(analysis.sites), problems)
+    return graph, ids
 
 
 def _place(function: Function, key: str) -> FunctionPlace:

@@ -85,6 +85,7 @@ class Calls:
         self.solver = analysis.solver
         self.models: Outside
         self.loads: list[tuple[Slot, str, Slot, CallSite]] = []
+        self.writes: dict[tuple[Function, Value, str], int] = {}  # attributes written from outside of ``self``: line
         self._records: dict[Class, bool] = {}
 
     # -- candidates ----------------------------------------------------------------------------------------------
@@ -272,6 +273,8 @@ class Calls:
         self.solver.wait(base, lambda target: self.store_to(target, name, value, site))
 
     def store_to(self, target: Value, name: str, value: Slot, site: CallSite) -> None:
+        if isinstance(target, InstanceValue | ClassValue | ModuleValue):
+            self.writes.setdefault((site.caller, target, name), site.line)
         match target:
             case InstanceValue(class_=class_, cone=cone):
                 is_property = False
