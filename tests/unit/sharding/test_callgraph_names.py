@@ -1,5 +1,7 @@
 """The resolver, one feature of the language at a time: who calls whom, and nothing else."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from pathlib import Path
