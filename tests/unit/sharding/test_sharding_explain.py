@@ -56,8 +56,9 @@ def test_names_that_are_none_or_several(folder: Path) -> None:
 
 
 def test_the_graph_of_a_component(folder: Path) -> None:
-    (folder / "shop" / "stock.py").open("a").write("def bad(:\n")
+    path = folder / "shop" / "stock.py"
+    path.write_text(path.read_text(encoding="utf-8") + "def bad(:\n", encoding="utf-8")
     graph = component_graph(load(folder))
-    assert [finding.code for finding in graph.diagnostics] == ["SW202"] and "stock.py:14" in str(
+    assert [finding.code for finding in graph.diagnostics] == ["SW202"] and "stock.py:15" in str(
         graph.diagnostics[0].site
     )
