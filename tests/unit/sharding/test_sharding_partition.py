@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from shardwright.errors import PlanError
 from shardwright.sharding.partition import PartitionTask, generate, partition
 from shardwright.sharding.partition import _solve as solve
 
-SEEDS = range(3)  # the long comparison is `shardwright bench partition`: seeds 0 to 9
+SEEDS = range(10) if os.environ.get("SWT_LONG") else range(3)
 
 
 def without_constraints(task: PartitionTask) -> int:

@@ -1,4 +1,4 @@
-"""Random graphs that look like programs, by seed: for tests, for comparing partitioners, for `shardwright bench`."""
+"""Random graphs that look like programs, by seed: for tests and for comparing partitioners."""
 
 from __future__ import annotations
 
