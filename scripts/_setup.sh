@@ -157,3 +157,17 @@ setup_corpus() {
     rm -f "$folder"/*/entry_points.txt # a plugin found here could not be loaded
     cp "$lock" "$folder/.lock"
 }
+
+# Packages that tests read to count what analysis finds: exact versions, without what they depend on.
+setup_analysed() {
+    local folder=$root/.venv-analysed lock=$root/requirements/analysed.txt
+    if [[ -f $folder/.lock ]] && cmp -s "$folder/.lock" "$lock"; then
+        return 0
+    fi
+    say "fetching packages to analyse into $folder"
+    rm -rf "$folder"
+    "$venv/bin/python" -m pip install -qq --no-deps --require-hashes --only-binary :all: --target "$folder" \
+        --requirement "$lock" || die "could not fetch the packages to analyse"
+    rm -rf "$folder/bin" "$folder"/*.dist-info # no plugin is found here, nothing is run
+    cp "$lock" "$folder/.lock"
+}

@@ -13,7 +13,7 @@ from shardwright.cli._errors import BROKEN_PIPE, INTERRUPTED, report
 from shardwright.cli._invocation import Invocation
 
 _GROUPS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
-    ("Prepare an application", (_author.init, _author.plan, _author.schema, _doctor.doctor)),
+    ("Prepare an application", (_author.init, _author.plan, _author.explain, _author.schema, _doctor.doctor)),
     ("Run it", (_run.run, _demo.demo)),
     ("Measure it", (_bench.bench,)),
     ("Develop it, while it runs", (_stack.stack, _attach.attach, _reload.reload)),
