@@ -1,6 +1,6 @@
 """What analysis finds in packages of others, in numbers: exact versions (requirements/analysed.txt), read and never run.
 
-The share of executed edges that is found needs their test suites, see docs/decisions/0010-who-calls-whom.md; a change of
+The share of executed edges that is found needs their test suites, see docs/decisions/0013-who-calls-whom.md; a change of
 these counts is a reason to measure that anew.
 """
 
