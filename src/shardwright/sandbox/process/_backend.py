@@ -146,9 +146,14 @@ class ProcessBackend(SandboxBackend):
             start_ticks=handle.start_ticks,
             control_groups=group.paths if group is not None else (),
         )
-        sandbox = ProcessSandbox(found, descriptor, group, self._mark_of(handle, limits), self._firsts)
+        sandbox = self._adopted(found, descriptor, group, self._mark_of(handle, limits))
         self._sandboxes[handle.pid] = sandbox
         return sandbox
+
+    def _adopted(
+        self, handle: SandboxHandle, descriptor: int, group: ControlGroup | None, mark: int | None
+    ) -> ProcessSandbox:
+        return ProcessSandbox(handle, descriptor, group, mark, self._firsts)
 
     def _mark_of(self, handle: SandboxHandle, limits: Limits | None) -> int | None:
         """What a running process is marked with: as before, or anew when it gets a box of its own."""

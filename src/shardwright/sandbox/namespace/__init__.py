@@ -1,0 +1,7 @@
+"""The ``namespace`` backend: shards that see no other process, no file, no network but what is theirs."""
+
+from shardwright.sandbox.namespace._backend import SCRATCH_BYTES, NamespaceBackend
+from shardwright.sandbox.namespace._sandbox import NamespaceSandbox
+from shardwright.sandbox.namespace._seccomp import tighten
+
+__all__ = ["SCRATCH_BYTES", "NamespaceBackend", "NamespaceSandbox", "tighten"]
