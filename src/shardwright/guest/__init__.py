@@ -47,6 +47,7 @@ from shardwright.guest._control_messages import (
     StacksTo,
     Stop,
     Unbind,
+    Walls,
     UseSessions,
     Why,
 )
@@ -237,6 +238,7 @@ __all__ = [
     "Stop",
     "Testing",
     "Unbind",
+    "Walls",
     "UseSessions",
     "WebSocketAccept",
     "WebSocketClose",

@@ -18,7 +18,7 @@ import msgspec
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._control import VERSION, ControlSocket
-from shardwright.guest._control_messages import Enter, Hello, Init, Ready
+from shardwright.guest._control_messages import Enter, Hello, Init, Ready, Walls
 from shardwright.guest._ends import flush_at_exit
 from shardwright.guest._fresh import hold_lifeline
 from shardwright.guest._origin import remember_origins, tag_records
@@ -76,6 +76,11 @@ def _template(control: ControlSocket, init: Init, lifeline: int) -> NoReturn:
 
 def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     """The exit status of the template, or, in each of its forks, that of the shard."""
+    fence = None
+    if init.walls is not None:
+        from shardwright.guest._walls import Fence
+
+        fence = Fence(init.walls)
     runtime = _runtime(init)
     try:
         imported = import_component(runtime)
@@ -91,19 +96,21 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     gc.collect()
     gc.freeze()  # what is shared stays shared: the collector will not touch it in the children
     announce(control, imported)
-    descriptor = ForkServer(control, imported, lifeline).run()
+    descriptor = ForkServer(control, imported, lifeline, fence).run()
     if descriptor is None:
         return 0
     control = ControlSocket(descriptor)
     control.send(Hello(VERSION))
-    shard = _enter(control, runtime)
+    if fence is not None:
+        fence.enter()  # while the node puts it into its control groups
+    shard = _enter(control, runtime, init.walls, forked=True)
     announce(control, imported)
     return _serve(shard)
 
 
 def _spawned(control: ControlSocket, init: Init) -> int:
     runtime = _runtime(init)
-    shard = _enter(control, runtime)
+    shard = _enter(control, runtime, init.walls, forked=False)
     try:
         imported = import_component(runtime)
     except ImportFailed as failed:
@@ -119,10 +126,14 @@ class Serving(Protocol):
     def serve(self) -> int: ...
 
 
-def _enter(control: ControlSocket, runtime: Runtime) -> Serving:
+def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, forked: bool) -> Serving:
     message, descriptors = control.receive()
     if not isinstance(message, Enter):
         raise ChannelClosed("the node did not say who this is")
+    if walls is not None:
+        from shardwright.guest._walls import close_walls
+
+        close_walls(walls, forked=forked)
     if message.terminal:
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)

@@ -20,10 +20,23 @@ class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 # -- node to guest ---------------------------------------------------------------------------------------------
 
 
+class Walls(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a guest in a sandbox of namespaces closes behind itself (see ``_walls``).
+
+    ``write``: paths that it may write to. ``tighten`` is a seccomp program. Without ``own_network`` it is in the machine's, and may connect to ``ports`` alone.
+    """
+
+    scratch_bytes: int
+    tighten: bytes
+    write: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    own_network: bool = True
+
+
 class Init(_Message, frozen=True, tag="init"):
     """Who you are, and the plan (msgpack of ShardPlan). ``role`` is "template" or "shard".
 
-    ``testing``: a test run started this node; only then may it send Patch.
+    ``testing``: a test run started this node; only then may it send Patch. ``walls``: you are in a sandbox of namespaces.
     """
 
     plan: bytes
@@ -32,6 +45,7 @@ class Init(_Message, frozen=True, tag="init"):
     paths: tuple[str, ...]
     argv: tuple[str, ...]
     testing: Testing | None = None
+    walls: Walls | None = None
 
 
 class Fork(_Message, frozen=True, tag="fork"):

@@ -11,7 +11,7 @@ from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import read_secrets, read_token
 from shardwright.sharding import plan
 
-BACKENDS = ("auto", "process")
+BACKENDS = ("auto", "process", "namespace")
 
 
 def unbuilt(manifest: Manifest) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
 from shardwright.model.limits import Limits, Resources, Usage
 
 
@@ -25,6 +25,9 @@ class Launch(_Message, frozen=True, tag="launch"):
     lifeline: int
     limits: Limits
     max_pids: int
+    backend: str = "process"
+    sight: Sight = Sight()
+    template: bool = False
 
 
 class Adopt(_Message, frozen=True, tag="adopt"):
@@ -67,7 +70,9 @@ class AskUsage(_Message, frozen=True, tag="usage?"):
 
 
 class Describe(_Message, frozen=True, tag="describe"):
-    pass
+    """``try_backends``: also find out, by trying, whether their sandboxes can be made."""
+
+    try_backends: tuple[str, ...] = ()
 
 
 class Started(_Message, frozen=True, tag="started"):
@@ -94,6 +99,7 @@ class Described(_Message, frozen=True, tag="described"):
     reason: str
     swept: tuple[str, ...]
     pid: int
+    troubles: dict[str, str] = {}
 
 
 class Done(_Message, frozen=True, tag="done"):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
 from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
 from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
@@ -27,8 +27,10 @@ from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, Keepe
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, parent_of, remedy_of
 from shardwright.node._logs import Logs
 from shardwright.node._port import GuestPort, ShardPort, control_pair
+from shardwright.node._sight import sight_of, walls_of
 from shardwright.node._templates import Template, TemplateEnded
 from shardwright.sandbox import process_start_ticks
+from shardwright.sandbox.namespace import walls_trouble
 
 FORKS_BYTES = 16 * 2**30  # far more than all forks of a template ever touch too early
 MAX_REASON = 300  # characters of what a guest gives as a reason
@@ -104,6 +106,13 @@ class ProcessLauncher(Launcher):
         if component in self._spawned:
             return f"spawn: {self._spawned[component]}"
         return "template" if component in self._templates else "spawn"
+
+    def isolation(self, component: ComponentName) -> str:
+        return self._isolation_of(component, self._code)
+
+    def _isolation_of(self, component: ComponentName, code: _Code) -> str:
+        stated = code.plan.definition(component).isolation
+        return "process" if stated == "auto" else stated
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         for _ in range(FORK_ATTEMPTS):
@@ -201,7 +210,8 @@ class ProcessLauncher(Launcher):
                     remedy='use start = "auto" or "spawn"',
                 )
             return ready.reason[:MAX_REASON]
-        made = Template(port, self._template_gone)
+        own_network = not self._component(component, code).network.egress
+        made = Template(port, self._template_gone, self._isolation_of(component, code), own_network)
         made.watch()
         return made
 
@@ -263,7 +273,8 @@ class ProcessLauncher(Launcher):
             self._check(hello)
             if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
                 raise StartFailed(f"{shard} is no child of its template")
-            handle = SandboxHandle(1, "process", shard, port.pid, process_start_ticks(port.pid) or 0)
+            backend = template.backend
+            handle = SandboxHandle(1, backend, shard, port.pid, process_start_ticks(port.pid) or 0)
             adopted = await self._keeper.adopt(handle, limits)
             if adopted is None:
                 raise StartFailed(f"{shard} ended before it began")
@@ -276,6 +287,8 @@ class ProcessLauncher(Launcher):
         try:
             self._enter(port, terminal)
             await self._expect(port, Ready)
+            if backend == "namespace" and (trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)):
+                raise StartFailed(f"{shard} did not close its walls: {trouble}", remedy="its template is not to be trusted")
             return port
         except BaseException:
             await self._clean_up(port)
@@ -298,6 +311,13 @@ class ProcessLauncher(Launcher):
         """A fresh interpreter that has imported the component."""
         code = code or self._code
         surroundings = code.surroundings
+        declared = self._component(component, code)
+        environment = surroundings.environment_of(declared)
+        backend, sight, walls = self._isolation_of(component, code), Sight(), None
+        if backend == "namespace":
+            environment.pop("TMPDIR", None)  # it has a temporary folder of its own
+            sight = sight_of(declared, code.manifest, code.plan.root, environment, surroundings.working_directory)
+            walls = walls_of(sight)
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)
         log = -1
@@ -307,16 +327,19 @@ class ProcessLauncher(Launcher):
                 _, pidfd = await self._keeper.launch(
                     shard,
                     python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
-                    surroundings.environment_of(self._component(component, code)),
+                    environment,
                     surroundings.working_directory,
                     {GUEST_CONTROL: theirs.fileno(), 1: log, 2: log},
                     limits,
+                    backend=backend,
+                    sight=sight,
+                    template=role == "template",
                 )
             self._watch(port, pidfd)
             self._check(await self._expect(port, Hello))
             # the gateway runs no code of the application, and must not find any
             paths = () if component == GATEWAY_COMPONENT else (code.plan.root,)
-            port.send(Init(code.plan_bytes, component, role, paths, surroundings.argv, self._testing))
+            port.send(Init(code.plan_bytes, component, role, paths, surroundings.argv, self._testing, walls))
             if role == "shard":
                 self._enter(port, terminal)
             ready = await self._expect(port, Ready)

@@ -22,8 +22,16 @@ class TemplateEnded(StartFailed):
 class Template:
     """A running template, and the forks asked of it."""
 
-    def __init__(self, port: GuestPort, on_gone: Callable[[Template], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        port: GuestPort,
+        on_gone: Callable[[Template], Coroutine[Any, Any, None]],
+        backend: str = "process",
+        own_network: bool = True,
+    ) -> None:
         self.port = port
+        self.backend = backend  # of its sandbox, and of those of its forks
+        self.own_network = own_network
         self._on_gone = on_gone
         self._asked: dict[str, asyncio.Future[str]] = {}
         self._exits: dict[str, int] = {}

@@ -91,6 +91,7 @@ def _link(path: str, target: str) -> None:
 
 def _mask(view: View, folders: set[str]) -> None:
     """Empty things that nobody may open, over what is not to be seen."""
+    os.mkdir(f"{STAGE}{_HIDDEN}/stage")  # where a fork fills its temporary folder
     os.mkdir(f"{STAGE}{_HIDDEN}/folder", 0)
     os.close(os.open(f"{STAGE}{_HIDDEN}/file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0))
     for path in view.masked:

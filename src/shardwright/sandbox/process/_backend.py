@@ -218,14 +218,17 @@ class ProcessBackend(SandboxBackend):
                 count += os.waitpid(pid, os.WNOHANG)[0] == pid
         return count
 
-    def end_strays(self) -> None:
-        """Without control groups: end orphans that came to us and belong to no sandbox that runs. For a keeper alone."""
+    def end_strays(self, keep: Collection[int] = ()) -> None:
+        """Without control groups: end orphans that came to us and belong to no sandbox that runs, nor to those to ``keep``.
+
+        For a keeper alone.
+        """
         if self.groups.version:
             return
         own = os.getpid()
         running = [self._sandboxes[pid] for pid in self._firsts()]
         marks = {sandbox.mark for sandbox in running if sandbox.mark is not None}
-        firsts = {sandbox.handle.pid for sandbox in running}
+        firsts = {sandbox.handle.pid for sandbox in running} | set(keep)
 
         def belongs_nowhere(pid: int) -> bool:
             stat = process_stat(pid)
