@@ -42,14 +42,15 @@ class NamespaceBackend(ProcessBackend):
 
     def fingerprint(self) -> Fingerprint:
         found = super().fingerprint()
+        finding = self.finding()
+        return Fingerprint(found.usable and finding.present, (*found.findings, finding))
+
+    def finding(self) -> Finding:
+        """Whether such sandboxes can be made here, as one line of ``doctor``."""
         trouble = self.trouble()
-        finding = Finding(
-            "isolation namespace",
-            not trouble,
-            trouble or "namespaces, a root folder and a user of its own, seccomp" + _landlock(),
-            "permit user namespaces, or use isolation = \"process\"" if trouble else "",
-        )
-        return Fingerprint(found.usable and not trouble, (*found.findings, finding))
+        told = trouble or "namespaces, a root folder and a user of its own, seccomp" + _landlock()
+        remedy = 'permit user namespaces (see above), or use isolation = "process"' if trouble else ""
+        return Finding("isolation namespace", not trouble, told, remedy)
 
     def trouble(self) -> str:
         """Why there can be no such sandbox on this machine, found by making one; empty when there can."""
