@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._control import VERSION, ControlSocket
-from shardwright.guest._control_messages import Enter, Hello, Init, Ready, Walls
+from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready, Walls
 from shardwright.guest._ends import flush_at_exit
 from shardwright.guest._fresh import hold_lifeline
 from shardwright.guest._origin import remember_origins, tag_records
@@ -29,6 +30,9 @@ from shardwright.guest._template import ForkServer, ImportFailed, announce, impo
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.transport.socket import SocketTransport
+
+if TYPE_CHECKING:
+    from shardwright.guest._denials import Denials  # few guests need it
 
 
 def main(argv: list[str]) -> int:
@@ -81,6 +85,7 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
         from shardwright.guest._walls import Fence
 
         fence = Fence(init.walls)
+    denials = _notice(control, init.walls)
     runtime = _runtime(init)
     try:
         imported = import_component(runtime)
@@ -101,6 +106,8 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
         return 0
     control = ControlSocket(descriptor)
     control.send(Hello(VERSION))
+    if denials is not None:
+        denials.tell = _telling(control)
     if fence is not None:
         fence.enter()  # while the node puts it into its control groups
     shard = _enter(control, runtime, init.walls, forked=True)
@@ -109,6 +116,7 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
 
 
 def _spawned(control: ControlSocket, init: Init) -> int:
+    _notice(control, init.walls)
     runtime = _runtime(init)
     shard = _enter(control, runtime, init.walls, forked=False)
     try:
@@ -118,6 +126,22 @@ def _spawned(control: ControlSocket, init: Init) -> int:
         return 1
     announce(control, imported)
     return _serve(shard)
+
+
+def _notice(control: ControlSocket, walls: Walls | None) -> Denials | None:
+    """From now on the node hears what the walls refuse."""
+    if walls is None:
+        return None
+    from shardwright.guest._denials import Denials
+
+    sys.dont_write_bytecode = True  # code is there to be read
+    denials = Denials(walls, _telling(control))
+    denials.install()
+    return denials
+
+
+def _telling(control: ControlSocket) -> Callable[[str], None]:
+    return lambda what: control.send(Note("denied", what))
 
 
 class Serving(Protocol):

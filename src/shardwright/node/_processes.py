@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
-from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
-from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, Testing, Unbind, Why
+from shardwright.errors import ComponentImportError, NodeError, SandboxError, ShardwrightError, StartFailed
+from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Note, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
@@ -35,6 +35,7 @@ from shardwright.sandbox.namespace import walls_trouble
 FORKS_BYTES = 16 * 2**30  # far more than all forks of a template ever touch too early
 MAX_REASON = 300  # characters of what a guest gives as a reason
 FORK_ATTEMPTS = 3
+FORKS_OF_A_TEMPLATE = 1000  # then another takes its place: what all forks of one share (address layout, hash seed) changes
 TEMPLATE_END_S = 0.5
 
 
@@ -59,6 +60,8 @@ class LaunchEvents(Protocol):
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
 
     def on_why(self, port: ShardPort, why: Why) -> None: ...
+
+    def on_note(self, port: ShardPort, note: Note) -> None: ...
 
 
 class ProcessLauncher(Launcher):
@@ -88,7 +91,8 @@ class ProcessLauncher(Launcher):
         self._making: dict[ComponentName, asyncio.Lock] = {}
         self._pidfds: set[int] = set()
         self._closing = False
-        self._numbers = 0  # of code that was staged
+        self._numbers = 0  # of code that was staged, and of templates that were renewed
+        self._renewing: dict[ComponentName, asyncio.Task[None]] = {}
 
     async def prepare(self) -> None:
         wanted = [
@@ -121,6 +125,8 @@ class ProcessLauncher(Launcher):
                 template = await self._template(component)
             if template is None:
                 return await self._spawn(component, shard, limits, terminal)
+            if template.forks >= FORKS_OF_A_TEMPLATE and component not in self._renewing:
+                self._renewing[component] = asyncio.create_task(self._renew(component, template), name=f"renew {component}")
             try:
                 return await self._fork(template, shard, limits, terminal)
             except TemplateEnded as ended:
@@ -149,6 +155,9 @@ class ProcessLauncher(Launcher):
 
     async def close(self) -> None:
         self._closing = True
+        for task in self._renewing.values():
+            task.cancel()
+        await asyncio.gather(*self._renewing.values(), return_exceptions=True)
         for template in list(self._templates.values()):
             template.port.close("the node ends")
         await self._keeper.close()
@@ -189,12 +198,13 @@ class ProcessLauncher(Launcher):
             self._templates[component] = made
             return made
 
-    async def _make(self, component: ComponentName, code: _Code) -> Template | str:
+    async def _make(self, component: ComponentName, code: _Code, number: int = 0) -> Template | str:
         """A template of that code, running; or why its shards must be spawned."""
         async with self._importing:
             # its pages are the shards' as well, so what a shard may not take, importing may not
             ceiling = Resources(memory_bytes=code.plan.definition(component).limits.ceiling.memory_bytes)
-            name = ShardId(f"template-{component}{f'-{code.number}' if code.number else ''}")
+            number = number or code.number
+            name = ShardId(f"template-{component}{f'-{number}' if number else ''}")
             port, ready = await self._begin(component, name, "template", Limits(ceiling=ceiling), False, code)
         # from here on no user code runs in it, but what its forks touch before they are in control groups of their own
         # is charged to it, and stays so: with the import's ceiling it would be killed for its shards
@@ -211,7 +221,7 @@ class ProcessLauncher(Launcher):
                 )
             return ready.reason[:MAX_REASON]
         own_network = not self._component(component, code).network.egress
-        made = Template(port, self._template_gone, self._isolation_of(component, code), own_network)
+        made = Template(port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network)
         made.watch()
         return made
 
@@ -251,6 +261,30 @@ class ProcessLauncher(Launcher):
                 old.port.close("its code was replaced")
         self._templates.update(templates)
         self._spawned.update(spawned)
+
+    async def _renew(self, component: ComponentName, old: Template) -> None:
+        """Another template in place of one that forked often enough; its shards live on, and it serves until then."""
+        code = self._code
+        self._numbers += 1
+        try:
+            made = await self._make(component, code, self._numbers)
+        except (ShardwrightError, OSError) as error:
+            self._events.record("template kept", f"another could not be made: {error}", component=component)
+            old.forks = 0  # asked again after as many
+            return
+        finally:
+            del self._renewing[component]
+        if isinstance(made, str):
+            old.forks = 0
+            return
+        if self._templates.get(component) is not old or self._code is not code:
+            made.replaced = True
+            made.port.close("its code was replaced meanwhile")
+            return
+        self._templates[component] = made
+        old.replaced = True
+        old.port.close("it forked often enough")
+        self._events.record("template renewed", f"after {old.forks} forks", component=component, shard=made.port.shard)
 
     async def _template_gone(self, template: Template) -> None:
         """It ended, or was cut off: the next start makes another."""
@@ -379,6 +413,9 @@ class ProcessLauncher(Launcher):
             finally:
                 if not waiting.done():
                     waiting.cancel()
+            if waiting in done and isinstance(waiting.result(), Note):
+                self._events.on_note(port, waiting.result())
+                continue
             if kind is Ready and waiting in done and isinstance(waiting.result(), (Bind, Unbind, Why)):
                 self._early(port, waiting.result())
                 continue
