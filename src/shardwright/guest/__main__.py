@@ -21,7 +21,7 @@ from shardwright.errors import ChannelClosed
 from shardwright.guest._control import VERSION, ControlSocket
 from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready, Walls
 from shardwright.guest._ends import flush_at_exit
-from shardwright.guest._fresh import hold_lifeline
+from shardwright.guest._fresh import hold_lifeline, prepare
 from shardwright.guest._origin import remember_origins, tag_records
 from shardwright.guest._output import tag_output
 from shardwright.guest._runtime import Runtime
@@ -96,6 +96,7 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
         announce(control, failed)
         return 1
     runtime.imported()
+    prepare()
     sys.stdout.flush()
     sys.stderr.flush()
     gc.collect()
@@ -154,6 +155,10 @@ def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, for
     message, descriptors = control.receive()
     if not isinstance(message, Enter):
         raise ChannelClosed("the node did not say who this is")
+    for _ in range(message.entrances):
+        entrance = descriptors.pop()
+        os.write(entrance, b"0")
+        os.close(entrance)
     if walls is not None:
         from shardwright.guest._walls import close_walls
 

@@ -58,12 +58,14 @@ class Enter(_Message, frozen=True, tag="enter"):
     """To a shard: begin. Descriptors: its log; with ``terminal``, standard input, output and error instead.
 
     To a gateway also its settings (msgpack of ``GatewaySettings``), and further descriptors: the sockets to listen on.
+    The last ``entrances`` descriptors are those of control groups, for a fork of a template to go into.
     """
 
     shard: str
     secrets: dict[str, str] = {}
     terminal: bool = False
     gateway: bytes = b""
+    entrances: int = 0
 
 
 class SessionBegins(_Message, frozen=True, tag="session+"):

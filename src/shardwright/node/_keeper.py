@@ -37,6 +37,8 @@ from shardwright.node._keeper_messages import (
     Listen,
     Listening,
     Refused,
+    Reserve,
+    Reserved,
     Resize,
     Started,
     Usages,
@@ -62,7 +64,7 @@ class Keeper:
         self._grace_s = grace_s
         self._backend = ProcessBackend()
         self._spaces = NamespaceBackend(self._backend.groups)
-        self._backends = {each.name: each for each in (self._backend, self._spaces)}
+        self._backends: dict[str, ProcessBackend] = {each.name: each for each in (self._backend, self._spaces)}
         self._sandboxes: dict[str, Sandbox] = {}
         self._frames = FrameReader(sock, limit=MAX_FRAME, descriptors=True)
         self._lifeline_read, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
@@ -172,6 +174,9 @@ class Keeper:
                     template=message.template,
                 )
                 return self._started(message.request, self._backend_of(message.backend).launch(spec))
+            case Reserve():
+                backend = self._backend_of(message.backend)
+                return Reserved(message.request), list(backend.reserve(message.shard, message.limits))
             case Adopt():
                 backend = self._backend_of(message.handle.backend)
                 return self._started(message.request, backend.adopt(message.handle, message.limits))
@@ -184,6 +189,8 @@ class Keeper:
             case Delete():
                 sandbox = self._sandboxes.pop(message.shard, None)
                 if sandbox is None:
+                    for backend in self._backends.values():
+                        backend.cancel(message.shard)
                     return Deleted(message.request, None), []
                 self._unwatch(sandbox)
                 sandbox.kill()

@@ -31,6 +31,7 @@ from shardwright.node._keeper_messages import (
     Launch,
     Listen,
     Refused,
+    Reserve,
     Resize,
     from_keeper,
 )
@@ -180,6 +181,14 @@ class KeeperClient:
         )  # fmt: skip
         answer, received = await self._ask(message, list(descriptors.values()))
         return answer.handle, _pidfd(received)
+
+    async def reserve(self, shard: ShardId, limits: Limits, backend: str) -> list[int]:
+        """Control groups for a process to be forked: the descriptors (the caller's) that it enters them by.
+
+        Raises SandboxError.
+        """
+        _, received = await self._ask(Reserve(next(self._ids), shard, limits, backend), [])
+        return received
 
     async def adopt(self, handle: SandboxHandle, limits: Limits) -> tuple[SandboxHandle, int] | None:
         """Put a forked process under limits; None when it has ended."""

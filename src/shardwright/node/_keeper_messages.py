@@ -30,6 +30,14 @@ class Launch(_Message, frozen=True, tag="launch"):
     template: bool = False
 
 
+class Reserve(_Message, frozen=True, tag="reserve"):
+    """Make control groups for a shard that a template will fork."""
+
+    shard: str
+    limits: Limits
+    backend: str = "process"
+
+
 class Adopt(_Message, frozen=True, tag="adopt"):
     """Take over a process that a template forked, under these limits."""
 
@@ -81,6 +89,10 @@ class Started(_Message, frozen=True, tag="started"):
     handle: SandboxHandle | None
 
 
+class Reserved(_Message, frozen=True, tag="reserved"):
+    """The descriptors to enter by come with the frame."""
+
+
 class Applied(_Message, frozen=True, tag="applied"):
     limits: Limits
 
@@ -117,8 +129,8 @@ class Refused(_Message, frozen=True, tag="refused"):
     remedy: str = ""
 
 
-ToKeeper = Launch | Adopt | Resize | Kill | Delete | Inherit | Listen | AskUsage | Describe
-FromKeeper = Started | Applied | Deleted | Usages | Described | Done | Listening | Refused
+ToKeeper = Launch | Reserve | Adopt | Resize | Kill | Delete | Inherit | Listen | AskUsage | Describe
+FromKeeper = Started | Reserved | Applied | Deleted | Usages | Described | Done | Listening | Refused
 
 to_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToKeeper)
 from_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromKeeper)

@@ -29,7 +29,7 @@ from shardwright.node._logs import Logs
 from shardwright.node._port import GuestPort, ShardPort, control_pair
 from shardwright.node._sight import sight_of, walls_of
 from shardwright.node._templates import Template, TemplateEnded
-from shardwright.sandbox import process_start_ticks
+from shardwright.sandbox import outside_of, process_start_ticks
 from shardwright.sandbox.namespace import walls_trouble
 
 FORKS_BYTES = 16 * 2**30  # far more than all forks of a template ever touch too early
@@ -301,6 +301,9 @@ class ProcessLauncher(Launcher):
     async def _fork(self, template: Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         ours, theirs = control_pair()
         port = GuestPort(shard, template.port.component, ours)
+        # its control groups are made while it is forked
+        reserving = asyncio.ensure_future(self._keeper.reserve(shard, limits, template.backend))
+        entrances: list[int] = []
         try:
             forked = template.fork(shard, theirs.detach())
             hello = await self._expect(port, Hello, forked)
@@ -309,24 +312,37 @@ class ProcessLauncher(Launcher):
                 raise StartFailed(f"{shard} is no child of its template")
             backend = template.backend
             handle = SandboxHandle(1, backend, shard, port.pid, process_start_ticks(port.pid) or 0)
+            entrances = await reserving
+            self._enter(port, terminal, tuple(entrances))
             adopted = await self._keeper.adopt(handle, limits)
             if adopted is None:
                 raise StartFailed(f"{shard} ended before it began")
             self._watch(port, adopted[1])
         except BaseException as error:
+            if not entrances:
+                await self._close_reserved(reserving)
             await self._clean_up(port)
             if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
                 raise TemplateEnded(f"{shard} was not forked: {error.message}") from error
             raise
         try:
-            self._enter(port, terminal)
             await self._expect(port, Ready)
+            if folder := outside_of(port.pid, adopted[0].control_groups):
+                raise StartFailed(f"{shard} did not enter its control group {folder}")
             if backend == "namespace" and (trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)):
                 raise StartFailed(f"{shard} did not close its walls: {trouble}", remedy="its template is not to be trusted")
             return port
         except BaseException:
             await self._clean_up(port)
             raise
+
+    @staticmethod
+    async def _close_reserved(reserving: asyncio.Future[list[int]]) -> None:
+        """Whatever came of it, nobody will use its descriptors."""
+        reserving.cancel()  # the client closes what comes late
+        with contextlib.suppress(asyncio.CancelledError, SandboxError, NodeError):
+            for descriptor in await reserving:
+                os.close(descriptor)
 
     async def _spawn(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         async with self._importing:
@@ -386,7 +402,7 @@ class ProcessLauncher(Launcher):
             if log >= 0:
                 os.close(log)
 
-    def _enter(self, port: GuestPort, terminal: bool) -> None:
+    def _enter(self, port: GuestPort, terminal: bool, entrances: tuple[int, ...] = ()) -> None:
         secrets = dict(self._code.surroundings.secrets.get(port.component, {}))
         log = () if terminal else (self._logs.pipe(port.shard),)
         descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
@@ -396,7 +412,8 @@ class ProcessLauncher(Launcher):
                 msgspec.msgpack.encode(self._ingress.settings),
                 (*descriptors, *self._ingress.copies()),
             )
-        port.send(Enter(port.shard, secrets, terminal, settings), descriptors)
+        message = Enter(port.shard, secrets, terminal, settings, len(entrances))
+        port.send(message, (*descriptors, *entrances))
 
     # -- starting ----------------------------------------------------------------------------------------------
 

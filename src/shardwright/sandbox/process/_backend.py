@@ -40,6 +40,7 @@ class ProcessBackend(SandboxBackend):
     def __init__(self, groups: ControlGroups | None = None, *, end_with_parent: bool = True) -> None:
         self._groups = groups
         self._end_with_parent = end_with_parent
+        self._reserved: dict[str, ControlGroup] = {}
         self._sandboxes: weakref.WeakValueDictionary[int, ProcessSandbox] = weakref.WeakValueDictionary()
 
     def __repr__(self) -> str:
@@ -120,6 +121,24 @@ class ProcessBackend(SandboxBackend):
         self._sandboxes[pid] = sandbox
         return sandbox
 
+    def reserve(self, shard: str, limits: Limits) -> tuple[int, ...]:
+        """Make the control groups of a shard that a template will fork, with its limits in force.
+
+        Returns the descriptors to enter them by (ours: copy them). ``adopt`` uses them, ``cancel`` removes them. Raises
+        SandboxError.
+        """
+        group = self.groups.create(shard, limits, _ADOPTED_MAX_PIDS)
+        if group is None:
+            return ()
+        self._reserved[shard] = group
+        return group.entrances()
+
+    def cancel(self, shard: str) -> None:
+        """What was reserved for it is not needed."""
+        group = self._reserved.pop(shard, None)
+        if group is not None:
+            group.remove(1.0)
+
     def adopt(self, handle: SandboxHandle, limits: Limits | None = None) -> ProcessSandbox | None:
         if handle.version != HANDLE_VERSION or handle.backend != self.name:
             raise SandboxError(
@@ -179,6 +198,10 @@ class ProcessBackend(SandboxBackend):
                 group.close()
                 raise
             return group
+        reserved = self._reserved.pop(handle.shard, None)
+        if reserved is not None:  # it goes in by itself; whoever asked looks whether it did
+            reserved.close()
+            return reserved
         group = self.groups.create(handle.shard, limits, _ADOPTED_MAX_PIDS)
         if group is not None:
             try:
