@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
 
-from shardwright.errors import ChannelClosed
+from shardwright.errors import ChannelClosed, SandboxError
 from shardwright.guest._control import VERSION, ControlSocket
 from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready, Walls
 from shardwright.guest._ends import flush_at_exit
@@ -109,9 +109,13 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     control.send(Hello(VERSION))
     if denials is not None:
         denials.tell = _telling(control)
-    if fence is not None:
-        fence.enter()  # while the node puts it into its control groups
-    shard = _enter(control, runtime, init.walls, forked=True)
+    try:
+        if fence is not None:
+            fence.enter()  # while the node makes its control groups
+        shard = _enter(control, runtime, init.walls, forked=True)
+    except SandboxError as error:
+        announce(control, ImportFailed(error.message, ""))
+        return 1
     announce(control, imported)
     return _serve(shard)
 

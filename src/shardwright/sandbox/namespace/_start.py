@@ -177,7 +177,7 @@ class _Child:
             _libc.prctl(_libc.PR_SET_DUMPABLE, 0)
             self._step = "mount its /proc"
             _libc.mount("none", "/", "", _libc.MS_REC | _libc.MS_PRIVATE)
-            proc = _libc.MS_NOSUID | _libc.MS_NODEV | _libc.MS_NOEXEC
+            proc = _libc.MS_RDONLY | _libc.MS_NOSUID | _libc.MS_NODEV | _libc.MS_NOEXEC
             _libc.mount(_root.STAGE, _root.STAGE, "", _libc.MS_BIND | _libc.MS_REC)
             _libc.mount("proc", f"{_root.STAGE}/proc", "proc", proc)
             self._step = "enter its root folder"
