@@ -218,6 +218,8 @@ def test_every_attempt_succeeds_without_a_sandbox_and_none_within(
         (app / "shared" / "plan").write_text("x")
         walled = _outside(json.loads(one.call("hostile.attempt", json.dumps({"sources": sources, "world": world}))), machine)
         assert (app / "shared" / "plan").read_text() == "x"
+    if where := os.environ.get("SWT_MATRIX"):
+        Path(where).write_text("\n".join(escapes.matrix(plain, walled, from_template)) + "\n")
     needs = {attempt.key: attempt.needs for attempt in escapes.attempts()}
     lacking = {key: said for key, said in plain.items() if key not in _succeeded(plain)}
     unexplained = {key: said for key, said in lacking.items() if not needs[key]}

@@ -377,5 +377,42 @@ def hostile_module() -> str:
 
 
 
-def attempt_names() -> list[str]:
-    return [attempt.key for attempt in attempts()]
+
+def matrix(plain: dict[str, object], walled: dict[str, object], template: dict[str, object]) -> list[str]:
+    """The table of docs/security.md, from what came of every attempt."""
+    lines = ["| against | attempt | without a sandbox | from a shard | from a template |", "|---|---|---|---|---|"]
+    for attempt in attempts():
+        told = [_told(each.get(attempt.key)) for each in (plain, walled, template)]
+        if told[0] != "succeeds":
+            told[0] = f"not applicable here: needs {attempt.needs}"
+        if told[2] == "succeeds" and attempt.template_may:
+            told[2] = attempt.template_may
+        lines.append(f"| {attempt.group} | {attempt.name} | {' | '.join(told)} |")
+    return lines
+
+
+def _told(said: object) -> str:
+    if said in (True, "many", "port", "outside"):
+        return "succeeds"
+    for word, meaning in _REASONS:
+        if word in str(said):
+            return meaning
+    return "blocked: " + ("nothing is seen of it" if said in (False, None) else str(said).partition(":")[0])
+
+
+_REASONS = (
+    ("[Errno 1]", "blocked: not permitted"),
+    ("[Errno 13]", "blocked: no access"),
+    ("[Errno 2]", "blocked: not there"),
+    ("[Errno 3]", "blocked: no such process"),
+    ("[Errno 30]", "blocked: read-only"),
+    ("[Errno 38]", "blocked: no such call"),
+    ("[Errno 97]", "blocked: no such family"),
+    ("[Errno 95]", "blocked: not supported"),
+    ("[Errno 111]", "blocked: nobody listens"),
+    ("[Errno 22]", "blocked: invalid"),
+    ("[Errno 19]", "blocked: no such device"),
+    ("timed out", "blocked: no answer"),
+    ("not allowed to raise", "blocked: not permitted"),
+    ("ended by -31", "blocked: ended by SIGSYS"),
+)
