@@ -8,11 +8,9 @@ import json
 import os
 import re
 import socket
-import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ import pytest
 
 import escapes
 import shardwright
-from shardwright.sandbox.namespace import NamespaceBackend
 
 REPOSITORY = Path(__file__).parent.parent.parent
 MANIFEST = """
@@ -176,7 +173,10 @@ def _world(machine: dict[str, Any], app: Path, state: Path) -> dict[str, Any]:
 
 def _outside(told: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
     """What the attempts say, with what can be seen from outside alone."""
-    for name, key in (("leave a file in /tmp for others", "dropped"), ("leave a file in /dev/shm for others", "dropped_shm")):
+    for name, key in (
+        ("leave a file in /tmp for others", "dropped"),
+        ("leave a file in /dev/shm for others", "dropped_shm"),
+    ):
         there = Path(machine[key])
         told[f"files: {name}"] = there.exists()
         there.unlink(missing_ok=True)
@@ -216,7 +216,9 @@ def test_every_attempt_succeeds_without_a_sandbox_and_none_within(
         plain = _outside(_unsandboxed(sources, world), machine)
         (app / "shared" / "plan").unlink()
         (app / "shared" / "plan").write_text("x")
-        walled = _outside(json.loads(one.call("hostile.attempt", json.dumps({"sources": sources, "world": world}))), machine)
+        walled = _outside(
+            json.loads(one.call("hostile.attempt", json.dumps({"sources": sources, "world": world}))), machine
+        )
         assert (app / "shared" / "plan").read_text() == "x"
     if where := os.environ.get("SWT_MATRIX"):
         Path(where).write_text("\n".join(escapes.matrix(plain, walled, from_template)) + "\n")

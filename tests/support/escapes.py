@@ -89,7 +89,7 @@ _FILES = {
     "read the node's state folder": 'ok = bool(os.listdir(W["state"]))',
     "change the application's code": 'ok = os.open(W["code"], os.O_WRONLY) >= 0',
     "add a module beside the application's": 'open(W["code"] + ".tmp", "w").close(); os.unlink(W["code"] + ".tmp"); ok = True',
-    "change the interpreter's library": 'ok = os.open(os.__file__, os.O_WRONLY) >= 0',
+    "change the interpreter's library": "ok = os.open(os.__file__, os.O_WRONLY) >= 0",
     "link to a secret and read through the link": """
 link = f"/tmp/link-{os.getpid()}"; os.symlink(W["secret"], link)
 try: ok = open(link).read() == "marker"
@@ -110,7 +110,7 @@ handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0) + bytes(128)); m
 call(303, 264, -100, b"/", handle, ctypes.byref(mount), 0)
 ok = call(304, 265, os.open("/", os.O_RDONLY), handle, os.O_RDONLY) >= 0
 """,
-    "watch a file of the machine (fanotify)": 'ok = call(300, 262, 0, 0) >= 0',
+    "watch a file of the machine (fanotify)": "ok = call(300, 262, 0, 0) >= 0",
     "write to what was opened for reading, by /proc/self/fd": """
 fd = os.open(W["code"], os.O_RDONLY); ok = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY) >= 0
 """,
@@ -136,7 +136,7 @@ fd = os.memfd_create("x", os.MFD_ALLOW_SEALING); os.write(fd, b"x" * 8192)
 fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 area = mmap.mmap(fd, 8192); area.madvise(9, 0, 4096); ok = os.pread(fd, 1, 0) == b"\\0"
 """,
-    "make itself readable again (PR_SET_DUMPABLE)": 'ok = checked(libc.prctl(4, 1, 0, 0, 0)) == 0 and libc.prctl(3, 0, 0, 0, 0) == 1',
+    "make itself readable again (PR_SET_DUMPABLE)": "ok = checked(libc.prctl(4, 1, 0, 0, 0)) == 0 and libc.prctl(3, 0, 0, 0, 0) == 1",
 }
 
 _NETWORK = {
@@ -157,10 +157,10 @@ with socket.socket(socket.AF_UNIX) as s: s.connect(W["path_socket"]); ok = s.rec
 with socket.socket(socket.AF_UNIX) as s: s.connect(W["api"]); ok = True
 """,
     "see the machine's network devices": 'ok = [n for _, n in socket.if_nameindex() if n != "lo"] != []',
-    "open a raw socket": 'ok = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).fileno() >= 0',
-    "open a packet socket": 'ok = socket.socket(17, socket.SOCK_RAW, 0x300).fileno() >= 0',
-    "speak to the kernel's network configuration (netlink)": 'ok = socket.socket(16, socket.SOCK_RAW, 0).fileno() >= 0',
-    "speak to the firewall (netlink netfilter)": 'ok = socket.socket(16, socket.SOCK_RAW, 12).fileno() >= 0',
+    "open a raw socket": "ok = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).fileno() >= 0",
+    "open a packet socket": "ok = socket.socket(17, socket.SOCK_RAW, 0x300).fileno() >= 0",
+    "speak to the kernel's network configuration (netlink)": "ok = socket.socket(16, socket.SOCK_RAW, 0).fileno() >= 0",
+    "speak to the firewall (netlink netfilter)": "ok = socket.socket(16, socket.SOCK_RAW, 12).fileno() >= 0",
     "listen where the machine's clients connect": """
 with socket.socket() as s:
     s.bind(("127.0.0.1", 0)); s.listen(); open(W["port_file"], "w").write(str(s.getsockname()[1])); ok = "port"; s.settimeout(1)
@@ -374,8 +374,6 @@ def run(sources, world, private):
 def hostile_module() -> str:
     """A component's module that runs attempts."""
     return f"PRELUDE = {PRELUDE!r}\n{RUNNER}"
-
-
 
 
 def matrix(plain: dict[str, object], walled: dict[str, object], template: dict[str, object]) -> list[str]:

@@ -47,8 +47,8 @@ from shardwright.guest._control_messages import (
     StacksTo,
     Stop,
     Unbind,
-    Walls,
     UseSessions,
+    Walls,
     Why,
 )
 from shardwright.guest._exchange import (
@@ -238,8 +238,8 @@ __all__ = [
     "Stop",
     "Testing",
     "Unbind",
-    "Walls",
     "UseSessions",
+    "Walls",
     "WebSocketAccept",
     "WebSocketClose",
     "WebSocketConnect",

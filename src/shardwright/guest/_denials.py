@@ -1,6 +1,6 @@
 """Noticing what the walls refuse, so that the manifest can be told what it lacks.
 
-An audit hook looks at what Python is about to open or connect to, and tells the node once of each thing that cannot succeed here.
+An audit hook looks at what Python is about to open or connect to, and tells the node once of each thing that cannot succeed.
 It decides nothing: the walls do. The node knows whether that thing exists outside; nobody in here is told.
 """
 

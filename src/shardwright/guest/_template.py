@@ -166,9 +166,7 @@ def prepare_imports(runtime: Runtime, paths: tuple[str, ...]) -> None:
 class ForkServer:
     """The template's loop: fork a shard for each Fork message, reap, end with the node."""
 
-    def __init__(
-        self, control: ControlSocket, imported: Imported, lifeline: int, fence: Fence | None = None
-    ) -> None:
+    def __init__(self, control: ControlSocket, imported: Imported, lifeline: int, fence: Fence | None = None) -> None:
         self._control = control
         self._imported = imported
         self._lifeline = lifeline

@@ -2,8 +2,8 @@
 
 A template is in namespaces of its own from its first instruction. Each of its forks gets namespaces of its own in turn: the
 template unshares the pid namespace around ``os.fork`` (so that libc's and Python's at-fork handlers run), the fork the others,
-with an own /proc, temporary folder, shared memory folder and loopback. When the node has said who it is, and has put it into its
-control groups, it gives up its powers, shuts itself in by Landlock, and installs the filter that the template could not have.
+with a /proc, a temporary folder, a shared memory folder and a loopback of its own. When the node has said who it is, and it is
+in its control groups, it gives up its powers, shuts itself in by Landlock, and installs the filter that the template could not have.
 The node looks at the result from outside before it lets anybody speak to the shard.
 """
 
@@ -132,9 +132,9 @@ def _mounted_beneath(folders: tuple[str, ...]) -> list[str]:
         points = sorted(line.split()[4].replace("\\040", " ") for line in file)
     found: list[str] = []
     for point in points:
-        if point.startswith(tuple(f"{folder}/" for folder in folders)):
-            if not any(point.startswith(f"{other}/") for other in found):
-                found.append(point)
+        beneath = point.startswith(tuple(f"{folder}/" for folder in folders))
+        if beneath and not any(point.startswith(f"{other}/") for other in found):
+            found.append(point)
     return found
 
 
@@ -177,9 +177,7 @@ def _install(steps: bytes) -> None:
 
     program = Program(len(steps) // 8, steps)
     zero = ctypes.c_ulong(0)
-    _checked(
-        _LIBC.prctl(ctypes.c_int(_PR_SET_SECCOMP), ctypes.c_ulong(_FILTER), ctypes.byref(program), zero, zero)
-    )
+    _checked(_LIBC.prctl(ctypes.c_int(_PR_SET_SECCOMP), ctypes.c_ulong(_FILTER), ctypes.byref(program), zero, zero))
 
 
 def _landlock(walls: Walls) -> None:

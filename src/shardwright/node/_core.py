@@ -41,8 +41,8 @@ from shardwright.model.ids import ComponentName, SessionId, SessionNumber, Shard
 from shardwright.model.manifest import Component, Manifest, Scale, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT, ShardPlan
 from shardwright.monitoring import NodeMonitor
-from shardwright.node._denials import denial
 from shardwright.node._bindings import CLIENT, Bindings
+from shardwright.node._denials import denial
 from shardwright.node._gateway_sessions import GatewaySessions
 from shardwright.node._journal import Journal
 from shardwright.node._launcher import Launcher

@@ -38,6 +38,7 @@ from shardwright.node._keeper_messages import (
 
 GUEST_CONTROL = 3
 GUEST_LIFELINE = 4
+NOTHING_MORE = Sight()
 _NEEDED = frozenset({"PATH", "LANG", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH"})
 # Our own package comes from where this process has it, also when the path knows another. Its folder goes last into the
 # path, where it shadows nothing: what is installed beside it may be needed.
@@ -171,7 +172,7 @@ class KeeperClient:
         max_pids: int = 256,
         *,
         backend: str = "process",
-        sight: Sight = Sight(),
+        sight: Sight = NOTHING_MORE,
         template: bool = False,
     ) -> tuple[SandboxHandle, int]:
         """The handle and the pidfd (the caller's to close). Raises SandboxError. ``descriptors`` stay the caller's."""

@@ -35,7 +35,9 @@ from shardwright.sandbox.namespace import walls_trouble
 FORKS_BYTES = 16 * 2**30  # far more than all forks of a template ever touch too early
 MAX_REASON = 300  # characters of what a guest gives as a reason
 FORK_ATTEMPTS = 3
-FORKS_OF_A_TEMPLATE = 1000  # then another takes its place: what all forks of one share (address layout, hash seed) changes
+FORKS_OF_A_TEMPLATE = (
+    1000  # then another takes its place: what all forks of one share (address layout, hash seed) changes
+)
 TEMPLATE_END_S = 0.5
 
 
@@ -126,7 +128,9 @@ class ProcessLauncher(Launcher):
             if template is None:
                 return await self._spawn(component, shard, limits, terminal)
             if template.forks >= FORKS_OF_A_TEMPLATE and component not in self._renewing:
-                self._renewing[component] = asyncio.create_task(self._renew(component, template), name=f"renew {component}")
+                self._renewing[component] = asyncio.create_task(
+                    self._renew(component, template), name=f"renew {component}"
+                )
             try:
                 return await self._fork(template, shard, limits, terminal)
             except TemplateEnded as ended:
@@ -221,7 +225,9 @@ class ProcessLauncher(Launcher):
                 )
             return ready.reason[:MAX_REASON]
         own_network = not self._component(component, code).network.egress
-        made = Template(port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network)
+        made = Template(
+            port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network
+        )
         made.watch()
         return made
 
@@ -329,8 +335,12 @@ class ProcessLauncher(Launcher):
             await self._expect(port, Ready)
             if folder := outside_of(port.pid, adopted[0].control_groups):
                 raise StartFailed(f"{shard} did not enter its control group {folder}")
-            if backend == "namespace" and (trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)):
-                raise StartFailed(f"{shard} did not close its walls: {trouble}", remedy="its template is not to be trusted")
+            if backend == "namespace" and (
+                trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)
+            ):
+                raise StartFailed(
+                    f"{shard} did not close its walls: {trouble}", remedy="its template is not to be trusted"
+                )
             return port
         except BaseException:
             await self._clean_up(port)

@@ -92,4 +92,3 @@ def _holds_code(folder: str, depth: int) -> bool:
     if any(entry.name.endswith(_SUFFIXES) for entry in inner):
         return True
     return any(entry.is_dir(follow_symlinks=False) and _holds_code(entry.path, depth - 1) for entry in inner)
-

@@ -142,9 +142,7 @@ def move_mount(descriptor: int, target: str) -> None:
     )  # fmt: skip
 
 
-def set_mount_attributes(
-    descriptor: int, attributes: int, *, user_namespace: int = -1, recursive: bool = True
-) -> None:
+def set_mount_attributes(descriptor: int, attributes: int, *, user_namespace: int = -1, recursive: bool = True) -> None:
     """``mount_setattr(2)`` on the tree of that descriptor. Raises OSError; then nothing was changed."""
     if user_namespace >= 0:
         attributes |= MOUNT_ATTR_IDMAP
@@ -187,4 +185,3 @@ def install_filter(steps: bytes) -> None:
             ctypes.c_ulong(0), ctypes.c_ulong(0),
         )
     )  # fmt: skip
-

@@ -181,5 +181,3 @@ def _landlock() -> str:
         return f", Landlock {landlock_abi()}"
     except OSError:
         return "; no Landlock on this kernel"
-
-

@@ -44,7 +44,10 @@ def build(view: View, owner_map: int, scratch_bytes: int) -> None:
         _point(path, tree)
         _libc.move_mount(tree, STAGE + path)
         os.close(tree)
-    for name, target in (("fd", "/proc/self/fd"), *((f"std{w}", f"/proc/self/fd/{n}") for n, w in enumerate(("in", "out", "err")))):
+    for name, target in (
+        ("fd", "/proc/self/fd"),
+        *((f"std{w}", f"/proc/self/fd/{n}") for n, w in enumerate(("in", "out", "err"))),
+    ):
         os.symlink(target, f"{STAGE}/dev/{name}")
     for folder in view.folders:
         with contextlib.suppress(FileExistsError):

@@ -168,7 +168,9 @@ class _Child:
             if os.read(mapped, 1) != b"+":
                 os._exit(127)
             os.close(mapped)
-            with contextlib.suppress(PermissionError):  # where supplementary groups may not be given up, there are none of use
+            with contextlib.suppress(
+                PermissionError
+            ):  # where supplementary groups may not be given up, there are none of use
                 os.setgroups(())
             os.setresgid(*(plan.inner_ids[1],) * 3)
             os.setresuid(*(plan.inner_ids[0],) * 3)

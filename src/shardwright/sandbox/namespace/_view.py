@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from shardwright.contracts.sandbox import Sight
 from shardwright.errors import SandboxError
 
-_SYSTEM = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/usr/share/ca-certificates")
+_SYSTEM = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/lib",
+    "/lib64",
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    "/usr/share/ca-certificates",
+)
 _SETTINGS = (
     *("ld.so.cache", "localtime", "timezone", "nsswitch.conf", "hosts", "host.conf", "passwd", "group", "ssl", "pki"),
     *("ca-certificates", "mime.types", "protocols", "services", "os-release", "gai.conf", "crypto-policies"),
@@ -116,7 +124,9 @@ def _wanted(path: str, links: dict[str, str]) -> str:
             f"{path} may not be shown to a sandbox", remedy="name files and folders of the application's own"
         )
     if not os.path.exists(real):
-        raise SandboxError(f"{path} does not exist, so that no sandbox can have it", remedy="make it, or take it out of files")
+        raise SandboxError(
+            f"{path} does not exist, so that no sandbox can have it", remedy="make it, or take it out of files"
+        )
     return real
 
 
