@@ -136,7 +136,9 @@ fd = os.memfd_create("x", os.MFD_ALLOW_SEALING); os.write(fd, b"x" * 8192)
 fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 area = mmap.mmap(fd, 8192); area.madvise(9, 0, 4096); ok = os.pread(fd, 1, 0) == b"\\0"
 """,
-    "make itself readable again (PR_SET_DUMPABLE)": "ok = checked(libc.prctl(4, 1, 0, 0, 0)) == 0 and libc.prctl(3, 0, 0, 0, 0) == 1",
+    "make itself readable again (PR_SET_DUMPABLE)": """
+ok = checked(libc.prctl(4, 1, 0, 0, 0)) == 0 and libc.prctl(3, 0, 0, 0, 0) == 1
+""",
 }
 
 _NETWORK = {
@@ -196,7 +198,7 @@ ok = True  # it was permitted, and looked at the module
     "read the kernel's memory (kcore)": 'ok = len(os.read(os.open("/proc/kcore", os.O_RDONLY), 4)) == 4',
     "set a setting of the kernel": 'ok = os.open("/proc/sys/vm/overcommit_memory", os.O_WRONLY) >= 0',
     "set the clock": "ok = checked(libc.settimeofday(None, bytes(8))) == 0",
-    "adjust the clock": 'ok = call(159, 171, ctypes.create_string_buffer(struct.pack("=Ii", 0x2000, 0) + struct.pack("=qq", 0, 0) + bytes(200))) >= 0 and checked(libc.adjtime(bytes(16), None)) == 0',
+    "adjust the clock": "ok = checked(libc.adjtime(bytes(16), None)) == 0",
     "name the machine": "ok = checked(libc.sethostname(socket.gethostname().encode(), len(socket.gethostname()))) == 0",
     "switch accounting off": "ok = checked(libc.acct(None)) == 0",
     "read ports of the machine (iopl)": "ok = call(172, -1, 3) == 0",
@@ -233,11 +235,18 @@ ok = pid > 0
 checked(libc.mount(b"cgroup", b"/tmp", b"cgroup", 0, b"memory"))
 ok = os.open("/tmp/memory.limit_in_bytes", os.O_WRONLY) >= 0 or os.open("/tmp/release_agent", os.O_WRONLY) >= 0
 """,
-    "make the root folder writable": 'ok = checked(libc.mount(None, b"/", None, 0x1020, None)) == 0 and os.open("/new", os.O_CREAT | os.O_WRONLY) >= 0 and os.unlink("/new") is None',
+    "make the root folder writable": """
+checked(libc.mount(None, b"/", None, 0x1020, None))
+ok = os.open("/new", os.O_CREAT | os.O_WRONLY) >= 0 and os.unlink("/new") is None
+""",
+    "make /proc writable, and write to the core pattern": """
+checked(libc.mount(None, b"/proc", None, 0x1020, None)); ok = os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY) >= 0
+""",
     "make the application's code writable": """
 folder = W["package"].encode()
 if libc.mount(None, folder, None, ctypes.c_ulong(0x1020), None) != 0:
-    checked(libc.mount(folder, folder, None, ctypes.c_ulong(0x1000), None)); checked(libc.mount(None, folder, None, ctypes.c_ulong(0x1020), None))
+    checked(libc.mount(folder, folder, None, ctypes.c_ulong(0x1000), None))
+    checked(libc.mount(None, folder, None, ctypes.c_ulong(0x1020), None))
 ok = os.open(W["code"], os.O_WRONLY) >= 0
 """,
     "take its /proc away": 'ok = checked(libc.umount2(b"/proc", 2)) == 0',

@@ -2,8 +2,9 @@
 
 A template is in namespaces of its own from its first instruction. Each of its forks gets namespaces of its own in turn: the
 template unshares the pid namespace around ``os.fork`` (so that libc's and Python's at-fork handlers run), the fork the others,
-with a /proc, a temporary folder, a shared memory folder and a loopback of its own. When the node has said who it is, and it is
-in its control groups, it gives up its powers, shuts itself in by Landlock, and installs the filter that the template could not have.
+with a /proc, a temporary folder, a shared memory folder and a loopback of its own. When the node has said who it is, and it
+is in its control groups, it gives up its powers, shuts itself in by Landlock, and installs the filter that the template
+could not have.
 The node looks at the result from outside before it lets anybody speak to the shard.
 """
 
