@@ -1,9 +1,9 @@
 """From the keeper to a guest behind its walls: three steps, each a process of ours.
 
 *Outer* (a plain fork, in our own namespaces) builds the new root and clones *init* into new namespaces as a sister of itself.
-Init (pid 1 inside; ran no code but ours, holds nothing) enters that root and forks the *guest*, which enters its
-groups, gives up its powers and becomes the program. Init waits for it, tells its status over a pipe, and takes everything that is
-left with it when it ends; a template's init stays until the last fork is gone.
+Init (pid 1 inside; ran no code but ours, holds nothing) enters that root and forks the *guest*, which enters its control
+groups, gives up its powers and becomes the program. Init waits for it, tells its status over a pipe, and takes everything
+that is left with it when it ends; a template's init stays until the last fork is gone.
 """
 
 from __future__ import annotations
