@@ -252,3 +252,12 @@ def _unsandboxed(sources: dict[str, str], world: dict[str, Any]) -> dict[str, An
     )  # fmt: skip
     told: dict[str, Any] = json.loads(done.stdout)
     return told
+
+
+def test_the_documented_matrix_is_that_of_the_attempts() -> None:
+    lines = (REPOSITORY / "docs" / "security.md").read_text().partition("<!-- matrix -->")[2].splitlines()
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines if line.startswith("| ")][1:]
+    assert [row[:2] for row in rows] == [(attempt.group, attempt.name) for attempt in escapes.attempts()]
+    for row in rows:
+        assert row[3].startswith("blocked"), row
+        assert row[4].startswith("blocked") or row[4] in escapes.TEMPLATE_MAY.values(), row
