@@ -234,6 +234,8 @@ class Failed(_Message, frozen=True, tag="failed"):
 
 
 class Forked(_Message, frozen=True, tag="forked"):
+    """From a template: it could not fork, and why."""
+
     shard: str
     error: str = ""
 

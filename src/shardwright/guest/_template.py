@@ -214,8 +214,7 @@ class ForkServer:
                 self._become_shard()
                 return descriptors[0]
             self._children[pid] = message.shard
-            os.close(descriptors[0])
-            self._control.send(Forked(message.shard))
+            os.close(descriptors[0])  # the fork says that it is there
 
     def _become_shard(self) -> None:
         os.setsid()

@@ -313,6 +313,7 @@ class ProcessLauncher(Launcher):
         try:
             forked = template.fork(shard, theirs.detach())
             hello = await self._expect(port, Hello, forked)
+            template.forked(shard)
             self._check(hello)
             if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
                 raise StartFailed(f"{shard} is no child of its template")

@@ -58,6 +58,10 @@ class Template:
         self.port.send(Fork(shard), (descriptor,))
         return failed
 
+    def forked(self, shard: ShardId) -> None:
+        """It is there."""
+        self._asked.pop(shard, None)
+
     async def exit_of(self, shard: ShardId, patience_s: float = 0.1) -> int | None:
         """How a shard that was forked here ended; None when the template does not tell."""
         end_s = time.monotonic() + patience_s
