@@ -1,6 +1,6 @@
 """Shards in processes of their own: forked from a template of their component, or spawned.
 
-A little beyond 400 lines: templates, spawning and reload of one launcher.
+Beyond 400 lines: templates, forking, spawning and reload of one launcher, which share what they clean up.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class NamespaceBackend(ProcessBackend):
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            transports=("socket", "shm"),
+            transports=("socket",),
             starts=("spawn", "template"),
             isolates=("memory", "files", "network", "pids"),
             enforces=self.groups.enforces,
