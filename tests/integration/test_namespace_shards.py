@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -241,3 +244,52 @@ def test_the_death_of_the_keeper_leaves_nothing(tmp_path: Path) -> None:
         node.communicate()
     for left in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("walls-*.sock"):
         left.unlink()  # the node's, which the test ended without a word
+
+
+ANOTHER_USER: dict[str, Any] = {"user": 12345, "group": 12345, "extra_groups": []}
+
+
+def _interpreter_of_others() -> tuple[str, dict[str, str]]:
+    """One that any user may run, with our packages; this one's folders may be root's alone."""
+    source = str(Path(shardwright.__file__).parent.parent)
+    path = os.pathsep.join((source, *(each for each in sys.path if "site-packages" in each)))
+    for python in (sys.executable, "/usr/bin/python3"):
+        code = "import sys, msgspec, shardwright; print(sys.version_info[:2])"
+        with contextlib.suppress(PermissionError):
+            found = subprocess.run(
+                [python, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, cwd="/",
+                **ANOTHER_USER,
+            )  # fmt: skip
+            if found.returncode == 0 and found.stdout.strip() == str(sys.version_info[:2]):
+                return python, {"PYTHONPATH": path}
+    pytest.skip("no interpreter here that another user may run")
+
+
+ROOTLESS = """
+import shardwright, sys
+with shardwright.start(sys.argv[1], state=sys.argv[2]) as node, node.session("one") as one, node.session("two") as two:
+    code = "import os; answer = [os.getuid(), os.getpid(), [n for n in os.listdir('/proc') if n.isdigit()]]"
+    print(one.call("probe.run", code), {s.isolation for s in node.shards()}, {s.start for s in node.shards()})
+    print(two.call("probe.run", "answer = [l.split() for l in open('/proc/self/status') if l.startswith(('CapEff', 'Secc'))]"))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root; as another user, every test shows it")
+def test_without_root_walls_stand_as_well(tmp_path: Path) -> None:
+    python, environment = _interpreter_of_others()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        app = _application(Path(folder))
+        for each in (folder, str(app)):
+            os.chmod(each, 0o755)
+        home = Path(folder) / "home"
+        home.mkdir()
+        os.chown(home, 12345, 12345)
+        done = subprocess.run(
+            [python, "-c", ROOTLESS, str(app), str(home)],
+            env={**environment, "HOME": str(home), "XDG_RUNTIME_DIR": str(home)},
+            capture_output=True, text=True, check=False, cwd="/", timeout=60, **ANOTHER_USER,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        first, second = done.stdout.splitlines()
+        assert first == "[12345, 1, [\"1\"]] {'namespace'} {'template'}"
+        assert '["CapEff:", "0000000000000000"]' in second and '["Seccomp:", "2"]' in second
