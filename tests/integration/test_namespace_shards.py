@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,30 @@ def test_a_shard_has_what_is_its_own_and_nothing_else(tmp_path: Path) -> None:
         assert _ask(one, "import threading as t; done = []; x = t.Thread(target=done.append, args=(1,)); x.start(); "
                          "x.join(); answer = done") == [1]  # fmt: skip
     del os.environ["OF_THE_NODE"]
+
+
+def test_a_declared_place_of_the_network_is_reached_and_no_other_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        wanted, unwanted = one.getsockname()[1], other.getsockname()[1]
+        app = _application(tmp_path, more=f'network = {{ egress = ["127.0.0.1:{wanted}"] }}\n')
+        with shardwright.start(app) as node, node.session("one") as session:
+            connect = "import socket; answer = socket.create_connection(('127.0.0.1', {}), 5).fileno() > 0"
+            assert _ask(session, connect.format(wanted)) is True
+            with pytest.raises(PermissionError):
+                _ask(session, connect.format(unwanted))
+            _awaited(node, "denied", f"may not connect to 127.0.0.1:{unwanted}")
+            with pytest.raises(PermissionError):
+                _ask(session, "import socket; socket.create_server(('127.0.0.1', 0))")
+
+
+def test_output_opened_by_name_arrives(tmp_path: Path) -> None:
+    app = _application(tmp_path)
+    with shardwright.start(app) as node, node.session("one") as one:
+        _ask(one, "open('/dev/stdout', 'w').write('by name\\n')")
+        end_s = time.monotonic() + 5
+        while "by name" not in [line.text for line in node.running.core.logs.since(0)]:
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
 
 
 def test_what_walls_refuse_becomes_an_event_with_the_line_to_add(tmp_path: Path) -> None:

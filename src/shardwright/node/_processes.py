@@ -326,6 +326,7 @@ class ProcessLauncher(Launcher):
                 raise StartFailed(f"{shard} ended before it began")
             self._watch(port, adopted[1])
         except BaseException as error:
+            template.forked(shard)
             if not entrances:
                 await self._close_reserved(reserving)
             await self._clean_up(port)
