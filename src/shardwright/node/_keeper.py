@@ -140,6 +140,8 @@ class Keeper:
                 sandbox.delete()
             except ShardwrightError as error:
                 self._say("a sandbox could not be removed", reason=str(error))
+        for backend in self._backends.values():
+            backend.cancel_all()
         if not end_descendants(END_S):
             self._say("some processes did not end")
         self._backend.close()

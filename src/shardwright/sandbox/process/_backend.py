@@ -134,10 +134,15 @@ class ProcessBackend(SandboxBackend):
         return group.entrances()
 
     def cancel(self, shard: str) -> None:
-        """What was reserved for it is not needed."""
+        """What was reserved for it is not needed; who is in there already is ended."""
         group = self._reserved.pop(shard, None)
         if group is not None:
             group.remove(1.0)
+
+    def cancel_all(self) -> None:
+        """Nothing that was reserved is needed any more."""
+        for shard in list(self._reserved):
+            self.cancel(shard)
 
     def adopt(self, handle: SandboxHandle, limits: Limits | None = None) -> ProcessSandbox | None:
         if handle.version != HANDLE_VERSION or handle.backend != self.name:
@@ -260,7 +265,11 @@ class ProcessBackend(SandboxBackend):
         _kin.end(lambda: _kin.below(children(own), firsts), belongs_nowhere)
 
     def close(self) -> None:
-        """Remove the folder of our control groups, if nothing is left in it. Sandboxes are not touched."""
+        """Cancel what is reserved; remove the folder of our control groups if nothing is left in it.
+
+        Sandboxes are not touched.
+        """
+        self.cancel_all()
         if self._groups is not None:
             self._groups.close()
             self._groups = None
