@@ -19,7 +19,7 @@ import msgspec
 
 from shardwright.errors import ChannelClosed, SandboxError
 from shardwright.guest._control import VERSION, ControlSocket
-from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready, Walls
+from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready
 from shardwright.guest._ends import flush_at_exit
 from shardwright.guest._fresh import hold_lifeline, prepare
 from shardwright.guest._origin import remember_origins, tag_records
@@ -27,6 +27,7 @@ from shardwright.guest._output import tag_output
 from shardwright.guest._runtime import Runtime
 from shardwright.guest._shard import Shard
 from shardwright.guest._template import ForkServer, ImportFailed, announce, import_component, prepare_imports
+from shardwright.guest._wanted_walls import Walls
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.transport.socket import SocketTransport

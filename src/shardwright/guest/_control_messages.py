@@ -11,6 +11,7 @@ from typing import ClassVar
 import msgspec
 
 from shardwright.guest._testing import Testing
+from shardwright.guest._wanted_walls import Walls
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
@@ -18,20 +19,6 @@ class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 
 
 # -- node to guest ---------------------------------------------------------------------------------------------
-
-
-class Walls(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a guest in a sandbox of namespaces closes behind itself (see ``_walls``).
-
-    ``write``: paths that it may write to. ``tighten`` is a seccomp program. Without ``own_network`` it is in the machine's,
-    and may connect to ``ports`` alone.
-    """
-
-    scratch_bytes: int
-    tighten: bytes
-    write: tuple[str, ...] = ()
-    ports: tuple[int, ...] = ()
-    own_network: bool = True
 
 
 class Init(_Message, frozen=True, tag="init"):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from shardwright.guest._control_messages import Walls
+from shardwright.guest._wanted_walls import Walls
 
 MOST = 64  # things told of by one process
 _SKIPPED = ("/proc/", "/sys/", "/dev/")

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterator
 
 from shardwright.errors import SandboxError
-from shardwright.guest._control_messages import Walls
+from shardwright.guest._wanted_walls import Walls
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 22, 38, 47
