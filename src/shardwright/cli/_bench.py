@@ -15,11 +15,15 @@ from typing import Any
 import click
 import psutil
 
-from shardwright.cli import _bench_gateway
+from shardwright.cli import _bench_gateway, _bench_start
 from shardwright.cli._invocation import Invocation, common_options
 
 _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us", "p99_us", "p99_over_p50",
           "cpu_us_per_request")  # fmt: skip
+
+
+_OF_STARTS = ("backend", "fork_p50_ms", "ready_p50_ms", "plain_fork_p50_ms", "fresh_interpreter_p50_ms", "shards",
+              "private_mib", "pss_mib", "mem_available_drop_mib")  # fmt: skip
 
 
 @click.group()
@@ -56,6 +60,33 @@ def gateway(invocation: Invocation, seconds: float, rounds: int) -> None:
         invocation.result({"machine": machine, "records": records})
         return
     invocation.table(_SHOWN, [[str(record[name]) for name in _SHOWN] for record in records])
+    click.echo(", ".join(f"{name} {value}" for name, value in machine.items()))
+
+
+@bench.command("start")
+@click.option("--rounds", default=60, show_default=True, type=click.IntRange(1, 10_000), help="Starts of each backend.")
+@click.option("--shards", default=100, show_default=True, type=click.IntRange(0, 5_000), help="Idle shards to weigh.")
+@common_options
+def start_shards(invocation: Invocation, rounds: int, shards: int) -> None:
+    """From nothing to a shard's first answer by a template with grpc and numpy loaded, beside a plain fork of the same.
+
+    \b
+    Examples:
+      shardwright bench start
+      shardwright bench start --rounds 200 --shards 0 --json
+    """
+    with _alone():
+        before = os.getloadavg()[0]
+        records = _bench_start.measure(rounds, shards, lambda said: click.echo(said, err=True))
+        machine = {
+            **_machine("numpy", "grpcio"),
+            "load_before": before,
+            "load_after": os.getloadavg()[0],
+        }
+    if invocation.json:
+        invocation.result({"machine": machine, "records": records})
+        return
+    invocation.table(_OF_STARTS, [[str(record.get(name, "-")) for name in _OF_STARTS] for record in records])
     click.echo(", ".join(f"{name} {value}" for name, value in machine.items()))
 
 

@@ -86,6 +86,7 @@ from shardwright.guest._stacks import STACKS_SIGNAL, stacks
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._template import ImportFailed, import_modules
 from shardwright.guest._testing import Patch, Patched, Testing
+from shardwright.guest._wanted_walls import Walls
 from shardwright.guest._web_messages import (
     CONTINUE,
     Answer,
@@ -238,6 +239,7 @@ __all__ = [
     "Testing",
     "Unbind",
     "UseSessions",
+    "Walls",
     "WebSocketAccept",
     "WebSocketClose",
     "WebSocketConnect",
