@@ -22,41 +22,72 @@ from shardwright.controller._pool import (
 )
 
 if TYPE_CHECKING:
+    from shardwright.controller._fairness import dominant_shares, fair_levels, max_min
+    from shardwright.controller._limits import (
+        CPU,
+        MEMORY,
+        REASONS,
+        LimitDecision,
+        LimitParams,
+        LimitState,
+        actuations,
+        decide_limits,
+        lend,
+        may_raise,
+        new_state,
+    )
+    from shardwright.controller._needs import NeedParams, Needs
     from shardwright.controller._spares import MOST_SPARES, KeepAlive, SpareParams, bucket, drop_at, needs, worth_keeping
     from shardwright.controller._windows import Windows, choose_windows
 
 __all__ = [
-    "MOST_SPARES",
-    "bucket",
-    "needs",
+    "CPU",
     "ComponentPool",
     "Evict",
     "KeepAlive",
     "KeepMinimum",
+    "LimitDecision",
+    "LimitParams",
+    "LimitState",
+    "MEMORY",
+    "MOST_SPARES",
+    "NeedParams",
+    "Needs",
     "PoolAction",
     "PoolPolicy",
     "PoolState",
     "PooledShard",
+    "REASONS",
     "Refill",
     "SpareParams",
     "Windows",
+    "actuations",
     "backoff_s",
+    "bucket",
     "choose_windows",
+    "decide_limits",
+    "dominant_shares",
     "drop_at",
+    "fair_levels",
+    "lend",
+    "max_min",
+    "may_raise",
+    "needs",
+    "new_state",
     "worth_keeping",
 ]
 
-_LATER = {
-    "SpareParams": "_spares",
-    "drop_at": "_spares",
-    "KeepAlive": "_spares",
-    "bucket": "_spares",
-    "needs": "_spares",
-    "MOST_SPARES": "_spares",
-    "worth_keeping": "_spares",
-    "Windows": "_windows",
-    "choose_windows": "_windows",
-}
+_ROOMS = {
+    "_fairness": ("dominant_shares", "fair_levels", "max_min"),
+    "_limits": (
+        "CPU", "MEMORY", "REASONS", "LimitDecision", "LimitParams", "LimitState", "actuations", "decide_limits", "lend",
+        "may_raise", "new_state",
+    ),
+    "_needs": ("NeedParams", "Needs"),
+    "_spares": ("MOST_SPARES", "KeepAlive", "SpareParams", "bucket", "drop_at", "needs", "worth_keeping"),
+    "_windows": ("Windows", "choose_windows"),
+}  # fmt: skip
+_LATER = {name: module for module, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
