@@ -20,8 +20,10 @@ from shardwright.controller._pool import (
     Refill,
     backoff_s,
 )
+from shardwright.controller._scale import Load, ScaleDecision, ScaleParams, decide_instances, staffing
 
 if TYPE_CHECKING:
+    from shardwright.controller._adjust import Container, NodePolicies, adjust_resources
     from shardwright.controller._fairness import dominant_shares, fair_levels, max_min
     from shardwright.controller._limits import (
         CPU,
@@ -43,28 +45,35 @@ if TYPE_CHECKING:
 __all__ = [
     "CPU",
     "ComponentPool",
+    "Container",
     "Evict",
     "KeepAlive",
     "KeepMinimum",
     "LimitDecision",
     "LimitParams",
     "LimitState",
+    "Load",
     "MEMORY",
     "MOST_SPARES",
     "NeedParams",
     "Needs",
+    "NodePolicies",
     "PoolAction",
     "PoolPolicy",
     "PoolState",
     "PooledShard",
     "REASONS",
     "Refill",
+    "ScaleDecision",
+    "ScaleParams",
     "SpareParams",
     "Windows",
     "actuations",
+    "adjust_resources",
     "backoff_s",
     "bucket",
     "choose_windows",
+    "decide_instances",
     "decide_limits",
     "dominant_shares",
     "drop_at",
@@ -74,10 +83,12 @@ __all__ = [
     "may_raise",
     "needs",
     "new_state",
+    "staffing",
     "worth_keeping",
 ]
 
 _ROOMS = {
+    "_adjust": ("Container", "NodePolicies", "adjust_resources"),
     "_fairness": ("dominant_shares", "fair_levels", "max_min"),
     "_limits": (
         "CPU", "MEMORY", "REASONS", "LimitDecision", "LimitParams", "LimitState", "actuations", "decide_limits", "lend",

@@ -3,7 +3,8 @@
 Several rules forecast each series: quantiles of the recent past, smoothing, smoothing and repetition with the season found in
 the data. Each is scaled by a quantile of its own past errors (value over forecast), and that quantile is moved after each
 shortfall and each sufficiency so that the share of shortfalls comes out as asked (adaptive conformal inference, Gibbs and
-Candès, 2021). Per series the rule of least pinball loss so far is believed. Vectorised over all series.
+Candès, 2021). Per series the rule is believed that has given least for what was used,
+of those that fell short as rarely as asked. Vectorised over all series.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Needs:
             count * series, first=_LEAST, last=1e4, ratio=1.02, half_life=self._params.half_life_ticks
         )
         self._share = np.repeat(1 - self._shortfall[None, :], count, axis=0)
-        self._loss = np.zeros((count, series))
+        self._given, self._used, self._short = (np.zeros((count, series)) for _ in range(3))
+        self._judged = np.zeros(series)
         self._ticks = 0.0
         self._keep = 0.5 ** (1 / self._params.memory_ticks)
         self._bases = np.ones((count, series))
@@ -66,10 +68,12 @@ class Needs:
         judged = known & ~np.isnan(self._targets).any(axis=0)
         short = values[None, :] > self._targets
         moved = self._share + self._params.step * (short - self._shortfall)
-        self._share = np.where(judged, np.clip(moved, 0.3, 0.9999), self._share)
-        error = np.where(judged, values, 0.0) - np.where(judged, self._targets, 0.0)
-        wrong = np.where(error > 0, (1 - self._shortfall) * error, -self._shortfall * error)
-        self._loss = np.where(judged, self._loss * self._keep + wrong, self._loss)
+        self._share = np.where(judged, np.clip(moved, 0.3, 1.0), self._share)
+        for sums, new in (
+            (self._given, self._targets), (self._used, np.minimum(self._targets, values)), (self._short, short * 1.0)
+        ):  # fmt: skip
+            sums[:, judged] = sums[:, judged] * self._keep + new[:, judged]
+        self._judged[judged] = self._judged[judged] * self._keep + 1
         self._ticks += 1
         self._errors.observe((values[None, :] / self._bases).ravel(), self._ticks)
         for rule in self._rules:
@@ -82,12 +86,17 @@ class Needs:
 
     def target(self) -> FloatArray:
         """The guarantee that each series is about to need; NaN where nothing was ever measured."""
-        best = np.argmin(self._loss, axis=0)
+        best = self._best()
         result: FloatArray = self._targets[best, np.arange(best.size)]
         return result
+
+    def _best(self) -> IntArray:
+        waste = (self._given + 1e-9) / (self._used + 1e-9)
+        too_short = (self._short + 1) / (self._shortfall * self._judged * 1.1 + 1)
+        return np.argmin(waste * np.maximum(too_short, 1.0), axis=0)
 
     def expected(self) -> FloatArray:
         """What each series is expected to take in the next tick, in the middle."""
         middles = self._errors.quantile(0.5).reshape(self._bases.shape) * self._bases
-        result: FloatArray = middles[np.argmin(self._loss, axis=0), np.arange(self._loss.shape[1])]
+        result: FloatArray = middles[self._best(), np.arange(middles.shape[1])]
         return result

@@ -51,36 +51,44 @@ def choose_windows(
     cold_s: float,
     hidden_s: float,
     start_s: float,
-    prior_weight: float = 1.0,
+    counts: FloatArray | None = None,
+    prior_weight: float = 4.0,
 ) -> Windows:
     """The window of least past cost for every row of ``gaps_s``, which is padded with NaN.
 
-    ``prior_s`` are gaps usual in the population, which together weigh as much as ``prior_weight`` gaps of the component.
+    ``counts`` says how many gaps each row stands for, where that is more than there are. ``prior_s`` are gaps usual in the
+    population; together they weigh as much as ``prior_weight`` gaps of a component without gaps, and less the more it has
+    itself: one that always waited equally long does so again.
     """
-    rows, remembered = gaps_s.shape
-    counted = (~np.isnan(gaps_s)).sum(axis=1)
+    rows = gaps_s.shape[0]
+    given = (~np.isnan(gaps_s)).sum(axis=1)
+    counted = given.astype(np.float64) if counts is None else np.maximum(counts, given)
     prior = np.broadcast_to(prior_s, (rows, prior_s.size))
+    fades = prior_weight * 4 / (counted + 4) * given.clip(1) / counted.clip(1) / max(prior_s.size, 1)
     samples = np.concatenate((gaps_s, prior), axis=1)
-    weights = np.concatenate(
-        (~np.isnan(gaps_s), np.full((rows, prior_s.size), prior_weight / max(prior_s.size, 1))), axis=1
-    ).astype(np.float64)
+    weights = np.concatenate((~np.isnan(gaps_s), np.repeat(fades[:, None], prior_s.size, axis=1)), axis=1)
     order = np.argsort(samples, axis=1)  # NaN last
     samples = np.take_along_axis(samples, order, axis=1)
     weights = np.take_along_axis(weights, order, axis=1)
     samples = np.where(np.isnan(samples), np.nanmax(samples, axis=1, initial=0.0, keepdims=True), samples)
-    keep, again, until = _least_cost(samples, weights, _tolerance(gaps_s, counted), cold_s, hidden_s, start_s)
+    keep, again, until = _least_cost(samples, weights, _tolerance(gaps_s, counted, cold_s), cold_s, hidden_s, start_s)
     unknown = (counted == 0) & (prior_s.size == 0)
     return Windows(
         np.where(unknown, cold_s, keep), np.where(unknown, np.inf, again), np.where(unknown, np.inf, until)
     )
 
 
-def _tolerance(gaps_s: FloatArray, counted: FloatArray) -> FloatArray:
-    """How far the next gap may lie outside those seen: their middle spread over their number, at least a second."""
+def _tolerance(gaps_s: FloatArray, counted: FloatArray, cold_s: float) -> FloatArray:
+    """How far outside those seen the next gap is provided for, at least a second.
+
+    Beyond n gaps lies one in n + 1, and how far is taken to fall off exponentially with a quarter of the middle spread; a
+    window is widened until a second more costs what it saves of a cold start.
+    """
     few = counted < 2
     safe = np.where(few[:, None], 0.0, gaps_s)
-    spread = np.nanquantile(safe, 0.9, axis=1) - np.nanquantile(safe, 0.1, axis=1)
-    return np.maximum(1.0, spread / np.maximum(counted, 1) * 2)
+    scale = (np.nanquantile(safe, 0.9, axis=1) - np.nanquantile(safe, 0.1, axis=1)) / 4
+    at_stake = cold_s / ((counted + 1) * np.maximum(scale, 1e-9))
+    return np.maximum(1.0, scale * np.log(np.maximum(at_stake, 1.0)))
 
 
 def _least_cost(

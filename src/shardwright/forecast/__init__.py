@@ -4,7 +4,7 @@
 others plug in by the contract ``Forecaster``. ``IdleGaps`` knows how long series stay unused.
 """
 
-from shardwright.forecast._gaps import IdleGaps
+from shardwright.forecast._gaps import IdleGaps, thinned
 from shardwright.forecast._histogram import DecayingHistogram, HistogramForecaster
 from shardwright.forecast._seasonal import HoltWinters, SeasonalNaive
 from shardwright.forecast._seasonality import find_periods
@@ -18,5 +18,6 @@ __all__ = [
     "SeasonalNaive",
     "Selected",
     "find_periods",
+    "thinned",
     "usual_candidates",
 ]

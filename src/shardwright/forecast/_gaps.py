@@ -20,7 +20,7 @@ _BUCKETS = 9 * _BUCKETS_PER_DECADE
 class IdleGaps:
     """The ``remember`` latest gaps of each of ``series`` series, and the gaps of all, each series with equal voice."""
 
-    def __init__(self, series: int, *, remember: int = 40) -> None:
+    def __init__(self, series: int, *, remember: int = 400) -> None:
         self._recent: FloatArray = np.full((series, remember), np.nan)
         self._count: IntArray = np.zeros(series, dtype=np.int64)
         self._buckets: FloatArray = np.zeros((series, _BUCKETS))
@@ -50,6 +50,10 @@ class IdleGaps:
         """The latest gaps, shape (series, remember), in no particular order; NaN where there are fewer."""
         return self._recent.copy()
 
+    def thinned(self, rows: IntArray) -> FloatArray:
+        """The latest gaps of these series as ``thinned`` gives them, a row each."""
+        return np.stack([thinned(self._recent[row][~np.isnan(self._recent[row])]) for row in np.asarray(rows).tolist()])
+
     def population(self, samples: int = 12, *, least: int = 3) -> FloatArray:
         """``samples`` evenly spaced quantiles of the gaps of all series; empty before ``least`` series have any.
 
@@ -77,3 +81,14 @@ def bucket_of(gap_s: float) -> int:
     """In which logarithmic bucket a gap falls."""
     place = np.log10(min(max(gap_s, _SHORTEST_S), _LONGEST_S) / _SHORTEST_S) * _BUCKETS_PER_DECADE
     return min(int(place), _BUCKETS - 1)
+
+
+def thinned(gaps_s: FloatArray, samples: int = 40) -> FloatArray:
+    """At most ``samples`` gaps that stand for all: evenly spaced quantiles, both ends among them; padded with NaN."""
+    result = np.full(samples, np.nan)
+    if gaps_s.size > samples:
+        ordered = np.sort(gaps_s)
+        result[:] = ordered[np.round(np.linspace(0, ordered.size - 1, samples)).astype(np.int64)]
+    else:
+        result[: gaps_s.size] = gaps_s
+    return result
