@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         new_state,
     )
     from shardwright.controller._needs import NeedParams, Needs
-    from shardwright.controller._spares import MOST_SPARES, KeepAlive, SpareParams, bucket, drop_at, needs, worth_keeping
+    from shardwright.controller._spares import MOST_SPARES, KeepAlive, SpareParams, bucket, drop_at, needs, steady, worth_keeping
     from shardwright.controller._windows import Windows, choose_windows
 
 __all__ = [
@@ -84,6 +84,7 @@ __all__ = [
     "needs",
     "new_state",
     "staffing",
+    "steady",
     "worth_keeping",
 ]
 
@@ -95,7 +96,7 @@ _ROOMS = {
         "may_raise", "new_state",
     ),
     "_needs": ("NeedParams", "Needs"),
-    "_spares": ("MOST_SPARES", "KeepAlive", "SpareParams", "bucket", "drop_at", "needs", "worth_keeping"),
+    "_spares": ("MOST_SPARES", "KeepAlive", "SpareParams", "bucket", "drop_at", "needs", "steady", "worth_keeping"),
     "_windows": ("Windows", "choose_windows"),
 }  # fmt: skip
 _LATER = {name: module for module, names in _ROOMS.items() for name in names}

@@ -92,7 +92,10 @@ class SpareParams:
     memory: float = 50.0
     surplus_s: float | None = None
     spares: int = MOST_SPARES
-    doubt: float = 0.25  # how many endless gaps are assumed in each histogram
+    doubt: float = 0.1  # how many endless gaps are assumed in each histogram
+    trust: float = np.inf  # from so many gaps in its histogram on, the rate alone keeps no spare
+    rate_s: float = 900.0
+    histograms: bool = True
     within: KeepAlive | None = None
 
     def __post_init__(self) -> None:
@@ -142,6 +145,20 @@ def worth_keeping(
     least = cost[np.arange(total.size), best]
     unknown = counted <= 0
     return np.where(unknown, cold_s, _CHOICES_S[best]), ~unknown & (least + hidden_s * total < cold_s * total)
+
+
+def steady(
+    share: FloatArray, rate: FloatArray, fades_s: FloatArray, cold_s: FloatArray, hidden_s: FloatArray
+) -> tuple[FloatArray, BoolArray]:
+    """For how long after an arrival each spare is worth keeping, and whether it is worth a start, by the arrival rate.
+
+    ``share`` of all arrivals that need each spare, one row a component; ``rate`` of arrivals a second, which fades with the time
+    constant ``fades_s`` while nothing arrives.
+    """
+    often = share * rate[:, None]
+    pays = often * cold_s[:, None] >= 1
+    keep = np.where(pays, fades_s[:, None] * np.log(np.where(pays, often * cold_s[:, None], 1.0)), 0.0)
+    return keep, often * (cold_s - hidden_s)[:, None] >= 1
 
 
 def drop_at(

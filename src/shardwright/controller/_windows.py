@@ -14,6 +14,9 @@ import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray
 
+FADE = 4.0
+DOUBT = 1.0  # gaps that are assumed to miss a window that opens anew, lest chance holes between gaps are believed in
+
 
 @dataclass(frozen=True, slots=True)
 class Windows:
@@ -64,7 +67,7 @@ def choose_windows(
     given = (~np.isnan(gaps_s)).sum(axis=1)
     counted = given.astype(np.float64) if counts is None else np.maximum(counts, given)
     prior = np.broadcast_to(prior_s, (rows, prior_s.size))
-    fades = prior_weight * 4 / (counted + 4) * given.clip(1) / counted.clip(1) / max(prior_s.size, 1)
+    fades = prior_weight * FADE / (counted + FADE) * given.clip(1) / counted.clip(1) / max(prior_s.size, 1)
     samples = np.concatenate((gaps_s, prior), axis=1)
     weights = np.concatenate((~np.isnan(gaps_s), np.repeat(fades[:, None], prior_s.size, axis=1)), axis=1)
     order = np.argsort(samples, axis=1)  # NaN last
@@ -116,7 +119,7 @@ def _least_cost(
     cost[:, np.arange(count)[:, None] > np.arange(count)[None, :]] = np.inf
     cost[begins <= start_s] = np.inf  # it could not be back so early
     last = np.argmin(cost, axis=2)
-    least = np.take_along_axis(cost, last[:, :, None], axis=2)[:, :, 0]
+    least = np.take_along_axis(cost, last[:, :, None], axis=2)[:, :, 0] + DOUBT * cold_s
     # the best second window when samples before i were served by the first: a minimum from the right
     from_here = least + cold_s * W[:, :-1]
     never = cold_s * whole

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shardwright.contracts.forecast import BoolArray, FloatArray
+from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 from shardwright.controller import Windows, choose_windows
 from shardwright.forecast import IdleGaps, thinned
 from shardwright.simulation._levels import Outcome
@@ -116,33 +116,32 @@ def hybrid_histogram(range_s: float = 4 * 3600.0) -> WindowRule:
     """
     bins = int(range_s / 60)
 
+    def window(past: FloatArray) -> tuple[float, float, float]:
+        inside = past[past < range_s]
+        if past.size and inside.size * 2 < past.size:
+            expected = float(past[-10:].mean())
+            return 0.0, 0.85 * expected, 1.15 * expected
+        counts = np.bincount((inside / 60).astype(np.int64), minlength=bins)
+        if inside.size < 2 or counts.std() < 2 * counts.mean():
+            return range_s, np.inf, np.inf
+        cumulated = np.cumsum(counts)
+        head = float(np.searchsorted(cumulated, 0.05 * inside.size)) * 60 * 0.9
+        tail = (float(np.searchsorted(cumulated, 0.99 * inside.size)) + 1) * 60 * 1.1
+        return (tail, np.inf, np.inf) if head < 60 else (0.0, head, tail)
+
     def rule(function: Function) -> Windows:
-        size = function.gaps_s.size
-        keep, again, until = np.full(size, range_s), np.full(size, np.inf), np.full(size, np.inf)
-        counts, outside = np.zeros(bins), 0
-        total = squares = 0.0
-        for number, gap in enumerate(function.gaps_s.tolist()):
-            if number and outside * 2 > number:
-                expected = float(np.mean(function.gaps_s[max(0, number - 10) : number]))
-                keep[number], again[number], until[number] = 0.0, 0.85 * expected, 1.15 * expected
-            elif number >= 2 and total and squares / bins - (total / bins) ** 2 >= (2 * total / bins) ** 2:
-                cumulated = np.cumsum(counts)
-                head = float(np.searchsorted(cumulated, 0.05 * total)) * 60 * 0.9
-                tail = (float(np.searchsorted(cumulated, 0.99 * total)) + 1) * 60 * 1.1
-                if head < 60:
-                    keep[number] = tail
-                else:
-                    keep[number], again[number], until[number] = 0.0, head, tail
-            place = int(gap // 60)
-            if place < bins:
-                squares += 2 * counts[place] + 1
-                counts[place] += 1
-                total += 1
-            else:
-                outside += 1
-        return Windows(keep, again, until)
+        at = _decided(function.gaps_s.size)
+        chosen = np.array([window(function.gaps_s[:number]) for number in at.tolist()]).reshape(at.size, 3)
+        which = np.searchsorted(at, np.arange(function.gaps_s.size), side="right") - 1
+        return Windows(*chosen[which].T)
 
     return rule
+
+
+def _decided(size: int) -> IntArray:
+    """After how many gaps a window is decided anew: each of the first 16, then ever more rarely, to save time."""
+    later = np.unique(np.geomspace(16, max(size, 17), 40).astype(np.int64)).tolist()
+    return np.array([number for number in [*range(16), *later] if number < size], dtype=np.int64)
 
 
 def least_cost_windows(
@@ -155,8 +154,7 @@ def least_cost_windows(
     def rule(function: Function) -> Windows:
         gaps = function.gaps_s
         size = gaps.size
-        decided = [*range(16), *np.unique(np.geomspace(16, max(size, 17), 40).astype(np.int64)).tolist()]
-        at = np.array([number for number in decided if number < size], dtype=np.int64)
+        at = _decided(size)
         if not at.size:
             return Windows(np.empty(0), np.empty(0), np.empty(0))
         past = np.stack([thinned(gaps[max(0, number - remember) : number]) for number in at.tolist()])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
-from shardwright.controller import MOST_SPARES, SpareParams, bucket, drop_at, needs, worth_keeping
+from shardwright.controller import MOST_SPARES, SpareParams, bucket, drop_at, needs, steady, worth_keeping
 from shardwright.simulation._demand import Sessions
 from shardwright.simulation._levels import Outcome
 
@@ -92,6 +92,13 @@ class _Replay:
         self.rises = np.zeros_like(self.gaps)
         self.at_once = np.zeros(count, dtype=np.int64)
         self.wanted = np.zeros(count, dtype=np.int64)
+        self.until = np.full((count, MOST_SPARES), -np.inf)  # how long each spare is worth keeping
+        self.rate = np.zeros(count)
+        self.rate_s = np.array([p.rate_s for p in params])
+        self.histograms = np.array([p.histograms for p in params])
+        self.share = np.zeros((count, MOST_SPARES))
+        self.last_at = np.full(count, -np.inf)
+        self.trust = np.array([p.trust for p in params])
         self.starting_pays = np.zeros((count, MOST_SPARES), dtype=bool)
         self.latest = np.full((count, MOST_SPARES - 1), -np.inf)
         self.arrivals = np.zeros(count, dtype=np.int64)
@@ -101,7 +108,34 @@ class _Replay:
         self.ready_at = np.full((count, _STARTING), np.inf)
         self.first_starting = np.zeros(count, dtype=np.int64)
         self.after_starting = np.zeros(count, dtype=np.int64)
+        self.told = np.array([lane.told for lane in lanes])
+        self._prepare_truth()
         self.visible, self.hidden, self.starts, self.idle = (np.zeros(count) for _ in range(4))
+
+    def _prepare_truth(self) -> None:
+        """For lanes that are told the rate: in each of its steps, until when each spare pays, and whether a start does.
+
+        How large a share of arrivals needs each spare is that of the whole trace; needs are taken to be memoryless.
+        """
+        told = np.flatnonzero(self.told)
+        self.truth_of = np.full(self.told.size, -1)
+        self.truth_of[told] = np.arange(told.size)
+        steps = max((self.lanes[n].sessions.rate.size for n in told.tolist()), default=0)
+        self.truth_step = np.array([lane.sessions.step_s for lane in self.lanes])
+        self.truth_until = np.full((told.size, steps, MOST_SPARES), -np.inf)
+        self.truth_starts = np.zeros((told.size, steps, MOST_SPARES), dtype=bool)
+        for place, number in enumerate(told.tolist()):
+            sessions = self.lanes[number].sessions
+            at = sessions.events_s[sessions.begins]
+            before = np.arange(at.size) - np.searchsorted(at, at - self.start_s[number], side="right")
+            shares = np.array([(before >= others).mean() if at.size else 0.0 for others in range(MOST_SPARES)])
+            rates = sessions.rate[:, None] * shares[None, :]
+            pays = (rates * self.cold[number] >= 1) & (np.arange(MOST_SPARES) < self.most[number])
+            edges = np.arange(sessions.rate.size) * sessions.step_s
+            stops = np.minimum.accumulate(np.where(pays, np.inf, edges[:, None])[::-1], axis=0)[::-1]
+            self.truth_until[place, : rates.shape[0]] = np.where(pays, stops, -np.inf)
+            worth = self.cold[number] - self.hide[number] - self.start_s[number]
+            self.truth_starts[place, : rates.shape[0]] = pays & (rates * worth >= 1)
 
     def run(self) -> list[Outcome]:
         active = self.counts.size
@@ -151,9 +185,8 @@ class _Replay:
             lanes = lanes[self.top[lanes] > self.bottom[lanes]]
 
     def _drop_at(self, lanes: IntArray, position: IntArray, since: FloatArray) -> FloatArray:
-        until = self.needed_at[lanes] + self.worth_s[lanes]
         surplus = np.maximum(self.surplus_s[lanes], self.least_surplus_s[lanes][:, None])
-        return drop_at(position, since, self.wanted[lanes], until, surplus)
+        return drop_at(position, since, self.wanted[lanes], self.until[lanes], surplus)
 
     def _ends(self, lanes: IntArray, now: FloatArray) -> None:
         self.since[lanes, self.top[lanes] % _DEPTH] = now[lanes]
@@ -190,7 +223,7 @@ class _Replay:
         self.starts[cold] += scored[~warm & ~late]
         self.own_starts[cold] += 1
         self.idle[cold] += self.start_s[cold] * scored[~warm & ~late]
-        pays = self.starting_pays[lanes] & (self.needed_at[lanes] + self.worth_s[lanes] > at[:, None])
+        pays = self._values(lanes, at)
         wanted = np.where(pays.all(axis=1), MOST_SPARES, np.argmin(pays, axis=1))
         self.wanted[lanes] = wanted
         while lanes.size:
@@ -205,6 +238,21 @@ class _Replay:
             self.hidden[lanes] += scored
             self.starts[lanes] += scored
             self.idle[lanes] += self.start_s[lanes] * scored
+
+    def _values(self, lanes: IntArray, at: FloatArray) -> BoolArray:
+        """Until when each spare is worth keeping, and whether it is worth a start now."""
+        until, pays = self.needed_at[lanes] + self.worth_s[lanes], self.starting_pays[lanes]
+        keep, also = steady(
+            self.share[lanes], self.rate[lanes], self.rate_s[lanes], self.cold[lanes], self.hide[lanes] + self.start_s[lanes]
+        )
+        off = ~self.histograms[lanes] & ~self.told[lanes]
+        until[off], pays = -np.inf, pays & ~off[:, None]
+        # told lanes know the rate; others believe their histograms once these have seen enough
+        learning = (self.gaps[lanes].sum(axis=2) < self.trust[lanes][:, None]) & ~self.told[lanes][:, None]
+        learning &= np.arange(MOST_SPARES)[None, :] < self.most[lanes][:, None]
+        self.until[lanes] = np.where(learning, np.maximum(until, at[:, None] + keep), until)
+        result: BoolArray = (pays | (also & learning)) & (self.until[lanes] > at[:, None])
+        return result
 
     def _budget(self, lanes: IntArray, now: FloatArray) -> None:
         """What a plain keep-alive would have come to by now, and what that permits."""
@@ -222,6 +270,20 @@ class _Replay:
 
     def _learn(self, lanes: IntArray, needed: BoolArray, now: FloatArray) -> None:
         needed &= np.arange(MOST_SPARES)[None, :] < self.most[lanes][:, None]
+        silent = now[lanes] - self.last_at[lanes]
+        memory = self.rate_s[lanes]
+        self.rate[lanes] = self.rate[lanes] * np.exp(-np.where(np.isfinite(silent), silent, 0.0) / memory) + 1 / memory
+        self.last_at[lanes] = now[lanes]
+        shares = np.maximum(1 / self.arrivals[lanes], 1 / 500)[:, None]
+        self.share[lanes] += shares * (needed - self.share[lanes])
+        told = lanes[self.told[lanes]]
+        if told.size:
+            truth = self.truth_of[told]
+            step = np.minimum((now[told] / self.truth_step[told]).astype(np.int64), self.truth_until.shape[1] - 1)
+            self.needed_at[told] = 0.0
+            self.worth_s[told] = self.truth_until[truth, step]
+            self.starting_pays[told] = self.truth_starts[truth, step]
+            needed[self.told[lanes]] = False
         place, spare = np.nonzero(needed)
         lane = lanes[place]
         gap = now[lane] - self.needed_at[lane, spare]
