@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from shardwright.controller import CPU, MEMORY, LimitDecision, LimitParams, LimitState, actuations, decide_limits, may_raise
 from shardwright.controller import new_state as fresh_state
 
-PARAMS = LimitParams(calm_s=20.0, rest_s=5.0, age_s=60.0)
+PARAMS = LimitParams(calm_s=20.0, rest_s=5.0, age_s=60.0, oom_hold_s=300.0)
 CORES, MEMORY_GIB = 4.0, 4.0
 ABSURD = (float("nan"), -1.0, float("inf"), -float("inf"), 1e300)
-FEW = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=25, stateful_step_count=15, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class Node(RuleBasedStateMachine):

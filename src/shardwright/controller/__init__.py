@@ -6,7 +6,6 @@ imported when it is first used: a node that only keeps minima does without.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from shardwright.controller._pool import (
@@ -88,21 +87,12 @@ __all__ = [
     "worth_keeping",
 ]
 
-_ROOMS = {
-    "_adjust": ("Container", "NodePolicies", "adjust_resources"),
-    "_fairness": ("dominant_shares", "fair_levels", "max_min"),
-    "_limits": (
-        "CPU", "MEMORY", "REASONS", "LimitDecision", "LimitParams", "LimitState", "actuations", "decide_limits", "lend",
-        "may_raise", "new_state",
-    ),
-    "_needs": ("NeedParams", "Needs"),
-    "_spares": ("MOST_SPARES", "KeepAlive", "SpareParams", "bucket", "drop_at", "needs", "steady", "worth_keeping"),
-    "_windows": ("Windows", "choose_windows"),
-}  # fmt: skip
-_LATER = {name: module for module, names in _ROOMS.items() for name in names}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(f"shardwright.controller.{_LATER[name]}"), name)
+    if name in __all__:
+        from shardwright.controller import _adjust, _fairness, _limits, _needs, _spares, _windows
+
+        for module in (_adjust, _fairness, _limits, _needs, _spares, _windows):
+            if hasattr(module, name):
+                return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -93,9 +93,8 @@ class SpareParams:
     surplus_s: float | None = None
     spares: int = MOST_SPARES
     doubt: float = 0.1  # how many endless gaps are assumed in each histogram
-    trust: float = np.inf  # from so many gaps in its histogram on, the rate alone keeps no spare
-    rate_s: float = 900.0
-    histograms: bool = True
+    trust: float = 0.0  # until so many gaps are in its histogram, the present arrival rate may keep a spare as well
+    rate_s: float = 900.0  # the time constant of that rate
     within: KeepAlive | None = None
 
     def __post_init__(self) -> None:

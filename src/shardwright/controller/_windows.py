@@ -14,8 +14,7 @@ import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray
 
-FADE = 4.0
-DOUBT = 1.0  # gaps that are assumed to miss a window that opens anew, lest chance holes between gaps are believed in
+DOUBT = 0.15  # gaps that are assumed to miss a window that opens anew, lest chance holes between gaps are believed in
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +54,18 @@ def choose_windows(
     hidden_s: float,
     start_s: float,
     counts: FloatArray | None = None,
-    prior_weight: float = 4.0,
+    prior_weight: float = 1.0,
 ) -> Windows:
     """The window of least past cost for every row of ``gaps_s``, which is padded with NaN.
 
     ``counts`` says how many gaps each row stands for, where that is more than there are. ``prior_s`` are gaps usual in the
-    population; together they weigh as much as ``prior_weight`` gaps of a component without gaps, and less the more it has
-    itself: one that always waited equally long does so again.
+    population; together they weigh as much as ``prior_weight`` of the gaps in a row.
     """
     rows = gaps_s.shape[0]
     given = (~np.isnan(gaps_s)).sum(axis=1)
     counted = given.astype(np.float64) if counts is None else np.maximum(counts, given)
     prior = np.broadcast_to(prior_s, (rows, prior_s.size))
-    fades = prior_weight * FADE / (counted + FADE) * given.clip(1) / counted.clip(1) / max(prior_s.size, 1)
+    fades = np.full(rows, prior_weight / max(prior_s.size, 1))
     samples = np.concatenate((gaps_s, prior), axis=1)
     weights = np.concatenate((~np.isnan(gaps_s), np.repeat(fades[:, None], prior_s.size, axis=1)), axis=1)
     order = np.argsort(samples, axis=1)  # NaN last

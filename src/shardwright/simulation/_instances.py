@@ -95,7 +95,6 @@ class _Replay:
         self.until = np.full((count, MOST_SPARES), -np.inf)  # how long each spare is worth keeping
         self.rate = np.zeros(count)
         self.rate_s = np.array([p.rate_s for p in params])
-        self.histograms = np.array([p.histograms for p in params])
         self.share = np.zeros((count, MOST_SPARES))
         self.last_at = np.full(count, -np.inf)
         self.trust = np.array([p.trust for p in params])
@@ -245,8 +244,6 @@ class _Replay:
         keep, also = steady(
             self.share[lanes], self.rate[lanes], self.rate_s[lanes], self.cold[lanes], self.hide[lanes] + self.start_s[lanes]
         )
-        off = ~self.histograms[lanes] & ~self.told[lanes]
-        until[off], pays = -np.inf, pays & ~off[:, None]
         # told lanes know the rate; others believe their histograms once these have seen enough
         learning = (self.gaps[lanes].sum(axis=2) < self.trust[lanes][:, None]) & ~self.told[lanes][:, None]
         learning &= np.arange(MOST_SPARES)[None, :] < self.most[lanes][:, None]

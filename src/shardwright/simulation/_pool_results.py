@@ -17,7 +17,7 @@ from shardwright.simulation._traces import Trace
 
 BASELINE = "fixed 10 min"
 OURS, BOUNDED, TOLD = "shardwright", "shardwright within 10 min", "told the true rate"
-_CANDIDATES = ((200.0, 0.1), (50.0, 0.1), (200.0, 0.5), (800.0, 0.1))  # memory, doubt
+_CANDIDATES = ((200.0, 0.0), (50.0, 0.0), (200.0, 30.0), (200.0, np.inf))  # memory, trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _once(fleet: Sequence[Sessions], params: PoolParams) -> dict[str, list[Outco
     idle = sum(o.idle_s / max(s.length_s - s.score_from_s, 1e-9) for o, s in zip(result[BASELINE], fleet, strict=True))
     result["greedy dual"] = greedy_dual(fleet, max(1, round(idle)), params.start_s)
     chosen = _tuned(fleet, params)
-    usual = SpareParams(params.cold_s, params.hidden_s, params.start_s, *_CANDIDATES[0][:1], doubt=_CANDIDATES[0][1])
+    usual = SpareParams(params.cold_s, params.hidden_s, params.start_s, _CANDIDATES[0][0])
     lanes = [Lane(s, p, False, s.score_from_s) for s, p in zip(fleet, chosen, strict=True)]
     lanes += [Lane(s, p, True, s.score_from_s) for s, p in zip(fleet, chosen, strict=True)]
     lanes += [Lane(s, replace(usual, within=KeepAlive()), False, s.score_from_s) for s in fleet]
@@ -99,7 +99,7 @@ def _once(fleet: Sequence[Sessions], params: PoolParams) -> dict[str, list[Outco
 def _tuned(fleet: Sequence[Sessions], params: PoolParams) -> list[SpareParams]:
     """For each component the candidate of least cost in the first part of its trace."""
     candidates = [
-        SpareParams(params.cold_s, params.hidden_s, params.start_s, memory, doubt=doubt) for memory, doubt in _CANDIDATES
+        SpareParams(params.cold_s, params.hidden_s, params.start_s, memory, trust=trust) for memory, trust in _CANDIDATES
     ]
     outcomes = replay([Lane(s, p, False, 0.0, s.score_from_s) for p in candidates for s in fleet])
     costs = np.array([o.cost(params.cold_s, params.hidden_s) for o in outcomes]).reshape(len(candidates), len(fleet))

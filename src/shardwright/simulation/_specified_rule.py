@@ -13,9 +13,10 @@ import numpy as np
 
 from shardwright.contracts.forecast import FloatArray
 from shardwright.controller import CPU, LimitState
+from shardwright.simulation._plant import Controller
 
 
-def specified_rule(window: int = 10):
+def specified_rule(window: int = 10) -> Controller:
     """A controller for ``run_plant``; the limits are its guarantees."""
     history: list[FloatArray] = []
 
