@@ -32,7 +32,9 @@ class _Optimist(SeasonalNaive):
 
     def predict(self, steps: int) -> Forecast:
         forecast = super().predict(steps)
-        return Forecast(*(np.nan_to_num(a) for a in (forecast.low, forecast.middle, forecast.high)), forecast.confidence)
+        return Forecast(
+            *(np.nan_to_num(a) for a in (forecast.low, forecast.middle, forecast.high)), forecast.confidence
+        )
 
 
 class _Sure(SeasonalNaive):

@@ -12,13 +12,28 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from shardwright.controller import CPU, MEMORY, LimitDecision, LimitParams, LimitState, actuations, decide_limits, may_raise
+from shardwright.controller import (
+    CPU,
+    MEMORY,
+    LimitDecision,
+    LimitParams,
+    LimitState,
+    actuations,
+    decide_limits,
+    may_raise,
+)
 from shardwright.controller import new_state as fresh_state
 
 PARAMS = LimitParams(calm_s=20.0, rest_s=5.0, age_s=60.0, oom_hold_s=300.0)
 CORES, MEMORY_GIB = 4.0, 4.0
 ABSURD = (float("nan"), -1.0, float("inf"), -float("inf"), 1e300)
-FEW = settings(max_examples=25, stateful_step_count=15, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(
+    max_examples=25,
+    stateful_step_count=15,
+    phases=[Phase.generate],
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 class Node(RuleBasedStateMachine):
@@ -57,7 +72,11 @@ class Node(RuleBasedStateMachine):
                 assert (applied.sum(axis=0) <= self.capacity[0] * (1 + 1e-9)).all(), "promised more than there is"
         self.state = replace(decision.state, guarantee=applied)
 
-    @rule(kind=st.sampled_from(["steady", "burst", "idle", "adversarial"]), ticks=st.integers(1, 40), failing=st.sampled_from([0, 0.3]))
+    @rule(
+        kind=st.sampled_from(["steady", "burst", "idle", "adversarial"]),
+        ticks=st.integers(1, 40),
+        failing=st.sampled_from([0, 0.3]),
+    )
     def demand(self, kind: str, ticks: int, failing: float) -> None:
         count = self.state.count
         size = {"steady": 0.5, "burst": 3.0, "idle": 0.0, "adversarial": 1.0}[kind]
@@ -94,7 +113,11 @@ class Node(RuleBasedStateMachine):
         oom = self.state.oom_s.copy()
         oom[who] = self.now
         self.state = replace(self.state, oom_s=oom)
-        decision = self._decide(np.tile([0.1, 0.1], (self.state.count, 1)), np.zeros((self.state.count, 2)), np.full(self.state.count, self.now))
+        decision = self._decide(
+            np.tile([0.1, 0.1], (self.state.count, 1)),
+            np.zeros((self.state.count, 2)),
+            np.full(self.state.count, self.now),
+        )
         had = self.state.guarantee[who, MEMORY]
         assert decision.wish[who, MEMORY] >= min(had * PARAMS.oom_factor, MEMORY_GIB) - 1e-9, "memory was not raised"
         self._apply(decision, 0.0)
@@ -113,7 +136,11 @@ class Node(RuleBasedStateMachine):
         higher = self.state.priority.copy()
         higher[who] = 100.0
         one = type(self).decide(self.state, self.capacity, self.now, PARAMS).state.guarantee[who]
-        other = type(self).decide(replace(self.state, priority=higher), self.capacity, self.now, PARAMS).state.guarantee[who]
+        other = (
+            type(self)
+            .decide(replace(self.state, priority=higher), self.capacity, self.now, PARAMS)
+            .state.guarantee[who]
+        )
         assert (other >= one - 1e-6).all(), "more priority got less"
 
     @rule()

@@ -14,14 +14,25 @@ from shardwright.errors import TraceError
 if TYPE_CHECKING:
     from shardwright.simulation import PoolResults
 
-_HEADERS = ("policy", "visible colds", "hidden starts", "starts", "idle s", "cost over fixed 10 min, median", "p90", "worst")
+_HEADERS = (
+    "policy",
+    "visible colds",
+    "hidden starts",
+    "starts",
+    "idle s",
+    "cost over fixed 10 min, median",
+    "p90",
+    "worst",
+)
 
 
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, path_type=Path))
 @click.option("--report", type=click.Choice(["pool", "controller"]), help="Evaluate over a whole folder of traces.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where the report is written.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw visible colds against idleness (.png, .svg).")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw visible colds against idleness (.png, .svg)."
+)
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 1000), help="How many seeds.")
 @click.option("--seed", default=0, show_default=True, help="The first of them.")
 @click.option("--cold", default=600.0, show_default=True, help="The price of a visible cold start, in idle-seconds.")

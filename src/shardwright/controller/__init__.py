@@ -38,11 +38,23 @@ if TYPE_CHECKING:
         new_state,
     )
     from shardwright.controller._needs import NeedParams, Needs
-    from shardwright.controller._spares import MOST_SPARES, KeepAlive, SpareParams, bucket, drop_at, needs, steady, worth_keeping
+    from shardwright.controller._spares import (
+        MOST_SPARES,
+        KeepAlive,
+        SpareParams,
+        bucket,
+        drop_at,
+        needs,
+        steady,
+        worth_keeping,
+    )
     from shardwright.controller._windows import Windows, choose_windows
 
 __all__ = [
     "CPU",
+    "MEMORY",
+    "MOST_SPARES",
+    "REASONS",
     "ComponentPool",
     "Container",
     "Evict",
@@ -52,8 +64,6 @@ __all__ = [
     "LimitParams",
     "LimitState",
     "Load",
-    "MEMORY",
-    "MOST_SPARES",
     "NeedParams",
     "Needs",
     "NodePolicies",
@@ -61,7 +71,6 @@ __all__ = [
     "PoolPolicy",
     "PoolState",
     "PooledShard",
-    "REASONS",
     "Refill",
     "ScaleDecision",
     "ScaleParams",

@@ -7,7 +7,7 @@ reading of the specified rule, and why, is in docs/decisions/0010-limits.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class NodePolicies:
 
     capacity: Resources
     others: Sequence[tuple[Container, UsageModel]] = ()
-    params: LimitParams = LimitParams()
+    params: LimitParams = field(default_factory=LimitParams)
 
 
 def adjust_resources(container: Container, usage_model: UsageModel, policies: NodePolicies, now: float) -> Container:
@@ -66,9 +66,7 @@ def adjust_resources(container: Container, usage_model: UsageModel, policies: No
     before, after = state.guarantee[place], decision.state.guarantee[place]
     if np.array_equal(before, after):
         return container
-    guarantee = replace(
-        container.limits.guarantee, cpu=float(after[CPU]), memory_bytes=int(after[MEMORY] * _GIB)
-    )
+    guarantee = replace(container.limits.guarantee, cpu=float(after[CPU]), memory_bytes=int(after[MEMORY] * _GIB))
     risen = bool((after > before).any())
     return replace(
         container,

@@ -1,7 +1,7 @@
 """Who gets how much of what is scarce: weighted max-min, over one resource or two, for all nodes at once.
 
-Everything is exact (no search for a level): shards are sorted by the level at which they are satisfied, and sums of prefixes
-tell at which of them a node's capacity ends. O(n log n), vectorised; ``group`` says on which node each shard is, 0 .. groups - 1.
+Everything is exact (no search for a level): shards are sorted by the level at which they are satisfied, and sums of
+prefixes tell at which of them a node's capacity ends. O(n log n), vectorised; ``group`` says on which node each shard is, 0 .. groups - 1.
 
 Max-min fairness after Bertsekas and Gallager; over several resources dominant resource fairness (Ghodsi et al., NSDI 2011).
 """
@@ -13,9 +13,7 @@ import numpy as np
 from shardwright.contracts.forecast import FloatArray, IntArray
 
 
-def fair_levels(
-    demand: FloatArray, weight: FloatArray, group: IntArray, capacity: FloatArray
-) -> FloatArray:
+def fair_levels(demand: FloatArray, weight: FloatArray, group: IntArray, capacity: FloatArray) -> FloatArray:
     """The level of each group: shard i gets min(demand, level * weight). Infinite where all demand fits.
 
     ``demand`` not negative, ``weight`` positive, one ``capacity`` a group.
@@ -52,9 +50,7 @@ def max_min(demand: FloatArray, weight: FloatArray, group: IntArray, capacity: F
     return _within(given, group, capacity)
 
 
-def dominant_shares(
-    demand: FloatArray, weight: FloatArray, group: IntArray, capacity: FloatArray
-) -> FloatArray:
+def dominant_shares(demand: FloatArray, weight: FloatArray, group: IntArray, capacity: FloatArray) -> FloatArray:
     """Dominant resource fairness: what each shard gets of every resource, shape of ``demand`` (shards, resources).
 
     Each gets the same share x of all that it asks, so that x times its dominant share (of the resource of which it asks the
@@ -100,7 +96,7 @@ def dominant_shares(
 def _within(given: FloatArray, group: IntArray, capacity: FloatArray) -> FloatArray:
     """Rounding must not give more than there is."""
     total = np.bincount(group, weights=given, minlength=capacity.size)
-    scale = np.where(total > capacity, np.maximum(capacity, 0.0) / np.maximum(total, 1e-300) * (1 - 1e-12), 1.0)
+    scale = np.where(total > capacity, np.maximum(capacity, 0.0) / np.maximum(total, 1e-300) * (1 - 1e-9), 1.0)
     result: FloatArray = given * scale[group]
     return result
 
@@ -109,7 +105,8 @@ def _running(values: FloatArray, starts: IntArray) -> FloatArray:
     """Sums from the begin of each segment up to and with each value."""
     sums = np.cumsum(values)
     lengths = np.diff(np.concatenate((starts, [values.size])))
-    return sums - np.repeat(np.concatenate(([0.0], sums))[starts], lengths)
+    inside: FloatArray = sums - np.repeat(np.concatenate(([0.0], sums))[starts], lengths)
+    return inside
 
 
 def _from_here(values: FloatArray, starts: IntArray) -> FloatArray:

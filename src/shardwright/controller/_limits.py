@@ -49,8 +49,8 @@ class LimitParams:
 class LimitState:
     """One entry a shard; amounts have a column for CPU (cores) and one for memory (GiB).
 
-    ``usage`` is what it takes, ``lacked`` what it was kept from taking: throttled, waiting for a core, queued. ``measured_s`` is
-    when. ``forecast`` is what it is about to need, NaN where nobody knows. ``floor`` and ``ceiling`` are the manifest's.
+    ``usage`` is what it takes, ``lacked`` what it was kept from taking: throttled, waiting for a core, queued. ``measured_s``
+    is when. ``forecast`` is what it is about to need, NaN where nobody knows. ``floor`` and ``ceiling`` are the manifest's.
     ``short_since_s`` is since when its wish is not granted, infinite if it is; ``oom_s`` when it was last killed for memory.
     """
 
@@ -119,7 +119,13 @@ def decide_limits(state: LimitState, capacity: FloatArray, now: float, params: L
     lacks = (granted < wish * (1 - 1e-6)).any(axis=1)
     rises, sinks = granted > state.guarantee, granted < state.guarantee
     reason = np.select(
-        [~sound, lacks, rises.any(axis=1) & (now - state.oom_s < params.oom_hold_s), rises.any(axis=1), sinks.any(axis=1)],
+        [
+            ~sound,
+            lacks,
+            rises.any(axis=1) & (now - state.oom_s < params.oom_hold_s),
+            rises.any(axis=1),
+            sinks.any(axis=1),
+        ],
         [4, 5, 3, 1, 2],
         0,
     )
@@ -139,7 +145,9 @@ def decide_limits(state: LimitState, capacity: FloatArray, now: float, params: L
 def actuations(before: FloatArray, decision: LimitDecision) -> list[tuple[int, int, float]]:
     """Single steps (shard, resource, new guarantee), all that sink before any that rises."""
     after = decision.state.guarantee
-    steps = [(int(i), r, float(after[i, r])) for i in decision.order for r in (CPU, MEMORY) if after[i, r] != before[i, r]]
+    steps = [
+        (int(i), r, float(after[i, r])) for i in decision.order for r in (CPU, MEMORY) if after[i, r] != before[i, r]
+    ]
     return sorted(steps, key=lambda step: step[2] > before[step[0], step[1]])
 
 
@@ -156,7 +164,12 @@ def may_raise(
 
 
 def lend(
-    demand: FloatArray, guarantee: FloatArray, ceiling: FloatArray, weight: FloatArray, node: IntArray, capacity: FloatArray
+    demand: FloatArray,
+    guarantee: FloatArray,
+    ceiling: FloatArray,
+    weight: FloatArray,
+    node: IntArray,
+    capacity: FloatArray,
 ) -> FloatArray:
     """What each really gets of one resource: its guarantee as far as it asks for it, and idle capacity by weight up to
     its ceiling. So does a kernel's scheduler with weights; here for decisions and simulation.
@@ -209,7 +222,7 @@ def _share(state: LimitState, wish: FloatArray, capacity: FloatArray, now: float
     """Floors, then by tier what is left; only nodes on which the wishes do not fit are looked at."""
     nodes = capacity.shape[0]
     wanted = np.stack([np.bincount(state.node, weights=wish[:, r], minlength=nodes) for r in (CPU, MEMORY)], axis=1)
-    tight = (wanted > capacity).any(axis=1)
+    tight: BoolArray = np.asarray((wanted > capacity).any(axis=1))
     if not tight.any():
         return wish
     rows = np.flatnonzero(tight[state.node])

@@ -36,9 +36,7 @@ class NeedParams:
 class Needs:
     """Follows ``series`` series of measured demand. ``periods`` are their seasons in ticks (1: none)."""
 
-    def __init__(
-        self, series: int, periods: IntArray | int = 1, params: NeedParams | FloatArray | None = None
-    ) -> None:
+    def __init__(self, series: int, periods: IntArray | int = 1, params: NeedParams | FloatArray | None = None) -> None:
         self._params = params if isinstance(params, NeedParams) else NeedParams()
         shortfall = self._params.shortfall if params is None or isinstance(params, NeedParams) else params
         self._shortfall = np.broadcast_to(np.asarray(shortfall, dtype=np.float64), (series,)).copy()
@@ -93,7 +91,8 @@ class Needs:
     def _best(self) -> IntArray:
         waste = (self._given + 1e-9) / (self._used + 1e-9)
         too_short = (self._short + 1) / (self._shortfall * self._judged * 1.1 + 1)
-        return np.argmin(waste * np.maximum(too_short, 1.0), axis=0)
+        best: IntArray = np.argmin(waste * np.maximum(too_short, 1.0), axis=0)
+        return best
 
     def expected(self) -> FloatArray:
         """What each series is expected to take in the next tick, in the middle."""

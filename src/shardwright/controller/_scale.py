@@ -83,7 +83,10 @@ def decide_instances(
     elif since is not None and now - since > params.stable_s:
         since = None
     if since is not None and max(panic, load.instances) > by_load:
-        by_load, why = max(panic, float(load.instances)), f"panic: concurrency {load.panic or 0:.2f} over {params.panic_s:g} s"
+        by_load, why = (
+            max(panic, float(load.instances)),
+            f"panic: concurrency {load.panic or 0:.2f} over {params.panic_s:g} s",
+        )
     if load.forecast is not None and math.isfinite(load.forecast) and load.forecast / target > by_load:
         by_load, why = load.forecast / target, f"concurrency {load.forecast:.2f} is forecast, target {target:g}"
     if component.usage.latency_slo_s is not None and load.arrivals_s > 0:

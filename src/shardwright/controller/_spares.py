@@ -118,7 +118,8 @@ def needs(latest_s: FloatArray, now: FloatArray, start_s: FloatArray) -> BoolArr
     ``MOST_SPARES`` - 1 arrivals before it, in any order.
     """
     before = (now[:, None] - latest_s < start_s[:, None]).sum(axis=1)
-    return np.arange(MOST_SPARES)[None, :] <= before[:, None]
+    needed: BoolArray = np.arange(MOST_SPARES)[None, :] <= before[:, None]
+    return needed
 
 
 def bucket(gaps_s: FloatArray) -> IntArray:

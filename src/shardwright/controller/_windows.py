@@ -14,7 +14,7 @@ import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray
 
-DOUBT = 0.15  # gaps that are assumed to miss a window that opens anew, lest chance holes between gaps are believed in
+DOUBT = 1.0  # of the gaps in a window that opens anew one does not count: it is what the window was drawn around
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,11 @@ def choose_windows(
     samples = np.take_along_axis(samples, order, axis=1)
     weights = np.take_along_axis(weights, order, axis=1)
     samples = np.where(np.isnan(samples), np.nanmax(samples, axis=1, initial=0.0, keepdims=True), samples)
-    keep, again, until = _least_cost(samples, weights, _tolerance(gaps_s, counted, cold_s), cold_s, hidden_s, start_s)
+    doubt = DOUBT * cold_s * given.clip(1) / counted.clip(1)
+    tolerance = _tolerance(gaps_s, counted, cold_s)
+    keep, again, until = _least_cost(samples, weights, tolerance, doubt, cold_s, hidden_s, start_s)
     unknown = (counted == 0) & (prior_s.size == 0)
-    return Windows(
-        np.where(unknown, cold_s, keep), np.where(unknown, np.inf, again), np.where(unknown, np.inf, until)
-    )
+    return Windows(np.where(unknown, cold_s, keep), np.where(unknown, np.inf, again), np.where(unknown, np.inf, until))
 
 
 def _tolerance(gaps_s: FloatArray, counted: FloatArray, cold_s: float) -> FloatArray:
@@ -89,11 +89,18 @@ def _tolerance(gaps_s: FloatArray, counted: FloatArray, cold_s: float) -> FloatA
     safe = np.where(few[:, None], 0.0, gaps_s)
     scale = (np.nanquantile(safe, 0.9, axis=1) - np.nanquantile(safe, 0.1, axis=1)) / 4
     at_stake = cold_s / ((counted + 1) * np.maximum(scale, 1e-9))
-    return np.maximum(1.0, scale * np.log(np.maximum(at_stake, 1.0)))
+    wide: FloatArray = np.maximum(1.0, scale * np.log(np.maximum(at_stake, 1.0)))
+    return wide
 
 
 def _least_cost(
-    samples: FloatArray, weights: FloatArray, tolerance: FloatArray, cold_s: float, hidden_s: float, start_s: float
+    samples: FloatArray,
+    weights: FloatArray,
+    tolerance: FloatArray,
+    doubt: FloatArray,
+    cold_s: float,
+    hidden_s: float,
+    start_s: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Keep, again, until of least cost, for sorted samples.
 
@@ -117,7 +124,7 @@ def _least_cost(
     cost[:, np.arange(count)[:, None] > np.arange(count)[None, :]] = np.inf
     cost[begins <= start_s] = np.inf  # it could not be back so early
     last = np.argmin(cost, axis=2)
-    least = np.take_along_axis(cost, last[:, :, None], axis=2)[:, :, 0] + DOUBT * cold_s
+    least = np.take_along_axis(cost, last[:, :, None], axis=2)[:, :, 0] + doubt[:, None]
     # the best second window when samples before i were served by the first: a minimum from the right
     from_here = least + cold_s * W[:, :-1]
     never = cold_s * whole

@@ -124,10 +124,11 @@ class HoltWinters:
 
     def restore(self, snapshot: Mapping[str, FloatArray]) -> None:
         fields = taken_up(
-            snapshot, periods=self._periods, level=self._level, trend=self._trend, season=self._season,
+            snapshot, periods=self._periods.astype(np.float64), level=self._level, trend=self._trend, season=self._season,
             ticks=np.array(float(self._ticks)), mean_square=self._errors.mean_square, count=self._errors.count,
         )  # fmt: skip
-        self._periods, self._level, self._trend = fields["periods"], fields["level"], fields["trend"]
+        self._periods = fields["periods"].astype(np.int64)
+        self._level, self._trend = fields["level"], fields["trend"]
         self._season, self._ticks = fields["season"], int(fields["ticks"])
         self._errors.mean_square, self._errors.count = fields["mean_square"], fields["count"]
 
@@ -174,9 +175,10 @@ class SeasonalNaive:
 
     def restore(self, snapshot: Mapping[str, FloatArray]) -> None:
         fields = taken_up(
-            snapshot, periods=self._periods, past=self._past, last=self._last, ticks=np.array(float(self._ticks)),
+            snapshot, periods=self._periods.astype(np.float64), past=self._past, last=self._last, ticks=np.array(float(self._ticks)),
             mean_square=self._errors.mean_square, count=self._errors.count,
         )  # fmt: skip
-        self._periods, self._past, self._last = fields["periods"], fields["past"], fields["last"]
+        self._periods = fields["periods"].astype(np.int64)
+        self._past, self._last = fields["past"], fields["last"]
         self._ticks = int(fields["ticks"])
         self._errors.mean_square, self._errors.count = fields["mean_square"], fields["count"]

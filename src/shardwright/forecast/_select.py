@@ -48,7 +48,8 @@ class Selected:
     @property
     def best(self) -> IntArray:
         """The index of the candidate that is believed, per series."""
-        return np.argmin(self._loss, axis=0)
+        best: IntArray = np.argmin(self._loss, axis=0)
+        return best
 
     @property
     def loss(self) -> FloatArray:
@@ -59,7 +60,8 @@ class Selected:
         forecasts = [candidate.predict(steps) for candidate in self._candidates]
         best, rows = self.best, np.arange(self.series)
         low, middle, high = (
-            np.stack([getattr(forecast, name) for forecast in forecasts])[best, rows] for name in ("low", "middle", "high")
+            np.stack([getattr(forecast, name) for forecast in forecasts])[best, rows]
+            for name in ("low", "middle", "high")
         )
         return Forecast(low, middle, high, forecasts[0].confidence)
 

@@ -63,9 +63,7 @@ def make_sessions(trace: Trace, seed: int, params: DemandParams) -> Sessions:
     inside = times < length_s
     times, begins = times[inside], begins[inside]
     at_once = np.cumsum(np.where(begins, 1, -1))
-    return Sessions(
-        trace.name, length_s, params.tune_share * length_s, times, begins, at_once, step_s, rate
-    )
+    return Sessions(trace.name, length_s, params.tune_share * length_s, times, begins, at_once, step_s, rate)
 
 
 def _from_rates(

@@ -145,10 +145,15 @@ def _decided(size: int) -> IntArray:
 
 
 def least_cost_windows(
-    prior_s: Mapping[str, FloatArray] | FloatArray, *, cold_s: float, hidden_s: float, start_s: float, remember: int = 400,
+    prior_s: Mapping[str, FloatArray] | FloatArray,
+    *,
+    cold_s: float,
+    hidden_s: float,
+    start_s: float,
+    remember: int = 400,
     prior_weight: float = 1.0,
 ) -> WindowRule:
-    """The node's own rule. To save time a window is decided anew after each of 16 gaps, then ever more rarely: 56 times in all."""
+    """The node's own rule. To save time a window is decided anew after each of 16 gaps, then ever more rarely."""
     prior = np.asarray(prior_s, dtype=np.float64)
 
     def rule(function: Function) -> Windows:

@@ -242,7 +242,11 @@ class _Replay:
         """Until when each spare is worth keeping, and whether it is worth a start now."""
         until, pays = self.needed_at[lanes] + self.worth_s[lanes], self.starting_pays[lanes]
         keep, also = steady(
-            self.share[lanes], self.rate[lanes], self.rate_s[lanes], self.cold[lanes], self.hide[lanes] + self.start_s[lanes]
+            self.share[lanes],
+            self.rate[lanes],
+            self.rate_s[lanes],
+            self.cold[lanes],
+            self.hide[lanes] + self.start_s[lanes],
         )
         # told lanes know the rate; others believe their histograms once these have seen enough
         learning = (self.gaps[lanes].sum(axis=2) < self.trust[lanes][:, None]) & ~self.told[lanes][:, None]
@@ -308,13 +312,12 @@ class _Replay:
 
     def _count_idle(self, lanes: IntArray, begin: FloatArray, end: FloatArray) -> None:
         self.own_idle[lanes] += end - begin
-        self.idle[lanes] += np.maximum(np.minimum(end, self.end[lanes]) - np.maximum(begin, self.score_from[lanes]), 0.0)
+        self.idle[lanes] += np.maximum(
+            np.minimum(end, self.end[lanes]) - np.maximum(begin, self.score_from[lanes]), 0.0
+        )
 
     def _close(self, lanes: IntArray) -> None:
         while lanes.size:
             lanes = lanes[self.top[lanes] > self.bottom[lanes]]
             self._count_idle(lanes, self.since[lanes, self.bottom[lanes] % _DEPTH], self.end[lanes])
             self.bottom[lanes] += 1
-
-
-

@@ -43,7 +43,9 @@ def plant_demand(seed: int, ticks: int = TICKS, shards: int = SHARDS) -> FloatAr
     return np.stack(columns, axis=1)
 
 
-Controller = Callable[[LimitState, FloatArray, float], LimitState]  # (state, capacity, now) -> state with new guarantees
+Controller = Callable[
+    [LimitState, FloatArray, float], LimitState
+]  # (state, capacity, now) -> state with new guarantees
 
 
 def run_plant(seed: int, controller: Controller, *, lending: bool = True, ticks: int = TICKS) -> PlantResult:

@@ -10,7 +10,14 @@ import numpy as np
 from shardwright.contracts.forecast import FloatArray
 from shardwright.simulation._demand import Sessions
 from shardwright.simulation._functions import Function, hybrid_histogram, replay_windows
-from shardwright.simulation._levels import LevelGaps, Outcome, clairvoyant, keep_alive, level_gaps, prewarming_clairvoyant
+from shardwright.simulation._levels import (
+    LevelGaps,
+    Outcome,
+    clairvoyant,
+    keep_alive,
+    level_gaps,
+    prewarming_clairvoyant,
+)
 
 FIXED_S = {"none": 0.0, "fixed 1 min": 60.0, "fixed 10 min": 600.0, "fixed 60 min": 3600.0}
 

@@ -50,7 +50,8 @@ class PoolResults:
         if of == "cost":
             return self.costs(policy) / self.costs(to)
         mine, theirs = ([getattr(o, of) for o in self.outcomes[name]] for name in (policy, to))
-        return np.array(mine) / np.maximum(np.array(theirs), 1e-9)
+        ratios: FloatArray = np.array(mine) / np.maximum(np.array(theirs), 1e-9)
+        return ratios
 
 
 def evaluate_pool(
@@ -99,7 +100,8 @@ def _once(fleet: Sequence[Sessions], params: PoolParams) -> dict[str, list[Outco
 def _tuned(fleet: Sequence[Sessions], params: PoolParams) -> list[SpareParams]:
     """For each component the candidate of least cost in the first part of its trace."""
     candidates = [
-        SpareParams(params.cold_s, params.hidden_s, params.start_s, memory, trust=trust) for memory, trust in _CANDIDATES
+        SpareParams(params.cold_s, params.hidden_s, params.start_s, memory, trust=trust)
+        for memory, trust in _CANDIDATES
     ]
     outcomes = replay([Lane(s, p, False, 0.0, s.score_from_s) for p in candidates for s in fleet])
     costs = np.array([o.cost(params.cold_s, params.hidden_s) for o in outcomes]).reshape(len(candidates), len(fleet))

@@ -71,13 +71,22 @@ def pool_report(
     synthetic = Path(folder) / "serverlessbench"
     if synthetic.is_dir():
         rows = evaluate_functions(
-            synthetic, count=functions, days=14, seeds=function_seeds, hidden_s=params.hidden_s, start_s=params.start_s, say=say
+            synthetic,
+            count=functions,
+            days=14,
+            seeds=function_seeds,
+            hidden_s=params.hidden_s,
+            start_s=params.start_s,
+            say=say,
         )
         parts.append(_FUNCTIONS_HEAD.format(count=functions, seeds=len(function_seeds)))
         parts.append(
             table(
                 ("beside", "functions", "number", "visible colds", "starts", "idle"),
-                [(r.comparator, r.group, str(r.functions), f"{r.visible:.3f}", f"{r.starts:.2f}", f"{r.idle:.3f}") for r in rows],
+                [
+                    (r.comparator, r.group, str(r.functions), f"{r.visible:.3f}", f"{r.starts:.2f}", f"{r.idle:.3f}")
+                    for r in rows
+                ],
             )
         )
     return "\n".join(parts) + "\n"
@@ -88,9 +97,10 @@ _POOL_HEAD = """# The warm pool, replayed
 Written by `shardwright simulate --report pool TRACES --output docs/results/pool.md`; the same to the byte by seed.
 
 Each trace is one component. Its rates are scaled down to at most 20 sessions at once, sessions are held lognormally for
-{hold:g} s in the mean and arrive as the trace says (ServeGen: with its variation), a start takes {p.start_s:g} s. Of each trace at most
-14 days and about {most:,} sessions are used; the first 40 % tunes, the rest scores. {seeds} seeds, every component with equal
-weight (C other than 600: the first two of the seeds). Prices are in idle-seconds: of one ready shard for one second. A hidden start costs W = {p.hidden_s:g}, a visible cold one C.
+{hold:g} s in the mean and arrive as the trace says (ServeGen: with its variation), a start takes {p.start_s:g} s.
+Of each trace at most 14 days and about {most:,} sessions are used; the first 40 % tunes, the rest scores. {seeds} seeds, every
+component with equal weight (C other than 600: the first two of the seeds). Prices are in idle-seconds: of one ready shard for
+one second. A hidden start costs W = {p.hidden_s:g}, a visible cold one C.
 Who waits for any start counts as visible cold. Idle includes starting; sessions keep their shard to their end.
 
 "told the true rate" is the same policy with the rate from which arrivals were drawn, and needs taken as memoryless. The
@@ -100,8 +110,8 @@ clairvoyants know every arrival. Greedy dual shares among all components the mem
 _FUNCTIONS_HEAD = """
 ## Rarely used functions (synthetic)
 
-{count} functions over 14 days, {seeds} seeds, drawn from published distributions of Azure Functions 2019 (at least one and at most
-1,440 invocations a day); no trace of real functions was to be had. Ratios to the comparator, over all functions of the group
+{count} functions over 14 days, {seeds} seeds, drawn from published distributions of Azure Functions 2019 (at least one and at
+most 1,440 invocations a day); no trace of real functions was to be had. Ratios to the comparator, over all functions of the group
 together; the price of a cold start was chosen on other functions so that idleness stays below the comparator's.
 """
 
@@ -112,7 +122,11 @@ def _pool_section(results: PoolResults) -> str:
     for policy in results.outcomes:
         cost, visible, starts, idle = (results.ratio(policy, of) for of in ("cost", "visible", "starts", "idle_s"))
         rows.append(
-            (policy, _three(cost), *(f"{np.median(v):.3f} / {np.quantile(v, 0.9):.3f}" for v in (visible, starts, idle)))
+            (
+                policy,
+                _three(cost),
+                *(f"{np.median(v):.3f} / {np.quantile(v, 0.9):.3f}" for v in (visible, starts, idle)),
+            )
         )
     best = np.min([results.costs(policy) for policy in _FIXED], axis=0)
     worst = results.costs(OURS) / best
@@ -148,15 +162,13 @@ def controller_report(folder: str | Path) -> str:
         vpa = vpa_guarantees(demand)
         theirs = fit(demand[learn:], vpa[learn:])
         period = period_of(demand, learn)
-        mine = fit(demand[learn:], need_guarantees(demand, theirs.short * 0.85, period)[learn:])
+        mine = fit(demand[learn:], need_guarantees(demand, theirs.short, period)[learn:])
         slacks.append(1 - mine.slack / theirs.slack)
         rows.append(
             (trace.name, str(period), f"{theirs.short:.4f}", f"{mine.short:.4f}", f"{theirs.slack:.3f}", f"{mine.slack:.3f}",
              f"{100 * slacks[-1]:.1f} %")
         )  # fmt: skip
-    parts.append(
-        table(("trace", "period found", "VPA short", "short", "VPA slack", "slack", "less slack"), rows)
-    )
+    parts.append(table(("trace", "period found", "VPA short", "short", "VPA slack", "slack", "less slack"), rows))
     parts.append(f"\nLess slack in the median: {100 * np.median(slacks):.1f} %; worst {100 * min(slacks):.1f} %.")
     parts.append(_LENDING_HEAD)
     parts.append(_lending_table([np.maximum(trace.values, 0.0) for trace in traces]))
@@ -183,8 +195,8 @@ and 15 %. Ours is asked to fall short no more often. The first 40 % is learnt fr
 _LENDING_HEAD = """
 ## With lending
 
-Units are these traces, each scaled to the same mean, then parts of the longest, then copies shifted in time. The node's capacity
-is the largest sum that the VPA rule reserved in the part that is learnt from; what is idle of it is lent fairly.
+Units are these traces, each scaled to the same mean, then parts of the longest, then copies shifted in time. The node's
+capacity is the largest sum that the VPA rule reserved in the part that is learnt from; what is idle of it is lent fairly.
 """
 
 
@@ -199,12 +211,14 @@ def _plant_table() -> str:
         results = [run_plant(seed, make(), lending=lending) for seed in range(20)]
         gap = [100 * (r.unmet - r.least_unmet) for r in results]
         rows.append(
-            (name, f"{100 * np.mean([r.unmet for r in results]):.2f} %", f"{100 * np.mean([r.least_unmet for r in results]):.2f} %",
+            (name, f"{100 * np.mean([r.unmet for r in results]):.2f} %",
+             f"{100 * np.mean([r.least_unmet for r in results]):.2f} %",
              f"{max(gap):.2f}", f"{np.mean([r.changes for r in results]):.2f}", f"{max(r.changes for r in results):.2f}",
              f"{max(r.most_guaranteed for r in results):.2f}")
         )  # fmt: skip
     return table(
-        ("rule", "unmet", "least possible", "worst gap, points", "changes", "most changes", "most guaranteed, cores"), rows
+        ("rule", "unmet", "least possible", "worst gap, points", "changes", "most changes", "most guaranteed, cores"),
+        rows,
     )
 
 
@@ -231,7 +245,8 @@ def _lending_table(traces: list[FloatArray]) -> str:
              f"{100 * mine.short:.3f} %", f"{theirs.slack:.3f}", f"{mine.slack:.3f}", f"{100 * over:.2f} %")
         )  # fmt: skip
     return table(
-        ("units", "VPA short, alone", "VPA short, lending", "short", "VPA slack", "slack", "intervals over capacity"), rows
+        ("units", "VPA short, alone", "VPA short, lending", "short", "VPA slack", "slack", "intervals over capacity"),
+        rows,
     )
 
 

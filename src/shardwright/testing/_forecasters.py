@@ -45,7 +45,8 @@ def _waves(series: int, ticks: int) -> FloatArray:
     time = np.arange(ticks)[None, :]
     number = np.arange(series)[:, None]
     noise = np.random.default_rng(7).normal(0, 1, (series, ticks))
-    return np.maximum(10 * (number + 1) + 4 * np.sin(2 * np.pi * time / 24 + number) + noise, 0.0)
+    waves: FloatArray = np.maximum(10 * (number + 1) + 4 * np.sin(2 * np.pi * time / 24 + number) + noise, 0.0)
+    return waves
 
 
 def _check_honest(forecast: Forecast) -> None:
@@ -115,7 +116,9 @@ def _check_hostile_values(factory: ForecasterFactory) -> None:
     holed[0, ::4] = np.nan
     hostile = clean.copy()
     hostile[0, ::4] = -np.inf
-    assert np.allclose(_fed(factory, holed).middle, _fed(factory, hostile).middle), "infinite must count as not measured"
+    assert np.allclose(_fed(factory, holed).middle, _fed(factory, hostile).middle), (
+        "infinite must count as not measured"
+    )
 
 
 def _check_independence(factory: ForecasterFactory) -> None:

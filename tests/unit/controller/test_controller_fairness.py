@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardwright.controller import dominant_shares, lend, max_min
@@ -11,6 +11,7 @@ from shardwright.controller import dominant_shares, lend, max_min
 amounts = st.lists(st.floats(0, 20), min_size=1, max_size=12)
 
 
+@settings(max_examples=60)
 @given(amounts, st.integers(0, 1000), st.floats(0, 60), st.floats(0, 60))
 def test_nobody_could_get_more_without_taking_from_who_has_less(
     demands: list[float], seed: int, one: float, other: float
@@ -25,7 +26,7 @@ def test_nobody_could_get_more_without_taking_from_who_has_less(
     for node in (0, 1):
         members = group == node
         total = given_[members].sum()
-        assert total <= capacity[node]
+        assert total <= capacity[node] * (1 + 1e-9)
         if demand[members].sum() > capacity[node]:
             assert total >= capacity[node] * (1 - 1e-6) - 1e-9, "work conserving"
             short = members & (given_ < demand - 1e-6)
@@ -49,6 +50,7 @@ def test_who_needs_nothing_of_what_is_used_up_grows_on() -> None:
     assert np.allclose(shares, [[4.0, 0.0], [4.0, 0.0], [0.0, 6.0]])
 
 
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 12))
 def test_dominant_shares_fit_and_do_not_depend_on_order(seed: int, count: int) -> None:
     generator = np.random.default_rng(seed)
