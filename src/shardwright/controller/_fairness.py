@@ -1,7 +1,7 @@
 """Who gets how much of what is scarce: weighted max-min, over one resource or two, for all nodes at once.
 
-Everything is exact (no search for a level): shards are sorted by the level at which they are satisfied, and sums of
-prefixes tell at which of them a node's capacity ends. O(n log n), vectorised; ``group`` says on which node each shard is, 0 .. groups - 1.
+Everything is exact (no search for a level): shards are sorted by the level at which they are satisfied, and sums of prefixes
+tell where a node's capacity ends. O(n log n), vectorised; ``group`` says on which node each shard is, 0 .. groups - 1.
 
 Max-min fairness after Bertsekas and Gallager; over several resources dominant resource fairness (Ghodsi et al., NSDI 2011).
 """

@@ -152,8 +152,8 @@ def steady(
 ) -> tuple[FloatArray, BoolArray]:
     """For how long after an arrival each spare is worth keeping, and whether it is worth a start, by the arrival rate.
 
-    ``share`` of all arrivals that need each spare, one row a component; ``rate`` of arrivals a second, which fades with the time
-    constant ``fades_s`` while nothing arrives.
+    ``share`` of all arrivals that need each spare, one row a component; ``rate`` of arrivals a second, which fades with the
+    time constant ``fades_s`` while nothing arrives.
     """
     often = share * rate[:, None]
     pays = often * cold_s[:, None] >= 1

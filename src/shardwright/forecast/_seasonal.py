@@ -175,7 +175,8 @@ class SeasonalNaive:
 
     def restore(self, snapshot: Mapping[str, FloatArray]) -> None:
         fields = taken_up(
-            snapshot, periods=self._periods.astype(np.float64), past=self._past, last=self._last, ticks=np.array(float(self._ticks)),
+            snapshot, periods=self._periods.astype(np.float64), past=self._past, last=self._last,
+            ticks=np.array(float(self._ticks)),
             mean_square=self._errors.mean_square, count=self._errors.count,
         )  # fmt: skip
         self._periods = fields["periods"].astype(np.int64)

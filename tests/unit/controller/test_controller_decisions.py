@@ -57,7 +57,9 @@ def test_who_knows_nothing_borrows_from_the_population() -> None:
 
 
 def test_what_windows_cost_is_what_they_say() -> None:
-    chosen = choose_windows(np.array([[100.0, 100.2, 99.9]] * 3), np.empty(0), cold_s=900.0, hidden_s=1.0, start_s=0.5)
+    chosen = choose_windows(
+        np.array([[100.0, 100.2, 99.9] * 8] * 3), np.empty(0), cold_s=900.0, hidden_s=1.0, start_s=0.5
+    )
     gaps = np.array([50.0, 100.0, 200.0])
     assert chosen.warm_after(gaps).tolist() == [False, True, False]
     idle = chosen.idle_s(gaps, 0.5)
