@@ -112,7 +112,7 @@ _FUNCTIONS_HEAD = """
 
 {count} functions over 14 days, {seeds} seeds, drawn from published distributions of Azure Functions 2019 (at least one and at
 most 1,440 invocations a day); no trace of real functions was to be had. Ratios to the comparator, over all functions of the
-group together; the price of a cold start was chosen on other functions so that idleness stays below the comparator's.
+group together; the price of a cold start was chosen on other functions so that idleness there stays below the comparator's.
 """
 
 
