@@ -55,7 +55,9 @@ def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def unpack(sdist: Path, target: Path) -> Path:
     with tarfile.open(sdist) as archive:
-        archive.extractall(target, filter="data")
+        if hasattr(tarfile, "data_filter"):  # not in the first versions of 3.11
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(target)
     (tree,) = target.iterdir()
     return tree
 

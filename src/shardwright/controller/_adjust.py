@@ -1,7 +1,7 @@
 """``adjust_resources``: the documented entry to decisions about limits, for one container at a time.
 
 The contract is the specified one (usage, a usage model and policies in; adjusted limits out). How it differs from a literal
-reading of the specified rule, and why, is in docs/decisions/0010-limits.md.
+reading of the specified rule, and why, is in docs/decisions/0016-limits.md.
 """
 
 from __future__ import annotations
