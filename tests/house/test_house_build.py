@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOT_COPIED = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info", ".venv*", ".git", "build", "dist", ".*_cache")
+NOT_COPIED = shutil.ignore_patterns(
+    "*.so", "__pycache__", "*.egg-info", ".venv*", ".git", "build", "dist", ".*_cache", ".coverage*"
+)
 CAN_COMPILE = shutil.which(os.environ.get("CC", "cc")) and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
