@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import time
 import signal
+import time
 
 import psutil
 
