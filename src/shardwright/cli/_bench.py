@@ -6,7 +6,7 @@ import fcntl
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,19 +48,12 @@ def gateway(invocation: Invocation, seconds: float, rounds: int) -> None:
       shardwright bench gateway
       shardwright bench gateway --seconds 5 --rounds 9 --json
     """
-    with _alone():
-        before = os.getloadavg()[0]
-        records = _bench_gateway.measure(seconds, rounds, lambda said: click.echo(said, err=True))
-        machine = {
-            **_machine("uvicorn", "httptools", "msgspec"),
-            "load_before": before,
-            "load_after": os.getloadavg()[0],
-        }
-    if invocation.json:
-        invocation.result({"machine": machine, "records": records})
-        return
-    invocation.table(_SHOWN, [[str(record[name]) for name in _SHOWN] for record in records])
-    click.echo(", ".join(f"{name} {value}" for name, value in machine.items()))
+    _measured(
+        invocation,
+        _SHOWN,
+        ("uvicorn", "httptools", "msgspec"),
+        lambda say: _bench_gateway.measure(seconds, rounds, say),
+    )
 
 
 @bench.command("start")
@@ -75,18 +68,24 @@ def start_shards(invocation: Invocation, rounds: int, shards: int) -> None:
       shardwright bench start
       shardwright bench start --rounds 200 --shards 0 --json
     """
+    _measured(invocation, _OF_STARTS, ("numpy", "grpcio"), lambda say: _bench_start.measure(rounds, shards, say))
+
+
+def _measured(
+    invocation: Invocation,
+    columns: Sequence[str],
+    libraries: Sequence[str],
+    measure: Callable[[Callable[[str], None]], list[dict[str, Any]]],
+) -> None:
+    """Measure alone, and show the records and the machine as asked."""
     with _alone():
         before = os.getloadavg()[0]
-        records = _bench_start.measure(rounds, shards, lambda said: click.echo(said, err=True))
-        machine = {
-            **_machine("numpy", "grpcio"),
-            "load_before": before,
-            "load_after": os.getloadavg()[0],
-        }
+        records = measure(lambda said: click.echo(said, err=True))
+        machine = {**_machine(*libraries), "load_before": before, "load_after": os.getloadavg()[0]}
     if invocation.json:
         invocation.result({"machine": machine, "records": records})
         return
-    invocation.table(_OF_STARTS, [[str(record.get(name, "-")) for name in _OF_STARTS] for record in records])
+    invocation.table(columns, [[str(record.get(name, "-")) for name in columns] for record in records])
     click.echo(", ".join(f"{name} {value}" for name, value in machine.items()))
 
 

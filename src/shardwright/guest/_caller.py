@@ -199,7 +199,7 @@ class Caller:
                 if not run_nested(item.run):
                     # uncut, this recursion would end as well; and half-run calls of ours must not be cut by it
                     item.refuse(RecursionError("maximum recursion depth exceeded across shards"))
-                waiting.again()
+                waiting.begin()
         except BaseException:
             link.abandon(envelope.call_id)
             raise

@@ -37,7 +37,9 @@ class Waiting:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         self._mailbox = mailbox
         self._at_once = mailbox if mailbox is not None and mailbox.resumes else None
-        self._waiter = Waiter()
+        # as if it had the baton, which until it is put down here is not to come by this way: a send that waits puts it down
+        # and takes it up again by itself, and would wait for ever for a baton that was given to the waiter meanwhile
+        self._waiter = Waiter(asked=True)
 
     def deliver(self, item: Any) -> None:
         """Any thread."""
@@ -48,8 +50,12 @@ class Waiting:
     # -- the thread that waits ---------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Put the baton down."""
-        if self._mailbox is not None:
+        """Put the baton down; what is there already is not forgotten."""
+        if self._at_once is not None:
+            self._at_once.park(self._waiter)
+            if not self.inbox.empty():
+                self._at_once.resume(self._waiter)
+        elif self._mailbox is not None:
             self._mailbox.release()
 
     def take(self, timeout_s: float | None) -> Any:
@@ -62,15 +68,6 @@ class Waiting:
         if self._mailbox is not None:
             self._mailbox.acquire()
         return item
-
-    def again(self) -> None:
-        """Put the baton down again, after an item was done with; what came meanwhile is not forgotten."""
-        if self._at_once is None:
-            self.begin()
-            return
-        self._at_once.park(self._waiter)
-        if not self.inbox.empty():
-            self._at_once.resume(self._waiter)
 
     def end(self) -> None:
         """Have the baton again if it was put down, whatever happened."""

@@ -231,10 +231,10 @@ class Waiter:
 
     __slots__ = ("_lock", "asked")
 
-    def __init__(self) -> None:
+    def __init__(self, *, asked: bool = False) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
-        self.asked = False
+        self.asked = asked
 
     def wait(self, timeout_s: float | None = None) -> bool:
         return self._lock.acquire(True, -1 if timeout_s is None else min(timeout_s, _LONGEST_WAIT_S))

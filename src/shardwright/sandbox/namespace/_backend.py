@@ -11,13 +11,12 @@ from shardwright.contracts.sandbox import Capabilities, Finding, Fingerprint, La
 from shardwright.errors import SandboxError
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
-from shardwright.sandbox._linux._procfs import children, process_stat, start_ticks
+from shardwright.sandbox._linux._procfs import children, process_stat
 from shardwright.sandbox.namespace import _seccomp
 from shardwright.sandbox.namespace._sandbox import NamespaceSandbox
 from shardwright.sandbox.namespace._start import BoxPlan, start
 from shardwright.sandbox.namespace._view import view_of
 from shardwright.sandbox.process import ProcessBackend
-from shardwright.sandbox.process._backend import HANDLE_VERSION
 
 _USERS = range(0x70000000, 0x7FFFFFF0)  # nobody's, by the convention of systemd's "Users, Groups, UIDs and GIDs"
 _MAX_OPEN_FILES = 65536
@@ -117,14 +116,7 @@ class NamespaceBackend(ProcessBackend):
             ) from error
         if descriptor < 0:  # it ended already; init has its status, and is as good to wait for
             pid, descriptor = init, os.pidfd_open(init)
-        handle = SandboxHandle(
-            version=HANDLE_VERSION,
-            backend=self.name,
-            shard=spec.shard,
-            pid=pid,
-            start_ticks=start_ticks(pid) or 0,
-            control_groups=group.paths if group is not None else (),
-        )
+        handle = self._handle(spec.shard, pid, group)
         if group is not None:
             group.close()
         sandbox = NamespaceSandbox(handle, descriptor, group, init=init, status=status, template=spec.template)

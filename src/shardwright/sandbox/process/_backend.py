@@ -16,6 +16,7 @@ from shardwright.contracts.sandbox import (
     SandboxHandle,
 )
 from shardwright.errors import SandboxError
+from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Resources
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
@@ -107,19 +108,22 @@ class ProcessBackend(SandboxBackend):
             raise SandboxError(
                 f"cannot open a pidfd: {error.strerror}", remedy="raise the limit of open files (ulimit -n)"
             ) from error
-        handle = SandboxHandle(
-            version=HANDLE_VERSION,
-            backend=self.name,
-            shard=spec.shard,
-            pid=pid,
-            start_ticks=start_ticks(pid) or 0,
-            control_groups=group.paths if group is not None else (),
-        )
+        handle = self._handle(spec.shard, pid, group)
         if group is not None:
             group.close()  # what was opened to make it: what is used again opens again, and stays
         sandbox = ProcessSandbox(handle, descriptor, group, mark, self._firsts)
         self._sandboxes[pid] = sandbox
         return sandbox
+
+    def _handle(self, shard: ShardId, pid: int, group: ControlGroup | None) -> SandboxHandle:
+        return SandboxHandle(
+            version=HANDLE_VERSION,
+            backend=self.name,
+            shard=shard,
+            pid=pid,
+            start_ticks=start_ticks(pid) or 0,
+            control_groups=group.paths if group is not None else (),
+        )
 
     def reserve(self, shard: str, limits: Limits) -> tuple[int, ...]:
         """Make the control groups of a shard that a template will fork, with its limits in force.
