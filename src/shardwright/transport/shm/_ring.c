@@ -133,7 +133,7 @@ ring_check_memfd(PyObject *Py_UNUSED(module), PyObject *args)
     int64_t found;
     switch (sw_check_memfd(fd, size, &seals, &found)) {
     case SW_MEMORY_GOOD:
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     case SW_MEMORY_ERRNO:
         return set_errno();
     case SW_MEMORY_READ_ONLY:
@@ -212,7 +212,7 @@ ring_floor_answer(PyObject *Py_UNUSED(module), PyObject *args)
     sw_floor_answer(floor, size, spin_ns);
     Py_END_ALLOW_THREADS
     munmap(floor, sizeof *floor);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -415,7 +415,7 @@ doorbell_poke(Doorbell *self, PyObject *Py_UNUSED(nothing))
     if (self->generation == sw_generation() && !self->bell.closed) {
         sw_bell_poke(&self->bell);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -434,7 +434,7 @@ doorbell_close(Doorbell *self, PyObject *Py_UNUSED(nothing))
     if (self->generation == sw_generation() && !self->bell.closed) {
         sw_bell_close(&self->bell);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -594,7 +594,7 @@ waiter_wake(Waiter *self, PyObject *Py_UNUSED(nothing))
     if (self->doorbell->generation == sw_generation()) {
         sw_bell_wake(&self->doorbell->bell, self->slot);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -603,7 +603,7 @@ waiter_leave(Waiter *self, PyObject *Py_UNUSED(nothing))
     if (self->doorbell->generation == sw_generation()) {
         sw_bell_leave(&self->doorbell->bell, self->slot);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -617,7 +617,7 @@ waiter_lend(Waiter *self, PyObject *argument)
         return NULL;
     }
     sw_bell_lend(&self->doorbell->bell, self->slot, grace_ns);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -1109,14 +1109,14 @@ ring_listen(Ring *self, PyObject *Py_UNUSED(nothing))
         }
         sw_bell_settle(bell);
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
 ring_close(Ring *self, PyObject *Py_UNUSED(nothing))
 {
     shut(self);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
