@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shardwright.errors import NodeError, Outcome, RemoteError
+from shardwright.errors import MessageTooLarge, NodeError, Outcome, RemoteError
 from shardwright.model.manifest import Gateway
 from shardwright.model.shard import RouteTarget
 from shardwright.monitoring import Family
@@ -24,6 +24,7 @@ __all__ = [
     "Begun",
     "Exchange",
     "GatewaySettings",
+    "HeadTooLarge",
     "NodeView",
     "Raised",
     "RouteTarget",
@@ -42,6 +43,10 @@ class SessionRefused(NodeError):
     def __init__(self, message: str, *, reason_code: str = "", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.reason_code = reason_code
+
+
+class HeadTooLarge(MessageTooLarge):
+    """The head of a request for an application is larger than what opens an exchange may be. Nothing was sent."""
 
 
 class Raised(RemoteError):
@@ -91,7 +96,10 @@ class Exchange(Protocol):
     """One open conversation with an application: events both ways, until it returns, raises, or is cancelled."""
 
     async def send(self, event: dict[str, Any]) -> None:
-        """An event to the application. Waits while it does not read; raises ShardLost, or nothing once it has ended."""
+        """An event to the application. Waits while it does not read.
+
+        Raises ShardLost, HeadTooLarge (the first event alone, or the first ``receive``); nothing once it has ended.
+        """
 
     async def receive(self) -> dict[str, Any] | None:
         """The next event from it; None when it returned.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shardwright.errors import ChannelClosed, ProtocolViolation, ShardwrightError
+from shardwright.gateway._backend import HeadTooLarge
 from shardwright.gateway._hub import LoopLink
 from shardwright.gateway._replies import answer_in, lost_call
 from shardwright.guest import (
@@ -176,17 +177,23 @@ class LinkExchange:
     # -- inside ------------------------------------------------------------------------------------------------
 
     async def _open(self, first: ClientEvent | None) -> None:
-        """Raises ValueError where the scope is too large to travel, ShardLost."""
-        rest: list[bytes] = []
-        if first is not None:
-            rest = list(payloads(first))
-            if len(rest) == 1 and len(rest[0]) <= FIRST_EVENT_BYTES:
-                payload = encode_web(Open.of(self._scope, (first,)))
-                rest = []
-            else:
-                payload = encode_web(Open.of(self._scope))
+        """Raises HeadTooLarge, ShardLost.
+
+        A shard takes a larger message for a breach of the protocol, and every exchange on its link would end.
+        """
+        rest: list[bytes] = [] if first is None else list(payloads(first))
+        payload = b""
+        if first is not None and len(rest) == 1 and len(rest[0]) <= FIRST_EVENT_BYTES:
+            payload = encode_web(Open.of(self._scope, (first,)))
+        if payload and len(payload) <= MAX_EVENTS:
+            rest = []
         else:
             payload = encode_web(Open.of(self._scope))
+        if len(payload) > MAX_EVENTS:
+            size = f"{len(payload)} bytes of at most {MAX_EVENTS}"
+            refused = HeadTooLarge(f"{self._what}: the head of its request takes {size}", outcome="not started")
+            self._finish(refused)
+            raise refused
         envelope = self._opening(payload)
         self._scope = {}  # thousands may be open for hours, and it is not needed any more
         self._call_id = envelope.call_id

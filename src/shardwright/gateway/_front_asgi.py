@@ -35,7 +35,7 @@ TRACE_HEADER = b"shardwright-trace"
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_HOP = frozenset({b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"})
+_NOT_ITS = frozenset({b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade", TRACE_HEADER})
 _NO_TRACE, _NO_SPAN = b"0" * 32, b"0" * 16
 
 
@@ -88,7 +88,8 @@ async def respond_problem(send: Send, problem: Problem, trace_id: bytes) -> None
 def safe_headers(headers: Any) -> Headers:
     """The headers of an application's response, without what would change how the response is framed.
 
-    A shard could otherwise desynchronise a connection that others share. Raises ValueError for what is no header at all.
+    A shard could otherwise desynchronise a connection that others share. What the gateway says itself, the session and the
+    trace, is left out as well: apply it before that is added. Raises ValueError for what is no header at all.
     """
     kept: Headers = []
     lengths = 0
@@ -96,7 +97,7 @@ def safe_headers(headers: Any) -> Headers:
         name = raw_name.lower()
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise ValueError("a header that would not stay one header")
-        if name in _HOP or (name == b"connection" and value.strip().lower() != b"close"):
+        if name in _NOT_ITS or (name == b"connection" and value.strip().lower() != b"close"):
             continue
         if name == b"content-length":
             lengths += 1

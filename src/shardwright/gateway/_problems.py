@@ -18,7 +18,7 @@ from shardwright.errors import (
     ShardLost,
     WouldDeadlock,
 )
-from shardwright.gateway._backend import Raised, SessionRefused
+from shardwright.gateway._backend import HeadTooLarge, Raised, SessionRefused
 
 __all__ = ["PROBLEM_TYPE", "Problem", "problem_of"]
 
@@ -69,6 +69,8 @@ def problem_of(error: Exception, *, retry_after_s: int = 1) -> Problem:
             return Problem(status)
         case Raised():
             return Problem(500, "The application failed.")
+        case HeadTooLarge():
+            return Problem(431)
         case MessageTooLarge():
             return Problem(413, "The request or its answer is larger than one message may be.")
         case DeadlineExceeded():

@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -18,6 +19,7 @@ from shardwright.gateway._server_http2 import PREFACE, Http2Protocol
 __all__ = ["Http1Protocol"]
 
 _JOIN_BELOW_BYTES = 64 * 2**10  # below this, one copy is cheaper than a write
+_FRAMING_BYTES = 32  # that each piece of a body may take to be framed: a size in hexadecimal digits, and two line ends
 LINGER_S = 0.5  # an idle connection is kept so long after the drain began: its next request may be on the way
 
 
@@ -92,6 +94,10 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
         self._heads = 0  # that were complete
         self._head_bytes = 0
         self._chunk_bytes = 0
+        self._in_body = False
+        self._framing = 0  # bytes that arrived for the current body and are not of it
+        self._trailers = 0
+        self._trailer_bytes = 0
         self._idle_since_s = 0.0  # after an answer; what begins no request (empty lines do not) changes nothing
         self._closes_at_s = 0.0
         self._direct: DirectCycle | None = None  # the last that was answered without a task, if any
@@ -185,7 +191,8 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
             return
         was_in_head, heads = self._in_head, self._heads
         self._chunk_bytes = len(data)
-        super().data_received(data)
+        self._framing += len(data)
+        self._parse(data)
         if self._in_head:
             if not was_in_head or self._heads != heads:  # it began with these bytes
                 self._head_bytes = 0
@@ -193,6 +200,26 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.head_bytes and not self._refusal:
                 self._refuse(431)
+        elif self._heads != heads:
+            self._framing = 0  # what came with the head is no more than one read
+        elif self._framing > self.limits.head_bytes and self._in_body and not self._refusal:
+            self._refuse(400)
+
+    def _parse(self, data: bytes) -> None:
+        """As in uvicorn, but that an upgrade which is not made leaves what follows it to be parsed."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    return
+                data = data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse(self._refusal or 400)
+                return
+            else:
+                return
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._current = cycle
@@ -222,8 +249,43 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
         self.expect_100_continue = False
         self.headers = []
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """As in uvicorn, but for trailers, which come the same way: they are counted, and never join the headers.
+
+        ASGI has no place for those of a request. A value ends before the blanks behind it.
+        """
+        if not self._in_head:
+            self._count_trailer(name, value)
+            return
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def _count_trailer(self, name: bytes, value: bytes) -> None:
+        self._trailers += 1
+        self._trailer_bytes += len(name) + len(value) + 4
+        if self._trailers > self.limits.fields or self._trailer_bytes > self.limits.head_bytes:
+            self._refusal = 431
+        elif name.lower() == b"connection":
+            self._refusal = 400  # it would govern the connection, behind the back of whoever judged the head
+        if self._refusal:
+            raise _Refused
+
+    def on_body(self, body: bytes) -> None:
+        self._framing -= len(body) + _FRAMING_BYTES
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        if self.cycle is not self._direct:  # which had no body
+            super().on_message_complete()
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._in_body = True
+        self._framing = self._trailers = self._trailer_bytes = 0
         self._heads += 1
         if len(self.url) > self.limits.target_bytes:
             self._refusal = 414
@@ -241,6 +303,9 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
             raise _Refused
         if version == "1.1" and self._answer_directly():
             return
+        if self.parser.should_upgrade() and self._should_upgrade() and self._upgrade_is_mixed():
+            self._refusal = 400
+            raise _Refused
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.headers += headers
@@ -272,6 +337,15 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
             return False
         return True
 
+    def _upgrade_is_mixed(self) -> bool:
+        """Whether what asks for a WebSocket has a body, or comes behind a request that is not answered yet."""
+        given = dict(self.headers)
+        return (
+            b"transfer-encoding" in given
+            or given.get(b"content-length", b"0") != b"0"
+            or (self._current is not None and not self._current.response_complete)
+        )
+
     def _answered(self, cycle: DirectCycle, response: bytes | None) -> None:
         if cycle.disconnected:
             return
@@ -291,9 +365,6 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
         super().handle_websocket_upgrade()
 
     # -- refusals --------------------------------------------------------------------------------------------------
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(self._refusal or 400)
 
     def _refuse(self, status: int) -> None:
         """Answer what is no request and close; behind the answers to requests before it nothing more is said."""

@@ -219,19 +219,27 @@ class Http2Protocol(Watched, asyncio.Protocol):
         assert stream_id is not None
         pseudo: dict[bytes, bytes] = {}
         headers: list[tuple[bytes, bytes]] = []
+        cookies: list[bytes] = []  # which may come in pieces here, and as one thing only elsewhere (RFC 9113, 8.2.3)
+        hosts = 0
         for name, value in event.headers or ():
             if name.startswith(b":"):
                 pseudo[bytes(name)] = bytes(value)
+            elif name == b"cookie":
+                cookies.append(bytes(value))
             else:
+                hosts += name == b"host"
                 headers.append((bytes(name), bytes(value)))
+        fields = len(headers) + len(cookies)
+        if cookies:
+            headers.append((b"cookie", b"; ".join(cookies)))
         target = pseudo.get(b":path", b"")
         stream = self.streams[stream_id] = Stream(self, stream_id, pseudo.get(b":method", b""))
         if self._draining:
             self.reset(stream, ErrorCodes.REFUSED_STREAM)
             return
-        if b":authority" in pseudo and not any(name == b"host" for name, _ in headers):
+        if b":authority" in pseudo and not hosts:
             headers.insert(0, (b"host", pseudo[b":authority"]))
-        if not target.startswith(b"/") or not target.isascii() or len(headers) > self.limits.fields:
+        if not target.startswith(b"/") or not target.isascii() or hosts > 1 or fields > self.limits.fields:
             self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
             return
         raw_path, _, query = target.partition(b"?")

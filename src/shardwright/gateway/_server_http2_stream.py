@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from h2.exceptions import H2Error
 
-from shardwright.gateway._front_asgi import respond_problem, safe_headers, trace_of
+from shardwright.gateway._front_asgi import respond_problem, trace_of
 from shardwright.gateway._problems import Problem
 from shardwright.gateway._server_connection import Running
 
@@ -126,7 +126,7 @@ class Stream:
     def _begin(self, event: dict[str, Any]) -> None:
         status = event["status"]
         headers = [(b":status", b"%d" % status), *self._owner.server_state.default_headers]
-        for name, value in safe_headers(event.get("headers", ())):
+        for name, value in event.get("headers", ()):  # the front has judged those of the application
             if name == b"connection":
                 continue
             if name == b"content-length":

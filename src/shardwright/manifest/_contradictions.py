@@ -151,6 +151,10 @@ def _in_routes(manifest: Manifest, report: Report) -> Iterator[Finding]:
             yield at, what, "one of call and app", ""
         if report.faulty((*at, "path"), (*at, "methods")):
             continue
+        if route.app and "{" in route.path:
+            mount = route.path.partition("/{")[0] or "/"
+            what = "an application takes every path beneath its own, and no arguments from it"
+            yield (*at, "path"), what, f'path = "{mount}"', ""
         for method in route.methods or ("any method",):
             first = seen.setdefault((route.path, method), index)
             if first != index:

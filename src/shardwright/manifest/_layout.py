@@ -235,7 +235,8 @@ _ROUTE = Table(
     {
         "path": Key(
             ROUTE_PATH,
-            "Path; a segment in braces is an argument, and `{rest:path}` at the end all segments that are left.",
+            "Path; a segment in braces is an argument of the function, and `{rest:path}` at the end all segments that are "
+            "left. An application takes every path beneath its own, without braces.",
             required=True,
             examples=("/api/items/{item}",),
         ),

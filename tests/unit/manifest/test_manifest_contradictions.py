@@ -72,6 +72,13 @@ CONTRADICTIONS = {
         "function; …\n"
         "9: routes[1].path: …: '{rest:path}' takes all that is left, and comes last; …",
     ),
+    "arguments for an application": (
+        '[[routes]]\npath = "/flask/{rest:path}"\napp = "web"\n[[routes]]\npath = "/{x}"\napp = "web"\n'
+        '[[routes]]\npath = "/get/{rest:path}"\ncall = "web.get"',
+        "6: routes[0].path: an application takes every path beneath its own, and no arguments from it; expected "
+        'path = "/flask"\n'
+        '9: routes[1].path: …; expected path = "/"',
+    ),
     "time of a route, token of the gateway": (
         '[gateway]\ntoken = "hunter2"\n[[routes]]\npath = "/"\napp = "web"\ntimeout = "0s"',
         '6: gateway.token: "hunter2" does not fit; expected "env:<NAME>" or "file:<path>"\n'
