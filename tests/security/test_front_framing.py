@@ -9,9 +9,9 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import h11
 import h2.connection
 import h2.events
+import h11
 import pytest
 
 from gateway_standin import Raw, Served, StandIn, application_route, ask, function_route, served
@@ -265,9 +265,12 @@ def test_http2_keeps_its_session(path: str) -> None:
 # -- however it is cut -------------------------------------------------------------------------------------------
 
 REQUESTS = {
-    "chunks and trailers": CHUNKED + b"X: y \r\n\r\n3;a=b\r\nabc\r\n00a\r\n0123456789\r\n0\r\nT: v\r\nHost: evil\r\n\r\n",
+    "chunks and trailers": CHUNKED
+    + b"X: y \r\n\r\n3;a=b\r\nabc\r\n00a\r\n0123456789\r\n0\r\nT: v\r\nHost: evil\r\n\r\n",
     "a length": b"PUT /app/%41?q=1 HTTP/1.1\r\nhost: a\r\nContent-Length: 5 \r\nEmpty:\r\nCookie: a=b\r\n\r\nhello",
-    "two": CHUNKED + b"\r\n1\r\na\r\n0\r\nT: v\r\n\r\n" + b"POST /app/2 HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\n\r\nxy",
+    "two": CHUNKED
+    + b"\r\n1\r\na\r\n0\r\nT: v\r\n\r\n"
+    + b"POST /app/2 HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\n\r\nxy",
     "an upgrade": UPGRADE + b"h2c\r\n\r\n" + b"POST /app/2 HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\n\r\nxy",
     "empty lines": b"\r\n\r\nGET /app HTTP/1.1\r\nHost: a\r\n\r\n\r\nGET /app/2 HTTP/1.1\r\nHost: b\r\n\r\n",
 }
@@ -333,7 +336,19 @@ def test_mutated_requests_harm_nobody(
     """
     rounds = 20_000 if os.environ.get("SWT_LONG") else 400
     chance = random.Random(rounds)
-    parts = [b"\r\n", b"\n", b"\0", b" ", b":", b"0\r\n", b"\r\n\r\n", b"Host: b\r\n", b"Content-Length: 3\r\n", b";", b"\xff"]
+    parts = [
+        b"\r\n",
+        b"\n",
+        b"\0",
+        b" ",
+        b":",
+        b"0\r\n",
+        b"\r\n\r\n",
+        b"Host: b\r\n",
+        b"Content-Length: 3\r\n",
+        b";",
+        b"\xff",
+    ]
     parts += [b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"T: v\r\n" * 600, b"x" * 70_000]
     seeds = list(REQUESTS.values())
     answered = 0
@@ -367,7 +382,7 @@ def test_mutated_requests_harm_nobody(
                     await asyncio.sleep(0)
                 raw.writer.write_eof()
                 while True:
-                    status, headers, body = await asyncio.wait_for(raw.answer(), 10)
+                    status, _, body = await asyncio.wait_for(raw.answer(), 10)
                     assert status in (100, 200, 204, 400, 404, 405, 408, 413, 414, 429, 431, 501, 505), (status, said)
                     if status == 200:
                         asked = json.loads(body)

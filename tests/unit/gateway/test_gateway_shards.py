@@ -23,10 +23,12 @@ from shardwright.errors import (
     ShardLost,
 )
 from shardwright.gateway import Raised, SessionRefused
+from shardwright.gateway._backend import HeadTooLarge
 from shardwright.gateway._hub import FULL_BYTES, MAX_MESSAGE_BYTES
 from shardwright.gateway._shards import ShardBackend
 from shardwright.guest import (
     CREDIT,
+    MAX_EVENTS,
     WINDOW,
     Bound,
     Described,
@@ -388,6 +390,44 @@ def test_an_exchange_carries_events_both_ways_until_the_application_returns() ->
         await exchange.send({"type": "http.disconnect"})  # nobody listens any more
         exchange.cancel()
         assert await gather_one(backend, shard) == b"ok"
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("body", [None, b"x" * 100, b"x" * 65_000])
+@pytest.mark.parametrize("field", [100, 64_000, 130_000, 200_000])
+def test_no_head_is_sent_that_would_cost_the_link(field: int, body: bytes | None) -> None:
+    """What a shard's end takes for a breach of the protocol ends all that runs on the link: it stays here."""
+
+    async def scenario(backend: ShardBackend, node: NodeEnd) -> None:
+        other = await backend.open(APP, 0, SCOPE)
+        shard = await node.link()
+        await other.send({"type": "http.request", "body": b"", "more_body": False})
+        first = await shard.receive()
+        scope = {**SCOPE, "headers": [(b"a", b"b" * field)]}
+        exchange = await backend.open(APP, 0, scope)
+        if field > MAX_EVENTS:
+            with pytest.raises(HeadTooLarge) as refused:
+                await (exchange.receive() if body is None else exchange.send({"type": "http.request", "body": body}))
+            assert refused.value.outcome == "not started"
+            with pytest.raises(HeadTooLarge):
+                await exchange.receive()
+        elif body is None:
+            receiving = asyncio.create_task(exchange.receive())
+            assert len((await shard.receive()).payload) <= MAX_EVENTS
+            receiving.cancel()
+        else:
+            await exchange.send({"type": "http.request", "body": body})
+            call = await shard.receive()
+            assert len(call.payload) <= MAX_EVENTS
+            opened = decode_asked(call.payload)
+            assert isinstance(opened, Open)
+            assert (opened.events or decode_client_events((await shard.receive()).payload)) == (HttpRequest(body),)
+        exchange.cancel()
+        waiting = asyncio.create_task(other.receive())  # it goes on
+        await shard.send(data(first, ResponseStart(200)))
+        assert (await waiting or {})["status"] == 200
+        other.cancel()
 
     play(scenario)
 
