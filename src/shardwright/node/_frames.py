@@ -14,8 +14,7 @@ from shardwright.guest import HEADER
 
 _MAX_DESCRIPTORS = 32
 AGAIN_S = 0.05
-TOO_MANY_PASSED = "a process of this user keeps too many descriptors in sockets unread; end it, or raise the limit of open files "
-    "(ulimit -n)"
+TOO_MANY_PASSED = "end the process of this user that leaves many descriptors unread in sockets, or raise `ulimit -n`"
 # What the kernel has too little of at the moment; the peer is there. The first is a limit of the whole user, which a
 # shard may use up when it runs as the node's.
 _SCARCE = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
