@@ -23,10 +23,18 @@ _PROBED = ("__getattr__", "__getattribute__")
 class DataModules:
     """The modules of data that one shard has; ``find`` gives classes by ``module:Qualname``, whatever they are."""
 
-    def __init__(self, plan: ShardPlan, component: ComponentName, proxies: Proxies, find: Callable[[str], Any]) -> None:
-        knows = frozenset(plan.definition(component).knows)
+    def __init__(
+        self, plan: ShardPlan, component: ComponentName | None, proxies: Proxies, find: Callable[[str], Any]
+    ) -> None:
+        """``component`` None: of the node, which runs no code of the application."""
+        knows = frozenset(plan.definition(component).knows) if component is not None else frozenset()
         self._surfaces = {s.module: s for s in plan.modules if s.owner != component and s.module not in knows}
-        self._component = component
+        if component is None:
+            nobody = ComponentName("")
+            self._surfaces |= {
+                module: ModuleSurface(module, nobody, "", False, "", "", source) for module, source in plan.common_data
+            }
+        self._component = component or "the node"
         self._proxies = proxies
         self._find = find
         self._made: dict[str, ModuleType] = {}
@@ -67,12 +75,19 @@ class _DataFace(Face):
         proxies: Proxies,
         surface: ModuleSurface,
         namespace: dict[str, Any],
-        component: ComponentName,
+        component: str,
         find: Callable[[str], Any],
     ) -> None:
-        super().__init__(proxies, surface, namespace)
+        if surface.owner:
+            super().__init__(proxies, surface, namespace)
+        else:
+            self._surface = surface
         self._component = component
         self._find = find
+
+    @property
+    def owner(self) -> str:
+        return self._surface.owner or "the application"
 
     def cls(self, name: str) -> Any:
         """A class that another derives from."""

@@ -206,6 +206,9 @@ class ShardPlan:
     value_classes: tuple[str, ...]
     stateful_classes: tuple[str, ...]
     routes: tuple[RouteTarget, ...] = ()
+    common_data: tuple[
+        tuple[str, str], ...
+    ] = ()  # (module, source like ``ModuleSurface.data_source``) of common modules
 
     @property
     def refusals(self) -> tuple[Diagnostic, ...]:

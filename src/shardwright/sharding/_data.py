@@ -123,9 +123,9 @@ class _Data:
         body: list[ast.stmt] = []
         names: set[str] = set()
         for item in node.body:
-            made = self.member(qualname, item, names, enum=enum, record=record, strict=fields, facts=facts)
-            body += made
-            names |= {name for each in made for name in _bound(each)}
+            members = self.member(qualname, item, names, enum=enum, record=record, strict=fields, facts=facts)
+            body += members
+            names |= {name for each in members for name in _bound(each)}
         if facts.nature == "exception":
             body.append(_assign("__shardwright_data__", ast.Constant(True)))
         if ordered:

@@ -83,6 +83,7 @@ def plan_of(program: Program) -> ShardPlan:
         value_classes=values,
         stateful_classes=stateful,
         routes=gateway.routes,
+        common_data=tuple((name, text) for name in sorted(program.common) if (text := _common_data(program, name))),
     )
 
 
@@ -148,6 +149,11 @@ def _surface(program: Program, surfaces: dict[str, Surface], name: str) -> Modul
         source_sha256=module.sha256,
         data_source=data_source(program, surfaces, name),
     )
+
+
+def _common_data(program: Program, module: str) -> str:
+    symbols = program.resolver.symbols(module) if _below_root(program, module) else None
+    return data_source(program, {module: Surface(symbols)}, module) if symbols is not None else ""
 
 
 def _classes(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
