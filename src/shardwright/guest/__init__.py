@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         UseSessions,
         Why,
     )
+    from shardwright.guest._data import DataModules, Hidden
     from shardwright.guest._exchange import (
         CREDIT,
         MAX_BATCH,
@@ -178,6 +179,7 @@ __all__ = [
     "ControlBinder",
     "ControlSocket",
     "Counts",
+    "DataModules",
     "DenialBody",
     "DenialStart",
     "Describe",
@@ -202,6 +204,7 @@ __all__ = [
     "HandleType",
     "Headers",
     "Hello",
+    "Hidden",
     "HttpDisconnect",
     "HttpRequest",
     "Hub",
@@ -298,6 +301,7 @@ __getattr__ = lazily(
             "Init Load NodeTold Note Offer Ready Retire RunMain SessionBegins SessionBegun SessionEnds Stack "
             "Stacks StacksTo Stop Unbind UseSessions Why"
         ),
+        "_data": "DataModules Hidden",
         "_exchange": (
             "CREDIT Inflow Joiner MAX_BATCH MAX_EVENTS MAX_WEBSOCKET_MESSAGE Outflow PIECE WINDOW cost payload_of "
             "payloads pieces read_credit"

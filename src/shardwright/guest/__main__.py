@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """The exit status of the guest."""
     control = ControlSocket(int(argv[1]))
-    lifeline = hold_lifeline(int(argv[2]))
-    os.close(int(argv[2]))
+    lifeline = int(argv[2])
+    hold_lifeline(lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         control.send(Hello(VERSION))

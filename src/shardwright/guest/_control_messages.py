@@ -37,7 +37,7 @@ class Init(_Message, frozen=True, tag="init"):
 
 
 class Fork(_Message, frozen=True, tag="fork"):
-    """To a template: fork a shard whose control socket is the descriptor."""
+    """To a template: fork a shard. Descriptors: its control socket, and its lifeline."""
 
     shard: str
 

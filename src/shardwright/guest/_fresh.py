@@ -10,6 +10,7 @@ import fcntl
 import os
 import random
 import signal
+import socket
 import sys
 from types import TracebackType
 from typing import Any
@@ -79,19 +80,25 @@ def refresh(watch: SeedWatch) -> None:
         uuid._node = None  # uuid1 of siblings differ by node and clock sequence
 
 
-def hold_lifeline(descriptor: int) -> int:
-    """Ask the kernel to kill this process group when the other end of the pipe closes; returns the descriptor to keep.
+def hold_lifeline(descriptor: int) -> None:
+    """Ask the kernel to kill this process group when the other end of this socket closes. It has to stay open.
 
-    The signal comes from the kernel itself (O_ASYNC with F_SETSIG), so it reaches a process that is busy or stuck. Each
-    process opens the pipe anew, since the wish belongs to the open file and forks share that.
+    The signal comes from the kernel itself (O_ASYNC with F_SETSIG), so it reaches a process that is busy or stuck. The
+    wish belongs to the open file, and anything that can be read there counts as well: so each shard and template has a
+    socket of its own, whose other end the keeper never writes to. A pipe would not do: whoever has one end of it may
+    open the other through /proc.
     """
-    own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(own, fcntl.F_SETFL, os.O_RDONLY | os.O_NONBLOCK | os.O_ASYNC)
-    try:
-        if os.read(own, 1) == b"":  # it closed before we asked
-            os.killpg(os.getpgrp(), signal.SIGKILL)
-    except BlockingIOError:
-        pass
-    return own
+    os.set_inheritable(descriptor, False)
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK | os.O_ASYNC)
+    with socket.socket(fileno=os.dup(descriptor)) as held:
+        try:
+            closed = held.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            closed = False
+        except OSError:
+            closed = True
+    if closed:  # before we asked
+        os.killpg(os.getpgrp(), signal.SIGKILL)

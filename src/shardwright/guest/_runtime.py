@@ -20,11 +20,12 @@ from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 from shardwright.contracts.transport import Channel
-from shardwright.errors import CallError, Fault, InternalError, NotPermitted, Overloaded
+from shardwright.errors import CallError, CutRefused, Fault, InternalError, NotPermitted, Overloaded
 from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._control_messages import Counts
+from shardwright.guest._data import DataModules, Hidden
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link
@@ -116,6 +117,7 @@ class Runtime:
         self.caller = Caller(self.router, self.chains, self.mailbox)
         self.proxies = Proxies(plan, self.caller)
         namespace = Namespace(plan, component, self.proxies) if inproc else None
+        self.data = DataModules(plan, component, self.proxies, self.class_named)
         self.import_module: Import = importlib.import_module if namespace is None else namespace.import_module
         self.objects = Objects()
         self.sessions = Sessions()
@@ -340,10 +342,21 @@ class Runtime:
             found = getattr(found, part)
         return found
 
+    def class_named(self, name: str) -> Any:
+        """What a message means by ``module:Qualname``: a class, with its code only where this component knows the module."""
+        module, _, qualname = name.partition(":")
+        found: Any = self.data.get(module)
+        if found is None:
+            return self.resolve(module, qualname)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+        if isinstance(found, Hidden):
+            raise CutRefused(found.message)
+        return found
+
     def value_class(self, name: str) -> type:
         """A class that the plan lets travel by copy."""
-        module, _, qualname = name.partition(":")
-        found = self.resolve(module, qualname)
+        found = self.class_named(name)
         if not isinstance(found, type):
             raise InternalError(f"{name} is not a class")
         return found
@@ -414,8 +427,7 @@ class LinkHandles:
             return runtime.objects.get(object_id)
         if class_name not in self._stateful:
             raise CallError(f"{class_name} is not a class that handles stand for", outcome="failed")
-        module, _, qualname = class_name.partition(":")
-        cls = runtime.resolve(module, qualname)
+        cls = runtime.class_named(class_name)
         if not isinstance(cls, HandleType):
             raise CallError(f"{class_name} lives here, but its object is said to live in {shard}", outcome="failed")
         return runtime.proxies.handles.get(cls, ShardId(shard), object_id)  # type: ignore[arg-type]

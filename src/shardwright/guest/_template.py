@@ -202,7 +202,8 @@ class ForkServer:
                     warnings.simplefilter("ignore", DeprecationWarning)
                     pid = os.fork()
             except OSError as error:
-                os.close(descriptors[0])
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 self._control.send(Forked(message.shard, f"fork failed: {error}"))
                 continue
             if pid == 0:
@@ -211,16 +212,17 @@ class ForkServer:
                 os.close(wake_read)
                 os.close(wake_write)
                 self._control.close()
-                self._become_shard()
+                self._become_shard(descriptors[1])
                 return descriptors[0]
             self._children[pid] = message.shard
-            os.close(descriptors[0])  # the fork says that it is there
+            for descriptor in descriptors:  # the fork says that it is there
+                os.close(descriptor)
 
-    def _become_shard(self) -> None:
+    def _become_shard(self, lifeline: int) -> None:
         os.setsid()
-        old = self._lifeline
-        self._lifeline = hold_lifeline(old)
-        os.close(old)
+        os.close(self._lifeline)
+        self._lifeline = lifeline
+        hold_lifeline(lifeline)
         refresh(self._imported.seeds)
 
     def _reap(self) -> None:

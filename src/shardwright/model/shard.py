@@ -120,6 +120,7 @@ class ShardDefinition:
     depends_on: tuple[ComponentName, ...]  # direct, manifest and analysis together
     data_dependencies: tuple[DataDependency, ...] = ()
     queue: int = 1024
+    knows: tuple[str, ...] = ()  # modules of other components that its own code imports: their classes run here
 
     def entry(self, name: str) -> EntryPoint:
         """The entry point of that name. Raises KeyError."""
@@ -185,6 +186,7 @@ class ModuleSurface:
     is_package: bool
     stub_source: str
     source_sha256: str
+    data_source: str = ""  # its classes without code, for shards whose component does not know the module
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,9 @@ class ShardPlan:
     value_classes: tuple[str, ...]
     stateful_classes: tuple[str, ...]
     routes: tuple[RouteTarget, ...] = ()
+    common_data: tuple[
+        tuple[str, str], ...
+    ] = ()  # (module, source like ``ModuleSurface.data_source``) of common modules
 
     @property
     def refusals(self) -> tuple[Diagnostic, ...]:

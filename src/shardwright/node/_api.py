@@ -20,13 +20,22 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from shardwright.errors import CallError, MessageTooLarge, NodeError, NotPermitted, Overloaded, RemoteError
+from shardwright.errors import (
+    CallError,
+    DeadlineExceeded,
+    MessageTooLarge,
+    NodeError,
+    NotPermitted,
+    Overloaded,
+    RemoteError,
+)
 from shardwright.guest import CallContext
 from shardwright.model.ids import SessionNumber
 from shardwright.node._api_lines import END, Follower, event_object, gone, line_of, log_object, send
@@ -53,7 +62,7 @@ from shardwright.node._api_messages import (
     error_line,
 )
 from shardwright.node._api_sockets import descends_from, in_control_group, listen, peer
-from shardwright.node._api_values import from_json, readable
+from shardwright.node._api_values import TooMuch, from_json, readable
 from shardwright.node._attach import attach, targets
 from shardwright.node._logs import LogLine, matches
 from shardwright.node._resize import nearest, resize
@@ -318,7 +327,7 @@ class ApiServer:
     # -- calls -------------------------------------------------------------------------------------------------
 
     async def _call(self, request: AskCall) -> bytes:
-        core, client = self._running.core, self._running.client
+        core, client = self._running.core, self._running.onlooker
         try:
             if not 0 < request.timeout_s <= MAX_TIMEOUT_S or math.isnan(request.timeout_s):
                 raise CallError(f"timeout_s must be between 0 and {MAX_TIMEOUT_S:g}", outcome="not started")
@@ -344,7 +353,10 @@ class ApiServer:
             context = CallContext(session=session.number, session_name=session.name, trace_id=os.urandom(16))
             context = context.within(max(0.001, end_s - self._loop.time()))
             try:
-                return await self._on_thread(lambda: _made(client.call(context, request.target, args, kwargs)))
+                end_of_making_s = time.monotonic() + (end_s - self._loop.time())
+                return await self._on_thread(
+                    lambda: _made(client.call(context, request.target, args, kwargs), end_of_making_s)
+                )
             finally:
                 if own:
                     self._end(session.number)
@@ -352,7 +364,7 @@ class ApiServer:
             self._calls -= 1
 
     def _end(self, number: SessionNumber) -> None:
-        self._running.client.session_ended(number)
+        self._running.onlooker.session_ended(number)
         self._running.core.end_session(number)
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
@@ -468,11 +480,16 @@ async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     await asyncio.wait_for(writer.drain(), ANSWER_S)
 
 
-def _made(result: Any) -> bytes:
-    """The answer, made on the thread of the call: results may be large, and iterators are still read."""
-    line = answer_line({"value": readable(result), "type": type(result).__qualname__})
-    if len(line) > MAX_ANSWER:
+def _made(result: Any, end_s: float) -> bytes:
+    """The answer, made on the thread of the call, for results may be large; by then, on the monotonic clock."""
+    try:
+        line = answer_line({"value": readable(result, MAX_ANSWER, end_s), "type": type(result).__qualname__})
+    except TooMuch:
+        line = b""
+    except TimeoutError:
+        raise DeadlineExceeded("the call ran; its result could not be written in time", outcome="failed") from None
+    if not line or len(line) > MAX_ANSWER:
         raise MessageTooLarge(
-            f"the call ran; its result makes {len(line):,} bytes of JSON, more than {MAX_ANSWER:,}", outcome="failed"
+            f"the call ran; its result makes more than {MAX_ANSWER:,} bytes of JSON", outcome="failed"
         )
     return line

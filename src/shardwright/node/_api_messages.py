@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from shardwright.errors import CallError, ComponentImportError, ManifestError, NodeError, ShardwrightError, StartFailed
+from shardwright.transport import text_that_came
 
 MAX_LINE = 1 << 20
 MAX_ANSWER = 16 << 20
@@ -159,7 +160,7 @@ def error_line(error: BaseException, *, bad_input: bool = False) -> bytes:
 
 def describe(error: BaseException) -> dict[str, Any]:
     """An error as an object: whose fault, what, what now, and the traceback of user code."""
-    described: dict[str, Any] = {"type": type(error).__qualname__, "message": str(error)}
+    described: dict[str, Any] = {"type": type(error).__qualname__, "message": text_of(error)}
     if isinstance(error, ShardwrightError):
         described |= {"code": error.code, "fault": error.fault, "message": error.message, "remedy": error.remedy}
     if isinstance(error, CallError):
@@ -174,6 +175,17 @@ def describe(error: BaseException) -> dict[str, Any]:
     if isinstance(error, StartFailed):
         described["log"] = list(error.log)
     return described
+
+
+def text_of(error: BaseException) -> str:
+    """What it says. Its class may be of the application, whose code does not run here."""
+    came = text_that_came(error)
+    if came is not None:
+        return came
+    try:
+        return str(error)
+    except Exception:
+        return f"<{type(error).__qualname__} whose str failed>"
 
 
 def user_traceback(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from shardwright.contracts.transport import Transport
-from shardwright.errors import CallError, InternalError, NodeError, NotPermitted
+from shardwright.errors import CallError, CutRefused, InternalError, NodeError, NotPermitted
 from shardwright.guest import (
     NOWHERE,
     WHY_PATIENCE_S,
@@ -26,7 +26,9 @@ from shardwright.guest import (
     CallContext,
     Caller,
     Chains,
+    DataModules,
     Handle,
+    Hidden,
     Hub,
     Link,
     Namespace,
@@ -58,7 +60,17 @@ class Client:
     To be made on the node's loop.
     """
 
-    def __init__(self, plan: ShardPlan, core: Core, loop: asyncio.AbstractEventLoop, transport: Transport) -> None:
+    def __init__(
+        self,
+        plan: ShardPlan,
+        core: Core,
+        loop: asyncio.AbstractEventLoop,
+        transport: Transport,
+        *,
+        data_alone: bool = False,
+    ) -> None:
+        """``data_alone``: what comes is shown to somebody else, and no code of the application may run for it here."""
+        self._data_alone = data_alone
         self._plan = plan
         self._core = core
         self._loop = loop
@@ -70,6 +82,7 @@ class Client:
         self._caller = _ClientCaller(self)
         self._proxies = Proxies(plan, self._caller)
         self._namespace = Namespace(plan, None, self._proxies)
+        self._data = DataModules(plan, None, self._proxies, self.class_named)
         self._stateful = frozenset(plan.stateful_classes)
         # what a test run replaces: there the test process imports generated modules, and shards may call it
         self.import_module: Callable[[str], ModuleType] = self._namespace.import_module
@@ -80,7 +93,8 @@ class Client:
         self.awaiting: list[asyncio.AbstractEventLoop] = []  # the loops on which calls are awaited now
         self._links: set[Link] = set()
         self._mutex = threading.Lock()
-        core.bindings.offer_client = self.offered
+        if not data_alone:
+            core.bindings.offer_client = self.offered
 
     @property
     def chains(self) -> Chains:
@@ -163,6 +177,7 @@ class Client:
         self._plan = plan
         self._proxies = Proxies(plan, self._caller)
         self._namespace = Namespace(plan, None, self._proxies)
+        self._data = DataModules(plan, None, self._proxies, self.class_named)
         self._stateful = frozenset(plan.stateful_classes)
 
     def session_ended(self, number: SessionNumber) -> None:
@@ -238,11 +253,23 @@ class Client:
 
     # -- classes -----------------------------------------------------------------------------------------------
 
-    def _value_class(self, name: str) -> type:
+    def class_named(self, name: str) -> Any:
+        """What a message means by ``module:Qualname``."""
         module, _, qualname = name.partition(":")
-        found: Any = self._imported(module) or self.import_module(module)
+        if self._data_alone:
+            found: Any = self._data.get(module)
+            if found is None:
+                raise InternalError(f"nothing is known of the classes of {module}")
+        else:
+            found = self._imported(module) or self.import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part)
+        if isinstance(found, Hidden):
+            raise CutRefused(found.message)
+        return found
+
+    def _value_class(self, name: str) -> type:
+        found = self.class_named(name)
         if not isinstance(found, type):
             raise InternalError(f"{name} is not a class")
         return found
@@ -337,10 +364,14 @@ class ClientHandles:
         client = self._client
         if class_name not in client._stateful:
             raise CallError(f"{class_name} is not a class that handles stand for", outcome="failed")
-        module, _, qualname = class_name.partition(":")
-        cls: Any = client.import_module(module)
-        for part in qualname.split("."):
-            cls = getattr(cls, part)
+        cls: Any
+        if client._data_alone:
+            cls = client.class_named(class_name)
+        else:
+            module, _, qualname = class_name.partition(":")
+            cls = client.import_module(module)
+            for part in qualname.split("."):
+                cls = getattr(cls, part)
         client.handle_sessions[shard, object_id] = replace(NOWHERE, session=client._caller.context().session)
         return client._proxies.handles.get(cls, ShardId(shard), object_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 from collections import deque
@@ -12,6 +13,16 @@ from shardwright.errors import ProtocolViolation
 from shardwright.guest import HEADER
 
 _MAX_DESCRIPTORS = 32
+AGAIN_S = 0.05
+TOO_MANY_PASSED = "end the process of this user that leaves many descriptors unread in sockets, or raise `ulimit -n`"
+# What the kernel has too little of at the moment; the peer is there. The first is a limit of the whole user, which a
+# shard may use up when it runs as the node's.
+_SCARCE = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
+
+def scarce(error: OSError) -> bool:
+    """Whether sending failed for want of something, and says nothing of the peer. Nothing was sent."""
+    return error.errno in _SCARCE
 
 
 def send_with(sock: socket.socket, data: bytes | memoryview, descriptors: Sequence[int]) -> int:

@@ -1,7 +1,7 @@
 """The keeper: the tiny process that owns sandboxes, so that they end, and are cleaned up after, whatever happens to the node.
 
 ``python -m shardwright.node._keeper SOCKET GRACE_S FORMAT`` (of its own lines: json or pretty). Single-threaded. It holds the
-writing end of the lifeline: when the keeper dies, the kernel kills every template and shard (see
+other end of each lifeline: when the keeper dies, the kernel kills every template and shard (see
 ``guest._fresh.hold_lifeline``), and its guard what those had started (``_keeper_guard``). When the node dies, it waits for
 the grace, kills everything, removes control groups, and ends.
 """
@@ -22,7 +22,7 @@ from shardwright.contracts.sandbox import LaunchSpec, Sandbox
 from shardwright.errors import SandboxError, ShardwrightError
 from shardwright.guest import frame
 from shardwright.model.ids import ShardId
-from shardwright.node._frames import FrameReader, send_with
+from shardwright.node._frames import AGAIN_S, TOO_MANY_PASSED, FrameReader, scarce, send_with
 from shardwright.node._keeper_guard import guarded
 from shardwright.node._keeper_messages import (
     Adopt,
@@ -54,6 +54,7 @@ from shardwright.telemetry import LogFormat, OwnLog
 MAX_FRAME = 16 * 1024 * 1024
 LATE_S = 5.0
 END_S = 2.0
+ATTEMPTS = 4
 
 
 class Keeper:
@@ -71,8 +72,7 @@ class Keeper:
         self._backends: dict[str, ProcessBackend] = {each.name: each for each in (self._backend, self._spaces)}
         self._sandboxes: dict[str, Sandbox] = {}
         self._frames = FrameReader(sock, limit=MAX_FRAME, descriptors=True)
-        self._lifeline_read, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
-        os.fchmod(self._lifeline_read, 0o604)  # opened anew by whoever holds it, who may be another user
+        self._lifelines: dict[str, socket.socket] = {}  # by shard; nothing is ever written or read there
         self._events = select.epoll()
         self._watched: dict[int, Sandbox] = {}  # by their pidfd: those that run
         self._late: list[Sandbox] = []  # told to end, and did not in time
@@ -131,7 +131,8 @@ class Keeper:
     def _end(self) -> None:
         for sandbox in self._sandboxes.values():
             sandbox.kill()
-        os.close(self._lifeline_write)  # and what we were never told of
+        for lifeline in self._lifelines.values():
+            lifeline.close()
         for path in self._inherited:
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -166,13 +167,40 @@ class Keeper:
             for descriptor in descriptors:
                 os.close(descriptor)
         data = frame(answer, len(out))
-        sent = send_with(self._socket, data, out) if out else 0
-        self._socket.sendall(data[sent:], socket.MSG_NOSIGNAL)
+        try:
+            sent = self._send(data, out) if out else 0
+        except OSError as error:
+            if not scarce(error):
+                raise
+            self._undo(answer)
+            why = f"the answer's descriptors cannot be passed on now: {error.strerror}"
+            data, sent = frame(Refused(message.request, why, TOO_MANY_PASSED), 0), 0
+        while sent < len(data):
+            sent += self._send(data[sent:], [])
+
+    def _send(self, data: bytes, descriptors: list[int]) -> int:
+        """How much of it went. Tries again for a while where the kernel has too little of something."""
+        attempts = 1
+        while True:
+            try:
+                return send_with(self._socket, data, descriptors)
+            except OSError as error:
+                if not scarce(error) or (descriptors and attempts == ATTEMPTS):
+                    raise
+            attempts += 1
+            time.sleep(AGAIN_S)
+
+    def _undo(self, answer: Any) -> None:
+        """The node will not hear of it."""
+        with contextlib.suppress(SandboxError):
+            if isinstance(answer, Started) and answer.handle is not None:
+                self._do(Delete(answer.request, answer.handle.shard), [])
 
     def _do(self, message: Any, descriptors: list[int]) -> tuple[Any, list[int]]:
         match message:
             case Launch():
-                mapped = dict(zip(message.targets, descriptors, strict=True)) | {message.lifeline: self._lifeline_read}
+                held, theirs = socket.socketpair()
+                mapped = dict(zip(message.targets, descriptors, strict=True)) | {message.lifeline: theirs.fileno()}
                 spec = LaunchSpec(
                     shard=ShardId(message.shard),
                     arguments=message.arguments,
@@ -184,13 +212,23 @@ class Keeper:
                     sight=message.sight,
                     template=message.template,
                 )
-                return self._started(message.request, self._backend_of(message.backend).launch(spec))
+                with theirs:
+                    try:
+                        launched = self._backend_of(message.backend).launch(spec)
+                    except BaseException:
+                        held.close()
+                        raise
+                self._lifelines[message.shard] = held
+                return self._started(message.request, launched)
             case Reserve():
                 backend = self._backend_of(message.backend)
                 return Reserved(message.request), list(backend.reserve(message.shard, message.limits))
             case Adopt():
                 backend = self._backend_of(message.handle.backend)
-                return self._started(message.request, backend.adopt(message.handle, message.limits))
+                adopted = backend.adopt(message.handle, message.limits)
+                if adopted is not None:
+                    self._lifelines[message.handle.shard] = socket.socket(fileno=os.dup(descriptors[0]))
+                return self._started(message.request, adopted)
             case Resize():
                 return Applied(message.request, self._sandbox(message.shard).resize(message.limits)), []
             case Kill():
@@ -205,6 +243,8 @@ class Keeper:
                     return Deleted(message.request, None), []
                 self._unwatch(sandbox)
                 sandbox.kill()
+                if (lifeline := self._lifelines.pop(message.shard, None)) is not None:
+                    lifeline.close()
                 try:
                     sandbox.delete()
                 except SandboxError:

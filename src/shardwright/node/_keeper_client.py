@@ -20,7 +20,7 @@ from shardwright.errors import NodeError, ProtocolViolation, SandboxError
 from shardwright.guest import frame
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Usage
-from shardwright.node._frames import FrameReader, send_with
+from shardwright.node._frames import AGAIN_S, TOO_MANY_PASSED, FrameReader, scarce, send_with
 from shardwright.node._keeper_messages import (
     Adopt,
     AskUsage,
@@ -137,7 +137,7 @@ class KeeperClient:
         self._asked: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
-        self._outbox: list[tuple[bytes, list[int]]] = []
+        self._outbox: list[tuple[bytes, list[int], int]] = []  # the rest of a message, what goes with it, which request
         self._gone = False
         self._loop.add_reader(sock, self._readable)
 
@@ -204,9 +204,12 @@ class KeeperClient:
         _, received = await self._ask(Reserve(next(self._ids), shard, limits, backend), [])
         return received
 
-    async def adopt(self, handle: SandboxHandle, limits: Limits) -> tuple[SandboxHandle, int] | None:
-        """Put a forked process under limits; None when it has ended."""
-        answer, received = await self._ask(Adopt(next(self._ids), handle, limits), [])
+    async def adopt(self, handle: SandboxHandle, limits: Limits, lifeline: int) -> tuple[SandboxHandle, int] | None:
+        """Put a forked process under limits; None when it has ended.
+
+        ``lifeline``: the other end of its own; a copy goes to the keeper.
+        """
+        answer, received = await self._ask(Adopt(next(self._ids), handle, limits), [lifeline])
         return (answer.handle, _pidfd(received)) if answer.handle is not None else None
 
     async def resize(self, shard: ShardId, limits: Limits) -> Limits:
@@ -268,7 +271,7 @@ class KeeperClient:
             raise NodeError("the keeper is gone", remedy="start the node again")
         future: asyncio.Future[tuple[Any, list[int]]] = self._loop.create_future()
         # the descriptors must live until they were sent, whatever becomes of the caller meanwhile
-        self._outbox.append((frame(message, len(descriptors)), _copies(descriptors)))
+        self._outbox.append((frame(message, len(descriptors)), _copies(descriptors), message.request))
         self._asked[message.request] = future
         self._flush()
         try:
@@ -282,22 +285,39 @@ class KeeperClient:
 
     def _flush(self) -> None:
         while self._outbox:
-            data, descriptors = self._outbox[0]
+            data, descriptors, request = self._outbox[0]
             try:
                 sent = send_with(self._socket, data, descriptors)
             except BlockingIOError:
                 self._loop.add_writer(self._socket, self._flush)
                 return
-            except OSError:
-                self._lost()
-                return
+            except OSError as error:
+                if not scarce(error):
+                    self._lost()
+                    return
+                if not descriptors:  # perhaps in the middle of a message
+                    self._loop.remove_writer(self._socket)
+                    self._loop.call_later(AGAIN_S, self._flush)
+                    return
+                self._refuse(request, error)  # nothing of it was sent
+                self._outbox.pop(0)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                continue
             for descriptor in descriptors:
                 os.close(descriptor)
             if sent == len(data):
                 self._outbox.pop(0)
             else:
-                self._outbox[0] = (data[sent:], [])
-        self._loop.remove_writer(self._socket)
+                self._outbox[0] = (data[sent:], [], request)
+        if not self._gone:
+            self._loop.remove_writer(self._socket)
+
+    def _refuse(self, request: int, error: OSError) -> None:
+        future = self._asked.pop(request, None)
+        if future is not None and not future.done():
+            why = f"its descriptors cannot be passed on now: {error.strerror}"
+            future.set_result((Refused(request, why, TOO_MANY_PASSED), []))
 
     def _readable(self) -> None:
         try:
@@ -332,7 +352,7 @@ class KeeperClient:
             self._on_gone()
 
     def _fail(self) -> None:
-        for _, descriptors in self._outbox:
+        for _, descriptors, _ in self._outbox:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._outbox.clear()

@@ -15,7 +15,7 @@ class _Message(msgspec.Struct, frozen=True, tag_field="t"):
 
 
 class Launch(_Message, frozen=True, tag="launch"):
-    """Descriptors come with the frame, one for each of ``targets``. ``lifeline`` is the number to map the pipe to."""
+    """Descriptors come with the frame, one for each of ``targets``. ``lifeline`` is the number to map its lifeline to."""
 
     shard: str
     arguments: tuple[str, ...]
@@ -39,7 +39,7 @@ class Reserve(_Message, frozen=True, tag="reserve"):
 
 
 class Adopt(_Message, frozen=True, tag="adopt"):
-    """Take over a process that a template forked, under these limits."""
+    """Take over a process that a template forked, under these limits. With it comes the other end of its lifeline."""
 
     handle: SandboxHandle
     limits: Limits

@@ -47,7 +47,7 @@ from shardwright.guest import (
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.node._frames import FrameReader, send_with
+from shardwright.node._frames import AGAIN_S, FrameReader, scarce, send_with
 
 MAX_UNREAD = 64 * 1024 * 1024  # a guest that lets more than this of its control messages lie is ended,
 MAX_WAITING_DESCRIPTORS = 512  # or so many descriptors that were sent with them
@@ -175,6 +175,7 @@ class GuestPort(ShardPort):
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
         self._events: PortEvents | None = None
         self._closed = ""
+        self._again: asyncio.TimerHandle | None = None
         self._loop.add_reader(sock, self._readable)
 
     def __repr__(self) -> str:
@@ -225,6 +226,8 @@ class GuestPort(ShardPort):
         if self._closed:
             return
         self._closed = reason
+        if self._again is not None:
+            self._again.cancel()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
@@ -294,7 +297,11 @@ class GuestPort(ShardPort):
                 self._loop.add_writer(self._socket, self._flush)
                 return
             except OSError as error:
-                self.close(f"its control socket broke: {error}")
+                if scarce(error):
+                    self._loop.remove_writer(self._socket)
+                    self._again = self._again or self._loop.call_later(AGAIN_S, self._once_more)
+                else:
+                    self.close(f"its control socket broke: {error}")
                 return
             self._unread -= sent
             self._waiting_descriptors -= len(descriptors)
@@ -305,6 +312,11 @@ class GuestPort(ShardPort):
             else:
                 self._outbox[0] = (data[sent:], ())
         self._loop.remove_writer(self._socket)
+
+    def _once_more(self) -> None:
+        self._again = None
+        if not self._closed:
+            self._flush()
 
     def _readable(self) -> None:
         try:

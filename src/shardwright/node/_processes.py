@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -308,11 +309,12 @@ class ProcessLauncher(Launcher):
     async def _fork(self, template: Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         ours, theirs = control_pair()
         port = GuestPort(shard, template.port.component, ours)
+        held, lifeline = socket.socketpair()  # ours until the keeper holds it
         # its control groups are made while it is forked
         reserving = asyncio.ensure_future(self._keeper.reserve(shard, limits, template.backend))
         entrances: list[int] = []
         try:
-            forked = template.fork(shard, theirs.detach())
+            forked = template.fork(shard, theirs.detach(), lifeline.detach())
             hello = await self._expect(port, Hello, forked)
             template.forked(shard)
             self._check(hello)
@@ -322,7 +324,7 @@ class ProcessLauncher(Launcher):
             handle = SandboxHandle(1, backend, shard, port.pid, process_start_ticks(port.pid) or 0)
             entrances = await reserving
             self._enter(port, terminal, tuple(entrances))
-            adopted = await self._keeper.adopt(handle, limits)
+            adopted = await self._keeper.adopt(handle, limits, held.fileno())
             if adopted is None:
                 raise StartFailed(f"{shard} ended before it began")
             self._watch(port, adopted[1])
@@ -334,6 +336,8 @@ class ProcessLauncher(Launcher):
             if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
                 raise TemplateEnded(f"{shard} was not forked: {error.message}") from error
             raise
+        finally:
+            held.close()
         try:
             await self._expect(port, Ready)
             if folder := outside_of(port.pid, adopted[0].control_groups):

@@ -127,6 +127,7 @@ class Reloader:
         core.shards.take_up(plan, components, changed)
         core.bindings.take_up(plan)
         running.client.take_up(plan)
+        running.onlooker.take_up(plan)
         if running.ingress is not None:
             running.ingress.take_up(plan)
 
@@ -156,7 +157,8 @@ class Reloader:
         sessions = await self._take_out(shard)
         for port in list(core.ports().values()):
             port.tell(Retire(record.component, shard, lossy))
-        self._running.client.router.retire(shard, lost=lossy)
+        for client in (self._running.client, self._running.onlooker):
+            client.router.retire(shard, lost=lossy)
         shards.freed()
         names = tuple(sorted(name for name in map(core.session_name, sessions) if name and not name.startswith("(")))
         lost = names if lossy else ()

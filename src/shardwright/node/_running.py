@@ -184,6 +184,7 @@ class Running:
         if journal.set_aside is not None:
             self.core.record("journal", f"its file could not be read, and is now {journal.set_aside}")
         self.client = Client(self.plan, self.core, self._loop, transport)
+        self.onlooker = Client(self.plan, self.core, self._loop, transport, data_alone=True)  # for other terminals
         if self.options.testing is not None:
             self.bench = Bench(self.plan, self.core, self.client, self._loop)
         launcher: Launcher
@@ -341,6 +342,7 @@ class Running:
     def end(self, number: SessionNumber) -> None:
         """End a session, from any thread."""
         self.client.session_ended(number)
+        self.onlooker.session_ended(number)
         if not self._closed:
             done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
@@ -408,6 +410,7 @@ class Running:
             if client is not None and not self._client_closed:
                 self._client_closed = True
                 client.close()
+                self.onlooker.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)
             self._loop.close()

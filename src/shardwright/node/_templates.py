@@ -50,12 +50,12 @@ class Template:
             await asyncio.wait({self._task}, timeout=within_s)
         return bool(self.port.closed)
 
-    def fork(self, shard: ShardId, descriptor: int) -> asyncio.Future[str]:
-        """Ask for a fork; the future is done only when it failed, with the reason."""
+    def fork(self, shard: ShardId, control: int, lifeline: int) -> asyncio.Future[str]:
+        """Ask for a fork; the future is done only when it failed, with the reason. Uses the descriptors up."""
         failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._asked[shard] = failed
         self.forks += 1
-        self.port.send(Fork(shard), (descriptor,))
+        self.port.send(Fork(shard), (control, lifeline))
         return failed
 
     def forked(self, shard: ShardId) -> None:

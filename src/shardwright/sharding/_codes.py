@@ -66,6 +66,8 @@ CODES: dict[str, Code] = {
          "Use an Enum member or None instead."),
         ("SW255", _N, "Objects of a class reached by handle can be iterated over in their own component only.",
          "Give the class a method that returns a list."),
+        ("SW256", _N, "A value class with code of its own may come to a component that does not import its module: as data.",
+         "Import the module there, if only under TYPE_CHECKING, or define the class in a module that no component owns."),
         # -- hazards at edges -------------------------------------------------------------------------------------
         ("SW260", _R, "A generator is called across an edge; generators are not streamed yet.",
          "Return a list, or keep caller and generator in one component."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits
 from shardwright.model.manifest import Component, Manifest, Scope, Start, StateKind
@@ -17,9 +19,11 @@ from shardwright.model.shard import (
     Site,
 )
 from shardwright.sharding._classes import classes_in
+from shardwright.sharding._data import code_of_class, data_source
 from shardwright.sharding._edges import find_edges
 from shardwright.sharding._entries import entries_of, main_entries
 from shardwright.sharding._gateway import gateway_of
+from shardwright.sharding._knows import Knowledge
 from shardwright.sharding._program import Program
 from shardwright.sharding._scan import Touch, UseKind
 from shardwright.sharding._state import dependencies_of, evidence_of, state_of
@@ -44,6 +48,8 @@ def plan_of(program: Program) -> ShardPlan:
     """The plan of a program that was read already."""
     manifest = program.manifest
     surfaces = judge(program)
+    modules = tuple(_surface(program, surfaces, module) for module in sorted(surfaces))
+    knowledge = Knowledge(program, {each.module: each.stub_source for each in modules})
     components: tuple[ComponentName, ...] = tuple(component.name for component in manifest.components)
     if program.main_module is not None:
         components = (*components, MAIN_COMPONENT)
@@ -62,6 +68,8 @@ def plan_of(program: Program) -> ShardPlan:
     diagnostics += _common_globals(program, components) + _process_settings(program, components)
     diagnostics += _logging_settings(program, components) + _iterable_classes(program, surfaces, components)
     diagnostics += _class_notes(program, surfaces)
+    definitions = [replace(each, knows=knowledge.of(each.component)) for each in definitions]
+    diagnostics += _hidden_code(program, surfaces, definitions, found.edges)
     gateway = gateway_of(manifest, definitions, found.edges)
     diagnostics += gateway.diagnostics
     return ShardPlan(
@@ -71,10 +79,11 @@ def plan_of(program: Program) -> ShardPlan:
         definitions=(*definitions, *gateway.definitions),
         edges=(*found.edges, *gateway.edges),
         diagnostics=tuple(sorted(diagnostics, key=_order)),
-        modules=tuple(_surface(program, surfaces, module) for module in sorted(surfaces)),
+        modules=modules,
         value_classes=values,
         stateful_classes=stateful,
         routes=gateway.routes,
+        common_data=tuple((name, text) for name in sorted(program.common) if (text := _common_data(program, name))),
     )
 
 
@@ -138,7 +147,13 @@ def _surface(program: Program, surfaces: dict[str, Surface], name: str) -> Modul
         is_package=module.is_package,
         stub_source=stub_source(program, surfaces, name),
         source_sha256=module.sha256,
+        data_source=data_source(program, surfaces, name),
     )
+
+
+def _common_data(program: Program, module: str) -> str:
+    symbols = program.resolver.symbols(module) if _below_root(program, module) else None
+    return data_source(program, {module: Surface(symbols)}, module) if symbols is not None else ""
 
 
 def _classes(program: Program) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -280,6 +295,40 @@ def _iterable_classes(
                         f"give {name} a method that returns a list",
                     )
                 )
+    return found
+
+
+def _hidden_code(
+    program: Program, surfaces: dict[str, Surface], definitions: list[ShardDefinition], edges: list[PlanEdge]
+) -> list[Diagnostic]:
+    """A note at each value class with code of its own that may come to a component which does not import its module."""
+    found = []
+    beside: dict[str, set[str]] = {}
+    for edge in edges:
+        beside.setdefault(edge.caller, set()).add(edge.callee)
+        beside.setdefault(edge.callee, set()).add(edge.caller)
+    knows = {definition.component: definition.knows for definition in definitions}
+    for module, surface in surfaces.items():
+        owner = program.owners[module]
+        strangers = sorted(
+            name for name in beside.get(owner, ()) if module not in knows.get(ComponentName(name), (module,))
+        )
+        for name, node in surface.values.items():
+            code = code_of_class(node)
+            if not strangers or not code:
+                continue
+            site = Site(surface.symbols.module.relative, node.lineno)
+            shown = ", ".join(code[:4]) + (", ..." if len(code) > 4 else "")
+            found.append(
+                Diagnostic(
+                    "SW256",
+                    Severity.NOTE,
+                    f"{name} comes to {', '.join(strangers)} as data: {shown} would not run there",
+                    site,
+                    owner,
+                    f"import {module} there (under TYPE_CHECKING will do), or define {name} in a module that no component owns",
+                )
+            )
     return found
 
 

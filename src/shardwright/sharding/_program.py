@@ -182,10 +182,10 @@ class Program:
                 continue
             seen.add(name)
             todo += [target for target, _ in self.scan(name).imports]
-            todo += self._named_in(name)
+            todo += self.named_in(name)
         return tuple(sorted(seen))
 
-    def _named_in(self, module: str) -> tuple[str, ...]:
+    def named_in(self, module: str) -> tuple[str, ...]:
         """Modules of the application whose dotted names are texts in the module, alone or with an attribute behind them.
 
         So frameworks are told what to import: Django's settings, ``ROOT_URLCONF``, ``MIDDLEWARE``, ``include("shop.urls")``.

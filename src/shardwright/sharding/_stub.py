@@ -28,10 +28,10 @@ _STATIC_TESTS = frozenset({"sys.version_info", "sys.platform", "os.name", "sys.i
 
 def stub_source(program: Program, surfaces: dict[str, Surface], module: str) -> str:
     """The source of the generated module; the same input gives the same text."""
-    return _Writer(program, surfaces, module).run()
+    return StubWriter(program, surfaces, module).run()
 
 
-class _Writer:
+class StubWriter:
     def __init__(self, program: Program, surfaces: dict[str, Surface], module: str) -> None:
         self.program = program
         self.surfaces = surfaces
@@ -342,7 +342,7 @@ class _Writer:
                 found.append(ast.unparse(item))
         return found
 
-    def declare_class(self, qualname: str, facts: ClassFacts) -> str:
+    def declare_class(self, qualname: str, facts: ClassFacts, inherits: bool = True) -> str:
         """The ``handle_class`` call of a stateful class."""
         methods = []
         for name in sorted(facts.methods):
@@ -353,7 +353,7 @@ class _Writer:
                 f"'signature': {method.facts.signature!r}, 'doc': {method.facts.doc!r}}}"
             )
         bases = []
-        for item in facts.node.bases:
+        for item in facts.node.bases if inherits else ():
             plain = item.value if isinstance(item, ast.Subscript) else item
             ref = self.program.resolver.expression(self.module.name, plain)
             mine = ref is not None and self.program.owners.get(ref.module) == self.program.owners[self.module.name]
@@ -387,7 +387,7 @@ class _Ask(ast.NodeTransformer):
         return ast.Call(ast.Name("__shardwright_value__", ast.Load()), [ast.Constant(name)], [])
 
 
-def _bound_by(writer: _Writer, statement: ast.stmt) -> list[str]:
+def _bound_by(writer: StubWriter, statement: ast.stmt) -> list[str]:
     match statement:
         case ast.Import() | ast.ImportFrom():
             return [name for name, _, _, _ in import_bindings(writer.module, statement)]

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from shardwright.transport._envelope import pack, unpack
-from shardwright.transport.codec import ClassTable, Describe, HandleHook, Memo, PickleCodec, TaggedCodec, describe_call
+from shardwright.transport.codec import (
+    ClassTable,
+    Describe,
+    HandleHook,
+    Memo,
+    PickleCodec,
+    TaggedCodec,
+    describe_call,
+    text_that_came,
+)
 
 __all__ = [
     "CallCodec",
@@ -18,6 +27,7 @@ __all__ = [
     "TaggedCodec",
     "describe_call",
     "pack",
+    "text_that_came",
     "unpack",
 ]
 

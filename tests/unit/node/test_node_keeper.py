@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -25,8 +24,6 @@ def served() -> Iterator[tuple[Keeper, FrameReader]]:
     keeper = Keeper(theirs, 0.0)
     with ours, theirs:
         yield keeper, FrameReader(ours, limit=1 << 20, descriptors=True)
-    os.close(keeper._lifeline_read)
-    os.close(keeper._lifeline_write)
 
 
 def answer(served: tuple[Keeper, FrameReader], message: Any) -> Any:

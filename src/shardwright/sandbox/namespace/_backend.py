@@ -103,7 +103,7 @@ class NamespaceBackend(ProcessBackend):
                 scratch_bytes=SCRATCH_BYTES,
                 inner_ids=inner,
                 outer_ids=self._outer_ids() if inner[0] == 0 else inner,
-                open_files=min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], _MAX_OPEN_FILES),
+                open_files=_open_files(),
             )
         )
         try:
@@ -173,3 +173,13 @@ def _landlock() -> str:
         return f", Landlock {landlock_abi()}"
     except OSError:
         return "; no Landlock on this kernel"
+
+
+def _open_files() -> int:
+    """How many descriptors a sandbox may have: fewer than the node.
+
+    The kernel holds against this limit also the descriptors that all processes of the user have sent and nobody has
+    received yet. What sandboxes of our own user leave lying so must not use up what the node and the keeper may send.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(hard - hard // 4, _MAX_OPEN_FILES)

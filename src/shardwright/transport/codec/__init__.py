@@ -1,6 +1,7 @@
 """Codecs: values to payloads and back. Across trust domains ``TaggedCodec``, inside one ``PickleCodec``."""
 
 from shardwright.transport.codec._classes import ClassTable
+from shardwright.transport.codec._exceptions import text_that_came
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, Step, describe_call, describe_value
 from shardwright.transport.codec._pickle import PickleCodec
@@ -20,4 +21,5 @@ __all__ = [
     "describe_call",
     "describe_value",
     "register",
+    "text_that_came",
 ]

@@ -26,8 +26,9 @@ from shardwright.transport.codec._tagged_decode import Decoder
 from shardwright.transport.codec._tagged_encode import Encoder, write_slots
 from shardwright.transport.codec._wire import Refusal, Tag, violation
 
-__all__ = ["encode", "read_contents", "text_of", "write_contents"]
+__all__ = ["encode", "read_contents", "text_of", "text_that_came", "write_contents"]
 
+_CAME = "__shardwright_text__"  # attribute of exceptions whose class is here without its code
 _FRAMES = 128  # of each end of a longer traceback
 _TEXT = 8192
 _HEAP_TYPE = 1 << 9
@@ -173,6 +174,7 @@ def write_contents(s: Encoder, value: Any) -> None:
         _fitting(s, _field(base or BaseException, name).__get__(value), name, lost)
     state = dict(instance_dict(value))
     notes = state.pop("__notes__", None)
+    state.pop(_CAME, None)
     state = {name: held for name, held in state.items() if type(name) is str}
     s.number(len(state))
     s.items += 2 * len(state)
@@ -249,6 +251,12 @@ def text_of(value: BaseException) -> str:
     except Exception:
         text = f"<{type(value).__qualname__} whose str failed>"
     return text if len(text) <= _TEXT else text[:_TEXT] + "..."
+
+
+def text_that_came(value: BaseException) -> str | None:
+    """What ``str`` of it was where it came from, for a class whose code is not here; None when it did not come."""
+    text = instance_dict(value).get(_CAME)
+    return text if type(text) is str else None
 
 
 def _write_frames(s: Encoder, traceback: TracebackType | None) -> None:
@@ -401,6 +409,8 @@ def read_contents(d: Decoder, thing: Any) -> None:
         shown = name.removeprefix("builtins:").replace(":", ".")
         text = f"{shown}: {text}" if text else shown
         state = {"message": text, "remedy": "", "outcome": "failed", **state, "type_name": shown, "_remote_text": text}
+    elif getattr(type(thing), "__shardwright_data__", False):
+        state[_CAME] = text
     if notes:
         state["__notes__"] = notes
     held = (args, base, names, fields, state, slots, cause, context, bool(suppress), frames)
