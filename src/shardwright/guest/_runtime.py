@@ -25,6 +25,7 @@ from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._control_messages import Counts
+from shardwright.guest._cuts import Cuts
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._link import Link
@@ -45,7 +46,7 @@ from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import ShardPlan
-from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
+from shardwright.transport import CallCodec, ClassTable, HandleHook, KinCodec, PickleCodec, TaggedCodec
 
 LONG_SECRET = 8  # from so many characters on, a text that contains a secret shows it
 Import = Callable[[str], ModuleType]
@@ -115,6 +116,7 @@ class Runtime:
         self.chains = Chains()
         self.caller = Caller(self.router, self.chains, self.mailbox)
         self.proxies = Proxies(plan, self.caller)
+        self.cuts = Cuts(plan, component, lambda: self.caller)
         namespace = Namespace(plan, component, self.proxies) if inproc else None
         self.import_module: Import = importlib.import_module if namespace is None else namespace.import_module
         self.objects = Objects()
@@ -153,6 +155,7 @@ class Runtime:
         self.shard = shard
         self.router.binder = binder
         self._hub = Hub(f"{shard}-hub")
+        self.cuts.active = True
         if self.web.serves_applications:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
                 self.mailbox.submit(partial(Context().run, self.web.look))
@@ -178,7 +181,8 @@ class Runtime:
     def _enter(self, link: Link) -> None:
         if isinstance(link.codec, TaggedCodec) and isinstance(link.codec.handles, LinkHandles):
             link.codec.handles.link = link
-        link.parking = self.mailbox
+        # what waits for a part of its own component goes on being serial: nothing comes back from there
+        link.parking = None if link.peer.component in self.cuts.parts else self.mailbox
         with self._mutex:
             self._links.add(link)
 
@@ -430,6 +434,8 @@ def edge_codec(
 ) -> CallCodec:
     """What an edge of the plan permits: the tagged codec with the plan's classes, or pickle where the manifest opts in."""
     edge = plan.edge(caller, callee)
+    if edge is not None and plan.definition(callee).cut_of == caller:
+        return KinCodec()
     if edge is not None and edge.pickle:
         return PickleCodec()
     allowed = plan.value_classes + (edge.classes if edge is not None else ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shardwright.model.cut import Cut
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.limits import Limits
 from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
@@ -107,7 +108,7 @@ class DataDependency:
 
 @dataclass(frozen=True, slots=True)
 class ShardDefinition:
-    """Frozen result of sharding one component."""
+    """Frozen result of sharding one component, or of cutting inside one."""
 
     component: ComponentName
     code: CodeSegment
@@ -120,6 +121,7 @@ class ShardDefinition:
     depends_on: tuple[ComponentName, ...]  # direct, manifest and analysis together
     data_dependencies: tuple[DataDependency, ...] = ()
     queue: int = 1024
+    cut_of: ComponentName = ComponentName("")  # the component inside which it was cut: its code is that one's
 
     def entry(self, name: str) -> EntryPoint:
         """The entry point of that name. Raises KeyError."""
@@ -204,6 +206,7 @@ class ShardPlan:
     value_classes: tuple[str, ...]
     stateful_classes: tuple[str, ...]
     routes: tuple[RouteTarget, ...] = ()
+    cuts: tuple[Cut, ...] = ()  # inside components
 
     @property
     def refusals(self) -> tuple[Diagnostic, ...]:

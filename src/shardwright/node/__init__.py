@@ -13,12 +13,23 @@ from shardwright.node._api_client import (
 )
 from shardwright.node._api_messages import describe
 from shardwright.node._api_sockets import runtime_folder
-from shardwright.node._checks import lacking_secrets, unbuilt
+from shardwright.node._checks import lacking_secrets, measured_plan, unbuilt
 from shardwright.node._doctor import examine_application, examine_machine, unenforced
 from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
 from shardwright.node._logs import LogLine
 from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
+from shardwright.node._profiles import (
+    PROFILE_VERSION,
+    assumed,
+    cores,
+    host,
+    profile_path,
+    read_constants,
+    read_profile,
+    write_constants,
+    write_profile,
+)
 from shardwright.node._reload import Reloaded
 from shardwright.node._running import Options, Running, plan
 from shardwright.node._state import state_folder
@@ -26,6 +37,7 @@ from shardwright.node._status import ShardStatus, shard_object
 from shardwright.node._testing import Bench
 
 __all__ = [
+    "PROFILE_VERSION",
     "Ambiguous",
     "ApiClient",
     "AsyncNode",
@@ -45,14 +57,21 @@ __all__ = [
     "Running",
     "Session",
     "ShardStatus",
+    "assumed",
     "astart",
     "choose",
+    "cores",
     "describe",
     "examine_application",
     "examine_machine",
+    "host",
     "inherited_sockets",
     "lacking_secrets",
+    "measured_plan",
     "plan",
+    "profile_path",
+    "read_constants",
+    "read_profile",
     "running_nodes",
     "runtime_folder",
     "shard_object",
@@ -60,4 +79,6 @@ __all__ = [
     "state_folder",
     "unbuilt",
     "unenforced",
+    "write_constants",
+    "write_profile",
 ]

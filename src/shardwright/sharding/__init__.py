@@ -2,6 +2,7 @@
 
 from shardwright.sharding._codes import CODES, Code, alters, codes_markdown
 from shardwright.sharding._found import Explanation, component_graph, explain, explanation_text
+from shardwright.sharding._inside import cut_components, cut_inside, hot_functions, sources_of
 from shardwright.sharding._plan import plan
 from shardwright.sharding._propose import propose_manifest
 from shardwright.sharding._render import explanation_json, plan_json, plan_text
@@ -14,12 +15,16 @@ __all__ = [
     "alters",
     "codes_markdown",
     "component_graph",
+    "cut_components",
+    "cut_inside",
     "explain",
     "explanation_json",
     "explanation_text",
+    "hot_functions",
     "plan",
     "plan_json",
     "plan_text",
     "propose_manifest",
     "rules_markdown",
+    "sources_of",
 ]
