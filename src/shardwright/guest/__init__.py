@@ -50,6 +50,7 @@ from shardwright.guest._control_messages import (
     UseSessions,
     Why,
 )
+from shardwright.guest._cuts import CutCounts, Cuts
 from shardwright.guest._exchange import (
     CREDIT,
     MAX_BATCH,
@@ -171,6 +172,8 @@ __all__ = [
     "ControlBinder",
     "ControlSocket",
     "Counts",
+    "CutCounts",
+    "Cuts",
     "DenialBody",
     "DenialStart",
     "Describe",

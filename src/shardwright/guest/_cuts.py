@@ -141,7 +141,7 @@ class CutCall:
         counts = self.counts
         counts.local += 1
         counts.why_local[reason] = counts.why_local.get(reason, 0) + 1
-        if counts.local >= MANY_FALLBACKS and counts.local > counts.calls // 2 and not counts.uncut:
+        if counts.local >= MANY_FALLBACKS and self.owner.active and not self.owner.suspended() and counts.local > counts.calls // 2 and not counts.uncut:
             counts.uncut = f"{counts.local} of {counts.calls} calls could not go: {reason}"
             self.swapped.__code__ = self.original.__code__
         return self.original(*args, **kwargs)
@@ -170,6 +170,7 @@ class Cuts:
         self.plan = plan
         self.caller = caller
         self.active = False
+        self.suspended: Callable[[], bool] = lambda: False  # a test has patched something: its shards would not see that
         self.counts: dict[str, CutCounts] = {}
         self._mine = [cut for cut in plan.cuts if cut.component == component]
         self._of: dict[str, Cut] = {function.id: cut for cut in self._mine for function in cut.functions}
@@ -203,6 +204,8 @@ class Cuts:
         """Begin a call, or find the one that was begun for it. Raises _Local when it is to run here."""
         if not self.active or service_of_this_thread():
             raise _Local("nobody to ask yet")
+        if self.suspended():
+            raise _Local("a test has patched something")
         try:
             context = self.caller().context()
             link = self._link(call, context)
@@ -291,7 +294,7 @@ class Cuts:
 
     def ahead(self, iterable: Any, number: int, bind: Callable[[Any], Any]) -> Any:
         """What a loop iterates over, while calls for its later rounds run. Only of sequences, which looking does not change."""
-        if not self.active or type(iterable) not in (list, tuple, range) or len(iterable) < 2:
+        if not self.active or self.suspended() or type(iterable) not in (list, tuple, range) or len(iterable) < 2:
             return iterable
         return self._ahead(iterable, self._windows[number], bind)
 

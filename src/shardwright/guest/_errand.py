@@ -48,6 +48,9 @@ def begin(errand: str) -> None:
         partial.write_text(json.dumps(answer), encoding="utf-8")
         partial.replace(folder / f"{pid}.json")
 
-    atexit.register(end)
+    if told["kind"] in ("count", "look"):
+        atexit.register(end)
+    else:  # while threads can still be used; what was registered later goes first, and executors end here as well
+        importlib.import_module("concurrent.futures.thread")
+        threading._register_atexit(end)  # type: ignore[attr-defined]
     os.register_at_fork(after_in_child=found.forked)
-    threading.setprofile(None)  # type: ignore[arg-type]

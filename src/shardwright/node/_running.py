@@ -92,6 +92,10 @@ class Running:
         self.manifest: Manifest = load(path, profile=options.profile, environment=environment)
         self.plan: ShardPlan = options.plan or plan_to_start(self.manifest, environment, inside=not options.inproc)
         self.manifest = cut_components(self.manifest, self.plan)
+        if options.plan is not None:
+            there = {definition.component for definition in options.plan.definitions}
+            kept = tuple(component for component in self.manifest.components if component.name in there)
+            self.manifest = replace(self.manifest, components=kept)
         self.notes: list[str] = []  # what whoever starts the node should know
         self.options = options
         self._environment = environment

@@ -1,5 +1,6 @@
 """Cuts an application into ShardDefinitions: reads its source, finds edges, entry points, state and hazards."""
 
+from shardwright.sharding.cuts import changed_sources
 from shardwright.sharding._codes import CODES, Code, alters, codes_markdown
 from shardwright.sharding._found import Explanation, component_graph, explain, explanation_text
 from shardwright.sharding._inside import cut_components, cut_inside, hot_functions, sources_of
@@ -13,6 +14,7 @@ __all__ = [
     "Code",
     "Explanation",
     "alters",
+    "changed_sources",
     "codes_markdown",
     "component_graph",
     "cut_components",

@@ -31,6 +31,7 @@ from typing import Any
 
 from shardwright.errors import CannotCross, Outcome, ProtocolViolation, ShardwrightError
 from shardwright.transport.codec._exceptions import _traceback
+from shardwright.transport.codec._kin_code import reduced
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, describe_value
 from shardwright.transport.codec._pickle import Part, PickleCodec, _writable
@@ -184,10 +185,18 @@ class KinPickler(pickle.Pickler):
             return _sentinel(obj)
         if cls is types.ModuleType:
             return importlib.import_module, (obj.__name__,)
-        if cls is types.FunctionType or isinstance(obj, type):
-            if obj.__module__ == "__main__":
-                raise pickle.PicklingError(f"{obj.__qualname__} is of the program's own __main__")
+        if (cls is types.FunctionType or isinstance(obj, type)) and obj.__module__ == "__main__":
+            raise pickle.PicklingError(f"{obj.__qualname__} is of the program's own __main__")
+        if cls is types.FunctionType and ("<" in obj.__qualname__ or _at(obj.__module__, obj.__qualname__) is not obj):
+            return reduced(obj)
         return NotImplemented
+
+
+def _at(module: str, qualname: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _sentinel(thing: object) -> Any:
