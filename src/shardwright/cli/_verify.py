@@ -46,6 +46,7 @@ class Verified:
     functions: dict[str, dict[str, Any]] = field(default_factory=dict)
     kept_together: dict[str, str] = field(default_factory=dict)
     differences: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # hot functions that the plan does not cut, with the reason
     calls: int = 0
     remote: int = 0
     local: int = 0
@@ -141,6 +142,7 @@ class _Verification:
         made = cut_inside(
             replace(self.manifest, components=components), self.plan, self.profile, self.constants, relief=True
         )
+        self.found.refused = [f"{d.site}: {d.message}" for d in made.diagnostics if d.code in ("SW331", "SW332", "SW333", "SW337")]
         if not made.cuts:
             return None
         first = replace(made, cuts=made.cuts[:1])
@@ -241,3 +243,5 @@ def _tell(found: Verified) -> None:
             click.echo(f"  {name}: {item['calls']} calls, {item['remote']} elsewhere")
     for name, why in found.kept_together.items():
         click.echo(f"  kept together: {name}: {why}")
+    for line in found.refused[:12]:
+        click.echo(f"  not cut: {line}")

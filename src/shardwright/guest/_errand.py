@@ -30,7 +30,7 @@ def begin(errand: str) -> None:
     elif told["kind"] == "look":
         from shardwright.guest._looking import Looking
 
-        found = Looking(told["functions"])
+        found = Looking(told["functions"], told["modules"])
     else:  # a room above this one has it
         found = importlib.import_module(told["kind"]).begin(told)
     found.start()

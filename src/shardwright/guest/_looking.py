@@ -7,17 +7,21 @@ if the copy comes to another result, or changes its arguments otherwise, the fun
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
+import re
 import sys
 import threading
 import time
+import types
 from collections.abc import Sequence
 from types import FunctionType
 from typing import Any
 
 from shardwright.errors import ShardwrightError
+from shardwright.guest._alike import alike
 from shardwright.guest._cut_code import Cutting, stub_code
 from shardwright.model.cut import CutFunction
 from shardwright.model.ids import MethodId
@@ -27,6 +31,7 @@ from shardwright.transport.codec import KinPickler as Pickler
 _SHADOWED = 4  # calls of each function that are run twice
 _LOOKED = 32  # calls of each that are looked at one after the other; then one of _EVERY
 _EVERY = 16
+_FEW = 0.1  # of the calls looked at may have arguments that do not cross
 _CLOCKS = frozenset({
     "time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "perf_counter_ns", "process_time", "sleep", "urandom",
     "getpid", "random", "getrandbits", "gettimeofday", "localtime", "gmtime", "token_bytes",
@@ -37,6 +42,10 @@ _EVENTS = (
     "fcntl.", "mmap.", "syslog.", "webbrowser.",
 )  # fmt: skip
 _LOOKS = frozenset({"os.listdir", "os.scandir", "os.walk", "os.fwalk"})
+_UNCHANGING = frozenset({
+    str, bytes, int, float, bool, tuple, frozenset, types.FunctionType, types.BuiltinFunctionType, types.ModuleType,
+    type(None), re.Pattern,
+})  # fmt: skip
 _OWN_FILES = (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__))
 
 
@@ -46,6 +55,8 @@ class _Looked:
     def __init__(self, name: str) -> None:
         self.name = name
         self.calls = self.sampled = self.request_bytes = self.result_bytes = self.shadowed = 0
+        self.unsent = 0
+        self.why_unsent = ""
         self.total_s = 0.0  # of all calls, but those within one of its own
         self.inside = False
         self.veto = ""
@@ -57,7 +68,8 @@ class _Looked:
 class Looking:
     """Puts stubs in place that look and call the original."""
 
-    def __init__(self, functions: Sequence[str]) -> None:
+    def __init__(self, functions: Sequence[str], modules: Sequence[str]) -> None:
+        self._modules = modules
         wanted = []
         for name in functions:
             module, _, qualname = name.partition(":")
@@ -77,6 +89,9 @@ class Looking:
         pass
 
     def end(self) -> dict[str, Any]:
+        for looked in self._looked.values():
+            if looked.unsent > _FEW * (looked.sampled + looked.unsent):
+                looked.refuse(f"arguments of {looked.unsent} of {looked.sampled + looked.unsent} calls do not cross: {looked.why_unsent}")
         return {
             "shadow_s": self.shadow_s,
             "looked": [
@@ -110,7 +125,8 @@ class Looking:
         try:
             payload, buffers, memo = self._codec.encode_request((None, args, kwargs or None))
         except (ShardwrightError, RecursionError) as error:
-            looked.refuse(f"its arguments do not cross: {getattr(error, 'message', error)}")
+            looked.unsent += 1  # such calls run where they are made
+            looked.why_unsent = getattr(error, "message", str(error))
             return self._timed(looked, original, args, kwargs)
         looked.request_bytes += len(payload) + sum(map(len, buffers))
         looked.sampled += 1
@@ -158,14 +174,18 @@ class Looking:
         finally:
             self._own.shadow = False
         looked.result_bytes += len(written) + sum(map(len, buffers))
-        if expected is not None and expected != ("returned", *_content(self._codec, (args, kwargs, result))):
-            what = expected[0] if expected[0] == "raised" else "another result or other changes of its arguments"
-            looked.refuse(f"run twice on equal arguments it gave {what}")
+        if expected is None:
+            return
+        if expected[0] == "raised":
+            looked.refuse("run twice on equal arguments it raised once")
+        elif not alike(expected[1], (args, kwargs, result)):
+            looked.refuse("run twice on equal arguments it gave another result or other changes of its arguments")
 
     def _shadow(self, looked: _Looked, original: FunctionType, payload: Any, buffers: Any) -> Any:
         """What the call comes to on copies of its arguments."""
         self._own.shadow = True
         begun_s = time.perf_counter()
+        before = self._state()
         try:
             try:
                 (_, args, kwargs), _ = self._codec.decode_request(payload, buffers)
@@ -176,14 +196,40 @@ class Looking:
                 result = original(*args, **(kwargs or {}))
             except Exception as error:
                 return ("raised", type(error), str(error))
-            try:
-                return ("returned", *_content(self._codec, (args, kwargs or {}, result)))
-            except (ShardwrightError, RecursionError) as error:
-                looked.refuse(f"its result does not cross: {getattr(error, 'message', error)}")
-                return None
+            finally:
+                self._compare(looked, before)
+            return ("returned", (args, kwargs or {}, result))
         finally:
             self._own.shadow = False
             self.shadow_s += time.perf_counter() - begun_s
+
+    def _state(self) -> dict[tuple[str, str], bytes]:
+        """What the modules of the components hold that can change, each with its content."""
+        found = {}
+        for module in self._modules:
+            names = vars(sys.modules[module]) if module in sys.modules else {}
+            for name, value in list(names.items()):
+                if name.startswith("__") or type(value) in _UNCHANGING:
+                    continue
+                if isinstance(value, type):
+                    if value.__module__ != module:
+                        continue
+                    held = {key: item for key, item in vars(value).items() if isinstance(item, (list, dict, set))}
+                    if not held:
+                        continue
+                    value = held
+                out = io.BytesIO()
+                with contextlib.suppress(Exception):
+                    Pickler(out, 5).dump(value)
+                    found[module, name] = out.getvalue()
+        return found
+
+    def _compare(self, looked: _Looked, before: dict[tuple[str, str], bytes]) -> None:
+        now = self._state()
+        for (module, name), content in before.items():
+            if now.get((module, name)) != content:
+                looked.refuse(f"it changes {module}.{name}")
+                return
 
     # -- effects -------------------------------------------------------------------------------------------------
 
@@ -223,19 +269,6 @@ class Looking:
     def _refuse(self, why: str) -> None:
         for looked in self._own.looked:
             looked.refuse(why)
-
-
-def _content(codec: KinCodec, value: Any) -> tuple[bytes, ...]:
-    """What tells two values apart. Who shares a string with whom does not, where there are no cycles."""
-    out = io.BytesIO()
-    plain = Pickler(out, 5)
-    plain.fast = True
-    try:
-        plain.dump(value)
-        return (out.getvalue(),)
-    except (ValueError, RecursionError):
-        payload, buffers, _ = codec.encode_request(value)
-        return payload, *(bytes(item) for item in buffers)
 
 
 def _importing() -> bool:

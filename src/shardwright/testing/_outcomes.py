@@ -40,10 +40,16 @@ patching: set[int] = set()
 """What has patched something now: a change that only this process sees."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What plugins patch for a whole run is as it was when the cut began."""
+    patching.clear()
+
+
 @pytest.hookimpl
 def pytest_configure() -> None:
     """Hear of it when a test patches something."""
-    _hear(pytest.MonkeyPatch, ("setattr", "delattr", "setitem", "delitem", "setenv", "delenv", "chdir"), "undo")
+    _hear(pytest.MonkeyPatch, ("setattr", "delattr"), "undo")
     _hear(mock._patch, ("__enter__",), "__exit__")  # type: ignore[attr-defined]
     _hear(mock._patch_dict, ("_patch_dict",), "_unpatch_dict")  # type: ignore[attr-defined]
 

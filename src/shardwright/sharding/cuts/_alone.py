@@ -52,6 +52,7 @@ class Veto:
     code: str
     site: Site
     evidence: str
+    soft: bool = False  # two things may be the same, as far as reading tells: a look while it runs decides
 
 
 class Alone:
@@ -103,12 +104,16 @@ class Alone:
         if shape is not None:
             return shape
         inside = self.reach(key)
+        soft: Veto | None = None
         for name in sorted(inside):
             found = self._veto_of(name, inside)
-            if found is not None:
+            if found is not None and (soft is None or not found.soft):
                 through = "" if name == key else f"; {key} may call it"
-                return Veto(found.code, found.site, found.evidence + through)
-        return None
+                made = Veto(found.code, found.site, found.evidence + through, found.soft)
+                if not made.soft:
+                    return made
+                soft = made
+        return soft
 
     def site(self, key: str) -> Site:
         """Where a function is."""
@@ -152,20 +157,22 @@ class Alone:
                 return self._made(key, fact, "SW308")
         return None
 
-    def _made(self, key: str, fact: Fact, code: str, more: str = "") -> Veto:
+    def _made(self, key: str, fact: Fact, code: str, more: str = "", *, soft: bool = False) -> Veto:
         site = Site(self.scanned.graph.functions[key].path, fact.line)
-        return Veto(code, site, f"{key} {fact.effect.value} {fact.name}{more}")
+        return Veto(code, site, f"{key} {fact.effect.value} {fact.name}{more}", soft)
 
     def _look(self, key: str, function: Function) -> Veto | None:
         if function.node is None:
             return None  # the body of a module: both sides import it
         if key in self._hazardous:
             return self._hazardous[key]
+        soft = None
         for fact in self.effects.facts.get(key, ()):
             veto = self._of_fact(key, function, fact)
-            if veto is not None:
+            if veto is not None and not veto.soft:
                 return veto
-        return self._of_world(key, function)
+            soft = soft or veto
+        return self._of_world(key, function) or soft
 
     def _of_fact(self, key: str, function: Function, fact: Fact) -> Veto | None:
         effect = fact.effect
@@ -178,15 +185,15 @@ class Alone:
         if effect is Effect.LOCKS and not fact.name.startswith("self."):
             return self._made(key, fact, "SW312")
         if effect is Effect.SELF_STATE and function.owner is not None and function.owner in self._lasting_classes:
-            return self._made(key, fact, "SW313", f"; a module holds a {function.owner.name}")
+            return self._made(key, fact, "SW313", f"; a module holds a {function.owner.name}", soft=True)
         if effect is Effect.MUTATES_ARGUMENT:
             slot = function.named.get(fact.name)
             if slot is not None and any(value in self._lasting_boxes for value in slot.values):
-                return self._made(key, fact, "SW301", ", which may be one that a module holds")
+                return self._made(key, fact, "SW301", ", which may be one that a module holds", soft=True)
             if slot is not None and any(
                 isinstance(value, InstanceValue) and value.class_ in self._lasting_classes for value in slot.values
             ):
-                return self._made(key, fact, "SW313", ", which may be one that a module holds")
+                return self._made(key, fact, "SW313", ", which may be one that a module holds", soft=True)
         if effect is Effect.IDENTITY and self._by_identity(function, fact.name):
             return self._made(key, fact, "SW307")
         return None

@@ -47,8 +47,12 @@ def candidates(scanned: Scanned, effects: Effects, profile: Profile, of: Iterabl
     """Hot functions of the modules ``of`` that nothing in the code forbids to cut: worth a close look while they run."""
     alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
     modules = frozenset(of)
-    hot = [item for item in _hot(profile, modules) if item.calls > 1 and alone.veto(item.function) is None]
-    return tuple(item.function for item in hot)
+    found = []
+    for item in _hot(profile, modules):
+        veto = alone.veto(item.function)
+        if item.calls > 1 and (veto is None or veto.soft):
+            found.append(item.function)
+    return tuple(found)
 
 
 def _hot(profile: Profile, modules: frozenset[str]) -> list[Measured]:
@@ -87,6 +91,8 @@ def choose(
     for item in hot:
         name = item.function
         veto = Veto("SW331", alone.site(name), f"{name} is listed in `never_cut`") if name in kept else alone.veto(name)
+        if veto is not None and veto.soft and item.sampled:
+            veto = None  # it was looked at, and what modules hold stayed as it was
         if veto is None and item.veto:
             veto = Veto("SW337", alone.site(name), f"{name}: {item.veto}")
         if veto is not None:
