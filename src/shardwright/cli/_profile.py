@@ -24,7 +24,7 @@ from shardwright.model.cut import Measured, MeasuredEdge, Profile
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.node import PROFILE_VERSION
-from shardwright.sharding import hot_functions, sources_of
+from shardwright.sharding import Read, hot_functions, sources_of
 
 _RUN = (
     "import sys, importlib; sys.argv[:] = {argv!r}; sys.exit(getattr(importlib.import_module({module!r}), {name!r})())"
@@ -92,9 +92,13 @@ def run_with_errand(
 
 
 def measure(
-    manifest: Manifest, plan: ShardPlan, given: Sequence[str], environment: Mapping[str, str]
-) -> tuple[Profile, int]:
-    """A profile of one run, and the exit status of the run. Raises NodeError when the run showed nothing of the code."""
+    manifest: Manifest, plan: ShardPlan, given: Sequence[str], environment: Mapping[str, str], *, relief: bool = False,
+    read: Read | None = None,
+) -> tuple[Profile, int]:  # fmt: skip
+    """A profile of one run, and the exit status of the run. Raises NodeError when the run showed nothing of the code.
+
+    ``relief``: look at all functions that may be cut for isolation alone.
+    """
     command = command_line(manifest, given)
     modules = {os.path.join(manifest.root, surface.path): surface.module for surface in plan.modules}
     counted = run_with_errand(manifest, command, {"kind": "count", "modules": modules}, environment)
@@ -105,7 +109,7 @@ def measure(
             remedy="give the arguments, the input or the network that it needs to do its work, or another command",
         )
     profile = _counted(plan, answers, shlex.join(given))
-    wanted = hot_functions(manifest, plan, profile)
+    wanted = hot_functions(manifest, plan, profile, relief=relief, read=read)
     if not wanted:
         return profile, counted.status
     looked = run_with_errand(manifest, command, {"kind": "look", "functions": list(wanted), "modules": list(modules.values())}, environment)
@@ -135,11 +139,12 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]]) -> Profile:
         return profile
     seen: dict[str, Measured] = {}
     for answer in answers:
-        for name, calls, sampled, request, result, total_s, veto in answer["looked"]:
+        for name, calls, sampled, request, result, encode_s, total_s, veto in answer["looked"]:
             known = seen.get(name, Measured(name, 0, 0.0, 0.0))
             seen[name] = Measured(
                 name, known.calls + calls, known.total_s + total_s, 0.0, known.sampled + sampled,
-                known.request_bytes + request, known.result_bytes + result, known.veto or veto,
+                known.request_bytes + request, known.result_bytes + result, known.encode_s + encode_s,
+                known.veto or veto,
             )  # fmt: skip
     wall_s = sum(answer["wall_s"] - answer["shadow_s"] for answer in answers)
     slower = wall_s / profile.wall_s if profile.wall_s else 1.0
@@ -163,7 +168,7 @@ def merged(old: Profile | None, new: Profile) -> Profile:
         functions[item.function] = item if known is None else Measured(
             item.function, known.calls + item.calls, known.total_s + item.total_s, known.own_s + item.own_s,
             known.sampled + item.sampled, known.request_bytes + item.request_bytes,
-            known.result_bytes + item.result_bytes, known.veto or item.veto,
+            known.result_bytes + item.result_bytes, known.encode_s + item.encode_s, known.veto or item.veto,
         )  # fmt: skip
     edges = {(edge.caller, edge.callee): edge for edge in old.edges}
     for edge in new.edges:

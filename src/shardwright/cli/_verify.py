@@ -25,7 +25,7 @@ from shardwright.model.cut import Profile
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.node import read_constants, read_profile, write_profile
-from shardwright.sharding import changed_sources, cut_inside, sources_of
+from shardwright.sharding import Read, changed_sources, cut_inside, read_application, sources_of
 from shardwright.sharding import plan as plan_manifest
 
 NOT_CUT = 3  # the exit status where the only right plan is not to cut
@@ -84,11 +84,12 @@ def verify(invocation: Invocation, path: str, command: tuple[str, ...], overlay:
     manifest = load_manifest(path, profile=overlay, environment=invocation.environment)
     plan = plan_manifest(manifest)
     profile = read_profile(manifest)
+    read = read_application(manifest)
     if fresh or profile is None or changed_sources(profile, sources_of(plan)):
-        found, _ = measure(manifest, plan, command, invocation.environment)
+        found, _ = measure(manifest, plan, command, invocation.environment, relief=True, read=read)
         profile = merged(profile, found)
         write_profile(manifest, profile)
-    verified = _Verification(manifest, plan, profile, command, overlay, invocation.environment).run()
+    verified = _Verification(manifest, plan, profile, command, overlay, invocation.environment, read).run()
     verified.took_s = time.monotonic() - begun_s
     if invocation.json:
         invocation.result({**asdict(verified), "remote_share": round(verified.remote_share, 4)})
@@ -100,8 +101,9 @@ def verify(invocation: Invocation, path: str, command: tuple[str, ...], overlay:
 class _Verification:
     def __init__(
         self, manifest: Manifest, plan: ShardPlan, profile: Profile, command: Sequence[str], overlay: str | None,
-        environment: Mapping[str, str],
+        environment: Mapping[str, str], read: Read,
     ) -> None:  # fmt: skip
+        self.read = read
         self.manifest, self.plan, self.profile, self.overlay = manifest, plan, profile, overlay
         self.command = command_line(manifest, command)
         self.environment = environment
@@ -140,7 +142,7 @@ class _Verification:
             replace(component, never_cut=(*component.never_cut, *never)) for component in self.manifest.components
         )
         made = cut_inside(
-            replace(self.manifest, components=components), self.plan, self.profile, self.constants, relief=True
+            replace(self.manifest, components=components), self.plan, self.profile, self.constants, relief=True, read=self.read
         )
         self.found.refused = [f"{d.site}: {d.message}" for d in made.diagnostics if d.code in ("SW331", "SW332", "SW333", "SW337")]
         if not made.cuts:

@@ -61,8 +61,14 @@ def stub_code(original: CodeType, dispatch: Dispatch, part: str) -> CodeType:
     )  # fmt: skip
 
 
-def function_at(module: ModuleType, qualname: str) -> FunctionType | None:
-    """The function of a module, or of a class in it; None where a name leads to something else."""
+_DEEP = 6  # decorators on top of each other
+
+
+def function_at(module: ModuleType, qualname: str, line: int = 0) -> FunctionType | None:
+    """The function of a module, or of a class in it, below whatever its decorators made of it.
+
+    ``line`` is the first of its code, decorators included; 0 where it is not known. None when it is not found.
+    """
     found: Any = module
     for part in qualname.split("."):
         found = vars(found).get(part) if hasattr(found, "__dict__") else None
@@ -70,7 +76,31 @@ def function_at(module: ModuleType, qualname: str) -> FunctionType | None:
             found = found.__func__
         if found is None:
             return None
-    return found if type(found) is FunctionType else None
+    seen: set[int] = set()
+    todo = [(found, 0)]
+    while todo:
+        item, depth = todo.pop(0)
+        if id(item) in seen or depth > _DEEP:
+            continue
+        seen.add(id(item))
+        code = getattr(item, "__code__", None)
+        if type(item) is FunctionType and code is not None and item.__module__ == module.__name__:
+            if code.co_qualname == qualname and (not line or code.co_firstlineno == line):
+                return item
+        inner = [getattr(item, "__wrapped__", None)]
+        if type(item) is FunctionType:
+            inner += [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]
+        elif not isinstance(item, (type, ModuleType)) and hasattr(item, "__dict__"):
+            inner += vars(item).values()
+        todo += [(each, depth + 1) for each in inner if callable(each)]
+    return None
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 class _AheadCalls(ast.NodeTransformer):
@@ -199,7 +229,7 @@ class Cutting:
     def loaded(self, module: ModuleType) -> None:
         """The module has been executed."""
         for wanted in self._functions.get(module.__name__, ()):
-            found = function_at(module, wanted.qualname)
+            found = function_at(module, wanted.qualname, wanted.line)
             if found is not None:
                 self._replace(wanted, found)
 

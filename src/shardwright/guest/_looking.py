@@ -55,6 +55,7 @@ class _Looked:
     def __init__(self, name: str) -> None:
         self.name = name
         self.calls = self.sampled = self.request_bytes = self.result_bytes = self.shadowed = 0
+        self.encode_s = 0.0
         self.unsent = 0
         self.why_unsent = ""
         self.total_s = 0.0  # of all calls, but those within one of its own
@@ -70,6 +71,7 @@ class Looking:
 
     def __init__(self, functions: Sequence[str], modules: Sequence[str]) -> None:
         self._modules = modules
+        self._homes = frozenset({"builtins", "collections", "array", *modules})
         wanted = []
         for name in functions:
             module, _, qualname = name.partition(":")
@@ -95,7 +97,7 @@ class Looking:
         return {
             "shadow_s": self.shadow_s,
             "looked": [
-                [item.name, item.calls, item.sampled, item.request_bytes, item.result_bytes, item.total_s, item.veto]
+                [item.name, item.calls, item.sampled, item.request_bytes, item.result_bytes, item.encode_s, item.total_s, item.veto]
                 for item in sorted(self._looked.values(), key=lambda item: item.name)
             ],
         }
@@ -122,12 +124,14 @@ class Looking:
             return original(*args, **kwargs)
         if looked.veto or (looked.calls > _LOOKED and looked.calls % _EVERY):
             return self._timed(looked, original, args, kwargs)
+        begun_s = time.perf_counter()
         try:
             payload, buffers, memo = self._codec.encode_request((None, args, kwargs or None))
         except (ShardwrightError, RecursionError) as error:
             looked.unsent += 1  # such calls run where they are made
             looked.why_unsent = getattr(error, "message", str(error))
             return self._timed(looked, original, args, kwargs)
+        looked.encode_s += time.perf_counter() - begun_s
         looked.request_bytes += len(payload) + sum(map(len, buffers))
         looked.sampled += 1
         expected = None
@@ -166,13 +170,15 @@ class Looking:
 
     def _returned(self, looked: _Looked, result: Any, memo: Any, args: Any, kwargs: Any, expected: Any) -> None:
         self._own.shadow = True
+        begun_s = time.perf_counter()
         try:
-            written, buffers, _ = self._codec.encode_request(((None, args, kwargs or None), result))
+            written, buffers, _ = self._codec.encode_request(result)
         except (ShardwrightError, RecursionError) as error:
             looked.refuse(f"its result does not cross: {getattr(error, 'message', error)}")
             return
         finally:
             self._own.shadow = False
+        looked.encode_s += time.perf_counter() - begun_s
         looked.result_bytes += len(written) + sum(map(len, buffers))
         if expected is None:
             return
@@ -218,6 +224,8 @@ class Looking:
                     if not held:
                         continue
                     value = held
+                elif type(value).__module__ not in self._homes:
+                    continue  # what a library's object keeps for itself, as caches do, shows in results run twice
                 out = io.BytesIO()
                 with contextlib.suppress(Exception):
                     Pickler(out, 5).dump(value)

@@ -25,6 +25,7 @@ from shardwright.guest._caller import Caller
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._control_messages import Counts
+from shardwright.guest._cut_code import function_at
 from shardwright.guest._cuts import Cuts
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
@@ -128,7 +129,7 @@ class Runtime:
             loop=self.loop,
             chains=self.chains,
             objects=self.objects,
-            resolve=self.resolve,
+            resolve=self.resolve_cut if self.definition.cut_of else self.resolve,
             session_name=self.sessions.name,
         )
         self.web = Web(self.responder, plan.routes)
@@ -343,6 +344,12 @@ class Runtime:
         for part in qualname.split("."):
             found = getattr(found, part)
         return found
+
+    def resolve_cut(self, module: str, qualname: str) -> Any:
+        """A function that was cut out of its component: below its decorators, which run where it is called."""
+        lines = {entry.qualname: entry.line for entry in self.definition.entry_points if entry.module == module}
+        found = function_at(self.import_module(module), qualname, lines.get(qualname, 0))
+        return found if found is not None else self.resolve(module, qualname)
 
     def value_class(self, name: str) -> type:
         """A class that the plan lets travel by copy."""

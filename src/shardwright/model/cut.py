@@ -14,8 +14,7 @@ from shardwright.model.ids import ComponentName, MethodId
 class CostConstants:
     """What a call to another shard costs on one machine, in seconds: measured once (``bench`` measures it too).
 
-    ``round_trip_s`` of an empty call; ``byte_s`` for each byte of argument or result, both ways of it counted, with
-    encoding; ``fork_s`` until one more shard answers. ``cores``: what shards may use at once. ``host`` names the machine.
+    ``round_trip_s`` of an empty call; ``byte_s`` for each further byte of argument or result; ``fork_s`` until one more shard answers. ``cores``: what shards may use at once. ``host`` names the machine.
     """
 
     round_trip_s: float
@@ -24,16 +23,16 @@ class CostConstants:
     cores: int
     host: str = ""
 
-    def call_s(self, calls: int, size_bytes: int) -> float:
-        """What so many calls cost that carry ``size_bytes`` in all."""
-        return calls * self.round_trip_s + size_bytes * self.byte_s
+    def call_s(self, item: Measured) -> float:
+        """What the calls of a function cost that cross: the way, the bytes, and their encoding."""
+        return item.calls * (self.round_trip_s + item.bytes_per_call * self.byte_s + item.encode_per_call_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One function, as a run showed it. Seconds are inclusive, of all calls together.
 
-    ``sampled`` of the calls were looked at closely: ``request_bytes`` and ``result_bytes`` are theirs. ``veto`` says what
+    ``sampled`` of the calls were looked at closely: ``request_bytes``, ``result_bytes`` and ``encode_s`` are theirs. ``veto`` says what
     a look at them found that forbids a cut (an effect, or a value that does not cross); empty for none.
     """
 
@@ -44,12 +43,18 @@ class Measured:
     sampled: int = 0
     request_bytes: int = 0
     result_bytes: int = 0
+    encode_s: float = 0.0
     veto: str = ""
 
     @property
     def bytes_per_call(self) -> float:
         """Of arguments and result together."""
         return (self.request_bytes + self.result_bytes) / self.sampled if self.sampled else 0.0
+
+    @property
+    def encode_per_call_s(self) -> float:
+        """What encoding takes, and decoding about as long again on the other side."""
+        return 2 * self.encode_s / self.sampled if self.sampled else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from shardwright.sharding.cuts import changed_sources
 from shardwright.sharding._codes import CODES, Code, alters, codes_markdown
 from shardwright.sharding._found import Explanation, component_graph, explain, explanation_text
-from shardwright.sharding._inside import cut_components, cut_inside, hot_functions, sources_of
+from shardwright.sharding._found import scan_manifest as read_application
+from shardwright.sharding._inside import Read, cut_components, cut_functions, cut_inside, hot_functions, sources_of
 from shardwright.sharding._plan import plan
 from shardwright.sharding._propose import propose_manifest
 from shardwright.sharding._render import explanation_json, plan_json, plan_text
@@ -13,11 +14,13 @@ __all__ = [
     "CODES",
     "Code",
     "Explanation",
+    "Read",
     "alters",
     "changed_sources",
     "codes_markdown",
     "component_graph",
     "cut_components",
+    "cut_functions",
     "cut_inside",
     "explain",
     "explanation_json",
@@ -27,6 +30,7 @@ __all__ = [
     "plan_json",
     "plan_text",
     "propose_manifest",
+    "read_application",
     "rules_markdown",
     "sources_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from shardwright.model.cut import CostConstants, Cut, Profile
@@ -19,7 +20,9 @@ from shardwright.model.shard import (
     Site,
 )
 from shardwright.sharding._found import scan_manifest
-from shardwright.sharding.cuts import candidates, changed_sources, choose
+from shardwright.sharding.callgraph import Scanned
+from shardwright.sharding.cuts import candidates, changed_sources, choose, forced
+from shardwright.sharding.hazards import Effects
 
 
 def sources_of(plan: ShardPlan) -> dict[str, str]:
@@ -27,15 +30,22 @@ def sources_of(plan: ShardPlan) -> dict[str, str]:
     return {surface.module: surface.source_sha256 for surface in plan.modules}
 
 
-def hot_functions(manifest: Manifest, plan: ShardPlan, profile: Profile) -> tuple[str, ...]:
+Read = tuple[Scanned, Effects]
+"""What reading an application's packages found; reading takes seconds for large ones, so it may be done once and handed on."""
+
+
+def hot_functions(
+    manifest: Manifest, plan: ShardPlan, profile: Profile, *, relief: bool = False, read: Read | None = None
+) -> tuple[str, ...]:
     """Functions that take time and that nothing in the code forbids to cut: worth a closer look while they run."""
-    scanned, effects = scan_manifest(manifest)
+    scanned, effects = read or scan_manifest(manifest)
     modules = [surface.module for surface in plan.modules]
-    return candidates(scanned, effects, profile, modules)
+    return candidates(scanned, effects, profile, modules, relief=relief)
 
 
 def cut_inside(
-    manifest: Manifest, plan: ShardPlan, profile: Profile, constants: CostConstants, *, relief: bool = False
+    manifest: Manifest, plan: ShardPlan, profile: Profile, constants: CostConstants, *, relief: bool = False,
+    read: Read | None = None,
 ) -> ShardPlan:
     """The plan with what pays cut out of its components, by what a profile showed.
 
@@ -49,7 +59,7 @@ def cut_inside(
             "SW335", Severity.REFUSAL, message, None, None, "profile again: shardwright plan --profile -- COMMAND"
         )
         return replace(plan, diagnostics=(found, *plan.diagnostics))
-    scanned, effects = scan_manifest(manifest)
+    scanned, effects = read or scan_manifest(manifest)
     taken = {str(definition.component) for definition in plan.definitions}
     definitions, edges, notes = list(plan.definitions), list(plan.edges), list(plan.diagnostics)
     cuts: list[Cut] = []
@@ -80,6 +90,28 @@ def cut_inside(
         plan, definitions=tuple(definitions), edges=tuple(edges), diagnostics=tuple(notes),
         cuts=tuple(replace(cut, priority=ranks[cut.part]) for cut in ranked),
     )  # fmt: skip
+
+
+def cut_functions(
+    manifest: Manifest, plan: ShardPlan, functions: Mapping[str, Sequence[str]], *, shards: int = 1, read: Read | None = None
+) -> ShardPlan:
+    """The plan with these functions (``module:qualname``, by component) cut out, whatever that costs.
+
+    What must not be cut raises PlanError with the rule that says so; so does a name that is not there.
+    """
+    scanned, effects = read or scan_manifest(manifest)
+    definitions, edges, cuts = list(plan.definitions), list(plan.edges), []
+    for name, wanted in functions.items():
+        whole = plan.definition(name)
+        part = ComponentName(_free_name(f"{name}-cut", {str(item.component) for item in definitions}))
+        cut = forced(ComponentName(name), part, wanted, scanned, effects, shards=shards)
+        cuts.append(cut)
+        definitions.append(_definition(whole, cut))
+        definitions = [
+            replace(item, depends_on=(*item.depends_on, part)) if item.component == name else item for item in definitions
+        ]
+        edges.append(_edge(whole, cut))
+    return replace(plan, definitions=tuple(definitions), edges=tuple(edges), cuts=tuple(cuts))
 
 
 def cut_components(manifest: Manifest, plan: ShardPlan) -> Manifest:

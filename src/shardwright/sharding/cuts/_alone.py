@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shardwright.model.shard import Site
+from shardwright.sharding._scan import MUTATORS
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.callgraph._code import Class, Function
 from shardwright.sharding.callgraph._values import BoxValue, InstanceValue, Slot
@@ -37,6 +38,7 @@ _WORLD_METHODS = frozenset({
     "write_text", "write_bytes", "read_text", "read_bytes", "unlink", "mkdir", "rmdir", "touch", "iterdir", "rglob",
     "recv", "sendall", "makefile", "fileno",
 })  # fmt: skip
+_OWN_KINDS = frozenset({"classmethod", "property", "cached_property", "setter", "getter", "deleter", "overload"})
 _VETOES = {
     Effect.WRITES_GLOBAL: "SW301", Effect.PROCESS: "SW321", Effect.THREAD_LOCAL: "SW325",
     Effect.CONTEXT_VARIABLE: "SW324", Effect.OPENS: "SW326", Effect.STARTS: "SW318", Effect.LOOPS: "SW323",
@@ -120,6 +122,10 @@ class Alone:
         place = self.scanned.graph.functions[key]
         return Site(place.path, place.line)
 
+    def code_line(self, key: str) -> int:
+        """The first line of a function's code, as code objects count: decorators included."""
+        return self.scanned.graph.functions[key].code_line
+
     # -- the function itself -----------------------------------------------------------------------------------------
 
     def _shape(self, key: str, function: Function) -> Veto | None:
@@ -132,7 +138,7 @@ class Alone:
         if function.is_async:
             return Veto("SW310", site, f"{key} is a coroutine function, and those are not cut inside components yet")
         decorators = [ast.unparse(item) for item in getattr(node, "decorator_list", [])]
-        if [item for item in decorators if item != "staticmethod"]:
+        if any(item.rpartition(".")[2] in _OWN_KINDS for item in decorators):
             return Veto("SW316", site, f"{key} is decorated with {', '.join(decorators)}")
         if function.name.startswith("__") and function.name.endswith("__"):
             return Veto("SW315", site, f"{key} is called by the interpreter")
@@ -223,9 +229,35 @@ class Alone:
                     dotted = self._reader._dotted(module.name, node)
                 if _of_the_world(dotted):
                     return Veto("SW336", Site(module.relative, node.lineno), f"{key} uses {dotted}")
+            changed = self._changed_outside(key, function, node)
+            if changed is not None:
+                return changed
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _WORLD_METHODS:
                 return Veto("SW336", Site(module.relative, node.lineno), f"{key} calls {ast.unparse(node.func)[:60]}")
         return None
+
+    def _changed_outside(self, key: str, function: Function, node: ast.AST) -> Veto | None:
+        """A change of what another module holds, of whatever package: by an assignment, or by a method that changes."""
+        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            base = node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+            base = node.func.value
+        else:
+            return None
+        root = base
+        while isinstance(root, ast.Attribute | ast.Subscript):
+            root = root.value
+        if not isinstance(root, ast.Name) or self._is_local(function, root.id):
+            return None
+        plain = base
+        while isinstance(plain, ast.Subscript):
+            plain = plain.value
+        module = function.module.source
+        ref = self.scanned.analysis.resolver.expression(module.name, plain)
+        if ref is None or ref.module in ("", "builtins") or (isinstance(node, ast.Call) and plain is root):
+            return None
+        dotted = f"{ref.module}.{ref.name}".rstrip(".")
+        return Veto("SW319", Site(module.relative, getattr(node, "lineno", 0)), f"{key} changes {dotted}")
 
     @staticmethod
     def _is_local(function: Function, name: str) -> bool:

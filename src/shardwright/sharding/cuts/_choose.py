@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shardwright.errors import PlanError
 from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, Profile
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.shard import Diagnostic, Severity, Site
@@ -19,8 +20,10 @@ from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.cuts._alone import Alone, Veto
 from shardwright.sharding.cuts._loops import loops_of
 from shardwright.sharding.hazards import Effects
+from shardwright.sharding.hazards._table import RULES
 
 _HOT = 0.02  # of the run: what takes less is not looked at
+_WARM = 0.0005  # where cuts are made for isolation alone
 _SENDING = 0.5  # of the cost of crossing falls to the caller
 _MOST_SHARDS = 16
 _MOST_NOTES = 40
@@ -43,20 +46,22 @@ class _Candidate:
     gain_s: float = 0.0
 
 
-def candidates(scanned: Scanned, effects: Effects, profile: Profile, of: Iterable[str]) -> tuple[str, ...]:
+def candidates(
+    scanned: Scanned, effects: Effects, profile: Profile, of: Iterable[str], *, relief: bool = False
+) -> tuple[str, ...]:
     """Hot functions of the modules ``of`` that nothing in the code forbids to cut: worth a close look while they run."""
     alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
     modules = frozenset(of)
     found = []
-    for item in _hot(profile, modules):
+    for item in _hot(profile, modules, _WARM if relief else _HOT):
         veto = alone.veto(item.function)
         if item.calls > 1 and (veto is None or veto.soft):
             found.append(item.function)
     return tuple(found)
 
 
-def _hot(profile: Profile, modules: frozenset[str]) -> list[Measured]:
-    least = _HOT * profile.wall_s
+def _hot(profile: Profile, modules: frozenset[str], share: float = _HOT) -> list[Measured]:
+    least = share * profile.wall_s
     found = [
         item
         for item in profile.functions
@@ -85,7 +90,7 @@ def choose(
     alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
     notes: list[Diagnostic] = []
     owned, kept = frozenset(modules), frozenset(never)
-    hot = _hot(profile, owned)
+    hot = _hot(profile, owned, _WARM if relief else _HOT)
     loops = loops_of(scanned, {item.function for item in hot})
     chosen: list[_Candidate] = []
     for item in hot:
@@ -111,7 +116,7 @@ def choose(
             reason = "its arguments and results were not looked at: profile again"
             notes.append(_note(component, alone.site(name), item, profile, reason, "SW337"))
             continue
-        made.cost_s = constants.call_s(item.calls, round(item.calls * item.bytes_per_call))
+        made.cost_s = constants.call_s(item)
         made.gain_s = (
             item.total_s
             if relief
@@ -158,7 +163,7 @@ def _gain_s(chosen: list[_Candidate], profile: Profile, constants: CostConstants
     if not chosen:
         return 0.0
     moved = sum(made.measured.total_s * made.ahead_calls / made.measured.calls for made in chosen)
-    cost = sum(made.cost_s or constants.call_s(made.measured.calls, 0) for made in chosen)
+    cost = sum(made.cost_s for made in chosen)
     total = profile.wall_s
     # what is waited for stays on the way of the program, with all of its crossing
     waited = sum(
@@ -178,6 +183,32 @@ def _note(component: ComponentName, site: Site, item: Measured, profile: Profile
     )  # fmt: skip
 
 
+def forced(
+    component: ComponentName, part: ComponentName, names: Iterable[str], scanned: Scanned, effects: Effects, *, shards: int
+) -> Cut:
+    """A cut at these functions, whatever it costs. Raises PlanError for what must not be cut."""
+    alone = Alone(scanned, effects)
+    wanted = sorted(names)
+    functions = []
+    for number, name in enumerate(wanted):
+        veto = alone.veto(name)
+        if veto is not None:
+            raise PlanError(f"{veto.site}: {name} is not cut: {veto.evidence}", code=veto.code, remedy=_remedy(veto.code))
+        module, _, qualname = name.partition(":")
+        functions.append(CutFunction(module, qualname, alone.code_line(name), MethodId(number)))
+    found = loops_of(scanned, set(wanted))
+    places = {(loop.module, loop.line, loop.column): loop for loops in found.values() for _, loop in loops}
+    loops = tuple(places[key] for key in sorted(places))
+    return Cut(
+        component, part, tuple(functions), loops, shards, 2 * shards + 2, 0, 0.0, 0, 0.0, 0.0, 1, f"asked for: {', '.join(wanted)}"
+    )
+
+
+def _remedy(code: str) -> str:
+    rule = RULES.get(code)
+    return rule.remedy if rule is not None else "keep it where it is"
+
+
 def _cut(
     component: ComponentName, part: ComponentName, chosen: list[_Candidate], alone: Alone, profile: Profile,
     constants: CostConstants,
@@ -185,7 +216,7 @@ def _cut(
     functions = []
     for number, made in enumerate(sorted(chosen, key=lambda item: item.measured.function)):
         module, _, qualname = made.measured.function.partition(":")
-        functions.append(CutFunction(module, qualname, alone.site(made.measured.function).line, MethodId(number)))
+        functions.append(CutFunction(module, qualname, alone.code_line(made.measured.function), MethodId(number)))
     names = {function.id for function in functions}
     places: dict[tuple[str, int, int], Loop] = {}
     for made in chosen:

@@ -25,6 +25,7 @@ import sys
 import types
 import uuid
 from collections.abc import Sequence
+from importlib.machinery import BuiltinImporter, ExtensionFileLoader
 from operator import is_
 from types import TracebackType
 from typing import Any
@@ -172,8 +173,12 @@ def _has_base(cls: type, name: str) -> bool:
 
 def _foreign(cls: type) -> bool:
     """Whether a class is one of C code that is not known to have fixed values."""
-    return not cls.__flags__ & (1 << 9) and cls is not object and cls not in _FIXED and cls not in _kinds \
-        and not issubclass(cls, BaseException)  # fmt: skip
+    if cls is object or cls in _FIXED or cls in _kinds or issubclass(cls, BaseException):
+        return False
+    if not cls.__flags__ & (1 << 9):
+        return True
+    loader = getattr(sys.modules.get(cls.__module__), "__loader__", None)
+    return loader is BuiltinImporter or isinstance(loader, ExtensionFileLoader)
 
 
 class KinPickler(pickle.Pickler):
