@@ -46,7 +46,7 @@ HAZARDS = {
     "SW304": "class Box:\n    count = 0\n    def grow(self):\n        Box.count += 1\ndef work(a):\n    Box().grow()\n",
     "SW307": "kept = []\ndef work(a):\n    return a is kept\n",
     "SW312": "import threading\nlock = threading.Lock()\ndef work(a):\n    with lock:\n        return a\n",
-    "SW313": "class Box:\n    def grow(self):\n        self.n = 1\nBOX = Box()\ndef work(a):\n    BOX.grow()\n",
+    "SW301 object": "class Box:\n    def grow(self):\n        self.n = 1\nBOX = Box()\ndef work(a):\n    BOX.grow()\n",
     "SW319": "import other\ndef work(a):\n    other.value = a\n",
 }
 

@@ -15,7 +15,7 @@ from shardwright.model.shard import Site
 from shardwright.sharding._scan import MUTATORS
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.callgraph._code import Class, Function
-from shardwright.sharding.callgraph._values import BoxValue, InstanceValue, Slot
+from shardwright.sharding.callgraph._values import BoxValue, ClassValue, InstanceValue, ModuleValue, Slot
 from shardwright.sharding.hazards import Effects
 from shardwright.sharding.hazards._facts import Effect, Fact, Reader, _own
 
@@ -38,13 +38,13 @@ _WORLD_METHODS = frozenset({
     "write_text", "write_bytes", "read_text", "read_bytes", "unlink", "mkdir", "rmdir", "touch", "iterdir", "rglob",
     "recv", "sendall", "makefile", "fileno",
 })  # fmt: skip
+_SETTERS = frozenset({"setattr", "delattr"})
 _OWN_KINDS = frozenset({"classmethod", "property", "cached_property", "setter", "getter", "deleter", "overload"})
 _VETOES = {
     Effect.WRITES_GLOBAL: "SW301", Effect.PROCESS: "SW321", Effect.THREAD_LOCAL: "SW325",
     Effect.CONTEXT_VARIABLE: "SW324", Effect.OPENS: "SW326", Effect.STARTS: "SW318", Effect.LOOPS: "SW323",
     Effect.CLASS_STATE: "SW304", Effect.PATCHES: "SW319",
 }  # fmt: skip
-_SHARED_HAZARDS = ("SW304", "SW319")  # of writes from outside, found on the way of values
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,24 @@ class Alone:
                 if fact.effect is Effect.WRITES_GLOBAL:
                     self._late.setdefault(fact.name, key)
         self._hazardous: dict[str, Veto] = {}
-        for hazard in effects.hazards:
-            if hazard.rule.code in _SHARED_HAZARDS:
-                for key in hazard.functions:
-                    self._hazardous.setdefault(key, Veto(hazard.rule.code, hazard.site, hazard.evidence))
-        self._lasting_classes, self._lasting_boxes = self._lasting()
+        self._stored: dict[str, str] = {}  # attributes that functions set of classes, functions and modules, by name
+        self._patcher = ""  # code that sets names of modules it does not name
+        for key, function in self.functions.items():
+            if function.node is not None:
+                self._note_stores(key, function)
+        for (function, target, name), line in scanned.calls.writes.items():
+            if function.node is None or not isinstance(target, ClassValue | ModuleValue):
+                continue
+            key = scanned.ids[function]
+            where = Site(function.module.source.relative, line)
+            if isinstance(target, ClassValue):
+                self._stored.setdefault(name, key)
+                self._hazardous.setdefault(key, Veto("SW304", where, f"{key} writes {target.class_.name}.{name}"))
+            else:
+                self._late.setdefault(f"{target.name}:{name}", key)
+                self._hazardous.setdefault(key, Veto("SW319", where, f"{key} writes {target.name}.{name}"))
+        self._perhaps: dict[str, str] = {}  # globals that hold what functions change that were handed it
+        self._note_changes(effects)
 
     def reach(self, key: str) -> frozenset[str]:
         """Everything that a call may run, itself included."""
@@ -186,20 +199,15 @@ class Alone:
             return self._made(key, fact, _VETOES[effect])
         if effect is Effect.READS_GLOBAL and fact.name in self._late:
             return self._made(key, fact, "SW301", f", which {self._late[fact.name]} writes")
+        if effect is Effect.READS_GLOBAL and fact.name in self._perhaps:
+            more = f", which may be what {self._perhaps[fact.name]} changes"
+            return self._made(key, fact, "SW301", more, soft=True)
+        if effect is Effect.READS_GLOBAL and self._patcher:
+            return self._made(key, fact, "SW319", f", and {self._patcher} sets names of modules that it does not name")
         if effect is Effect.DYNAMIC and not fact.name.startswith("getattr"):
             return self._made(key, fact, "SW327")
         if effect is Effect.LOCKS and not fact.name.startswith("self."):
             return self._made(key, fact, "SW312")
-        if effect is Effect.SELF_STATE and function.owner is not None and function.owner in self._lasting_classes:
-            return self._made(key, fact, "SW313", f"; a module holds a {function.owner.name}", soft=True)
-        if effect is Effect.MUTATES_ARGUMENT:
-            slot = function.named.get(fact.name)
-            if slot is not None and any(value in self._lasting_boxes for value in slot.values):
-                return self._made(key, fact, "SW301", ", which may be one that a module holds", soft=True)
-            if slot is not None and any(
-                isinstance(value, InstanceValue) and value.class_ in self._lasting_classes for value in slot.values
-            ):
-                return self._made(key, fact, "SW313", ", which may be one that a module holds", soft=True)
         if effect is Effect.IDENTITY and self._by_identity(function, fact.name):
             return self._made(key, fact, "SW307")
         return None
@@ -227,14 +235,47 @@ class Alone:
                     dotted = ""
                 else:
                     dotted = self._reader._dotted(module.name, node)
+                made = ""
+                if isinstance(root, ast.Name) and root is not node and not self._is_local(function, root.id):
+                    home = self.scanned.analysis.resolver.expression(module.name, root)
+                    made = self._reader.made(home.module, home.top) if home is not None and home.name else ""
+                if made and _of_the_world(made):
+                    return Veto("SW336", Site(module.relative, node.lineno), f"{key} uses {ast.unparse(node)}, of {made}()")
                 if _of_the_world(dotted):
                     return Veto("SW336", Site(module.relative, node.lineno), f"{key} uses {dotted}")
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node.attr in self._stored:
+                evidence = f"{key} reads {ast.unparse(node)[:60]}, and {self._stored[node.attr]} sets such an attribute"
+                return Veto("SW304", Site(module.relative, node.lineno), evidence)
             changed = self._changed_outside(key, function, node)
             if changed is not None:
                 return changed
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _WORLD_METHODS:
                 return Veto("SW336", Site(module.relative, node.lineno), f"{key} calls {ast.unparse(node.func)[:60]}")
         return None
+
+    def _note_stores(self, key: str, function: Function) -> None:
+        for node in _own(function):
+            stores = isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load)
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SETTERS
+            if not stores and not called:
+                continue
+            base = node.value if isinstance(node, ast.Attribute | ast.Subscript) else node.args[0] if node.args else None  # type: ignore[attr-defined]
+            if base is None:
+                continue
+            root: ast.AST = base
+            while isinstance(root, ast.Attribute | ast.Subscript | ast.Call):
+                text = ast.unparse(root)
+                if text.startswith(("sys.modules", "globals()", "vars(", "importlib.import_module(", "__import__(")):
+                    self._patcher = self._patcher or key
+                    where = Site(function.module.source.relative, getattr(node, "lineno", 0))
+                    self._hazardous.setdefault(key, Veto("SW319", where, f"{key} changes {text[:60]}"))
+                root = root.func if isinstance(root, ast.Call) else root.value
+            if isinstance(root, ast.Name) and not self._is_local(function, root.id) and isinstance(node, ast.Attribute):
+                self._stored.setdefault(node.attr, key)
+            elif called and isinstance(root, ast.Name) and not self._is_local(function, root.id):
+                self._patcher = self._patcher or key
+            elif isinstance(node, ast.Attribute) and isinstance(root, ast.Name) and root.id == "cls":
+                self._stored.setdefault(node.attr, key)
 
     def _changed_outside(self, key: str, function: Function, node: ast.AST) -> Veto | None:
         """A change of what another module holds, of whatever package: by an assignment, or by a method that changes."""
@@ -272,32 +313,57 @@ class Alone:
 
     # -- what outlives calls -----------------------------------------------------------------------------------------
 
-    def _lasting(self) -> tuple[set[Class], set[BoxValue]]:
-        """Classes whose objects, and containers which, a module or a class holds: directly, or inside of others."""
-        classes: set[Class] = set()
-        boxes: set[BoxValue] = set()
-        todo: list[Slot] = []
+    def _note_changes(self, effects: Effects) -> None:
+        """Which globals, and which attributes of classes, hold what functions change by way of arguments or ``self``."""
+        classes, boxes = self._lasting()
+        for key, facts in effects.facts.items():
+            function = self.functions[key]
+            for fact in facts:
+                origins: set[str] = set()
+                if fact.effect is Effect.SELF_STATE and function.owner is not None:
+                    origins |= classes.get(function.owner, set())
+                slot = function.named.get(fact.name) if fact.effect is Effect.MUTATES_ARGUMENT else None
+                for value in slot.values if slot is not None else ():
+                    if isinstance(value, BoxValue):
+                        origins |= boxes.get(value, set())
+                    elif isinstance(value, InstanceValue):
+                        origins |= classes.get(value.class_, set())
+                for origin in origins:
+                    if ":" in origin:
+                        self._perhaps.setdefault(origin, key)
+                    else:
+                        self._stored.setdefault(origin, key)
+
+    def _lasting(self) -> tuple[dict[Class, set[str]], dict[BoxValue, set[str]]]:
+        """Classes whose objects, and containers which, a module or a class holds, directly or inside of others.
+
+        Each with the globals (``module:name``) and the attributes of classes (``name``) that lead there.
+        """
+        classes: dict[Class, set[str]] = {}
+        boxes: dict[BoxValue, set[str]] = {}
+        roots: list[tuple[str, Slot]] = []
         for module in self.scanned.analysis.modules.values():
-            todo += module.scope.names.values()
+            roots += [(f"{module.source.name}:{name}", slot) for name, slot in module.scope.names.items()]
         for class_ in self.scanned.analysis.classes():
-            todo += class_.body.values()
-        seen: set[Slot] = set()
-        while todo:
-            slot = todo.pop()
-            if slot in seen:
-                continue
-            seen.add(slot)
-            for value in slot.values:
-                if isinstance(value, BoxValue) and value not in boxes:
-                    boxes.add(value)
-                    todo += [value.rest, value.keys, *value.items.values()]
-                elif isinstance(value, InstanceValue):
-                    for class_ in (value.class_, *(value.class_.below if value.cone else ())):
-                        if class_ not in classes:
-                            classes.add(class_)
+            roots += list(class_.body.items())
+        for origin, root in roots:
+            seen: set[Slot] = set()
+            todo = [root]
+            while todo:
+                slot = todo.pop()
+                if slot in seen:
+                    continue
+                seen.add(slot)
+                for value in slot.values:
+                    if isinstance(value, BoxValue):
+                        boxes.setdefault(value, set()).add(origin)
+                        todo += [value.rest, value.keys, *value.items.values()]
+                    elif isinstance(value, InstanceValue):
+                        for class_ in (value.class_, *(value.class_.below if value.cone else ())):
                             for above in class_.inside:
-                                classes.add(above)
-                                todo += above.attributes.values()
+                                if origin not in classes.setdefault(above, set()):
+                                    classes[above].add(origin)
+                                    todo += above.attributes.values()
         return classes, boxes
 
 
