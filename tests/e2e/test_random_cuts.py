@@ -27,7 +27,7 @@ LONG = os.environ.get("SWT_LONG") == "1"
 FUNCTIONS = 24
 MANIFEST = '[app]\nname = "randomly"\nmain = "program:main"\n[components.one]\ncode = "program"\n'
 
-HEAD = '''
+HEAD = """
 import enum, functools, json, os, random, sys, threading, time, warnings
 import contextvars, decimal, logging
 from collections import Counter, OrderedDict
@@ -89,7 +89,7 @@ def numbers(count):
 
 def keep(a):
     KEPT.append(a)
-'''
+"""
 
 PLAIN = [
     "a.append(len(b))",
@@ -221,7 +221,9 @@ def written(folder: Path, functions: list[tuple[list[str], str | None, int]]) ->
     for number, (lines, hazard, place) in enumerate(functions):
         name = f"work{number}"
         lines = [*lines[:place], hazard, *lines[place:]] if hazard else lines
-        sources.append(f"def {name}(a, b, c, *, extra=None):\n    out = []\n    " + "\n    ".join(lines) + "\n    return out\n")
+        sources.append(
+            f"def {name}(a, b, c, *, extra=None):\n    out = []\n    " + "\n    ".join(lines) + "\n    return out\n"
+        )
         hazardous[name] = hazard is not None
     loops = "".join(LOOP.format(name=name) for name in hazardous) or "pass"
     tail = TAIL.replace("[WORK]", f"[{', '.join(hazardous)}]").replace("LOOPS", loops)
@@ -267,11 +269,16 @@ def _check(folder: Path, functions: list[tuple[list[str], str | None, int]]) -> 
 
 
 @settings(
-    max_examples=40 if LONG else 3, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not LONG,
+    max_examples=40 if LONG else 3,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=not LONG,
     phases=(Phase.generate,),  # every example starts a node: to shrink one would take minutes
 )
 @given(functions=st.lists(function, min_size=FUNCTIONS, max_size=FUNCTIONS))
-def test_random_programs(functions: list[tuple[list[str], str | None, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_random_programs(
+    functions: list[tuple[list[str], str | None, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     cut, plain, _ = check(tmp_path_factory.mktemp("random"), functions)
     assert cut >= 0.9 * plain
 

@@ -14,7 +14,7 @@ from shardwright.node import Options, Running, assumed, cores, host
 from shardwright.sharding import cut_functions
 from shardwright.sharding import plan as plan_manifest
 
-_CODE = '''
+_CODE = """
 import json, statistics, time
 
 def echo(value):
@@ -38,7 +38,7 @@ def main():
     large = timed("x" * 2**20, 30)
     with open("calibrated.json", "w") as file:
         json.dump([first, empty, small, large], file)
-'''
+"""
 _MANIFEST = '[app]\nname = "calibration"\nmain = "calibrated:main"\n[components.calibrated]\ncode = "calibrated"\n'
 _TEXT_BYTES = 2 * 2**20  # there and back
 
@@ -62,5 +62,10 @@ def calibrate(environment: Mapping[str, str]) -> CostConstants:
         first_s, empty_s, small_s, text_s = json.loads(told.read_text())
     byte_s = max(0.0, text_s - empty_s) / _TEXT_BYTES
     return replace(
-        assumed(), round_trip_s=max(empty_s, small_s), byte_s=byte_s, fork_s=max(first_s, 0.005), cores=cores(), host=host()
+        assumed(),
+        round_trip_s=max(empty_s, small_s),
+        byte_s=byte_s,
+        fork_s=max(first_s, 0.005),
+        cores=cores(),
+        host=host(),
     )

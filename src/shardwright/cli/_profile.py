@@ -112,7 +112,9 @@ def measure(
     wanted = hot_functions(manifest, plan, profile, relief=relief, read=read)
     if not wanted:
         return profile, counted.status
-    looked = run_with_errand(manifest, command, {"kind": "look", "functions": list(wanted), "modules": list(modules.values())}, environment)
+    looked = run_with_errand(
+        manifest, command, {"kind": "look", "functions": list(wanted), "modules": list(modules.values())}, environment
+    )
     return _looked(profile, [answer for answer in looked.answers if answer["looked"]]), counted.status
 
 

@@ -142,9 +142,16 @@ class _Verification:
             replace(component, never_cut=(*component.never_cut, *never)) for component in self.manifest.components
         )
         made = cut_inside(
-            replace(self.manifest, components=components), self.plan, self.profile, self.constants, relief=True, read=self.read
+            replace(self.manifest, components=components),
+            self.plan,
+            self.profile,
+            self.constants,
+            relief=True,
+            read=self.read,
         )
-        self.found.refused = [f"{d.site}: {d.message}" for d in made.diagnostics if d.code in ("SW331", "SW332", "SW333", "SW337")]
+        self.found.refused = [
+            f"{d.site}: {d.message}" for d in made.diagnostics if d.code in ("SW331", "SW332", "SW333", "SW337")
+        ]
         if not made.cuts:
             return None
         first = replace(made, cuts=made.cuts[:1])
@@ -181,7 +188,9 @@ class _Verification:
             if after.get(name, "").partition(":")[0] != text.partition(":")[0]
         }
         if not before and (uncut.status, uncut.stdout) != (cut.status, cut.stdout):
-            different["the command"] = f"the command printed or ended otherwise (status {uncut.status} uncut, {cut.status} cut)"
+            different["the command"] = (
+                f"the command printed or ended otherwise (status {uncut.status} uncut, {cut.status} cut)"
+            )
             used["the command"] = [name for name, item in functions.items() if item["calls"]]
         if not different:
             return {}
@@ -235,11 +244,13 @@ def _outcomes(ran: Ran) -> dict[str, str]:
 
 def _tell(found: Verified) -> None:
     if not found.calls:
-        click.echo("nothing to cut: " + ("every cut changed something" if found.kept_together else "nothing may be cut"))
+        click.echo(
+            "nothing to cut: " + ("every cut changed something" if found.kept_together else "nothing may be cut")
+        )
     else:
         click.echo(
-            f"{'equivalent' if found.equivalent else 'NOT equivalent'}: {len(found.functions)} functions cut, {found.calls} calls, "
-            f"{found.remote} elsewhere ({found.remote_share:.1%}), {found.local} here; {found.tests} tests compared"
+            f"{'equivalent' if found.equivalent else 'NOT equivalent'}: {len(found.functions)} functions cut, "
+            f"{found.calls} calls, {found.remote} elsewhere ({found.remote_share:.1%}), {found.local} here; {found.tests} tests compared"
         )
         for name, item in sorted(found.functions.items(), key=lambda pair: -pair[1]["calls"]):
             click.echo(f"  {name}: {item['calls']} calls, {item['remote']} elsewhere")

@@ -84,9 +84,10 @@ def function_at(module: ModuleType, qualname: str, line: int = 0) -> FunctionTyp
             continue
         seen.add(id(item))
         code = getattr(item, "__code__", None)
-        if type(item) is FunctionType and code is not None and item.__module__ == module.__name__:
-            if code.co_qualname == qualname and (not line or code.co_firstlineno == line):
-                return item
+        own = type(item) is FunctionType and code is not None and item.__module__ == module.__name__
+        if own and code is not None and code.co_qualname == qualname and line in (0, code.co_firstlineno):
+            made: FunctionType = item
+            return made
         inner = [getattr(item, "__wrapped__", None)]
         if type(item) is FunctionType:
             inner += [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]
@@ -187,7 +188,7 @@ class CutLoader(importlib.machinery.SourceFileLoader):
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:  # type: ignore[override]
         loops = self._cutting.loops_of(self.name)
         if not loops:
-            return super().source_to_code(data, path, _optimize=_optimize)  # type: ignore[call-arg]
+            return super().source_to_code(data, path, _optimize=_optimize)
         tree = ast.parse(data, path)
         rewritten = _AheadCalls(loops).visit(tree)
         made: CodeType = compile(rewritten, path, "exec", dont_inherit=True, optimize=_optimize)
@@ -236,6 +237,7 @@ class Cutting:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        spec: Any = None
         if self._finding or (fullname not in self._functions and fullname not in self._loops):
             return None
         self._finding = True
@@ -255,10 +257,11 @@ class Cutting:
                 fullname, spec.origin, loader=loader, submodule_search_locations=spec.submodule_search_locations
             )
             return made
-        return spec
+        found: importlib.machinery.ModuleSpec = spec
+        return found
 
     def install(self) -> None:
         for module in [*self._functions, *self._loops]:
             if module in sys.modules:
                 self.loaded(sys.modules[module])
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)

@@ -141,7 +141,13 @@ class CutCall:
         counts = self.counts
         counts.local += 1
         counts.why_local[reason] = counts.why_local.get(reason, 0) + 1
-        if counts.local >= MANY_FALLBACKS and self.owner.active and not self.owner.suspended() and counts.local > counts.calls // 2 and not counts.uncut:
+        if (
+            counts.local >= MANY_FALLBACKS
+            and self.owner.active
+            and not self.owner.suspended()
+            and counts.local > counts.calls // 2
+            and not counts.uncut
+        ):
             counts.uncut = f"{counts.local} of {counts.calls} calls could not go: {reason}"
             self.swapped.__code__ = self.original.__code__
         return self.original(*args, **kwargs)
@@ -170,7 +176,9 @@ class Cuts:
         self.plan = plan
         self.caller = caller
         self.active = False
-        self.suspended: Callable[[], bool] = lambda: False  # a test has patched something: its shards would not see that
+        self.suspended: Callable[[], bool] = lambda: (
+            False
+        )  # a test has patched something: its shards would not see that
         self.counts: dict[str, CutCounts] = {}
         self._mine = [cut for cut in plan.cuts if cut.component == component]
         self._of: dict[str, Cut] = {function.id: cut for cut in self._mine for function in cut.functions}

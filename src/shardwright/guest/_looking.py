@@ -93,11 +93,22 @@ class Looking:
     def end(self) -> dict[str, Any]:
         for looked in self._looked.values():
             if looked.unsent > _FEW * (looked.sampled + looked.unsent):
-                looked.refuse(f"arguments of {looked.unsent} of {looked.sampled + looked.unsent} calls do not cross: {looked.why_unsent}")
+                looked.refuse(
+                    f"arguments of {looked.unsent} of {looked.sampled + looked.unsent} calls do not cross: {looked.why_unsent}"
+                )
         return {
             "shadow_s": self.shadow_s,
             "looked": [
-                [item.name, item.calls, item.sampled, item.request_bytes, item.result_bytes, item.encode_s, item.total_s, item.veto]
+                [
+                    item.name,
+                    item.calls,
+                    item.sampled,
+                    item.request_bytes,
+                    item.result_bytes,
+                    item.encode_s,
+                    item.total_s,
+                    item.veto,
+                ]
                 for item in sorted(self._looked.values(), key=lambda item: item.name)
             ],
         }
@@ -252,14 +263,14 @@ class Looking:
         elif name in _CLOCKS:
             owner = getattr(called, "__self__", None)
             module = getattr(called, "__module__", None) or getattr(owner, "__name__", "") or type(owner).__module__
-            if module in _CLOCK_MODULES and not (type(owner) is random.Random and owner is not random._inst):  # type: ignore[attr-defined]
+            if module in _CLOCK_MODULES and not (type(owner) is random.Random and owner is not random._inst):
                 self._refuse(f"it asks {module}.{name}()")
 
     def _heard(self, event: str, given: Any) -> None:
         if not getattr(self._own, "looked", None) or getattr(self._own, "shadow", False):
             return
         if event == "open":
-            path, mode, flags = given
+            path, _, flags = given
             if isinstance(path, int):
                 return
             writes = (

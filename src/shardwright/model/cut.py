@@ -14,7 +14,8 @@ from shardwright.model.ids import ComponentName, MethodId
 class CostConstants:
     """What a call to another shard costs on one machine, in seconds: measured once (``bench`` measures it too).
 
-    ``round_trip_s`` of an empty call; ``byte_s`` for each further byte of argument or result; ``fork_s`` until one more shard answers. ``cores``: what shards may use at once. ``host`` names the machine.
+    ``round_trip_s`` of an empty call; ``byte_s`` for each further byte of argument or result; ``fork_s`` until one more
+    shard answers. ``cores``: what shards may use at once. ``host`` names the machine.
     """
 
     round_trip_s: float
@@ -32,8 +33,8 @@ class CostConstants:
 class Measured:
     """One function, as a run showed it. Seconds are inclusive, of all calls together.
 
-    ``sampled`` of the calls were looked at closely: ``request_bytes``, ``result_bytes`` and ``encode_s`` are theirs. ``veto`` says what
-    a look at them found that forbids a cut (an effect, or a value that does not cross); empty for none.
+    ``sampled`` of the calls were looked at closely: ``request_bytes``, ``result_bytes`` and ``encode_s`` are theirs.
+    ``veto`` says what a look at them found that forbids a cut (an effect, or a value that does not cross); empty for none.
     """
 
     function: str

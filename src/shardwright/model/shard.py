@@ -15,6 +15,7 @@ from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
 
 MAIN_COMPONENT = ComponentName("main")  # the implicit component that runs ``app.main`` when none owns it
 GATEWAY_COMPONENT = ComponentName("gateway")  # the built-in component that serves ``[[routes]]``; its code is ours
+NOT_CUT = ComponentName("")  # of a definition: it is a component's own
 ALL_PUBLIC = "*"  # in PlanEdge.uses: every name without a leading underscore
 
 
@@ -121,7 +122,7 @@ class ShardDefinition:
     depends_on: tuple[ComponentName, ...]  # direct, manifest and analysis together
     data_dependencies: tuple[DataDependency, ...] = ()
     queue: int = 1024
-    cut_of: ComponentName = ComponentName("")  # the component inside which it was cut: its code is that one's
+    cut_of: ComponentName = NOT_CUT  # the component inside which it was cut: its code is that one's
 
     def entry(self, name: str) -> EntryPoint:
         """The entry point of that name. Raises KeyError."""

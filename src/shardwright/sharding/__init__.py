@@ -1,6 +1,5 @@
 """Cuts an application into ShardDefinitions: reads its source, finds edges, entry points, state and hazards."""
 
-from shardwright.sharding.cuts import changed_sources
 from shardwright.sharding._codes import CODES, Code, alters, codes_markdown
 from shardwright.sharding._found import Explanation, component_graph, explain, explanation_text
 from shardwright.sharding._found import scan_manifest as read_application
@@ -8,6 +7,7 @@ from shardwright.sharding._inside import Read, cut_components, cut_functions, cu
 from shardwright.sharding._plan import plan
 from shardwright.sharding._propose import propose_manifest
 from shardwright.sharding._render import explanation_json, plan_json, plan_text
+from shardwright.sharding.cuts import changed_sources
 from shardwright.sharding.hazards import rules_markdown
 
 __all__ = [

@@ -44,7 +44,12 @@ def hot_functions(
 
 
 def cut_inside(
-    manifest: Manifest, plan: ShardPlan, profile: Profile, constants: CostConstants, *, relief: bool = False,
+    manifest: Manifest,
+    plan: ShardPlan,
+    profile: Profile,
+    constants: CostConstants,
+    *,
+    relief: bool = False,
     read: Read | None = None,
 ) -> ShardPlan:
     """The plan with what pays cut out of its components, by what a profile showed.
@@ -93,7 +98,12 @@ def cut_inside(
 
 
 def cut_functions(
-    manifest: Manifest, plan: ShardPlan, functions: Mapping[str, Sequence[str]], *, shards: int = 1, read: Read | None = None
+    manifest: Manifest,
+    plan: ShardPlan,
+    functions: Mapping[str, Sequence[str]],
+    *,
+    shards: int = 1,
+    read: Read | None = None,
 ) -> ShardPlan:
     """The plan with these functions (``module:qualname``, by component) cut out, whatever that costs.
 
@@ -108,7 +118,8 @@ def cut_functions(
         cuts.append(cut)
         definitions.append(_definition(whole, cut))
         definitions = [
-            replace(item, depends_on=(*item.depends_on, part)) if item.component == name else item for item in definitions
+            replace(item, depends_on=(*item.depends_on, part)) if item.component == name else item
+            for item in definitions
         ]
         edges.append(_edge(whole, cut))
     return replace(plan, definitions=tuple(definitions), edges=tuple(edges), cuts=tuple(cuts))
@@ -162,7 +173,8 @@ def _definition(whole: ShardDefinition, cut: Cut) -> ShardDefinition:
         for function in cut.functions
     )
     return replace(
-        whole, component=cut.part, code=CodeSegment(whole.code.primary, whole.code.modules), entry_points=entries, scope=Scope(),
+        whole, component=cut.part, code=CodeSegment(whole.code.primary, whole.code.modules), entry_points=entries,
+        scope=Scope(),
         state=StateKind.NONE, depends_on=(), data_dependencies=(), cut_of=whole.component,
     )  # fmt: skip
 

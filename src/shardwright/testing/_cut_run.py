@@ -100,5 +100,7 @@ def _numbers(counts: CutCounts) -> dict[str, Any]:
 def begin(told: dict[str, Any]) -> Part:
     """The errand of this process."""
     part = Part(told)
-    os.environ["PYTEST_PLUGINS"] = ",".join(filter(None, (os.environ.get("PYTEST_PLUGINS"), "shardwright.testing._outcomes")))
+    os.environ["PYTEST_PLUGINS"] = ",".join(
+        filter(None, (os.environ.get("PYTEST_PLUGINS"), "shardwright.testing._outcomes"))
+    )
     return part

@@ -50,8 +50,8 @@ def pytest_runtest_setup() -> None:
 def pytest_configure() -> None:
     """Hear of it when a test patches something."""
     _hear(pytest.MonkeyPatch, ("setattr", "delattr"), "undo")
-    _hear(mock._patch, ("__enter__",), "__exit__")  # type: ignore[attr-defined]
-    _hear(mock._patch_dict, ("_patch_dict",), "_unpatch_dict")  # type: ignore[attr-defined]
+    _hear(mock._patch, ("__enter__",), "__exit__")
+    _hear(mock._patch_dict, ("_patch_dict",), "_unpatch_dict")
 
 
 def _hear(cls: Any, begins: tuple[str, ...], ends: str) -> None:

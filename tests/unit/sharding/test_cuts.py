@@ -76,7 +76,9 @@ def test_what_needs_its_arguments_alone_may_be_cut(tmp_path: Path, name: str) ->
 
 
 def loops(folder: Path, body: str) -> list[tuple[int, int]]:
-    source = "def work(a, b=0):\n    return a\n\ndef main(xs, other):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    source = "def work(a, b=0):\n    return a\n\ndef main(xs, other):\n" + textwrap.indent(
+        textwrap.dedent(body), "    "
+    )
     scanned, _ = read_application(manifest_of(folder, source))
     found = loops_of(scanned, {"code:work"})
     return [(loop.line, len(loop.calls)) for _, loop in found.get("code:work", [])]
@@ -202,6 +204,6 @@ def test_nothing_is_cut_inside_what_serves_one_session(tmp_path: Path) -> None:
 
 def test_a_cut_that_is_asked_for_obeys_the_rules(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, "seen = []\ndef work(a):\n    seen.append(a)\ndef main():\n    work(1)\n")
-    with pytest.raises(PlanError, match="code.py:3: code:work is not cut") as refused:
+    with pytest.raises(PlanError, match=r"code\.py:3: code:work is not cut") as refused:
         cut_functions(manifest, plan(manifest), {"one": ["code:work"]})
     assert refused.value.code == "SW301"

@@ -153,7 +153,9 @@ def test_sentinels_classes_functions_and_modules_go_by_name() -> None:
     assert all(one is other for one, other in zip(found, given, strict=True))
 
 
-def test_functions_without_a_name_go_by_the_place_of_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_without_a_name_go_by_the_place_of_their_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "nameless.py").write_text("def make(factor):\n    return lambda number: number * factor[0]\n")
     monkeypatch.syspath_prepend(tmp_path)
     factor = [3]

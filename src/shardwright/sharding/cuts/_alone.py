@@ -228,9 +228,9 @@ class Alone:
         module = function.module.source
         for node in _own(function):
             if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
-                root = node
+                root: ast.expr = node
                 while isinstance(root, ast.Attribute):
-                    root = root.value  # type: ignore[assignment]
+                    root = root.value
                 if not isinstance(root, ast.Name) or self._is_local(function, root.id):
                     dotted = ""
                 else:
@@ -240,7 +240,9 @@ class Alone:
                     home = self.scanned.analysis.resolver.expression(module.name, root)
                     made = self._reader.made(home.module, home.top) if home is not None and home.name else ""
                 if made and _of_the_world(made):
-                    return Veto("SW336", Site(module.relative, node.lineno), f"{key} uses {ast.unparse(node)}, of {made}()")
+                    return Veto(
+                        "SW336", Site(module.relative, node.lineno), f"{key} uses {ast.unparse(node)}, of {made}()"
+                    )
                 if _of_the_world(dotted):
                     return Veto("SW336", Site(module.relative, node.lineno), f"{key} uses {dotted}")
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node.attr in self._stored:
@@ -259,7 +261,11 @@ class Alone:
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SETTERS
             if not stores and not called:
                 continue
-            base = node.value if isinstance(node, ast.Attribute | ast.Subscript) else node.args[0] if node.args else None  # type: ignore[attr-defined]
+            base: ast.AST | None = None
+            if isinstance(node, ast.Attribute | ast.Subscript):
+                base = node.value
+            elif isinstance(node, ast.Call) and node.args:
+                base = node.args[0]
             if base is None:
                 continue
             root: ast.AST = base

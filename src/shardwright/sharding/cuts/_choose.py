@@ -23,7 +23,7 @@ from shardwright.sharding.hazards import Effects
 from shardwright.sharding.hazards._table import RULES
 
 _HOT = 0.02  # of the run: what takes less is not looked at
-_WARM = 0.0005  # where cuts are made for isolation alone
+_WARM = 0.0005  # of the time in the component, where cuts are made for isolation alone
 _SENDING = 0.5  # of the cost of crossing falls to the caller
 _MOST_SHARDS = 16
 _MOST_NOTES = 40
@@ -53,15 +53,16 @@ def candidates(
     alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
     modules = frozenset(of)
     found = []
-    for item in _hot(profile, modules, _WARM if relief else _HOT):
+    for item in _hot(profile, modules, relief=relief):
         veto = alone.veto(item.function)
         if item.calls > 1 and (veto is None or veto.soft):
             found.append(item.function)
     return tuple(found)
 
 
-def _hot(profile: Profile, modules: frozenset[str], share: float = _HOT) -> list[Measured]:
-    least = share * profile.wall_s
+def _hot(profile: Profile, modules: frozenset[str], *, relief: bool = False) -> list[Measured]:
+    own_s = sum(item.own_s for item in profile.functions)  # a test suite has more to do than to run the component
+    least = _WARM * own_s if relief else _HOT * profile.wall_s
     found = [
         item
         for item in profile.functions
@@ -90,7 +91,7 @@ def choose(
     alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
     notes: list[Diagnostic] = []
     owned, kept = frozenset(modules), frozenset(never)
-    hot = _hot(profile, owned, _WARM if relief else _HOT)
+    hot = _hot(profile, owned, relief=relief)
     loops = loops_of(scanned, {item.function for item in hot})
     chosen: list[_Candidate] = []
     for item in hot:
@@ -139,8 +140,8 @@ def choose(
         notes.append(
             Diagnostic(
                 "SW330", Severity.NOTE,
-                f"{item.function} runs in shards of {part}: {item.calls} calls, {item.total_s:.3f} s of {profile.wall_s:.3f} s, "
-                f"{item.bytes_per_call:,.0f} bytes a call; crossing costs {made.cost_s:.4f} s, running at once gains "
+                f"{item.function} runs in shards of {part}: {item.calls} calls, "
+                f"{item.total_s:.3f} s of {profile.wall_s:.3f} s, {item.bytes_per_call:,.0f} bytes a call; crossing costs {made.cost_s:.4f} s, running at once gains "
                 f"{made.gain_s:.3f} s",
                 alone.site(item.function), component, "name it in `never_cut` to keep it",
             )
@@ -178,13 +179,20 @@ def _gain_s(chosen: list[_Candidate], profile: Profile, constants: CostConstants
 def _note(component: ComponentName, site: Site, item: Measured, profile: Profile, reason: str, code: str) -> Diagnostic:
     share = item.total_s / profile.wall_s if profile.wall_s else 0.0
     return Diagnostic(
-        code, Severity.NOTE, f"{item.function} ({share:.0%} of the run, {item.calls} calls) is not cut: {reason}", site, component,
+        code, Severity.NOTE, f"{item.function} ({share:.0%} of the run, {item.calls} calls) is not cut: {reason}", site,
+        component,
         "see `shardwright explain`",
     )  # fmt: skip
 
 
 def forced(
-    component: ComponentName, part: ComponentName, names: Iterable[str], scanned: Scanned, effects: Effects, *, shards: int
+    component: ComponentName,
+    part: ComponentName,
+    names: Iterable[str],
+    scanned: Scanned,
+    effects: Effects,
+    *,
+    shards: int,
 ) -> Cut:
     """A cut at these functions, whatever it costs. Raises PlanError for what must not be cut."""
     alone = Alone(scanned, effects)
@@ -193,14 +201,28 @@ def forced(
     for number, name in enumerate(wanted):
         veto = alone.veto(name)
         if veto is not None:
-            raise PlanError(f"{veto.site}: {name} is not cut: {veto.evidence}", code=veto.code, remedy=_remedy(veto.code))
+            raise PlanError(
+                f"{veto.site}: {name} is not cut: {veto.evidence}", code=veto.code, remedy=_remedy(veto.code)
+            )
         module, _, qualname = name.partition(":")
         functions.append(CutFunction(module, qualname, alone.code_line(name), MethodId(number)))
     found = loops_of(scanned, set(wanted))
     places = {(loop.module, loop.line, loop.column): loop for loops in found.values() for _, loop in loops}
     loops = tuple(places[key] for key in sorted(places))
     return Cut(
-        component, part, tuple(functions), loops, shards, 2 * shards + 2, 0, 0.0, 0, 0.0, 0.0, 1, f"asked for: {', '.join(wanted)}"
+        component,
+        part,
+        tuple(functions),
+        loops,
+        shards,
+        2 * shards + 2,
+        0,
+        0.0,
+        0,
+        0.0,
+        0.0,
+        1,
+        f"asked for: {', '.join(wanted)}",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from shardwright.model.cut import Loop, LoopCall
 from shardwright.sharding.callgraph import Scanned
@@ -36,9 +37,8 @@ def loops_of(scanned: Scanned, callees: Collection[str]) -> dict[str, list[tuple
 
 def _in(function: Function, places: dict[tuple[int, int], set[str]]) -> Iterator[Loop]:
     module = function.module.source.name
-    for node in sorted(
-        (item for item in _own(function) if hasattr(item, "lineno")), key=lambda item: (item.lineno, item.col_offset)
-    ):
+    placed: list[Any] = [item for item in _own(function) if hasattr(item, "lineno")]
+    for node in sorted(placed, key=lambda item: (item.lineno, item.col_offset)):
         calls: list[ast.Call] = []
         names: set[str] = set()
         if isinstance(node, ast.For) and not _may_end(node.body):

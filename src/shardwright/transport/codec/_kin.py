@@ -242,7 +242,7 @@ class KinCodec(PickleCodec):
         for number, thing in memo.values():
             objects[number] = thing
             kind = _kind_of(type(thing))
-            if type(kind) is str:
+            if isinstance(kind, str):
                 raise CannotCross(kind, outcome="not started", remedy="pass plain data, or keep both together")
         return payload, buffers, _KinMemo(value, objects, [])  # type: ignore[return-value]
 
@@ -251,16 +251,16 @@ class KinCodec(PickleCodec):
         held = []
         for number, thing in objects.items():
             kind = _kind_of(type(thing))
-            if kind is not None and type(kind) is not str:
+            if kind is not None and not isinstance(kind, str):
                 held.append((number, thing, kind, kind[0](thing)))
-        return value, _KinMemo(value, objects, held)  # type: ignore[return-value,arg-type]
+        return value, _KinMemo(value, objects, held)  # type: ignore[return-value]
 
     def encode_reply(self, value: object, memo: Memo) -> tuple[bytes, tuple[Part, ...]]:
         payload, buffers, _ = _dump((_changes(memo), value), _numbered(memo), "failed")
         return payload, buffers
 
     def decode_reply(self, payload: Part, buffers: Sequence[Part], memo: Memo) -> Any:
-        objects = memo.objects if isinstance(memo, _KinMemo) else {}
+        objects = _objects(memo)
         (changes, value), _ = _load(payload, buffers, objects)
         _apply(changes, objects)
         return value
@@ -281,7 +281,7 @@ class KinCodec(PickleCodec):
     def decode_error(self, payload: Part, buffers: Sequence[Part] = (), memo: Memo | None = None) -> BaseException:
         if bytes(payload[:1]) == _TAGGED:
             return self._errors.decode_error(payload[1:], buffers)
-        objects = memo.objects if isinstance(memo, _KinMemo) else {}
+        objects = _objects(memo)
         (changes, packed), _ = _load(payload[1:], buffers, objects)
         _apply(changes, objects)
         return _unpacked(packed)
@@ -302,7 +302,7 @@ def _dump(
         raise CannotCross(
             f"the value does not pickle: {error}", outcome=outcome, remedy="pass plain data, or keep both together"
         ) from error
-    return out.getvalue(), raw, pickler.memo.copy()  # type: ignore[attr-defined]
+    return out.getvalue(), raw, pickler.memo.copy()
 
 
 def _load(payload: Part, buffers: Sequence[Part], objects: dict[int, Any]) -> tuple[Any, dict[int, Any]]:
@@ -318,33 +318,40 @@ def _load(payload: Part, buffers: Sequence[Part], objects: dict[int, Any]) -> tu
         raise ProtocolViolation(f"malformed pickle: {type(error).__name__}: {error}") from error
 
 
+def _objects(memo: Memo | None) -> dict[int, Any]:
+    """The objects of a request by number; none where there was no request to be read."""
+    kin: Any = memo
+    return kin.objects if type(kin) is _KinMemo else {}
+
+
 def _numbered(memo: Memo) -> dict[int, tuple[int, Any]]:
     """The memo for a reply's pickler. Numbers go on from its size, so an object of two numbers counts twice."""
-    if not isinstance(memo, _KinMemo):
-        return {}
     found: dict[int, tuple[int, Any]] = {}
-    for number, thing in memo.objects.items():
+    for number, thing in _objects(memo).items():
         if id(thing) in found:
             thing = object()
         found[id(thing)] = (number, thing)
     return found
 
 
+def _taken(kind: _Kind, thing: Any) -> Any:
+    """What a thing holds now, in the form that travels."""
+    take: Any = getattr(kind[0], "packed", kind[0])
+    return take(thing)
+
+
 def _changes(memo: Memo) -> list[tuple[int, Any]]:
-    if not isinstance(memo, _KinMemo):
+    kin: Any = memo
+    if type(kin) is not _KinMemo:
         return []
-    return [
-        (number, getattr(kind[0], "packed", kind[0])(thing))
-        for number, thing, kind, held in memo.held
-        if not kind[1](thing, held)
-    ]
+    return [(number, _taken(kind, thing)) for number, thing, kind, held in kin.held if not kind[1](thing, held)]
 
 
 def _apply(changes: list[tuple[int, Any]], objects: dict[int, Any]) -> None:
     for number, state in changes:
         thing = objects[number]
         kind = _kind_of(type(thing))
-        if kind is None or type(kind) is str:
+        if kind is None or isinstance(kind, str):
             raise ProtocolViolation(f"a change of a {type(thing).__name__}")
         kind[2](thing, state)
 
@@ -366,7 +373,7 @@ def _packed(error: BaseException, above: set[int]) -> Any:
 
 
 def _frames(trace: TracebackType | None) -> list[tuple[str, str, int]]:
-    found = []
+    found: list[tuple[str, str, int]] = []
     while trace is not None and len(found) < _FRAMES:
         code = trace.tb_frame.f_code
         found.append((code.co_filename, code.co_qualname, trace.tb_lineno))

@@ -29,7 +29,11 @@ def reduced(function: FunctionType) -> Any:
     if code.co_freevars and _writes(code):
         raise pickle.PicklingError(f"{function.__qualname__} writes variables around it")
     places = _codes(module).get((code.co_qualname, code.co_firstlineno), [])
-    fitting = [number for number, item in enumerate(places) if item.co_code == code.co_code and item.co_consts == code.co_consts]
+    fitting = [
+        number
+        for number, item in enumerate(places)
+        if item.co_code == code.co_code and item.co_consts == code.co_consts
+    ]
     if len(fitting) != 1:
         raise pickle.PicklingError(f"the code of {function.__qualname__} has no place of its own in {module}")
     cells = tuple([_content(cell) for cell in function.__closure__ or ()])
@@ -49,10 +53,14 @@ def _content(cell: CellType) -> Any:
 def _writes(code: CodeType) -> bool:
     """Whether it, or a function in it, binds a variable of a function around it."""
     free = frozenset(code.co_freevars)
-    if any(item.opname in ("STORE_DEREF", "DELETE_DEREF") and item.argval in free for item in dis.get_instructions(code)):
+    if any(
+        item.opname in ("STORE_DEREF", "DELETE_DEREF") and item.argval in free for item in dis.get_instructions(code)
+    ):
         return True
     return any(
-        bool(free.intersection(inner.co_freevars)) and _writes(inner) for inner in code.co_consts if isinstance(inner, CodeType)
+        bool(free.intersection(inner.co_freevars)) and _writes(inner)
+        for inner in code.co_consts
+        if isinstance(inner, CodeType)
     )
 
 
