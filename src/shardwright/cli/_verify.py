@@ -250,7 +250,8 @@ def _tell(found: Verified) -> None:
     else:
         click.echo(
             f"{'equivalent' if found.equivalent else 'NOT equivalent'}: {len(found.functions)} functions cut, "
-            f"{found.calls} calls, {found.remote} elsewhere ({found.remote_share:.1%}), {found.local} here; {found.tests} tests compared"
+            f"{found.calls} calls, {found.remote} elsewhere ({found.remote_share:.1%}), "
+            f"{found.local} here; {found.tests} tests compared"
         )
         for name, item in sorted(found.functions.items(), key=lambda pair: -pair[1]["calls"]):
             click.echo(f"  {name}: {item['calls']} calls, {item['remote']} elsewhere")

@@ -132,7 +132,8 @@ def _edge(edge: PlanEdge) -> str:
 def _cut(cut: Cut) -> str:
     lines = [
         f"  {cut.priority}. {cut.component} -> {cut.part} ({_count(cut.shards, 'shard')}): {cut.calls} calls, "
-        f"{cut.size_bytes:,} bytes, {cut.moved_s:.3f} s moved, crossing costs {cut.cost_s:.4f} s, predicted gain {cut.gain_s:.3f} s"
+        f"{cut.size_bytes:,} bytes, {cut.moved_s:.3f} s moved, crossing costs {cut.cost_s:.4f} s, "
+        f"predicted gain {cut.gain_s:.3f} s"
     ]
     lines += [f"      {function.id}  line {function.line}" for function in cut.functions]
     lines += [f"      runs ahead: the loop at {loop.module}:{loop.line}, {cut.window} rounds" for loop in cut.loops]

@@ -141,7 +141,8 @@ def choose(
             Diagnostic(
                 "SW330", Severity.NOTE,
                 f"{item.function} runs in shards of {part}: {item.calls} calls, "
-                f"{item.total_s:.3f} s of {profile.wall_s:.3f} s, {item.bytes_per_call:,.0f} bytes a call; crossing costs {made.cost_s:.4f} s, running at once gains "
+                f"{item.total_s:.3f} s of {profile.wall_s:.3f} s, "
+                f"{item.bytes_per_call:,.0f} bytes a call; crossing costs {made.cost_s:.4f} s, running at once gains "
                 f"{made.gain_s:.3f} s",
                 alone.site(item.function), component, "name it in `never_cut` to keep it",
             )
