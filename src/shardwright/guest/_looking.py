@@ -25,8 +25,8 @@ from shardwright.guest._alike import alike
 from shardwright.guest._cut_code import Cutting, stub_code
 from shardwright.model.cut import CutFunction
 from shardwright.model.ids import MethodId
-from shardwright.transport import KinCodec
-from shardwright.transport.codec import KinPickler as Pickler
+from shardwright.transport.kin import KinCodec
+from shardwright.transport.kin import KinPickler as Pickler
 
 _SHADOWED = 4  # calls of each function that are run twice
 _LOOKED = 32  # calls of each that are looked at one after the other; then one of _EVERY

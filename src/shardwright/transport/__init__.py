@@ -6,23 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from shardwright.transport._envelope import pack, unpack
-from shardwright.transport.codec import (
-    ClassTable,
-    Describe,
-    HandleHook,
-    KinCodec,
-    Memo,
-    PickleCodec,
-    TaggedCodec,
-    describe_call,
-)
+from shardwright.transport.codec import ClassTable, Describe, HandleHook, Memo, PickleCodec, TaggedCodec, describe_call
 
 __all__ = [
     "CallCodec",
     "ClassTable",
     "Describe",
     "HandleHook",
-    "KinCodec",
     "Memo",
     "PickleCodec",
     "TaggedCodec",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from shardwright.errors import CallError, CannotCross
-from shardwright.transport import KinCodec
+from shardwright.transport.kin import KinCodec
 
 SENTINEL = object()
 

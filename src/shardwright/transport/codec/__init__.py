@@ -1,7 +1,6 @@
 """Codecs: values to payloads and back. Across trust domains ``TaggedCodec``, inside one ``PickleCodec``."""
 
 from shardwright.transport.codec._classes import ClassTable
-from shardwright.transport.codec._kin import KinCodec, KinPickler
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, Step, describe_call, describe_value
 from shardwright.transport.codec._pickle import PickleCodec
@@ -14,8 +13,6 @@ __all__ = [
     "CodecLimits",
     "Describe",
     "HandleHook",
-    "KinCodec",
-    "KinPickler",
     "Memo",
     "PickleCodec",
     "Step",
