@@ -63,6 +63,10 @@ CODES: dict[str, Code] = {
          "Give what is stateless a component of its own."),
         ("SW335", _R, "The profile is of another version of the code; the modules that differ are named.",
          "Profile again: `shardwright plan --profile -- COMMAND`."),
+        ("SW336", _N, "A function uses what is outside of Python's values (output, files, clocks, chance); it is not cut.",
+         "Let it return what its caller then writes, or hand it what it would read."),
+        ("SW337", _N, "A look at a function while it ran forbids a cut: an effect, other results, what does not cross.",
+         "See what was seen; change that, or leave the function where it is."),
         # -- routing ----------------------------------------------------------------------------------------------
         ("SW240", _R, "An entry point of a keyed component lacks the key argument and cannot be routed.",
          "Add the argument, or move the function to a component of another scope."),

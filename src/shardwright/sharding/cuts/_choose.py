@@ -24,6 +24,7 @@ from shardwright.sharding.hazards._table import RULES
 
 _HOT = 0.02  # of the run: what takes less is not looked at
 _WARM = 0.0005  # of the time in the component, where cuts are made for isolation alone
+_DEAR_S = 3.0  # what crossing may cost in all where it is asked for
 _SENDING = 0.5  # of the cost of crossing falls to the caller
 _MOST_SHARDS = 16
 _MOST_NOTES = 40
@@ -123,7 +124,10 @@ def choose(
             if relief
             else _gain_s([*chosen, made], profile, constants) - _gain_s(chosen, profile, constants)
         )
-        if made.gain_s <= (made.cost_s if relief else constants.fork_s if not chosen else 0.0):
+        dear = (
+            made.cost_s > max(_DEAR_S, item.total_s) if relief else made.gain_s <= (0.0 if chosen else constants.fork_s)
+        )
+        if dear:
             reason = (
                 f"crossing costs {made.cost_s * 1e3:.1f} ms for {item.calls} calls, more than running at once gains "
                 f"({made.gain_s * 1e3:.1f} ms)"
