@@ -46,7 +46,9 @@ def test_stages_are_found_and_run_at_once(
     press: Path, tmp_path: Path, record_exercised: Callable[[str, int], None]
 ) -> None:
     arguments = ("--source", str(press / "texts"), "--out")
-    plan = shardwright(tmp_path, "plan", str(press), "--profile", "--json", "--", *arguments, str(tmp_path / "uncut"))
+    plan = shardwright(
+        tmp_path, "plan", str(press), "--profile", "--json", "--", *arguments, str(tmp_path / "uncut"), timeout=240
+    )
     assert plan.returncode == 0, plan.stderr
     told = json.loads(plan.stdout)
     cuts = {function["qualname"]: cut for cut in told["cuts"] for function in cut["functions"]}
@@ -142,7 +144,7 @@ def test_verify_compares_test_by_test_and_counts_what_crossed(tmp_path: Path) ->
         tmp_path / "app", '[app]\nname = "sums"\n[components.sums]\ncode = "sums"\n', sums=SUMS, test_sums=SUITE
     )
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(app / "test_sums.py"))
-    done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more={"PYTEST_ADDOPTS": ""})
+    done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more={"PYTEST_ADDOPTS": ""}, timeout=240)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["equivalent"] and found["tests"] == 10

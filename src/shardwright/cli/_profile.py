@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import shardwright
 from shardwright.errors import ManifestError, NodeError
 from shardwright.model.cut import Measured, MeasuredEdge, Profile
 from shardwright.model.manifest import Manifest
@@ -69,7 +68,7 @@ def run_with_errand(
     keep: bool = False,
 ) -> Ran:
     """Run it once. ``errand`` says what its Python processes do besides; its output goes to our standard error, or is kept."""
-    package = Path(shardwright.__file__).parent
+    package = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory(prefix="shardwright-errand-") as folder:
         told = Path(folder, "errand.json")
         answers = Path(folder, "answers")

@@ -27,12 +27,11 @@ import uuid
 from collections.abc import Sequence
 from importlib.machinery import BuiltinImporter, ExtensionFileLoader
 from operator import is_
-from types import TracebackType
 from typing import Any
 
 from shardwright.errors import CannotCross, Outcome, ProtocolViolation, ShardwrightError
-from shardwright.transport.codec._exceptions import _traceback
 from shardwright.transport.codec._kin_code import reduced
+from shardwright.transport.codec._kin_errors import packed, unpacked
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, describe_value
 from shardwright.transport.codec._pickle import Part, PickleCodec, _writable
@@ -47,7 +46,6 @@ _FIXED = (
     types.WrapperDescriptorType, types.GetSetDescriptorType, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID, types.GenericAlias, type(...), type(NotImplemented),
 )  # fmt: skip
-_FRAMES = 64
 _TAGGED, _PICKLED = b"T", b"P"
 _KNOWN = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
 
@@ -270,8 +268,8 @@ class KinCodec(PickleCodec):
         if not isinstance(exception, ShardwrightError):
             try:
                 changes = _changes(memo) if memo is not None else []
-                packed = (changes, _packed(exception, set()))
-                payload, buffers, _ = _dump(packed, _numbered(memo) if memo is not None else {}, "failed")
+                parts = (changes, packed(exception, set()))
+                payload, buffers, _ = _dump(parts, _numbered(memo) if memo is not None else {}, "failed")
                 return _PICKLED + payload, buffers
             except (CannotCross, RecursionError):
                 pass
@@ -282,9 +280,9 @@ class KinCodec(PickleCodec):
         if bytes(payload[:1]) == _TAGGED:
             return self._errors.decode_error(payload[1:], buffers)
         objects = _objects(memo)
-        (changes, packed), _ = _load(payload[1:], buffers, objects)
+        (changes, parts), _ = _load(payload[1:], buffers, objects)
         _apply(changes, objects)
-        return _unpacked(packed)
+        return unpacked(parts)
 
 
 def _dump(
@@ -354,48 +352,3 @@ def _apply(changes: list[tuple[int, Any]], objects: dict[int, Any]) -> None:
         if kind is None or isinstance(kind, str):
             raise ProtocolViolation(f"a change of a {type(thing).__name__}")
         kind[2](thing, state)
-
-
-# -- exceptions ------------------------------------------------------------------------------------------------------
-
-
-def _packed(error: BaseException, above: set[int]) -> Any:
-    """What makes an exception, without calling its class."""
-    above = {*above, id(error)}
-    cause, context = error.__cause__, error.__context__
-    members = [_packed(item, above) for item in error.exceptions] if isinstance(error, BaseExceptionGroup) else None
-    return (
-        type(error), error.args, dict(getattr(error, "__dict__", {})), members,
-        _packed(cause, above) if cause is not None and id(cause) not in above else None,
-        _packed(context, above) if context is not None and id(context) not in above else None,
-        error.__suppress_context__, _frames(error.__traceback__), error.__reduce__()[1] if isinstance(error, OSError) else None,
-    )  # fmt: skip
-
-
-def _frames(trace: TracebackType | None) -> list[tuple[str, str, int]]:
-    found: list[tuple[str, str, int]] = []
-    while trace is not None and len(found) < _FRAMES:
-        code = trace.tb_frame.f_code
-        found.append((code.co_filename, code.co_qualname, trace.tb_lineno))
-        trace = trace.tb_next
-    return found
-
-
-def _unpacked(packed: Any) -> BaseException:
-    cls, args, state, members, cause, context, suppress, frames, system = packed
-    made: BaseException
-    if members is not None:
-        made = cls.__new__(cls, args[0], [_unpacked(item) for item in members])
-    elif system is not None:
-        made = cls.__new__(cls, *system)
-    else:
-        made = cls.__new__(cls, *args)
-    if system is None and members is None:
-        base = next(item for item in cls.__mro__ if not item.__flags__ & (1 << 9))
-        base.__init__(made, *args)
-    made.__dict__.update(state)
-    made.__cause__ = _unpacked(cause) if cause is not None else None
-    made.__context__ = _unpacked(context) if context is not None else None
-    made.__suppress_context__ = suppress
-    made.__traceback__ = _traceback(frames)
-    return made
