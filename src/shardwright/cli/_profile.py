@@ -6,18 +6,22 @@ is, as a process of its own; Python processes of it take part by a ``sitecustomi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from shardwright.cli._errors import TERMINATED
 from shardwright.errors import ManifestError, NodeError
 from shardwright.model.cut import Measured, MeasuredEdge, Profile
 from shardwright.model.manifest import Manifest
@@ -80,14 +84,29 @@ def run_with_errand(
             "SHARDWRIGHT_AT": str(package.parent),
         }  # fmt: skip
         try:
-            done = subprocess.run(
-                command, env=own, check=False, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if keep else sys.stderr.fileno(),
-            )  # fmt: skip
+            with _ending_with_us():
+                done = subprocess.run(
+                    command, env=own, check=False, stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if keep else sys.stderr.fileno(),
+                )  # fmt: skip
         except OSError as error:
             raise NodeError(f"{command[0]} cannot be run: {error.strerror}") from error
         found = tuple(json.loads(path.read_text(encoding="utf-8")) for path in sorted(answers.glob("*.json")))
     return Ran(done.returncode, found, done.stdout or b"")
+
+
+@contextlib.contextmanager
+def _ending_with_us() -> Iterator[None]:
+    """Whoever ends this process by SIGTERM ends the command that it runs, too."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def measure(
