@@ -6,12 +6,24 @@ from pathlib import Path
 
 import click
 
+from shardwright.cli._calibrate import calibrate
 from shardwright.cli._invocation import Invocation, common_options
+from shardwright.cli._profile import measure, merged
 from shardwright.errors import ManifestError, PlanError
 from shardwright.manifest import FILE_NAME
 from shardwright.manifest import load as load_manifest
 from shardwright.manifest import schema as manifest_schema
-from shardwright.node import lacking_secrets, unbuilt, unenforced
+from shardwright.model.manifest import Manifest
+from shardwright.node import (
+    lacking_secrets,
+    measured_plan,
+    read_constants,
+    read_profile,
+    unbuilt,
+    unenforced,
+    write_constants,
+    write_profile,
+)
 from shardwright.sharding import explain as explain_function
 from shardwright.sharding import explanation_json, explanation_text, plan_json, plan_text, propose_manifest
 from shardwright.sharding import plan as plan_manifest
@@ -52,24 +64,38 @@ def init(invocation: Invocation, path: str, force: bool, only_print: bool) -> No
         click.echo(f"wrote {target}; see how it would be cut: shardwright plan {path}")
 
 
+_MEASURE = "\0measure"
+
+
 @click.command()
 @click.argument("path", default=".")
-@click.option("--profile", metavar="NAME", help="Lay shardwright.NAME.toml over the manifest.")
+@click.argument("command", nargs=-1, metavar="[-- COMMAND]...")
+@click.option(
+    "--profile", "profiles", metavar="[NAME]", multiple=True, is_flag=False, flag_value=_MEASURE,
+    help="With NAME, lay shardwright.NAME.toml over the manifest. Without, run COMMAND (or app.main with these arguments) and "
+    "keep what is seen of it: then what pays is cut inside components, too.",
+)  # fmt: skip
 @common_options
-def plan(invocation: Invocation, path: str, profile: str | None) -> None:
+def plan(invocation: Invocation, path: str, command: tuple[str, ...], profiles: tuple[str, ...]) -> None:
     """Show how an application would be cut into shards, and why.
 
-    Definitions, edges with the places in the code they come from, and what was refused, with the remedy. Reads code,
-    runs none.
+    Definitions, edges with the places in the code they come from, cuts inside components by what a profile showed, and
+    what was refused, with the remedy. Reads code; runs none, unless asked to profile a command.
 
     \b
     Examples:
       shardwright plan examples/arena
       shardwright plan . --json
+      shardwright plan . --profile -- python -m app --quick
     """
+    profile = next((name for name in profiles if name != _MEASURE), None)
     manifest = load_manifest(path, profile=profile, environment=invocation.environment)
+    if command and _MEASURE not in profiles:
+        raise click.UsageError("a command is for --profile, which runs it: shardwright plan --profile -- COMMAND")
+    if _MEASURE in profiles:
+        _keep_profile(invocation, manifest, command)
     try:
-        made = plan_manifest(manifest)
+        made = measured_plan(manifest, invocation.environment)
     except PlanError as error:
         if problems := unbuilt(manifest):
             first = f"{error.code} {error.message}"
@@ -84,6 +110,18 @@ def plan(invocation: Invocation, path: str, profile: str | None) -> None:
     for title, lines in (("it cannot be started here as it is:", hindered), ("limits:", idle)):
         if lines:
             click.echo("\n".join(["", title, *(f"  {line}" for line in lines)]))
+
+
+def _keep_profile(invocation: Invocation, manifest: Manifest, command: tuple[str, ...]) -> None:
+    """Run a command, and store what was seen of it; measure this machine if nobody has."""
+    found, status = measure(manifest, plan_manifest(manifest), command, invocation.environment)
+    if status:
+        click.echo(f"the command ended with status {status}; what it did until then counts", err=True)
+    kept = merged(read_profile(manifest), found)
+    target = write_profile(manifest, kept)
+    if not read_constants(invocation.environment).host:
+        write_constants(invocation.environment, calibrate(invocation.environment))
+    click.echo(f"wrote {target}: {kept.runs} runs, {len(kept.functions)} functions, {kept.wall_s:.2f} s", err=True)
 
 
 @click.command()

@@ -16,7 +16,14 @@ from shardwright.cli._invocation import Invocation
 _GROUPS: tuple[tuple[str, dict[str, str]], ...] = (
     (
         "Prepare an application",
-        {"init": "_author", "plan": "_author", "explain": "_author", "schema": "_author", "doctor": "_doctor"},
+        {
+            "init": "_author",
+            "plan": "_author",
+            "verify": "_verify",
+            "explain": "_author",
+            "schema": "_author",
+            "doctor": "_doctor",
+        },
     ),
     ("Run it", {"run": "_run", "demo": "_demo"}),
     ("Measure it", {"bench": "_bench", "simulate": "_simulate"}),

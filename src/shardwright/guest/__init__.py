@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         UseSessions,
         Why,
     )
+    from shardwright.guest._cuts import CutCounts, Cuts
     from shardwright.guest._data import DataModules, Hidden
     from shardwright.guest._exchange import (
         CREDIT,
@@ -179,6 +180,8 @@ __all__ = [
     "ControlBinder",
     "ControlSocket",
     "Counts",
+    "CutCounts",
+    "Cuts",
     "DataModules",
     "DenialBody",
     "DenialStart",
@@ -302,6 +305,7 @@ __getattr__ = lazily(
             "Stacks StacksTo Stop Unbind UseSessions Why"
         ),
         "_data": "DataModules Hidden",
+        "_cuts": "CutCounts Cuts",
         "_exchange": (
             "CREDIT Inflow Joiner MAX_BATCH MAX_EVENTS MAX_WEBSOCKET_MESSAGE Outflow PIECE WINDOW cost payload_of "
             "payloads pieces read_credit"

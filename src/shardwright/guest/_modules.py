@@ -76,7 +76,8 @@ class GeneratedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """First on ``sys.meta_path`` of a shard: modules that other components own are generated, all others are real."""
 
     def __init__(self, plan: ShardPlan, component: ComponentName, proxies: Proxies) -> None:
-        self._surfaces = {surface.module: surface for surface in plan.modules if surface.owner != component}
+        mine = {component, *(d.cut_of for d in plan.definitions if d.component == component)}
+        self._surfaces = {surface.module: surface for surface in plan.modules if surface.owner not in mine}
         self._root = Path(plan.root)
         self._proxies = proxies
 

@@ -157,7 +157,8 @@ class Namespace:
 
     def __init__(self, plan: ShardPlan, component: ComponentName | None, proxies: Proxies) -> None:
         self._root = Path(plan.root)
-        self._surfaces = {surface.module: surface for surface in plan.modules if surface.owner != component}
+        mine = {component, *(d.cut_of for d in plan.definitions if d.component == component)}
+        self._surfaces = {surface.module: surface for surface in plan.modules if surface.owner not in mine}
         self._tops = {surface.module.partition(".")[0] for surface in plan.modules}
         self._proxies = proxies
         self._modules: dict[str, ModuleType] = {}

@@ -17,7 +17,7 @@ from contextvars import Context
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import CallError, CutRefused, Fault, InternalError, NotPermitted, Overloaded
@@ -47,6 +47,9 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
+
+if TYPE_CHECKING:
+    from shardwright.guest._cuts import Cuts
 
 LONG_SECRET = 8  # from so many characters on, a text that contains a secret shows it
 Import = Callable[[str], ModuleType]
@@ -116,6 +119,11 @@ class Runtime:
         self.chains = Chains()
         self.caller = Caller(self.router, self.chains, self.mailbox)
         self.proxies = Proxies(plan, self.caller)
+        self.cuts: Cuts | None = None  # functions of its own that run in other shards
+        if any(cut.component == component for cut in plan.cuts):
+            from shardwright.guest._cuts import Cuts  # few shards need it
+
+            self.cuts = Cuts(plan, component, lambda: self.caller)
         namespace = Namespace(plan, component, self.proxies) if inproc else None
         self.data = DataModules(plan, component, self.proxies, self.class_named)
         self.import_module: Import = importlib.import_module if namespace is None else namespace.import_module
@@ -128,7 +136,7 @@ class Runtime:
             loop=self.loop,
             chains=self.chains,
             objects=self.objects,
-            resolve=self.resolve,
+            resolve=self.resolve_cut if self.definition.cut_of else self.resolve,
             session_name=self.sessions.name,
         )
         self.web = Web(self.responder, plan.routes)
@@ -155,6 +163,8 @@ class Runtime:
         self.shard = shard
         self.router.binder = binder
         self._hub = Hub(f"{shard}-hub")
+        if self.cuts is not None:
+            self.cuts.active = True
         if self.web.serves_applications:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
                 self.mailbox.submit(partial(Context().run, self.web.look))
@@ -180,7 +190,9 @@ class Runtime:
     def _enter(self, link: Link) -> None:
         if isinstance(link.codec, TaggedCodec) and isinstance(link.codec.handles, LinkHandles):
             link.codec.handles.link = link
-        link.parking = self.mailbox
+        # what waits for a part of its own component goes on being serial: nothing comes back from there
+        kin = self.cuts is not None and link.peer.component in self.cuts.parts
+        link.parking = None if kin else self.mailbox
         with self._mutex:
             self._links.add(link)
 
@@ -354,6 +366,14 @@ class Runtime:
             raise CutRefused(found.message)
         return found
 
+    def resolve_cut(self, module: str, qualname: str) -> Any:
+        """A function that was cut out of its component: below its decorators, which run where it is called."""
+        from shardwright.guest._cut_code import function_at
+
+        lines = {entry.qualname: entry.line for entry in self.definition.entry_points if entry.module == module}
+        found = function_at(self.import_module(module), qualname, lines.get(qualname, 0))
+        return found if found is not None else self.resolve(module, qualname)
+
     def value_class(self, name: str) -> type:
         """A class that the plan lets travel by copy."""
         found = self.class_named(name)
@@ -442,6 +462,10 @@ def edge_codec(
 ) -> CallCodec:
     """What an edge of the plan permits: the tagged codec with the plan's classes, or pickle where the manifest opts in."""
     edge = plan.edge(caller, callee)
+    if any(each.component == callee and each.cut_of for each in plan.definitions):
+        from shardwright.transport.kin import KinCodec
+
+        return KinCodec()  # nobody but the component it was cut out of, or a test run in its place, may call it
     if edge is not None and edge.pickle:
         return PickleCodec()
     allowed = plan.value_classes + (edge.classes if edge is not None else ())

@@ -36,6 +36,7 @@ class Proxies:
         self._entries: dict[tuple[str, str], tuple[ShardDefinition, EntryPoint]] = {
             (entry.module, entry.qualname): (definition, entry)
             for definition in plan.definitions
+            if not definition.cut_of  # whose functions are the component's own, and asked of that one
             for entry in definition.entry_points
         }
 

@@ -161,6 +161,8 @@ def prepare_imports(runtime: Runtime, paths: tuple[str, ...]) -> None:
     """The component's import path and generated modules."""
     sys.path[:0] = [path for path in paths if path not in sys.path]
     GeneratedFinder(runtime.plan, runtime.component, runtime.proxies).install()
+    if runtime.cuts:
+        runtime.cuts.install()
 
 
 class ForkServer:

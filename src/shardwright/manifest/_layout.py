@@ -15,6 +15,7 @@ from shardwright.manifest._texts import (
     DESTINATION,
     FILE,
     FUNCTION,
+    FUNCTIONS,
     ISOLATION,
     ISOLATIONS,
     LISTEN_ADDRESS,
@@ -204,6 +205,7 @@ _COMPONENT = Table(
         "usage": Key(_USAGE, "The usage model: importance, requirements and restrictions."),
         "stateful": Key(CLASS_NAMES, "Classes of this component that others reach through handles.", default=[]),
         "value": Key(CLASS_NAMES, "Classes of this component that are copied, overruling analysis.", default=[]),
+        "never_cut": Key(FUNCTIONS, "Functions that no cut inside the component moves.", default=[]),
         "queue": Key(Number(1, _MANY, "integer"), "Calls that may wait in one shard.", default=_UNSTATED.queue),
         "start_timeout": Key(
             quantity(DURATION, parse_seconds, positive=True), "Time that a shard has to become ready.", default="60s"

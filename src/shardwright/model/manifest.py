@@ -108,6 +108,7 @@ class Component:
     usage: UsageModel = UsageModel()
     stateful: tuple[str, ...] = ()  # classes of this component to be reached through handles
     value: tuple[str, ...] = ()  # classes of this component to be copied, overruling analysis
+    never_cut: tuple[str, ...] = ()  # functions "module:qualname" that no cut inside the component moves
     queue: int = 1024  # calls that may wait in one shard
     start_timeout_s: float = 60.0
     idle_timeout_s: float | None = None  # a session's shard is given back after this much silence

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shardwright.model.cut import Cut
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.limits import Limits
 from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
 
 MAIN_COMPONENT = ComponentName("main")  # the implicit component that runs ``app.main`` when none owns it
 GATEWAY_COMPONENT = ComponentName("gateway")  # the built-in component that serves ``[[routes]]``; its code is ours
+NOT_CUT = ComponentName("")  # of a definition: it is a component's own
 ALL_PUBLIC = "*"  # in PlanEdge.uses: every name without a leading underscore
 
 
@@ -107,7 +109,7 @@ class DataDependency:
 
 @dataclass(frozen=True, slots=True)
 class ShardDefinition:
-    """Frozen result of sharding one component."""
+    """Frozen result of sharding one component, or of cutting inside one."""
 
     component: ComponentName
     code: CodeSegment
@@ -121,6 +123,7 @@ class ShardDefinition:
     data_dependencies: tuple[DataDependency, ...] = ()
     queue: int = 1024
     knows: tuple[str, ...] = ()  # modules of other components that its own code imports: their classes run here
+    cut_of: ComponentName = NOT_CUT  # the component inside which it was cut: its code is that one's
 
     def entry(self, name: str) -> EntryPoint:
         """The entry point of that name. Raises KeyError."""
@@ -209,6 +212,7 @@ class ShardPlan:
     common_data: tuple[
         tuple[str, str], ...
     ] = ()  # (module, source like ``ModuleSurface.data_source``) of common modules
+    cuts: tuple[Cut, ...] = ()  # inside components
 
     @property
     def refusals(self) -> tuple[Diagnostic, ...]:

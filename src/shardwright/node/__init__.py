@@ -20,12 +20,23 @@ if TYPE_CHECKING:
     )
     from shardwright.node._api_messages import describe
     from shardwright.node._api_sockets import runtime_folder
-    from shardwright.node._checks import lacking_secrets, unbuilt
+    from shardwright.node._checks import lacking_secrets, measured_plan, unbuilt
     from shardwright.node._doctor import examine_application, examine_machine, unenforced
     from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
     from shardwright.node._logs import LogLine
     from shardwright.node._notify import Notifier
     from shardwright.node._numbers import Health
+    from shardwright.node._profiles import (
+        PROFILE_VERSION,
+        assumed,
+        cores,
+        host,
+        profile_path,
+        read_constants,
+        read_profile,
+        write_constants,
+        write_profile,
+    )
     from shardwright.node._reload import Reloaded
     from shardwright.node._running import Options, Running, plan
     from shardwright.node._state import state_folder
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
     from shardwright.node._testing import Bench
 
 __all__ = [
+    "PROFILE_VERSION",
     "Ambiguous",
     "ApiClient",
     "AsyncNode",
@@ -52,14 +64,21 @@ __all__ = [
     "Running",
     "Session",
     "ShardStatus",
+    "assumed",
     "astart",
     "choose",
+    "cores",
     "describe",
     "examine_application",
     "examine_machine",
+    "host",
     "inherited_sockets",
     "lacking_secrets",
+    "measured_plan",
     "plan",
+    "profile_path",
+    "read_constants",
+    "read_profile",
     "running_nodes",
     "runtime_folder",
     "shard_object",
@@ -67,6 +86,8 @@ __all__ = [
     "state_folder",
     "unbuilt",
     "unenforced",
+    "write_constants",
+    "write_profile",
 ]
 
 __getattr__ = lazily(
@@ -76,12 +97,15 @@ __getattr__ = lazily(
         "_api_client": "Ambiguous ApiClient NoAnswer NodeAddress Refused choose running_nodes",
         "_api_messages": "describe",
         "_api_sockets": "runtime_folder",
-        "_checks": "lacking_secrets unbuilt",
+        "_checks": "lacking_secrets measured_plan unbuilt",
         "_doctor": "examine_application examine_machine unenforced",
         "_face": "AsyncNode AsyncSession Node Session astart start",
         "_logs": "LogLine",
         "_notify": "Notifier",
         "_numbers": "Health",
+        "_profiles": (
+            "PROFILE_VERSION assumed cores host profile_path read_constants read_profile write_constants write_profile"
+        ),
         "_reload": "Reloaded",
         "_running": "Options Running plan",
         "_state": "state_folder",

@@ -9,6 +9,7 @@ from shardwright.errors import ManifestError, NodeError, PlanError
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import read_secrets, read_token
+from shardwright.node._profiles import read_constants, read_profile
 from shardwright.sharding import plan
 
 BACKENDS = ("auto", "process", "namespace")
@@ -42,15 +43,23 @@ def lacking_secrets(manifest: Manifest, environment: Mapping[str, str]) -> tuple
     return tuple(problems)
 
 
-def plan_to_start(manifest: Manifest, environment: Mapping[str, str]) -> ShardPlan:
+def measured_plan(manifest: Manifest, environment: Mapping[str, str]) -> ShardPlan:
+    """The plan, with cuts inside components where a profile is kept beside the manifest."""
+    profile = read_profile(manifest)
+    return plan(manifest) if profile is None else plan(manifest, profile, read_constants(environment))
+
+
+def plan_to_start(manifest: Manifest, environment: Mapping[str, str], *, inside: bool = True) -> ShardPlan:
     """The plan of an application that is to run, with everything that hinders it told at once.
+
+    ``inside``: with cuts inside components, where a profile says that they pay.
 
     Raises ManifestError with all problems; PlanError or NodeError where there are none but those of the code, or of
     one secret.
     """
     problems, secrets = unbuilt(manifest), lacking_secrets(manifest, environment)
     try:
-        made = plan(manifest)
+        made = measured_plan(manifest, environment) if inside else plan(manifest)
     except PlanError as error:
         if not problems and not secrets:
             raise

@@ -130,6 +130,11 @@ class Client:
             raise NotPermitted(
                 f"there is no component {component!r}", outcome="not started", remedy=_nearest(component, names)
             ) from None
+        if definition.cut_of:
+            raise NotPermitted(
+                f"{component} is a part of {definition.cut_of}, which alone may call it", outcome="not started",
+                remedy=f"call {definition.cut_of}.{name or 'function'}",
+            )  # fmt: skip
         if not name:
             name = definition.code.attribute or "main"
             entries = [e.name for e in definition.entry_points]

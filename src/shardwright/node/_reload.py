@@ -27,6 +27,7 @@ from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._checks import plan_to_start
 from shardwright.node._launcher import Secrets, read_secrets
 from shardwright.node._reload_plan import Fingerprints, check_replaceable, with_stable_numbers
+from shardwright.sharding import cut_components
 
 if TYPE_CHECKING:
     from shardwright.node._running import Running
@@ -112,7 +113,8 @@ class Reloader:
         running = self._running
         environment = running.environment
         manifest = load(running.manifest.path, profile=running.options.profile, environment=environment)
-        plan = plan_to_start(manifest, environment)
+        plan = plan_to_start(manifest, environment, inside=not running.options.inproc)
+        manifest = cut_components(manifest, plan)
         return _Read(manifest, plan, read_secrets(manifest, environment), Fingerprints(manifest, plan))
 
     def _take_up(self, read: _Read, plan: ShardPlan, changed: list[ComponentName]) -> None:

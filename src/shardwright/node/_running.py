@@ -29,7 +29,7 @@ from shardwright.model.shard import ShardPlan
 from shardwright.monitoring import Exposition, exposition
 from shardwright.node._api import ApiServer
 from shardwright.node._api_sockets import runtime_folder
-from shardwright.node._checks import not_enforced, plan_to_start
+from shardwright.node._checks import measured_plan, not_enforced, plan_to_start
 from shardwright.node._client import Client
 from shardwright.node._core import Core, LiveSession
 from shardwright.node._ingress import Ingress
@@ -47,7 +47,7 @@ from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus
 from shardwright.node._testing import Bench
 from shardwright.placement import Capacity
-from shardwright.sharding import plan as plan_manifest
+from shardwright.sharding import cut_components
 from shardwright.telemetry import EventLog, OwnLog
 from shardwright.transport.inproc import InprocTransport
 from shardwright.transport.socket import SocketTransport
@@ -63,7 +63,7 @@ def plan(path: str | Path, *, profile: str | None = None, environment: Mapping[s
 
     Raises ManifestError, PlanError.
     """
-    return plan_manifest(load(path, profile=profile, environment=environment or {}))
+    return measured_plan(load(path, profile=profile, environment=environment or {}), environment or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ class Options:
     log: OwnLog | None = None  # where the node says what it does
     api: bool = True  # answer other terminals over a Unix socket
     runtime: Path | None = None  # the folder of that socket; default by the environment
+    plan: ShardPlan | None = None  # instead of the one that the manifest, and a profile beside it, lead to
     testing: Testing | None = None  # a test run starts it: its shards may be patched, and may call this process
 
 
@@ -89,7 +90,12 @@ class Running:
     def __init__(self, path: str | Path, options: Options) -> None:
         environment = dict(os.environ) if options.environment is None else dict(options.environment)
         self.manifest: Manifest = load(path, profile=options.profile, environment=environment)
-        self.plan: ShardPlan = plan_to_start(self.manifest, environment)
+        self.plan: ShardPlan = options.plan or plan_to_start(self.manifest, environment, inside=not options.inproc)
+        self.manifest = cut_components(self.manifest, self.plan)
+        if options.plan is not None:
+            there = {definition.component for definition in options.plan.definitions}
+            kept = tuple(component for component in self.manifest.components if component.name in there)
+            self.manifest = replace(self.manifest, components=kept)
         self.notes: list[str] = []  # what whoever starts the node should know
         self.options = options
         self._environment = environment

@@ -46,7 +46,7 @@ def component_graph(manifest: Manifest) -> ComponentGraph:
 
     Files that cannot be parsed are findings (SW202), and the rest is analysed.
     """
-    scanned, effects = _scan(manifest)
+    scanned, effects = scan_manifest(manifest)
     return _graph(manifest, scanned, effects)
 
 
@@ -55,7 +55,7 @@ def explain(manifest: Manifest, name: str) -> Explanation:
 
     Raises PlanError with the nearest name where there is none, or with all that fit where there are several.
     """
-    scanned, effects = _scan(manifest)
+    scanned, effects = scan_manifest(manifest)
     graph = _graph(manifest, scanned, effects)
     key = _named(scanned, name)
     vertex = next(item for item in graph.vertices if item.id == key)
@@ -103,7 +103,8 @@ def explanation_text(found: Explanation) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _scan(manifest: Manifest) -> tuple[Scanned, Effects]:
+def scan_manifest(manifest: Manifest) -> tuple[Scanned, Effects]:
+    """Call graph and hazards of all components' packages."""
     packages = {component.module: None for component in manifest.components}
     if manifest.main:
         packages[manifest.main.partition(":")[0]] = None

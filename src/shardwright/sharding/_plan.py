@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from shardwright.model.cut import CostConstants, Profile
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits
 from shardwright.model.manifest import Component, Manifest, Scope, Start, StateKind
@@ -23,6 +24,7 @@ from shardwright.sharding._data import code_of_class, data_source
 from shardwright.sharding._edges import find_edges
 from shardwright.sharding._entries import entries_of, main_entries
 from shardwright.sharding._gateway import gateway_of
+from shardwright.sharding._inside import cut_inside
 from shardwright.sharding._knows import Knowledge
 from shardwright.sharding._program import Program
 from shardwright.sharding._scan import Touch, UseKind
@@ -34,14 +36,18 @@ from shardwright.sharding._symbols import Ref
 _RANK = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
 
-def plan(manifest: Manifest) -> ShardPlan:
+def plan(manifest: Manifest, profile: Profile | None = None, constants: CostConstants | None = None) -> ShardPlan:
     """Plans an application by reading its source below ``manifest.root``; imports none of it.
 
+    With a profile, and what a call across costs on this machine, components are cut inside too, where that pays.
     The same manifest and source give the same plan. Hazards are diagnostics of the plan; what makes a plan
     impossible (bad syntax, missing modules or names, contradictions between manifest and code) raises PlanError with a
     remedy.
     """
-    return plan_of(Program(manifest))
+    made = plan_of(Program(manifest))
+    if profile is None or constants is None:
+        return made
+    return cut_inside(manifest, made, profile, constants)
 
 
 def plan_of(program: Program) -> ShardPlan:

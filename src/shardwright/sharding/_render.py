@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
+from shardwright.model.cut import Cut
 from shardwright.model.limits import Limits
 from shardwright.model.manifest import Scope
 from shardwright.model.shard import Diagnostic, EntryKind, PlanEdge, Severity, ShardDefinition, ShardPlan
@@ -60,6 +61,8 @@ def plan_text(plan: ShardPlan) -> str:
     parts.append("Entry points\n" + "\n".join(_entries(definition) for definition in plan.definitions))
     if plan.edges:
         parts.append("Edges\n" + "\n".join(_edge(edge) for edge in plan.edges))
+    if plan.cuts:
+        parts.append("Cuts inside components\n" + "\n".join(_cut(cut) for cut in plan.cuts))
     data = [text for definition in plan.definitions if (text := _data(definition))]
     if data:
         parts.append("Data dependencies\n" + "\n".join(data))
@@ -124,6 +127,17 @@ def _edge(edge: PlanEdge) -> str:
         more = f", and {len(edge.sites) - _MOST_SITES} more" if len(edge.sites) > _MOST_SITES else ""
         text += f"\n      at {shown}{more}"
     return text
+
+
+def _cut(cut: Cut) -> str:
+    lines = [
+        f"  {cut.priority}. {cut.component} -> {cut.part} ({_count(cut.shards, 'shard')}): {cut.calls} calls, "
+        f"{cut.size_bytes:,} bytes, {cut.moved_s:.3f} s moved, crossing costs {cut.cost_s:.4f} s, "
+        f"predicted gain {cut.gain_s:.3f} s"
+    ]
+    lines += [f"      {function.id}  line {function.line}" for function in cut.functions]
+    lines += [f"      runs ahead: the loop at {loop.module}:{loop.line}, {cut.window} rounds" for loop in cut.loops]
+    return "\n".join(lines)
 
 
 def _data(definition: ShardDefinition) -> str:

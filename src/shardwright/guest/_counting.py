@@ -1,0 +1,59 @@
+"""The first look at a program: how often each of its functions calls each other one, exactly, and what that takes.
+
+``cProfile`` counts in C. Functions are named as analysis names them, ``module:qualname``, by the file of their code.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import os
+from collections.abc import Mapping
+from types import CodeType
+from typing import Any
+
+
+class Counting:
+    """``modules`` are the names of the files that count. One thread is seen: the one that starts it."""
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = {os.path.realpath(path): name for path, name in modules.items()}
+        self._names: dict[CodeType, str] = {}
+        self._profile = cProfile.Profile()
+
+    def start(self) -> None:
+        self._profile.enable()
+
+    def forked(self) -> None:
+        self._profile.disable()
+
+    def end(self) -> dict[str, Any]:
+        self._profile.disable()
+        functions: dict[str, list[float]] = {}
+        edges: dict[tuple[str, str], list[float]] = {}
+        for entry in self._profile.getstats():
+            caller = self._name(entry.code)
+            if not caller:
+                continue
+            known = functions.setdefault(caller, [0, 0.0, 0.0])
+            known[0] += entry.callcount
+            known[1] += entry.totaltime
+            known[2] += entry.inlinetime
+            for called in entry.calls or ():
+                callee = self._name(called.code)
+                if callee:
+                    edge = edges.setdefault((caller, callee), [0, 0.0])
+                    edge[0] += called.callcount
+                    edge[1] += called.totaltime
+        return {
+            "functions": [[name, *numbers] for name, numbers in sorted(functions.items())],
+            "edges": [[caller, callee, *numbers] for (caller, callee), numbers in sorted(edges.items())],
+        }
+
+    def _name(self, code: CodeType | str) -> str:
+        if isinstance(code, str):
+            return ""
+        found = self._names.get(code)
+        if found is None:
+            module = self._modules.get(os.path.realpath(code.co_filename), "")
+            found = self._names[code] = f"{module}:{code.co_qualname}" if module else ""
+        return found

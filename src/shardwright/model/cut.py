@@ -1,0 +1,145 @@
+"""Cuts inside components: what was measured of a program, what a call across costs here, and what was decided.
+
+All of it is plain data: profiles are stored as JSON beside the manifest, cuts travel with the plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardwright.model.ids import ComponentName, MethodId
+
+
+@dataclass(frozen=True, slots=True)
+class CostConstants:
+    """What a call to another shard costs on one machine, in seconds: measured once (``bench`` measures it too).
+
+    ``round_trip_s`` of an empty call; ``byte_s`` for each further byte of argument or result; ``fork_s`` until one more
+    shard answers. ``cores``: what shards may use at once. ``host`` names the machine.
+    """
+
+    round_trip_s: float
+    byte_s: float
+    fork_s: float
+    cores: int
+    host: str = ""
+
+    def call_s(self, item: Measured) -> float:
+        """What the calls of a function cost that cross: the way, the bytes, and their encoding."""
+        return item.calls * (self.round_trip_s + item.bytes_per_call * self.byte_s + item.encode_per_call_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One function, as a run showed it. Seconds are inclusive, of all calls together.
+
+    ``sampled`` of the calls were looked at closely: ``request_bytes``, ``result_bytes`` and ``encode_s`` are theirs.
+    ``veto`` says what a look at them found that forbids a cut (an effect, or a value that does not cross); empty for none.
+    """
+
+    function: str
+    calls: int
+    total_s: float
+    own_s: float
+    sampled: int = 0
+    request_bytes: int = 0
+    result_bytes: int = 0
+    encode_s: float = 0.0
+    veto: str = ""
+
+    @property
+    def bytes_per_call(self) -> float:
+        """Of arguments and result together."""
+        return (self.request_bytes + self.result_bytes) / self.sampled if self.sampled else 0.0
+
+    @property
+    def encode_per_call_s(self) -> float:
+        """What encoding takes, and decoding about as long again on the other side."""
+        return 2 * self.encode_s / self.sampled if self.sampled else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredEdge:
+    """How often one function called another directly, exactly, and for how many seconds in all (inclusive)."""
+
+    caller: str
+    callee: str
+    calls: int
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What runs of one version of an application showed. ``sources`` are the hashes of the modules it is true of.
+
+    ``runs`` were merged into it; ``commands`` are theirs. ``wall_s`` and ``cpu_s`` are sums over the runs.
+    """
+
+    version: int
+    sources: dict[str, str]
+    runs: int
+    commands: tuple[str, ...]
+    wall_s: float
+    cpu_s: float
+    functions: tuple[Measured, ...]
+    edges: tuple[MeasuredEdge, ...]
+
+    def function(self, name: str) -> Measured | None:
+        """What was measured of ``module:qualname``."""
+        return next((item for item in self.functions if item.function == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopCall:
+    """A call of a cut function in the body of a loop: the place of its expression in the source."""
+
+    function: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop whose calls may begin before their turn: ``line`` and ``column`` of the loop or comprehension."""
+
+    module: str
+    line: int
+    column: int
+    calls: tuple[LoopCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CutFunction:
+    """A function or method whose calls run in another shard, as entry point ``method_id`` of it."""
+
+    module: str
+    qualname: str
+    line: int
+    method_id: MethodId
+
+    @property
+    def id(self) -> str:
+        return f"{self.module}:{self.qualname}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Functions of ``component`` that run in shards of their own, of the definition ``part``.
+
+    ``calls``, ``moved_s`` (what they take uncut), ``cost_s`` (of crossing) and ``gain_s`` (by running at once, cost taken
+    off) are of the profiled run. ``priority`` is 1 for the greatest gain. ``loops`` run ahead, ``window`` calls at once.
+    """
+
+    component: ComponentName
+    part: ComponentName
+    functions: tuple[CutFunction, ...]
+    loops: tuple[Loop, ...]
+    shards: int
+    window: int
+    calls: int
+    moved_s: float
+    size_bytes: int
+    cost_s: float
+    gain_s: float
+    priority: int
+    reason: str

@@ -1,0 +1,106 @@
+"""One run of a command for ``shardwright verify``: as it is, or with functions cut out of the process that runs it.
+
+In the cut run this process stands for the component's own shard: it starts a node with the parts alone, and its calls of
+cut functions go there, by the very stubs, codecs and channels that ``run`` uses.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shardwright.guest import CutCounts, Cuts
+from shardwright.manifest import load
+from shardwright.model.shard import ShardPlan
+from shardwright.node import Options, Running, Session
+
+
+class Part:
+    """What this process does for the run."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self._told = told
+        self._pid = os.getpid()
+        self._running: Running | None = None
+        self._session: Session | None = None
+        self._cuts: Cuts | None = None
+        self._used: dict[str, list[str]] = {}
+        self._before: dict[str, int] = {}
+        self._state: tempfile.TemporaryDirectory[str] | None = None
+
+    def start(self) -> None:
+        os.environ.pop("SHARDWRIGHT_ERRAND", None)  # children of the program are not part of this
+        if self._told.get("plan"):
+            self._cut()
+
+    def _cut(self) -> None:
+        plan = msgspec.json.decode(Path(self._told["plan"]).read_bytes(), type=ShardPlan)
+        manifest = load(self._told["manifest"], profile=self._told["profile"], environment=dict(os.environ))
+        self._state = tempfile.TemporaryDirectory(prefix="shardwright-verify-")
+        options = Options(state=Path(self._state.name), plan=plan, api=False)
+        running = self._running = Running(manifest.path, options)
+        live = running.submit(running.core.begin_session("verify", {}, components=())).result()
+        session = self._session = Session(running, live)
+        running.client.outside_calls(lambda context: session.context())
+        component = plan.cuts[0].component
+        cuts = self._cuts = Cuts(plan, component, lambda: running.client.proxies.caller)
+        cuts.active = True
+        cuts.install()
+        from shardwright.testing import _outcomes  # as pytest will find it
+
+        cuts.suspended = lambda: bool(_outcomes.patching)
+        _outcomes.ended.append(self.test_ended)
+
+    def test_ended(self, name: str) -> None:
+        """Note which cut functions the test called elsewhere."""
+        if self._cuts is None:
+            return
+        for function, counts in self._cuts.counts.items():
+            if counts.calls != self._before.get(function, 0):
+                self._used.setdefault(name, []).append(function)
+            self._before[function] = counts.calls
+
+    def forked(self) -> None:
+        if self._cuts is not None:
+            self._cuts.active = False  # its threads are not in the fork
+
+    def end(self) -> dict[str, Any]:
+        found = sys.modules.get("shardwright.testing._outcomes")
+        answer: dict[str, Any] = {"outcomes": dict(found.outcomes) if found is not None else {}}
+        if self._cuts is not None:
+            answer["functions"] = {name: _numbers(counts) for name, counts in self._cuts.counts.items()}
+            answer["used"] = self._used
+        if self._running is not None:
+            assert self._session is not None
+            self._session.end()
+            answer["parts_cpu_s"] = self._parts_cpu_s()
+            self._running.close()
+        if self._state is not None:
+            self._state.cleanup()
+        return answer
+
+    def _parts_cpu_s(self) -> float:
+        assert self._running is not None
+        statuses = self._running.submit(self._running.status()).result()
+        return sum(status.usage.cpu_s for status in statuses if status.usage is not None)
+
+
+def _numbers(counts: CutCounts) -> dict[str, Any]:
+    return {
+        "calls": counts.calls, "remote": counts.remote, "ahead": counts.ahead, "local": counts.local,
+        "failed": counts.failed, "why_local": counts.why_local, "uncut": counts.uncut,
+    }  # fmt: skip
+
+
+def begin(told: dict[str, Any]) -> Part:
+    """The errand of this process."""
+    part = Part(told)
+    os.environ["PYTEST_PLUGINS"] = ",".join(
+        filter(None, (os.environ.get("PYTEST_PLUGINS"), "shardwright.testing._outcomes"))
+    )
+    return part

@@ -1,0 +1,78 @@
+"""What became of each test of a pytest run: noted for ``shardwright verify``, which compares two runs.
+
+A plugin by its name in ``PYTEST_PLUGINS``; where nobody verifies, it notes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+
+outcomes: dict[str, str] = {}
+"""``nodeid`` to ``passed``, ``failed: ...``, ``skipped: ...``, worst of its phases first."""
+ended: list[Callable[[str], None]] = []
+"""Called with the name of each test when it is over."""
+
+_RANK = {"failed": 2, "skipped": 1, "passed": 0}
+
+
+@pytest.hookimpl
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    text = str(report.outcome)
+    if report.failed:
+        crash: Any = getattr(report.longrepr, "reprcrash", None)
+        text = f"failed: {getattr(crash, 'message', '') or str(report.longrepr)}"[:400]
+    known = outcomes.get(report.nodeid, "passed")
+    if _RANK[text.partition(":")[0]] >= _RANK[known.partition(":")[0]]:
+        outcomes[report.nodeid] = text
+    if report.when == "teardown":
+        for call in ended:
+            call(report.nodeid)
+
+
+# -- patches -----------------------------------------------------------------------------------------------------------
+
+patching: set[int] = set()
+"""What has patched something now: a change that only this process sees."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What plugins patch for a whole run is as it was when the cut began."""
+    patching.clear()
+
+
+@pytest.hookimpl
+def pytest_configure() -> None:
+    """Hear of it when a test patches something."""
+    _hear(pytest.MonkeyPatch, ("setattr", "delattr"), "undo")
+    _hear(mock._patch, ("__enter__",), "__exit__")
+    _hear(mock._patch_dict, ("_patch_dict",), "_unpatch_dict")
+
+
+def _hear(cls: Any, begins: tuple[str, ...], ends: str) -> None:
+    def begin(original: Any) -> Any:
+        @functools.wraps(original)
+        def heard(self: Any, *args: Any, **kwargs: Any) -> Any:
+            patching.add(id(self))
+            return original(self, *args, **kwargs)
+
+        return heard
+
+    def end(original: Any) -> Any:
+        @functools.wraps(original)
+        def heard(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                patching.discard(id(self))
+
+        return heard
+
+    for name in begins:
+        setattr(cls, name, begin(getattr(cls, name)))
+    setattr(cls, ends, end(getattr(cls, ends)))

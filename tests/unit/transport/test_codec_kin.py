@@ -1,0 +1,192 @@
+"""Between a component and what was cut out of it: arguments changed, shared and returned as if nothing had been cut."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import importlib
+import random
+import re
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardwright.errors import CallError, CannotCross
+from shardwright.transport.kin import KinCodec
+
+SENTINEL = object()
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    text: str
+    items: tuple[int, ...] = ()
+
+
+class Plain:
+    def __init__(self) -> None:
+        self.items: list[Any] = [1]
+
+
+class Slotted:
+    __slots__ = ("left", "right")
+
+
+class TwoArguments(Exception):
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+        self.second = second
+
+
+def crossed(function: Callable[..., Any], *args: Any) -> Any:
+    """What a caller gets, and what its own arguments become."""
+    here, there = KinCodec(), KinCodec()
+    payload, buffers, memo = here.encode_request((None, args, None))
+    (_, given, _), theirs = there.decode_request(payload, buffers)
+    try:
+        result = function(*given)
+    except Exception as error:
+        raised = here.decode_error(*there.encode_error(error, theirs), memo)
+    else:
+        return here.decode_reply(*there.encode_reply(result, theirs), memo)
+    raise raised
+
+
+def test_what_is_returned_of_an_argument_is_that_argument() -> None:
+    given = {"a": [1, 2]}
+    assert crossed(lambda value: value, given) is given
+    assert crossed(lambda value: [value["a"]], given)[0] is given["a"]
+
+
+def test_changes_reach_the_callers_own_objects() -> None:
+    inner = [1]
+    plain, slotted, counts = Plain(), Slotted(), collections.Counter("ab")
+    slotted.left = inner
+
+    def change(inner: Any, plain: Any, slotted: Any, counts: Any) -> Any:
+        inner.append(plain)
+        plain.more = inner
+        del plain.items
+        slotted.right = slotted.left
+        del slotted.left
+        counts["a"] += 5
+        return plain.more
+
+    assert crossed(change, inner, plain, slotted, counts) is inner
+    assert inner == [1, plain]
+    assert vars(plain) == {"more": inner} and plain.more is inner
+    assert slotted.right is inner and not hasattr(slotted, "left")
+    assert counts["a"] == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "change", "wanted"),
+    [
+        ([3, 1], lambda value: value.sort(), [1, 3]),
+        ({"a": 1}, lambda value: value.pop("a"), {}),
+        ({1, 2}, lambda value: value.discard(1), {2}),
+        (bytearray(b"ab"), lambda value: value.extend(b"c"), bytearray(b"abc")),
+        (collections.deque([1]), lambda value: value.appendleft(0), collections.deque([0, 1])),
+        (collections.OrderedDict(a=1, b=2), lambda value: value.move_to_end("a"), collections.OrderedDict(b=2, a=1)),
+    ],
+)
+def test_each_container(value: Any, change: Callable[[Any], Any], wanted: Any) -> None:
+    crossed(lambda given: change(given) and None, value)
+    assert value == wanted and type(value) is type(wanted)
+
+
+def test_cycles_and_aliases_stay() -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+    both = (ring, {"ring": ring})
+
+    def look(given: Any) -> bool:
+        return given[0][0] is given[0] and given[1]["ring"] is given[0]
+
+    assert crossed(look, both)
+
+
+def test_changes_come_back_with_an_exception_of_the_users_own_type() -> None:
+    seen: list[int] = []
+
+    def fail(seen: list[int]) -> None:
+        seen.append(1)
+        try:
+            raise KeyError("cause")
+        except KeyError as cause:
+            raise TwoArguments("one", "two") from cause
+
+    with pytest.raises(TwoArguments, match="one and two") as raised:
+        crossed(fail, seen)
+    assert seen == [1]
+    assert raised.value.second == "two" and isinstance(raised.value.__cause__, KeyError)
+    assert any(frame.name.endswith("fail") for frame in raised.traceback)
+
+
+def test_builtin_exceptions_keep_their_fields() -> None:
+    def fail() -> None:
+        raise OSError(2, "no such file", "name")
+
+    with pytest.raises(FileNotFoundError) as raised:
+        crossed(fail)
+    assert (raised.value.errno, raised.value.filename) == (2, "name")
+
+
+def test_an_error_of_ours_stays_one() -> None:
+    codec = KinCodec()
+    error = codec.decode_error(*codec.encode_error(CallError("no", outcome="not started")))
+    assert isinstance(error, CallError) and error.outcome == "not started"
+
+
+def test_sentinels_classes_functions_and_modules_go_by_name() -> None:
+    given = (SENTINEL, Colour.RED, Plain, crossed, re, re.compile("x"))
+    found = crossed(lambda *args: args, *given)
+    assert all(one is other for one, other in zip(found, given, strict=True))
+
+
+def test_functions_without_a_name_go_by_the_place_of_their_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nameless.py").write_text("def make(factor):\n    return lambda number: number * factor[0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    factor = [3]
+    scale = importlib.import_module("nameless").make(factor)
+    given, seen = crossed(lambda function, factors: (function(2), function), scale, factor)
+    assert given == 6 and seen is scale
+
+
+def test_what_exists_in_one_process_alone_does_not_cross() -> None:
+    count = 0
+
+    def counts() -> None:
+        nonlocal count
+        count += 1
+
+    for value in (threading.Lock(), object(), counts, (number for number in "a"), sys.stdout):
+        with pytest.raises(CannotCross) as refused:
+            KinCodec().encode_request((None, (value,), None))
+        assert refused.value.outcome == "not started"
+
+
+def test_what_cannot_be_watched_for_changes_does_not_cross() -> None:
+    with pytest.raises(CannotCross, match="changes of it cannot be seen"):
+        KinCodec().encode_request((None, (random.Random(1),), None))
+
+
+def test_nothing_is_sent_back_where_nothing_changed(record_exercised: Callable[[str, int], None]) -> None:
+    here = KinCodec()
+    large = [Frozen("x" * 100, (1, 2)) for _ in range(100)]
+    payload, buffers, _ = here.encode_request((None, (large,), None))
+    (_, given, _), memo = here.decode_request(payload, buffers)
+    reply, _ = here.encode_reply(given[0][0], memo)
+    assert len(reply) < 40 < len(payload)
+    record_exercised("objects numbered alike", 100)
