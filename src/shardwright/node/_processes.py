@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
-from shardwright.errors import ComponentImportError, NodeError, SandboxError, ShardwrightError, StartFailed
+from shardwright.errors import NodeError, SandboxError, ShardwrightError, StartFailed
 from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Note, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, remedy_of
@@ -462,9 +463,7 @@ class ProcessLauncher(Launcher):
         if isinstance(message, kind):
             return message
         if isinstance(message, Failed):
-            raise ComponentImportError(
-                f"component {port.component} cannot be imported: {message.message}", user_traceback=message.traceback
-            )
+            raise import_error(port.component, message.message, message.traceback)
         if message is None:
             ended = await self.end(port)
             self._logs.drain()
