@@ -176,7 +176,7 @@ def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, for
             sys.stdout.reconfigure(line_buffering=os.isatty(1))
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:
-        tag_output(descriptors[0])
+        tag_output(descriptors[0], descriptors[1])
     remember_origins()
     tag_records()
     if runtime.component == GATEWAY_COMPONENT:

@@ -384,16 +384,16 @@ class ProcessLauncher(Launcher):
             walls = walls_of(sight)
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)
-        log = -1
+        log = errors = -1
         try:
             with theirs:
-                log = self._logs.pipe(shard)
+                log, errors = self._logs.pipes(shard)
                 _, pidfd = await self._keeper.launch(
                     shard,
                     python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
                     environment,
                     surroundings.working_directory,
-                    {GUEST_CONTROL: theirs.fileno(), 1: log, 2: log},
+                    {GUEST_CONTROL: theirs.fileno(), 1: log, 2: errors},
                     limits,
                     backend=backend,
                     sight=sight,
@@ -413,12 +413,13 @@ class ProcessLauncher(Launcher):
             await self._clean_up(port)
             raise
         finally:
-            if log >= 0:
-                os.close(log)
+            for descriptor in (log, errors):
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     def _enter(self, port: GuestPort, terminal: bool, entrances: tuple[int, ...] = ()) -> None:
         secrets = dict(self._code.surroundings.secrets.get(port.component, {}))
-        log = () if terminal else (self._logs.pipe(port.shard),)
+        log = () if terminal else self._logs.pipes(port.shard)
         descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
         settings = b""
         if port.component == GATEWAY_COMPONENT and self._ingress is not None:

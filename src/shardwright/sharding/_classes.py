@@ -235,7 +235,8 @@ class ClassBook:
             if not isinstance(item, ast.Assign | ast.AnnAssign) or item.value is None:
                 continue
             targets = item.targets if isinstance(item, ast.Assign) else [item.target]
-            if not any(_is_own(target, own) for target in targets if isinstance(target, ast.Attribute)):
+            parts = [part for t in targets for part in (t.elts if isinstance(t, ast.Tuple | ast.List) else [t])]
+            if not any(_is_own(part, own) for part in parts if isinstance(part, ast.Attribute)):
                 continue
             for call in ast.walk(item.value):
                 if isinstance(call, ast.Call) and not self._plain_result(facts.ref.module, call):
