@@ -82,9 +82,7 @@ class Q:
             while not self.v: self.c.wait(5)
             return self.v.pop(0)
 """
-THREADS = (
-    "import threading\nfrom n.m import Q\ndef main():\n    q = Q(); threading.Timer(1, q.put, [7]).start(); q.get()\n"
-)
+THREADS = "from n.m import Q\ndef main():\n    import threading\n    q = Q(); threading.Timer(1, q.put, [7]).start(); q.get()\n"
 
 
 def test_waits_in_vain_are_found(plan_app: Callable[..., ShardPlan]) -> None:

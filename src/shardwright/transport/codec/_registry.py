@@ -190,6 +190,6 @@ for _kind in (
     ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network,
     ipaddress.IPv4Interface, ipaddress.IPv6Interface,
 ):  # fmt: skip
-    register(_kind, f"ip.{_kind.__name__}", lambda v: (str(v),), _address_maker(_kind))  # type: ignore[type-abstract]
+    register(_kind, f"ip.{_kind.__name__}", lambda v: (str(v),), _address_maker(_kind))
 for _cls in (pathlib.PurePosixPath, pathlib.PureWindowsPath, type(pathlib.Path())):
     register(_cls, f"path.{_cls.__name__}", lambda v: (str(v),), _path_maker(_cls))
