@@ -181,7 +181,7 @@ def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, for
     tag_records()
     if runtime.component == GATEWAY_COMPONENT:
         ours = importlib.import_module(runtime.definition.code.primary)  # from a room above this one
-        gateway: Serving = ours.enter(runtime.plan, control, message, descriptors[1:])
+        gateway: Serving = ours.enter(runtime.plan, control, message, descriptors[2:])
         return gateway
     runtime.entered()
     shard = Shard(runtime, control, {"socket": SocketTransport()})
