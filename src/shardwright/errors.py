@@ -132,7 +132,7 @@ class ComponentImportError(ShardwrightError):
 class TraceError(ShardwrightError):
     """A trace of demand cannot be read, or cannot be simulated."""
 
-    code = "SW220"
+    code = "SW110"
     fault: ClassVar[Fault] = "you"
 
 
@@ -142,7 +142,7 @@ class TraceError(ShardwrightError):
 class CallError(ShardwrightError):
     """A call across a cut edge did not return. ``outcome`` says what is known of its effects."""
 
-    code = "SW300"
+    code = "SW410"
     fault: ClassVar[Fault] = "world"
 
     def __init__(self, message: str, *, outcome: Outcome = "unknown", remedy: str = "") -> None:
@@ -153,13 +153,13 @@ class CallError(ShardwrightError):
 class ShardLost(CallError):
     """The shard that held the state, or was running the call, is gone."""
 
-    code = "SW301"
+    code = "SW411"
 
 
 class Overloaded(CallError):
     """The callee's bounded queue is full; nothing was started."""
 
-    code = "SW302"
+    code = "SW412"
 
     def __init__(self, message: str, *, outcome: Outcome = "not started", remedy: str = "") -> None:
         super().__init__(message, outcome=outcome, remedy=remedy)
@@ -168,47 +168,47 @@ class Overloaded(CallError):
 class DeadlineExceeded(CallError, TimeoutError):
     """The deadline passed before the reply arrived."""
 
-    code = "SW303"
+    code = "SW413"
 
 
 class CannotCross(CallError, TypeError):
     """An argument or result does not fit the codec of this edge; it names the argument and the type."""
 
-    code = "SW304"
+    code = "SW414"
     fault: ClassVar[Fault] = "you"
 
 
 class MessageTooLarge(CallError):
     """A message is larger than the edge permits."""
 
-    code = "SW305"
+    code = "SW415"
     fault: ClassVar[Fault] = "you"
 
 
 class NotPermitted(CallError):
     """The caller's identity may not reach this component, session or entry point."""
 
-    code = "SW306"
+    code = "SW416"
     fault: ClassVar[Fault] = "you"
 
 
 class HandleExpired(CallError, ReferenceError):
     """The object behind a handle was released when its session or its last holder ended."""
 
-    code = "SW307"
+    code = "SW417"
 
 
 class WouldDeadlock(CallError):
     """A blocking call from an event loop came back into that same loop."""
 
-    code = "SW308"
+    code = "SW418"
     fault: ClassVar[Fault] = "you"
 
 
 class RemoteError(CallError):
     """An exception of the callee that cannot be rebuilt here; ``type_name`` names its type."""
 
-    code = "SW309"
+    code = "SW419"
     fault: ClassVar[Fault] = "you"
 
     def __init__(self, message: str, *, type_name: str = "", outcome: Outcome = "failed", remedy: str = "") -> None:

@@ -148,7 +148,7 @@ def test_verify_compares_test_by_test_and_counts_what_crossed(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["equivalent"] and found["tests"] == 10
-    assert found["remote"] >= 0.9 * found["calls"] > 5 and found["ran_twice"] == 0
+    assert found["remote"] >= 0.9 * found["calls"] > 5
     assert {"sums:twice"} <= set(found["functions"])
     assert not [name for name in found["functions"] if name == "sums:noted"]
 

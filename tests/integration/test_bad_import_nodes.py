@@ -274,3 +274,17 @@ def test_who_takes_more_memory_than_its_ceiling_is_told_so(tmp_path: Path, start
         node.shards()
         pytest.fail("it started")
     assert "memory ceiling" in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ["auto", "spawn"])
+@pytest.mark.parametrize(
+    "source", ["import os\nos.fork()\n", "import os\nif os.fork() == 0:\n    raise OSError('child')\n"]
+)
+def test_a_forked_process_that_returns_from_the_import_speaks_for_nobody(
+    tmp_path: Path, start: str, source: str
+) -> None:
+    folder = application(tmp_path, source + "def hello(): return 1\n", start=start)
+    with running(folder) as node:
+        for _ in range(3):
+            assert _hello(node) == 1
+        assert not journal_rows(folder, "loss")

@@ -234,7 +234,7 @@ def test_too_many_calls_are_refused_not_queued(node: Node, monkeypatch: pytest.M
                 try:
                     late.ask("call", target="desk.echo", args=[1], timeout_s=0.2)
                 except Refused as refused:
-                    if refused.described["code"] == "SW302":
+                    if refused.described["code"] == "SW412":
                         assert refused.described["outcome"] == "not started"
                         break
             assert time.monotonic() < end_s

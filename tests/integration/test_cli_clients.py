@@ -174,7 +174,7 @@ def test_a_session_is_joined_by_its_name(shop: Node, tmp_path: Path) -> None:
         (["desk.fial", "gone"], "did you mean 'fail'?"),
         (["desc.fail"], "did you mean 'desk'?"),
         (["desk.quit"], "SystemExit"),
-        (["desk.sleep", "30", "--timeout", "0.3"], "SW303"),
+        (["desk.sleep", "30", "--timeout", "0.3"], "SW413"),
         (["desk.echo", "-k", "value=" + json.dumps({"__bytes__": "not base64!"})], "ase64"),
     ],
 )
@@ -196,7 +196,7 @@ def test_an_error_as_json(shop: Node, tmp_path: Path) -> None:
 
 def test_a_result_too_large_to_show(shop: Node, tmp_path: Path) -> None:
     done = shardwright(tmp_path, "call", "desk.big", str(17 << 20))
-    assert done.returncode == 1 and "SW305" in done.stderr
+    assert done.returncode == 1 and "SW415" in done.stderr
 
 
 def follow(tmp_path: Path, *arguments: str) -> Background:

@@ -50,4 +50,4 @@ def test_what_is_no_trace_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFix
     bad = tmp_path / "bad.csv"
     bad.write_text("what,is,this\n", encoding="utf-8")
     assert invoke(["simulate", str(bad)], Invocation({})) == 2
-    assert "SW220" in capsys.readouterr().err
+    assert "SW110" in capsys.readouterr().err

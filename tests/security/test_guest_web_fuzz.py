@@ -385,5 +385,5 @@ def test_other_codecs_reach_no_application(shard: WebShard) -> None:
         answered = gateway.heard(gateway.ids)
         assert answered is not None and answered.kind is Kind.ERROR
     refused = gateway.answer(gateway.begin("app", FunctionRequest("GET")))
-    assert isinstance(refused, Failure) and refused.code == "SW306"
+    assert isinstance(refused, Failure) and refused.code == "SW416"
     assert "app" not in shard.module().ran

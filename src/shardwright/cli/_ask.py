@@ -82,7 +82,8 @@ def _shard_row(shard: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _amounts(cpu: float | None, memory_bytes: int | None) -> str:
-    parts = [f"{cpu:g} cpu"] if cpu is not None else []
+    # the system keeps shares in steps of 1/1024
+    parts = [f"{round(cpu, 3):g} cpu"] if cpu is not None else []
     return " ".join([*parts, *([format_bytes(memory_bytes)] if memory_bytes is not None else [])]) or "-"
 
 

@@ -38,7 +38,11 @@ class Forwarding:
         running.submit(self._subscribe(running)).result()
 
     async def _subscribe(self, running: Running) -> Callable[[], None]:
-        return running.core.logs.subscribe(self._hear)
+        logs = running.core.logs
+        logs.drain()
+        for line in logs.since(0):  # what was printed while components were imported
+            self._hear(line)
+        return logs.subscribe(self._hear)
 
     def _hear(self, line: LogLine) -> None:
         if self._queue.qsize() >= _MOST_WAITING or self._heard_bytes - self._written_bytes >= _MOST_BYTES:

@@ -50,7 +50,6 @@ class Verified:
     calls: int = 0
     remote: int = 0
     local: int = 0
-    ran_twice: int = 0
     parts_cpu_share: float = 0.0
     moved_share_profiled: float = 0.0
     took_s: float = 0.0
@@ -219,7 +218,7 @@ class _Verification:
     def _count(self, cut: Ran, made: ShardPlan) -> None:
         found = self.found
         found.functions = {}
-        found.calls = found.remote = found.local = found.ran_twice = 0
+        found.calls = found.remote = found.local = 0
         parts_s = own_s = 0.0
         for answer in cut.answers:
             found.functions.update(answer.get("functions", {}))

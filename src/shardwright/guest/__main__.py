@@ -176,12 +176,12 @@ def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, for
             sys.stdout.reconfigure(line_buffering=os.isatty(1))
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:
-        tag_output(descriptors[0])
+        tag_output(descriptors[0], descriptors[1])
     remember_origins()
     tag_records()
     if runtime.component == GATEWAY_COMPONENT:
         ours = importlib.import_module(runtime.definition.code.primary)  # from a room above this one
-        gateway: Serving = ours.enter(runtime.plan, control, message, descriptors[1:])
+        gateway: Serving = ours.enter(runtime.plan, control, message, descriptors[2:])
         return gateway
     runtime.entered()
     shard = Shard(runtime, control, {"socket": SocketTransport()})

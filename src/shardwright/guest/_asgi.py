@@ -32,7 +32,7 @@ HTTP_EXTENSIONS = frozenset({"http.response.trailers", "http.response.early_hint
 class BadApplication(CallError):
     """An application that broke the rules of ASGI or WSGI."""
 
-    code = "SW312"
+    code = "SW422"
     fault = "you"
 
 

@@ -25,7 +25,7 @@ class HandleType(type):
     _definition: ShardDefinition
     _qualname: str
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, /, *args: Any, **kwargs: Any) -> Any:
         return cls._proxies.construct(cls, args, kwargs)
 
     def __setattr__(cls, name: str, value: object) -> None:

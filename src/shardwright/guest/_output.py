@@ -29,8 +29,11 @@ class TaggedStream(io.TextIOBase):
     one session began, another never continues.
     """
 
-    def __init__(self, descriptor: int, stream: str) -> None:
+    def __init__(self, descriptor: int, stream: str, *, beside: int = -1) -> None:
+        """``beside`` is a descriptor to whose lines the order is kept, for as long as both are what they are now."""
         self._descriptor = descriptor
+        self._beside = beside
+        self._pair = _pair(beside, descriptor) if beside >= 0 else None
         self._stream = stream
         self._begun = _Begun()
         self._binary = _Binary(self)
@@ -93,9 +96,22 @@ class TaggedStream(io.TextIOBase):
             head = dict(tag, p=1) if start + _PIECE // 4 < len(line) else tag
             encoded = f"{MARK}{json.dumps(head)}{SPLIT}{piece}\n".encode("utf-8", "backslashreplace")
             try:
-                os.write(self._descriptor, encoded)
+                os.write(self._target(), encoded)
             except OSError:
                 return  # the node is gone; user code must not fail for that
+
+    def _target(self) -> int:
+        """User code may have led either descriptor elsewhere; then each goes its own way."""
+        if self._pair is None or _pair(self._beside, self._descriptor) != self._pair:
+            return self._descriptor
+        return self._beside
+
+
+def _pair(*descriptors: int) -> list[tuple[int, int]] | None:
+    try:
+        return [(found.st_dev, found.st_ino) for found in map(os.fstat, descriptors)]
+    except OSError:
+        return None
 
 
 class _Begun(threading.local):
@@ -146,14 +162,15 @@ def end_lines() -> None:
         stream.flush()
 
 
-def tag_output(descriptor: int) -> None:
-    """Send descriptors 1 and 2 and Python's streams of this process to the log pipe, which this uses up."""
+def tag_output(descriptor: int, errors_descriptor: int) -> None:
+    """Send descriptors 1 and 2 and Python's streams of this process to the log pipes, which this uses up."""
     import sys
 
     os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    os.dup2(errors_descriptor, 2)
     os.close(descriptor)
-    errors = TaggedStream(2, "stderr")
+    os.close(errors_descriptor)
+    errors = TaggedStream(2, "stderr", beside=1)
     output = TaggedStream(1, "stdout")
     _streams[:] = [output, errors]
     # handlers that were configured at import hold the old streams: give them the new ones

@@ -67,7 +67,7 @@ class Patcher(Protocol):
 class NotRunning(CallError):
     """Another component was called while this one was imported: it has no peers yet, and in a template never will."""
 
-    code = "SW311"
+    code = "SW421"
     fault: ClassVar[Fault] = "you"
 
 

@@ -10,10 +10,10 @@ import ast
 import inspect
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import GenericAlias, TracebackType
 from typing import Any
 
-from shardwright.errors import CutRefused, InternalError
+from shardwright.errors import CannotCross, CutRefused, InternalError
 from shardwright.guest._caller import Caller
 from shardwright.guest._frames import STUB, beyond
 from shardwright.guest._handles import Handle, HandleCache, HandleType
@@ -52,6 +52,13 @@ class Proxies:
         return self.caller.call(definition, entry, args, kwargs)
 
     def construct(self, cls: HandleType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if "_qualname" not in cls.__dict__:  # the class statement is here, what it builds on is not
+            raise CannotCross(
+                f"{cls.__qualname__} inherits from {cls._qualname}, which lives in {cls._definition.component}: "
+                "its objects can live in neither component",
+                outcome="not started",
+                remedy="keep both classes in one component, or wrap instead of inherit",
+            )
         definition, entry = self.entry(cls.__module__, cls._qualname)
         try:
             return self.call(definition, entry, args, kwargs)
@@ -151,8 +158,9 @@ class Face:
         doc: str | None = None,
         line: int = 0,
         signature: str = "",
+        generic: bool = False,
     ) -> HandleType:
-        """A class whose instances live with the owner."""
+        """A class whose instances live with the owner; ``generic`` lets ``C[int]`` be written."""
         found = [self._namespace.get(base) if isinstance(base, str) else base for base in bases]
         handles = tuple(base for base in found if isinstance(base, HandleType))
         members: dict[str, Any] = {
@@ -164,6 +172,8 @@ class Face:
             "_definition": self._definition,
             "_qualname": name,
         }
+        if generic:
+            members["__class_getitem__"] = classmethod(GenericAlias)
         for method, about in methods.items():
             members[method] = self._member(name, method, dict(about))
         cls = HandleType(name.rpartition(".")[2], handles or (Handle,), members)

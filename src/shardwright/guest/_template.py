@@ -71,15 +71,27 @@ def import_modules(runtime: Runtime) -> None:
 
 
 def _import(module: str, runtime: Runtime) -> None:
+    process = os.getpid()
     try:
         runtime.import_module(module)
+        _only(process, module)
     except BaseException as error:  # a component that calls sys.exit() while imported must be told of, not obeyed
+        _only(process, module)
         if runtime.unbound.refused:
             raise ImportFailed(f"importing {module}: {runtime.unbound.refused}", "") from None
         raise ImportFailed(
             f"importing {module} raised {type(error).__name__}: {_words(error)}",
             user_traceback(error, runtime.plan.root),
         ) from None
+
+
+def _only(process: int, module: str) -> None:
+    """A process that the import forked, and that comes back here, ends: one alone may speak for the shard."""
+    if os.getpid() != process:
+        os.write(
+            2, f"a process that {module} forked while it was imported returned from the import: it ends\n".encode()
+        )
+        os._exit(0)
 
 
 def _words(error: BaseException) -> str:

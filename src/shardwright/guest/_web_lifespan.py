@@ -21,7 +21,7 @@ log = logging.getLogger("shardwright.web")
 class StartupFailed(CallError):
     """An application said, or showed, that it cannot start."""
 
-    code = "SW313"
+    code = "SW423"
     fault = "you"
 
 

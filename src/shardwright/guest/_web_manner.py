@@ -18,7 +18,7 @@ __all__ = ["Application", "Manner", "NoApplication", "manner_of"]
 class NoApplication(CallError):
     """What a route serves cannot be called as an application."""
 
-    code = "SW314"
+    code = "SW424"
     fault: ClassVar[Fault] = "you"
 
 

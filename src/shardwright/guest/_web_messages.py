@@ -270,7 +270,7 @@ class Returned(_Message, frozen=True, tag="returned"):
 class Failure(_Message, frozen=True, tag="failure"):
     """The call or exchange did not come to its end.
 
-    ``code`` is that of the error if it is one of Shardwright's ("SW302"), else empty; ``type`` and ``message`` are for the
+    ``code`` is that of the error if it is one of Shardwright's ("SW412"), else empty; ``type`` and ``message`` are for the
     log, never for the client. ``status`` is what the exception itself asks for.
     """
 

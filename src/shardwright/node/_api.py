@@ -66,6 +66,7 @@ from shardwright.node._api_values import TooMuch, from_json, readable
 from shardwright.node._attach import attach, targets
 from shardwright.node._logs import LogLine, matches
 from shardwright.node._resize import nearest, resize
+from shardwright.node._session_names import name_problem
 from shardwright.telemetry import RecordedEvent
 
 if TYPE_CHECKING:
@@ -80,7 +81,6 @@ GOODBYE_S = 5.0  # a terminal whose debugger is gone hangs up within that
 FIRST_REQUEST_S = 10.0
 ANSWER_S = 60.0  # a client that takes longer to read its answer is dropped
 MAX_TIMEOUT_S = 7 * 86400.0
-MAX_SESSION_NAME = 200  # characters
 MAX_REFUSALS = 100  # of shards, in the journal
 KINDS = (
     "api", "attach", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue",
@@ -466,13 +466,9 @@ class ApiServer:
 
 
 def _check_session_name(name: str) -> None:
-    """Names are shown to people, in tables and lines. Raises CallError."""
-    if not name or len(name) > MAX_SESSION_NAME or not name.isprintable():
-        raise CallError(
-            f"a session's name has 1 to {MAX_SESSION_NAME} printable characters, this one {len(name)}"
-            + ("" if name.isprintable() else ", and some cannot be printed"),
-            outcome="not started",
-        )
+    """Raises CallError."""
+    if problem := name_problem(name):
+        raise CallError(problem, outcome="not started")
 
 
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:

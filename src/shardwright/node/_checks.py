@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from shardwright.errors import ManifestError, NodeError, PlanError
-from shardwright.model.manifest import Manifest
+from shardwright.model.manifest import Component, Manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import read_secrets, read_token
 from shardwright.node._profiles import read_constants, read_profile
@@ -35,7 +35,7 @@ def lacking_secrets(manifest: Manifest, environment: Mapping[str, str]) -> tuple
             try:
                 read_secrets(alone, environment)
             except NodeError as error:
-                problems.append(error.message)
+                problems.append(f"{error.message}; {error.remedy}" if error.remedy else error.message)
     try:
         read_token(manifest, environment)
     except NodeError as error:
@@ -68,10 +68,15 @@ def plan_to_start(manifest: Manifest, environment: Mapping[str, str], *, inside:
     if made is not None:  # a route that leads nowhere would answer 404 for as long as the node runs
         problems = (*problems, *(f"{d.code} {d.message}; {d.remedy}" for d in made.diagnostics if d.code == "SW224"))
     if made is not None and not problems and len(secrets) == 1:
-        raise NodeError(secrets[0])
+        what, _, remedy = secrets[0].partition("; ")
+        raise NodeError(what, remedy=remedy)
     if problems or secrets or made is None:
         raise ManifestError(f"{manifest.path} cannot be started as it is", problems=(*problems, *secrets))
     return made
+
+
+def _walls(component: Component) -> str:
+    return component.isolation if component.isolation != "auto" else "process"
 
 
 def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ...]:
@@ -94,5 +99,7 @@ def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ..
         if component.network.egress and not walled:
             names.append("network")
         if names:
-            lines.append(f"{component.name}: stated, but not enforced at isolation `process`: {', '.join(names)}")
+            lines.append(
+                f"{component.name}: stated, but not enforced at isolation `{_walls(component)}`: {', '.join(names)}"
+            )
     return tuple(lines)

@@ -121,7 +121,9 @@ class Client:
         self.after_call = after
 
     def entry(self, target: str) -> tuple[ShardDefinition, EntryPoint]:
-        """The entry point that ``component.name`` names. Raises NotPermitted with the nearest name."""
+        """The entry point that ``component.name`` names. Raises NotPermitted with the nearest name, TypeError."""
+        if not isinstance(target, str):
+            raise TypeError(f"a call names 'component.function' as text, not {type(target).__name__}")
         component, _, name = target.partition(".")
         try:
             definition = self._plan.definition(component)

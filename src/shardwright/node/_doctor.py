@@ -56,7 +56,7 @@ def examine_application(
         enforced = backend.capabilities().enforces
     finally:
         backend.close()
-    findings = [Finding("manifest", True, f"{manifest.path}: {len(plan.definitions)} components")]
+    findings = [Finding("manifest", True, f"{manifest.path}: {_counted(len(plan.definitions))}")]
     for problem in lacking:
         findings.append(Finding("capacity", False, problem, "lower the guarantee, or take a larger machine"))
     for problem in unbuilt(manifest):
@@ -112,13 +112,18 @@ def _folder(name: str, folder: Path, remedy: str) -> Finding:
     return Finding(name, False, f"{there} is not ours to write; other terminals cannot reach a node", remedy)
 
 
+def _counted(components: int) -> str:
+    return "1 component" if components == 1 else f"{components} components"
+
+
 def _secrets(manifest: Manifest, environment: Mapping[str, str]) -> list[Finding]:
     if not any(component.secrets for component in manifest.components) and not (
         manifest.gateway is not None and manifest.gateway.token
     ):
         return []
     if problems := lacking_secrets(manifest, environment):
-        return [Finding("secrets", False, each, "provide it, or take it out of the manifest") for each in problems]
+        parted = (each.partition("; ") for each in problems)
+        return [Finding("secrets", False, what, remedy or "take it out of the manifest") for what, _, remedy in parted]
     return [Finding("secrets", True, "all can be read")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -190,6 +190,36 @@ class AsyncSession(Session):
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.end))
 
 
+class Opening(Coroutine[Any, Any, AsyncSession]):
+    """A session that begins: awaited it is the session, entered with ``async with`` it also ends."""
+
+    def __init__(self, beginning: Coroutine[Any, Any, AsyncSession]) -> None:
+        self._beginning = beginning
+        self._session: AsyncSession | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncSession]:
+        return self._beginning.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._beginning.send(value)
+
+    def throw(self, *raised: Any) -> Any:
+        return self._beginning.throw(*raised)
+
+    def close(self) -> None:
+        self._beginning.close()
+
+    async def __aenter__(self) -> AsyncSession:
+        self._session = await self._beginning
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.__aexit__(kind, error, trace)
+
+
 class AsyncNode:
     """A running node, awaiting. ``async with shardwright.astart(path) as node: ...``"""
 
@@ -212,9 +242,21 @@ class AsyncNode:
     def plan(self) -> ShardPlan:
         return self.running.plan
 
-    async def session(
+    def __repr__(self) -> str:
+        return repr(self.running) if hasattr(self, "running") else f"<node of {self._path}, not entered>"
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """As ``Node.urls``."""
+        return Node(self.running).urls
+
+    def session(
         self, name: str | None = None, *, keys: Mapping[str, Any] | None = None, timeout_s: float | None = None
-    ) -> AsyncSession:
+    ) -> Opening:
+        """As ``Node.session``, awaiting: ``async with node.session() as session``, or ``await node.session()``."""
+        return Opening(self._session(name, keys, timeout_s))
+
+    async def _session(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> AsyncSession:
         beginning = self.running.begin_soon(name, keys, timeout_s)
         try:
             # shielded: what is cancelled may have begun already, and then nobody else would end it
@@ -228,6 +270,19 @@ class AsyncNode:
 
     async def shards(self) -> list[ShardStatus]:
         return await asyncio.wrap_future(self.running.submit(self.running.status()))
+
+    async def resize(
+        self,
+        target: str,
+        *,
+        guarantee: Mapping[str, Any] | None = None,
+        ceiling: Mapping[str, Any] | None = None,
+    ) -> dict[ShardId, Limits]:
+        """As ``Node.resize``, awaiting."""
+        from shardwright.node._resize import resize
+
+        applied = resize(self.running.core, target, guarantee or {}, ceiling or {})
+        return await asyncio.wrap_future(self.running.submit(applied))
 
     async def reload(self) -> Reloaded:
         """As ``Node.reload``, awaiting."""

@@ -29,7 +29,7 @@ import psutil
 
 from shardwright.contracts.sandbox import Exit
 from shardwright.contracts.transport import Transport
-from shardwright.errors import ChannelClosed, ComponentImportError, StartFailed
+from shardwright.errors import ChannelClosed, StartFailed
 from shardwright.gateway import GatewayThread
 from shardwright.guest import (
     AskStacks,
@@ -63,6 +63,7 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Manifest, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings
 from shardwright.node._port import GuestPort, PortEvents, ShardPort, control_pair
@@ -142,7 +143,7 @@ class InprocPort(ShardPort):
         events = self._events
         match message:
             case Bind() if self._closed:
-                self.bound(Bound(message.request, f"{self.shard} has ended", "SW301"))
+                self.bound(Bound(message.request, f"{self.shard} has ended", "SW411"))
             case Bind():  # it may call others while it is imported
                 self._early.on_bind(self, message)
             case Unbind():
@@ -307,9 +308,7 @@ class InprocLauncher(Launcher):
             await asyncio.wait_for(_on_a_thread(lambda: import_modules(runtime), f"{shard}-import"), timeout_s)
         except ImportFailed as failed:
             await _on_a_thread(runtime.close, f"{shard}-close")
-            raise ComponentImportError(
-                f"component {component} cannot be imported: {failed}", user_traceback=failed.user_traceback
-            ) from None
+            raise import_error(component, str(failed), failed.user_traceback) from None
         except TimeoutError:
             await _on_a_thread(runtime.close, f"{shard}-close")
             raise StartFailed(
@@ -351,9 +350,7 @@ class InprocLauncher(Launcher):
                 )
             except ImportFailed as failed:
                 if not trial.unbound.refused:  # else it needs peers, and will have them
-                    raise ComponentImportError(
-                        f"component {component} cannot be imported: {failed}", user_traceback=failed.user_traceback
-                    ) from None
+                    raise import_error(component, str(failed), failed.user_traceback) from None
             except TimeoutError:
                 raise StartFailed(f"importing {component} takes too long") from None
             finally:

@@ -110,9 +110,9 @@ class Journal:
         inputs: Iterable[tuple[str, object]] = (),
     ) -> bool:
         """Whether the row is in the file already; else call ``flush`` soon, and again. Never raises, nor blocks."""
-        texts = (kind, component, shard, session, reason, json.dumps(dict(inputs), default=str))
+        texts = (kind, component, shard, session, reason, _json(inputs))
         kind, component, shard, session, reason, values = map(_storable, texts)
-        row = (wall_s, self._node, kind, component, shard, session, reason, values)
+        row = (float(wall_s), self._node, kind, component, shard, session, reason, values)
         if not self._waiting:
             try:
                 self._database.execute(_INSERT, row)
@@ -188,9 +188,19 @@ class Journal:
         self._database.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
 
 
-def _storable(text: str) -> str:
-    """What users' exceptions say need not be valid Unicode."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _storable(text: object) -> str:
+    """What users' exceptions say need not be valid Unicode, and what they give need not be text."""
+    try:
+        return str(text).encode("utf-8", "backslashreplace").decode()
+    except Exception as error:  # of their own __str__
+        return f"<{type(text).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+def _json(inputs: Iterable[tuple[str, object]]) -> str:
+    try:
+        return json.dumps(dict(inputs), default=_storable)
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, circles
+        return json.dumps({"not recorded": f"{type(error).__name__}: {error}"})
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -128,7 +128,9 @@ def read_secrets(manifest: Manifest, environment: Mapping[str, str]) -> dict[Com
     found: dict[ComponentName, dict[str, str]] = {}
     for component in manifest.components:
         for name, source in component.secrets.items():
-            value = _secret(f"secret {name} of {component.name}", source, manifest, environment)
+            key = f"components.{component.name}.secrets.{name}"
+            what = f"{manifest.place(key)}: secret {name} of {component.name}"
+            value = _secret(what, source, manifest, environment)
             found.setdefault(component.name, {})[name] = value
     return found
 
@@ -137,7 +139,9 @@ def read_token(manifest: Manifest, environment: Mapping[str, str]) -> str:
     """The gateway's token; empty where it has none. Raises NodeError that never tells its value."""
     if manifest.gateway is None or not manifest.gateway.token:
         return ""
-    token = _secret("[gateway] token", manifest.gateway.token, manifest, environment)
+    token = _secret(
+        f"{manifest.place('gateway.token')}: [gateway] token", manifest.gateway.token, manifest, environment
+    )
     if not _TOKEN.fullmatch(token):
         raise NodeError(
             "[gateway] token is not one that can be sent as a bearer token, or is too short",
@@ -154,7 +158,11 @@ def _secret(what: str, source: str, manifest: Manifest, environment: Mapping[str
         if kind == "env":
             return environment[rest]
     except (OSError, UnicodeDecodeError) as error:
-        raise NodeError(f"{what} cannot be read: {error}") from None
+        raise NodeError(
+            f"{what} cannot be read: {error}", remedy=f"write it to {rest}, readable for you alone"
+        ) from None
     except KeyError:
-        raise NodeError(f"{what}: {rest} is not in the environment") from None
+        raise NodeError(
+            f"{what}: {rest} is not in the environment", remedy=f"set {rest} where shardwright starts"
+        ) from None
     raise NodeError(f"{what}: {kind!r} is no source", remedy="use file: or env:")

@@ -21,9 +21,18 @@ LAST_LINES, LAST_LINE = 20, 2000  # of a shard, kept apart for the report of its
 TRACE = re.compile("[0-9a-f]{32}")
 
 
+_TEMPLATE = re.compile(r"template-([a-z][a-z0-9_]*)(-\d+)?")
+
+
+def component_of(shard: str) -> str:
+    """The component of a shard, or of the template that its shards are forked from."""
+    template = _TEMPLATE.fullmatch(shard)
+    return template[1] if template else shard.rpartition("-")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line. ``stream`` is stdout, stderr, log, or raw for what was written straight to the descriptor.
+    """One line. ``stream`` is stdout, stderr, log, or raw for what was written straight to descriptor 1.
 
     ``trace`` is that of the call that wrote it (hexadecimal), as the shard says; empty for what no call wrote.
     """
@@ -41,7 +50,7 @@ class LogLine:
 
     @property
     def component(self) -> str:
-        return self.shard.rpartition("-")[0]
+        return component_of(self.shard)
 
 
 class Logs:
@@ -65,19 +74,31 @@ class Logs:
         self._session_name = session_name
         self._sequence = itertools.count(1)
         self._subscribers: list[Callable[[LogLine], None]] = []
-        self._pipes: dict[int, tuple[str, bytearray]] = {}
-        self._reads: dict[str, int] = {}
+        self._pipes: dict[int, tuple[str, bytearray, str]] = {}  # reading end -> whose, what came, of which stream
+        self._reads: dict[str, list[int]] = {}
         self._last: dict[str, deque[str]] = {}
 
-    def pipe(self, shard: str) -> int:
-        """A new pipe for that shard; returns the writing end, the caller's to pass on and close."""
+    def pipe(self, shard: str, stream: str = "raw") -> int:
+        """A new pipe for that shard; returns the writing end, the caller's to pass on and close.
+
+        ``stream`` is that of lines without a tag.
+        """
         read, write = os.pipe2(os.O_CLOEXEC)
         os.fchmod(write, 0o622)  # a shard that is another user may open /dev/stdout, too
         os.set_blocking(read, False)
-        self._pipes[read] = (shard, bytearray())
-        self._reads[shard] = read
+        self._pipes[read] = (shard, bytearray(), stream)
+        self._reads.setdefault(shard, []).append(read)
         asyncio.get_running_loop().add_reader(read, self._readable, read)
         return write
+
+    def pipes(self, shard: str) -> tuple[int, int]:
+        """Writing ends for descriptors 1 and 2 of that shard."""
+        output = self.pipe(shard)
+        try:
+            return output, self.pipe(shard, "stderr")
+        except BaseException:
+            os.close(output)
+            raise
 
     def since(self, sequence: int = 0, *, shard: str = "", session: str = "", trace: str = "") -> list[LogLine]:
         """Kept lines after that sequence number, of that shard (or component), session and trace alone where given."""
@@ -95,7 +116,7 @@ class Logs:
 
     def drain(self, shards: Iterable[str] | None = None) -> None:
         """Read what is there now, of all shards or of those alone."""
-        for read in list(self._pipes) if shards is None else [self._reads[s] for s in shards if s in self._reads]:
+        for read in list(self._pipes) if shards is None else [r for s in shards for r in self._reads.get(s, ())]:
             self._read(read)
 
     def close(self) -> None:
@@ -107,7 +128,7 @@ class Logs:
         self._read(read, READ_LINES)
 
     def _read(self, read: int, enough: int | None = None) -> None:
-        shard, buffer = self._pipes[read]
+        shard, buffer, stream = self._pipes[read]
         found = 0
         for _ in range(READS):  # then the others' turn
             if enough is not None and found >= enough:
@@ -120,35 +141,37 @@ class Logs:
                 chunk = b""
             if not chunk:
                 if buffer:
-                    self._line(shard, bytes(buffer))
+                    self._line(shard, bytes(buffer), stream)
                 self._drop(read)
-                self._lines.ended(shard, shard.rpartition("-")[0])
+                if shard not in self._reads:
+                    self._lines.ended(shard, component_of(shard))
                 return
             buffer += chunk
             *lines, rest = bytes(buffer).split(b"\n")
             buffer[:] = rest
             found += len(lines)
             for line in lines:
-                self._line(shard, line)
+                self._line(shard, line, stream)
             if len(buffer) > MAX_LINE:  # a line without end must not fill our memory
                 whole = _characters(buffer)
-                self._line(shard, bytes(buffer[:whole]), goes_on=True)
+                self._line(shard, bytes(buffer[:whole]), stream, goes_on=True)
                 del buffer[:whole]
 
     def _drop(self, read: int) -> None:
         asyncio.get_running_loop().remove_reader(read)
         os.close(read)
-        shard, _ = self._pipes.pop(read)
-        if self._reads.get(shard) == read:
+        shard = self._pipes.pop(read)[0]
+        self._reads[shard].remove(read)
+        if not self._reads[shard]:
             del self._reads[shard]
 
-    def _line(self, shard: str, raw: bytes, goes_on: bool = False) -> None:
-        stream, session, level, logger, partial, trace = "raw", "", "", "", goes_on, ""
+    def _line(self, shard: str, raw: bytes, stream: str, goes_on: bool = False) -> None:
+        session, level, logger, partial, trace = "", "", "", goes_on, ""
         if raw.startswith(MARK) and SPLIT in raw:
             head, _, rest = raw[1:].partition(SPLIT)
             try:
                 tag = json.loads(head)
-                stream = str(tag.get("o", "raw"))[:16]
+                stream = str(tag.get("o", stream))[:16]
                 session = self._session_name(shard, tag["s"]) if isinstance(tag.get("s"), int) else ""
                 level, logger = str(tag.get("l", ""))[:16], str(tag.get("n", ""))[:128]
                 partial = goes_on or bool(tag.get("p"))

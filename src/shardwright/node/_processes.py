@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
-from shardwright.errors import ComponentImportError, NodeError, SandboxError, ShardwrightError, StartFailed
+from shardwright.errors import NodeError, SandboxError, ShardwrightError, StartFailed
 from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Note, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, remedy_of
@@ -387,16 +388,16 @@ class ProcessLauncher(Launcher):
             walls = walls_of(sight)
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)
-        log = -1
+        log = errors = -1
         try:
             with theirs:
-                log = self._logs.pipe(shard)
+                log, errors = self._logs.pipes(shard)
                 _, pidfd = await self._keeper.launch(
                     shard,
                     python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
                     environment,
                     surroundings.working_directory,
-                    {GUEST_CONTROL: theirs.fileno(), 1: log, 2: log},
+                    {GUEST_CONTROL: theirs.fileno(), 1: log, 2: errors},
                     limits,
                     backend=backend,
                     sight=sight,
@@ -416,12 +417,13 @@ class ProcessLauncher(Launcher):
             await self._clean_up(port)
             raise
         finally:
-            if log >= 0:
-                os.close(log)
+            for descriptor in (log, errors):
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     def _enter(self, port: GuestPort, terminal: bool, entrances: tuple[int, ...] = ()) -> None:
         secrets = dict(self._code.surroundings.secrets.get(port.component, {}))
-        log = () if terminal else (self._logs.pipe(port.shard),)
+        log = () if terminal else self._logs.pipes(port.shard)
         descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
         settings = b""
         if port.component == GATEWAY_COMPONENT and self._ingress is not None:
@@ -466,9 +468,7 @@ class ProcessLauncher(Launcher):
         if isinstance(message, kind):
             return message
         if isinstance(message, Failed):
-            raise ComponentImportError(
-                f"component {port.component} cannot be imported: {message.message}", user_traceback=message.traceback
-            )
+            raise import_error(port.component, message.message, message.traceback)
         if message is None:
             ended = await self.end(port)
             self._logs.drain()

@@ -136,9 +136,17 @@ def _changed(record: ShardRecord, least: Mapping[str, float], most: Mapping[str,
         raise Unusable(
             f"{record.id}: the guarantee of {name} ({_shown(field, getattr(limits.guarantee, field))}) "
             f"would be above its ceiling ({_shown(field, getattr(limits.ceiling, field))})",
-            remedy="raise the ceiling in the same step",
+            remedy=_remedy(name, field in least, field in most),
         )
     return limits
+
+
+def _remedy(name: str, guarantee: bool, ceiling: bool) -> str:
+    if guarantee and ceiling:
+        return f"ask for less guaranteed {name}, or for a higher ceiling"
+    if ceiling:
+        return f"ask for a higher ceiling, or lower the guarantee of {name} in the same step"
+    return f"ask for less, or raise the ceiling of {name} in the same step"
 
 
 def _with(resources: Resources, amounts: Mapping[str, float]) -> Resources:

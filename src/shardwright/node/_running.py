@@ -43,6 +43,7 @@ from shardwright.node._numbers import Health
 from shardwright.node._own_log import EventLines
 from shardwright.node._processes import ProcessLauncher
 from shardwright.node._reload import Reloaded, Reloader
+from shardwright.node._session_names import check_name
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus
 from shardwright.node._testing import Bench
@@ -337,12 +338,19 @@ class Running:
     # -- sessions ----------------------------------------------------------------------------------------------
 
     def begin_soon(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> Beginning:
-        """Begin a session, from any thread; who does not take it must give it up."""
+        """Begin a session, from any thread; who does not take it must give it up.
+
+        Raises TypeError, ValueError where it cannot be called that.
+        """
+        if name is not None:
+            check_name(name)
         return Beginning(self, name, keys, timeout_s)
 
     async def begin(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> LiveSession:
         return await self.core.begin_session(
-            name or f"session-{os.getpid()}-{next(_unnamed)}", dict(keys or {}), timeout_s=timeout_s
+            name if name is not None else f"session-{os.getpid()}-{next(_unnamed)}",
+            dict(keys or {}),
+            timeout_s=timeout_s,
         )
 
     def end(self, number: SessionNumber) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shardwright.sharding._functions import FunctionFacts, describe, literal
+from shardwright.sharding._made_methods import added_methods, assigned_method
 from shardwright.sharding._scan import MUTATORS
 from shardwright.sharding._symbols import CLASS_FACTORIES, Ref, Resolver, target_names
 
@@ -88,6 +89,16 @@ class ClassFacts:
         """Whether iterating over an object makes an iterator of another class, which cannot cross an edge."""
         return ("__iter__" in self.methods or "__aiter__" in self.methods) and not (
             "__next__" in self.methods or "__anext__" in self.methods
+        )
+
+    @property
+    def is_generic(self) -> bool:
+        """Whether the class statement itself lets ``C[int]`` be written."""
+        return (
+            any(isinstance(base, ast.Subscript) for base in self.node.bases)
+            or bool(getattr(self.node, "type_params", ()))
+            or "__class_getitem__" in assigned_in(self.node)
+            or any(isinstance(item, ast.FunctionDef) and item.name == "__class_getitem__" for item in self.node.body)
         )
 
     @property
@@ -224,7 +235,8 @@ class ClassBook:
             if not isinstance(item, ast.Assign | ast.AnnAssign) or item.value is None:
                 continue
             targets = item.targets if isinstance(item, ast.Assign) else [item.target]
-            if not any(_is_own(target, own) for target in targets if isinstance(target, ast.Attribute)):
+            parts = [part for t in targets for part in (t.elts if isinstance(t, ast.Tuple | ast.List) else [t])]
+            if not any(_is_own(part, own) for part in parts if isinstance(part, ast.Attribute)):
                 continue
             for call in ast.walk(item.value):
                 if isinstance(call, ast.Call) and not self._plain_result(facts.ref.module, call):
@@ -280,11 +292,23 @@ class ClassBook:
                 if item.name not in _HIDDEN and kind:
                     described = describe(self._resolver, facts.ref.module, item)
                     found[item.name] = MethodFacts(item.name, kind, described, facts.ref)
-            elif isinstance(item, ast.Assign) and isinstance(item.value, ast.Name) and item.value.id in found:
-                for target in item.targets:  # `bump = step`
+            elif isinstance(item, ast.Assign):
+                for target in item.targets:
                     if isinstance(target, ast.Name):
-                        found[target.id] = found[item.value.id]
+                        self._assigned(facts, found, target.id, item.value)
+        for added in added_methods(self._resolver, facts.ref.module, facts.node, set(found)):
+            found[added.name] = MethodFacts(added.name, "method", added, facts.ref)
         return found
+
+    def _assigned(self, facts: ClassFacts, found: dict[str, MethodFacts], name: str, value: ast.expr) -> None:
+        if isinstance(value, ast.Name) and value.id in found:  # `bump = step`
+            found[name] = replace(found[value.id], name=name)
+            return
+        made = assigned_method(self._resolver, facts.ref.module, name, value)
+        if made is not None and name not in _HIDDEN:
+            found[name] = MethodFacts(name, made[0], made[1], facts.ref)
+        elif isinstance(value, ast.Constant):  # `__hash__ = None`
+            found.pop(name, None)
 
     def constructor(self, facts: ClassFacts) -> FunctionFacts:
         """How the class is constructed; ``(self, *args, **kwargs)`` where that cannot be seen."""
@@ -346,6 +370,15 @@ def assigned_in(node: ast.ClassDef) -> frozenset[str]:
         elif isinstance(item, ast.AnnAssign) and item.value is not None:
             targets.append(item.target)
     return frozenset(name for target in targets for name in target_names(target))
+
+
+def attributes_of(node: ast.ClassDef) -> frozenset[str]:
+    """The names of attributes that methods store to, of whatever object, and of methods."""
+    stored = {
+        item.attr for item in ast.walk(node) if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store)
+    }
+    defined = {item.name for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return frozenset(stored | defined)
 
 
 def _outside_functions(body: list[ast.stmt]) -> list[ast.stmt]:

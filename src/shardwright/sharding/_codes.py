@@ -107,6 +107,12 @@ CODES: dict[str, Code] = {
          "Give its class a method that returns a list, and iterate over that."),
         ("SW270", _R, "An attribute of a class that is reached by handle is used across an edge; the class stays.",
          "Give the class a class method that answers, or the owner a function."),
+        ("SW271", _R, "A method is called across an edge that a decorator or call makes; its proxy does not have it.",
+         "Write the method with `def` in its class."),
+        ("SW272", _R, "A global that cannot be copied is used across an edge, such as a ContextVar or a lock.",
+         "Give the owner functions that use it, or keep it in a common module."),
+        ("SW273", _W, "A function waits for what another call must do; a shard takes one call at a time.",
+         "Let the caller ask again instead of waiting, or keep both sides in one component."),
         # -- dividing a component ---------------------------------------------------------------------------------
         ("SW291", None, "Functions must be apart, and must stay together by way of others.", "Take back one of the two."),
         ("SW292", None, "What must stay together takes more than one part may hold.", "Allow more for one part."),
@@ -115,7 +121,7 @@ CODES: dict[str, Code] = {
 }  # fmt: skip
 
 
-ALTERING = frozenset({"SW231", "SW232", "SW233", "SW253", "SW254", "SW261", "SW267", "SW268"})
+ALTERING = frozenset({"SW231", "SW232", "SW233", "SW253", "SW254", "SW261", "SW267", "SW268", "SW273"})
 """Warnings that say that the cut program may fail, or do something else than the uncut one, where it runs there."""
 
 

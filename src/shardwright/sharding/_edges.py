@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from shardwright.errors import PlanError
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import MAIN_COMPONENT, Diagnostic, PlanEdge, Severity, Site
-from shardwright.sharding._classes import ClassFacts, assigned_in, constants_of
+from shardwright.sharding._classes import ClassFacts, assigned_in, attributes_of, constants_of
 from shardwright.sharding._program import Program
 from shardwright.sharding._scan import Use, UseKind
 from shardwright.sharding._source import nearest
@@ -30,6 +30,14 @@ _COMMON_METHODS = frozenset(
     "wait", "flush", "acquire", "release", "group", "match", "search", "execute", "commit", "submit", "result",
 }  # fmt: skip
 
+_UNCOPYABLE = frozenset({
+    "contextvars.ContextVar", "threading.local", "threading.Lock", "threading.RLock", "threading.Condition",
+    "threading.Event", "threading.Semaphore", "threading.BoundedSemaphore", "threading.Barrier", "threading.Thread",
+    "queue.Queue", "queue.LifoQueue", "queue.PriorityQueue", "queue.SimpleQueue", "socket.socket", "sqlite3.connect",
+    "concurrent.futures.ThreadPoolExecutor", "concurrent.futures.ProcessPoolExecutor", "asyncio.Lock", "asyncio.Event",
+    "asyncio.Queue", "asyncio.Semaphore", "asyncio.Condition", "weakref.WeakValueDictionary",
+    "weakref.WeakKeyDictionary", "weakref.WeakSet", "weakref.ref",
+})  # fmt: skip
 _MODULE_NAMES = frozenset({"__name__", "__doc__", "__package__", "__spec__", "__loader__", "__path__", "__file__"})
 _PROXY_NAMES = frozenset(
     {"__name__", "__qualname__", "__doc__", "__module__"}
@@ -175,6 +183,21 @@ class _Finder:
                     component,
                     f"did you mean {near!r}?" if near else "correct the name",
                 )
+        elif kind is NameKind.REMOTE and (made := self._uncopyable(use.ref)):
+            found.add("reads", short, site)
+            symbols = surface.symbols
+            binding = symbols.last(use.ref.top)
+            line = f" ({symbols.module.relative}:{binding.line})" if binding is not None else ""
+            self.note(
+                "SW272",
+                Severity.REFUSAL,
+                f"{component} uses {short} of {callee}, a {made}{line}, of which there can be no copy",
+                site,
+                component,
+                f"give {callee} functions that use it, or keep it in a common module",
+            )
+            if use.kind is UseKind.ENTER:
+                self._entered(component, callee, short, site)
         elif kind is NameKind.REMOTE:
             held = self._held(use.ref)
             found.add("calls" if held is not None and use.kind is UseKind.CALL else "reads", short, site)
@@ -309,6 +332,7 @@ class _Finder:
             if facts is not None:
                 self._through_handle(component, callee, facts, use, short, site)
                 self._class_attribute(component, callee, facts, use, short, site)
+                self._unseen_method(component, callee, facts, use, short, site)
             return
         function = surface.functions[use.ref.top]
         if "." in use.ref.name and use.kind is not UseKind.IMPORT:
@@ -366,6 +390,40 @@ class _Finder:
             component,
             f"give {facts.ref.name} a class method that answers, or {callee} a function",
         )
+
+    def _unseen_method(
+        self, component: ComponentName, callee: ComponentName, facts: ClassFacts, use: Use, short: str, site: Site
+    ) -> None:
+        """A call on an object behind a handle, of what no statement of its class defines as a method."""
+        name = use.ref.name.partition(".")[2]
+        if not use.instance or use.kind is not UseKind.CALL or not name or "." in name:
+            return
+        family = self._family(facts)
+        if name in facts.methods or hasattr(object, name) or any(item.nature == "foreign" for item in family):
+            return
+        decorated = [item for item in family if item.node.decorator_list]
+        maker = next((item for item in family if name in assigned_in(item.node)), decorated[0] if decorated else None)
+        stored = {attribute for item in family for attribute in attributes_of(item.node)}
+        if maker is None or (name in stored and name not in assigned_in(maker.node)) or "__getattr__" in stored:
+            return
+        where = f"{self.program.tree.loaded[maker.ref.module].relative}:{maker.node.lineno}"
+        self.note(
+            "SW271",
+            Severity.REFUSAL,
+            f"{component} calls {short} of an object in {callee}, but no `def` of its class gives that method ({where})",
+            site,
+            component,
+            f"write {name} with `def` in class {maker.ref.name}",
+        )
+
+    def _uncopyable(self, ref: Ref) -> str:
+        """What a global is made by, where that is known to give what no copy can stand for; else empty."""
+        symbols = self.program.resolver.symbols(ref.module)
+        bindings = symbols.bindings.get(ref.top, []) if symbols is not None else []
+        made = bindings[0].value if len(bindings) == 1 else None
+        of = self.program.resolver.expression(ref.module, made.func) if isinstance(made, ast.Call) else None
+        full = f"{of.module}.{of.name}" if of is not None else ""
+        return full if full in _UNCOPYABLE else ""
 
     def _family(self, facts: ClassFacts) -> list[ClassFacts]:
         found = [facts]

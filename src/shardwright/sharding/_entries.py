@@ -157,15 +157,15 @@ def _of_class(program: Program, ref: Ref, name: str) -> list[_Found]:
     facts = program.classes.facts(ref)
     assert facts is not None
     found = [_Found(name, EntryKind.CLASS, _at(program.classes.constructor(facts), facts.node.lineno), ref, 1)]
-    for method in facts.methods.values():
+    for own, method in facts.methods.items():
         if method.kind == "property":
             continue
         found.append(
             _Found(
-                f"{name}.{method.name}",
+                f"{name}.{own}",
                 EntryKind.METHOD,
                 method.facts,
-                Ref(ref.module, f"{ref.name}.{method.name}"),
+                Ref(ref.module, f"{ref.name}.{own}"),
                 0 if method.kind == "static" else 1,
                 needs_key=method.kind != "method",
             )

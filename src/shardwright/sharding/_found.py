@@ -8,7 +8,7 @@ from shardwright.errors import PlanError
 from shardwright.model.graph import ComponentGraph, Edge, Vertex
 from shardwright.model.ids import ComponentName
 from shardwright.model.manifest import Manifest
-from shardwright.model.shard import Diagnostic, Site
+from shardwright.model.shard import MAIN_COMPONENT, Diagnostic, Site
 from shardwright.sharding._source import nearest
 from shardwright.sharding.callgraph import How, Scanned, scan_packages
 from shardwright.sharding.hazards import Effects, Verdict, find_hazards
@@ -66,7 +66,7 @@ def explain(manifest: Manifest, name: str) -> Explanation:
     group = next((names for names in graph.groups() if key in names), ())
     return Explanation(
         function=key,
-        component=vertex.component,
+        component=vertex.component or _main_component(manifest, key),
         site=vertex.site,
         verdict=verdict.value,
         together=tuple(item for item in group if item != key),
@@ -80,6 +80,12 @@ def explain(manifest: Manifest, name: str) -> Explanation:
             Neighbour(edge.caller, edge.confidence, edge.sites) for edge in graph.edges if edge.callee == key
         ),
     )
+
+
+def _main_component(manifest: Manifest, key: str) -> ComponentName | None:
+    """What the program begins with belongs to a component of its own."""
+    module = manifest.main.partition(":")[0]
+    return MAIN_COMPONENT if module and key.partition(":")[0] == module else None
 
 
 def explanation_text(found: Explanation) -> str:

@@ -90,7 +90,10 @@ def _target(
         point = known.get(entry)
         if point is None:
             near = nearest(entry, tuple(known))
-            remedy = f"did you mean {name}.{near}?" if near else ""
+            offered = [p.name for p in definition.entry_points if p.kind is EntryKind.FUNCTION][:6]
+            remedy = f"did you mean {name}.{near}?" if near else f"give {name} the function {entry!r}"
+            if not near and offered:
+                remedy += f", or call one that it has: {', '.join(f'{name}.{other}' for other in offered)}"
             return _refusal(component, f"route {route.path} calls {route.call}, which is no entry point", remedy)
         if point.kind is not EntryKind.FUNCTION or point.is_generator:
             what = "a generator" if point.is_generator else f"a {point.kind.value}"

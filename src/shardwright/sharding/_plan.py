@@ -32,6 +32,7 @@ from shardwright.sharding._state import dependencies_of, evidence_of, state_of
 from shardwright.sharding._stub import stub_source
 from shardwright.sharding._surface import Surface, judge
 from shardwright.sharding._symbols import Ref
+from shardwright.sharding._waits import waits_in_vain
 
 _RANK = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -73,7 +74,7 @@ def plan_of(program: Program) -> ShardPlan:
         diagnostics += surface.diagnostics
     diagnostics += _common_globals(program, components) + _process_settings(program, components)
     diagnostics += _logging_settings(program, components) + _iterable_classes(program, surfaces, components)
-    diagnostics += _class_notes(program, surfaces)
+    diagnostics += _class_notes(program, surfaces) + waits_in_vain(program, [c.name for c in manifest.components])
     definitions = [replace(each, knows=knowledge.of(each.component)) for each in definitions]
     diagnostics += _hidden_code(program, surfaces, definitions, found.edges)
     gateway = gateway_of(manifest, definitions, found.edges)

@@ -113,13 +113,15 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 class _Scope:
-    __slots__ = ("attributes", "globals", "is_class", "names")
+    __slots__ = ("attributes", "classes", "globals", "is_class", "made", "names")
 
     def __init__(self, is_class: bool = False) -> None:
         self.names: dict[str, Value] = {}
         self.is_class = is_class
         self.globals: set[str] = set()
         self.attributes: dict[str, Value] = {}
+        self.classes: set[str] = set()  # that the function itself makes
+        self.made: dict[str, str] = {}  # names of objects of those
 
 
 def scan(resolver: Resolver, module: SourceModule) -> Scan:
@@ -284,6 +286,8 @@ class _Walker:
                 self.expression(node.value)
                 for target in node.targets:
                     self.assign(target, self.evaluate(node.value))
+                    if self.scopes and isinstance(target, ast.Name):
+                        self.scopes[-1].made[target.id] = self.local_class(node.value)
             case ast.AnnAssign():
                 if node.value is not None:
                     self.expression(node.value)
@@ -610,6 +614,8 @@ class _Walker:
                 unsafe = "a lambda"
             elif isinstance(argument, ast.GeneratorExp):
                 unsafe = "a generator"
+            elif made := self.local_class(argument):
+                unsafe = f"an object of class {made}, which a function makes,"
         if isinstance(node.func, ast.Attribute):
             owner = self.evaluate(_container(node.func.value))
             if node.func.attr in MUTATORS and isinstance(owner, Ref) and owner.name:
@@ -625,6 +631,18 @@ class _Walker:
                 self.expression(node.func)
         for argument in arguments:
             self.expression(argument)
+
+    def local_class(self, node: ast.expr) -> str:
+        """The class of an object, where a function around us makes that class; else empty."""
+        name = node.func if isinstance(node, ast.Call) else node
+        if not isinstance(name, ast.Name):
+            return ""
+        for scope in reversed(self.scopes):
+            if name.id in scope.names and not scope.is_class:
+                if isinstance(node, ast.Call):
+                    return name.id if name.id in scope.classes else ""
+                return scope.made.get(name.id, "")
+        return ""
 
     def special(self, node: ast.Call, known: str) -> None:
         """Files, variables, process settings, and imports and attributes by name."""
@@ -697,8 +715,12 @@ def _local_names(body: list[ast.AST], scope: _Scope) -> None:
                 scope.globals.update(names)
             case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
                 scope.names[name] = None
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 scope.names[name] = None
+                continue
+            case ast.ClassDef(name=name):
+                scope.names[name] = None
+                scope.classes.add(name)
                 continue
             case ast.Lambda():
                 continue

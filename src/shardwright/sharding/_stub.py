@@ -364,7 +364,8 @@ class StubWriter:
         return (
             f"__shardwright__.handle_class({qualname!r}, methods={{{body}{chr(10) if body else ''}}}, bases=({inner}), "
             f"doc={ast.get_docstring(facts.node)!r}, line={facts.node.lineno}, "
-            f"signature={self.program.classes.constructor(facts).signature!r})"
+            f"signature={self.program.classes.constructor(facts).signature!r}"
+            f"{', generic=True' if facts.is_generic else ''})"
         )
 
 

@@ -81,7 +81,7 @@ def test_a_defect_asks_to_be_reported_and_hides_its_traceback(capsys: pytest.Cap
 def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(said(errors.ShardLost("gone", outcome="unknown", remedy="again"), capsys, json=True))
     assert told["exit_status"] == 1
-    assert told["error"]["code"] == "SW301" and told["error"]["outcome"] == "unknown"
+    assert told["error"]["code"] == "SW411" and told["error"]["outcome"] == "unknown"
     assert told["error"]["remedy"] == "again"
 
 

@@ -138,7 +138,7 @@ def test_what_a_shard_raises_is_told_with_its_status_and_its_outcome() -> None:
     async def scenario(backend: ShardBackend, node: NodeEnd) -> None:
         failures = [
             Failure("LookupError", "no such item", status=404),
-            Failure("Overloaded", "full", "SW302", "not started", "come later"),
+            Failure("Overloaded", "full", "SW412", "not started", "come later"),
             Failure("ManifestError", "not its business", "SW100"),
             Failure("ValueError", "x" * 10_000),
         ]

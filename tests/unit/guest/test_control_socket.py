@@ -167,7 +167,7 @@ def test_who_waits_for_a_binding_hears_that_the_node_is_gone() -> None:
 
 @pytest.mark.parametrize(
     ("code", "name"),
-    [("SW601", "CompositionRefused"), ("SW306", "NotPermitted"), ("SW301", "ShardLost"), ("??", "CallError")],
+    [("SW601", "CompositionRefused"), ("SW416", "NotPermitted"), ("SW411", "ShardLost"), ("??", "CallError")],
 )
 def test_a_refusal_is_the_error_that_the_node_meant(code: str, name: str) -> None:
     error = refusal(Bound(1, "why", code, "do this", "not started"))

@@ -655,7 +655,7 @@ def test_websockets_are_not_counted_as_calls_that_wait(
             assert exchange.receive()
         hanging = [gateway.open(path="/hangs") for _ in range(4)]
         refused = gateway.get(path="/scope").failure
-        assert refused is not None and (refused.code, refused.outcome) == ("SW302", "not started")
+        assert refused is not None and (refused.code, refused.outcome) == ("SW412", "not started")
         for exchange in many:
             exchange.send({"type": "websocket.receive", "text": "x"})
         for exchange in many:
@@ -676,7 +676,7 @@ def test_a_shard_has_so_many_websockets(shard: WebShard, gateway: Gateway, monke
     first, second = (websocket(gateway, "/ws_echo") for _ in range(2))
     assert first.receive() and second.receive()
     refused = websocket(gateway, "/ws_echo").finish()
-    assert isinstance(refused, Failure) and (refused.code, refused.outcome) == ("SW302", "not started")
+    assert isinstance(refused, Failure) and (refused.code, refused.outcome) == ("SW412", "not started")
     first.cancel()
     first.finish()
     _eventually(lambda: len(shard.runtime.web.websockets) == 1)
@@ -781,7 +781,7 @@ def test_a_startup_that_fails_is_told_and_tried_again(tmp_path: Path, caplog: py
         gateway = shard.gateway()
         for _ in range(2):
             failed = gateway.get().failure
-            assert failed is not None and failed.code == "SW313"
+            assert failed is not None and failed.code == "SW423"
             assert "OSError: no database" in failed.message
         assert gateway.get().status == 200
         assert "no database" in caplog.text
@@ -880,7 +880,7 @@ def test_what_is_no_application_is_told(tmp_path: Path, app: str) -> None:
     shard = WebShard(tmp_path, app, app="app")
     try:
         failed = shard.gateway().get().failure
-        assert failed is not None and (failed.code, failed.outcome) == ("SW314", "not started"), failed
+        assert failed is not None and (failed.code, failed.outcome) == ("SW424", "not started"), failed
     finally:
         shard.close()
 

@@ -331,17 +331,17 @@ def test_exceptions(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
 def test_what_no_route_names_is_not_reached(shard: WebShard, gateway: Gateway) -> None:
     for name in ("Ledger", "Ledger.add"):
         refused = gateway.call(name, query={"a": "1"})
-        assert isinstance(refused, Failure) and (refused.code, refused.outcome) == ("SW306", "not started")
+        assert isinstance(refused, Failure) and (refused.code, refused.outcome) == ("SW416", "not started")
     elsewhere = shard.gateway("web").call("nothing")  # a component of the user's cannot speak for clients
-    assert isinstance(elsewhere, Failure) and elsewhere.code == "SW306"
+    assert isinstance(elsewhere, Failure) and elsewhere.code == "SW416"
     opened = gateway.answer(gateway.begin("nothing", Open(type="http", path="/")))
-    assert isinstance(opened, Failure) and opened.code == "SW306"
+    assert isinstance(opened, Failure) and opened.code == "SW416"
     assert value(gateway.call("nothing")) is None
 
 
 def test_a_deadline_that_passed(gateway: Gateway) -> None:
     failed = gateway.answer(gateway.begin("nothing", FunctionRequest("GET"), deadline_ns=1))
-    assert isinstance(failed, Failure) and (failed.code, failed.outcome) == ("SW303", "not started")
+    assert isinstance(failed, Failure) and (failed.code, failed.outcome) == ("SW413", "not started")
 
 
 def test_an_unknown_path_argument_is_the_manifests_mistake(gateway: Gateway) -> None:

@@ -504,7 +504,7 @@ def test_many_threads_wait_and_a_further_request_is_refused(tmp_path: Path) -> N
 
         def ask() -> None:
             found = get(shard.gateway(), "hello")
-            assert found.failure is not None and found.failure.code == "SW302"
+            assert found.failure is not None and found.failure.code == "SW412"
             done.set()
 
         while shard.runtime.mailbox._workers < limit or shard.runtime.mailbox._held:

@@ -37,7 +37,7 @@ def node_families() -> tuple[Family, ...]:
     monitor.recorded("loss", WEB, {"cause": "out_of_memory"})
     monitor.composed("granted", 0.0004)
     monitor.leased(WEB, "warm")
-    monitor.heard(ShardId("web-1"), WEB, CallCounts(5, 2, {"SW302": 1}, {"SW301": 2}, 1, 0))
+    monitor.heard(ShardId("web-1"), WEB, CallCounts(5, 2, {"SW412": 1}, {"SW411": 2}, 1, 0))
     limits = Limits(
         Resources(cpu=0.5, memory_bytes=1 << 20, io_bytes_s=9, network_bits_s=7, gpu=0.5, gpu_memory_bytes=3),
         Resources(cpu=1.0, memory_bytes=2 << 20),
@@ -109,8 +109,8 @@ def test_the_numbers_of_a_node() -> None:
         "shardwright_compositions_total{result=granted}": 1,
         "shardwright_leases_total{component=web}{source=warm}": 1,
         "shardwright_calls_received_total{component=web}": 5,
-        "shardwright_calls_refused_total{code=SW302}{component=web}": 1,
-        "shardwright_calls_failed_total{code=SW301}{component=web}": 2,
+        "shardwright_calls_refused_total{code=SW412}{component=web}": 1,
+        "shardwright_calls_failed_total{code=SW411}{component=web}": 2,
         "shardwright_cpu_guaranteed_cores{component=web}": 0.5,
         "shardwright_memory_ceiling_bytes{component=web}": 2 << 20,
         "shardwright_gpu_guaranteed_ratio{component=web}": 0.5,

@@ -46,18 +46,18 @@ def test_calls_of_shards_add_up_and_outlive_them() -> None:
 
 def test_a_shard_that_lies_spoils_nothing_but_its_own_numbers() -> None:
     monitor = node()
-    monitor.heard(ONE, WEB, CallCounts(received=10, refused={"SW302": 4}, running=3))
-    lie = CallCounts(-5, -(2**70), {"SW302": -1, "nonsense": 3, "x" * 500: 2}, {"\n": 2**80}, -9, 2**90, math.nan)
+    monitor.heard(ONE, WEB, CallCounts(received=10, refused={"SW412": 4}, running=3))
+    lie = CallCounts(-5, -(2**70), {"SW412": -1, "nonsense": 3, "x" * 500: 2}, {"\n": 2**80}, -9, 2**90, math.nan)
     monitor.heard(ONE, WEB, lie)
     found = told(monitor, shard(ONE))
     assert found["calls_received_total", "web"] == 10
     assert found["calls_made_total", "web"] == 0
-    assert found["calls_refused_total", "SW302", "web"] == 4
+    assert found["calls_refused_total", "SW412", "web"] == 4
     assert found["calls_refused_total", "other", "web"] == 3
     assert found["calls_failed_total", "other", "web"] == 2**53
     assert found["calls_running", "web"] == 0 and found["calls_queued", "web"] == 2**53
     codes = {labels[1] for labels in found if labels[0].startswith("calls_") and len(labels) == 3}
-    assert codes == {"SW302", "other"}
+    assert codes == {"SW412", "other"}
     monitor.forget(ONE, 2.0)
     assert told(monitor).get(("cpu_usage_seconds_total", "web"), 0) == 0
 

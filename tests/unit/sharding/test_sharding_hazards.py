@@ -107,7 +107,7 @@ def hazards(plan: ShardPlan) -> list[tuple[str, str, str]]:
         ("import owner\ndef f():\n    for x in owner.rows(): ...\n", "SW260", "refusal", 3),
         ("import owner\ndef f():\n    w = owner.World()\n    for x in w.ticks(): ...\n", "SW260", "refusal", 4),
         ("import owner\ndef f():\n    return owner.COUNT\n", "SW261", "warning", 3),
-        ("import owner\ndef f():\n    return owner.DB\n", "SW261", "warning", 3),
+        ("import owner\ndef f():\n    return owner.DB\n", "SW272", "refusal", 3),
         ("from owner import COUNT\n", "SW265", "refusal", 1),
         ("import owner\ndef f():\n    owner.bump = None\n", "SW262", "refusal", 3),
         ("import owner\nowner.LIMIT = 3\n", "SW262", "refusal", 2),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import os
+import sys
 import types
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -145,8 +147,7 @@ class ClassTable:
                 raise Refusal(
                     None,
                     f"instance of {name.replace(':', '.')}, a class that is not known on both sides of this edge",
-                    "list it as a value class of the component, list it under `stateful` to pass it by handle, "
-                    "or pass plain data",
+                    _remedy(cls, "list it as a value class of the component, or under `stateful` to pass it by handle"),
                 )
             try:
                 same = self.object_of(name) is cls
@@ -189,6 +190,18 @@ def instance_dict(instance: object) -> dict[str, Any]:
     return state
 
 
+def _remedy(cls: type, of_the_application: str) -> str:
+    """What helps depends on whose class it is: the manifest can speak of the application's own alone."""
+    always = "pass plain data that it can be made from, or keep both sides in one component"
+    if "<locals>" in cls.__qualname__:
+        return f"define the class at the top of a module of the application; or {always}"
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    top = cls.__module__.partition(".")[0]
+    if top in sys.stdlib_module_names or f"{os.sep}site-packages{os.sep}" in file:
+        return always
+    return f"{of_the_application}; or {always}"
+
+
 def _refuse_own_copying(cls: type) -> None:
     for method in _COPY_METHODS:
         for owner in cls.__mro__:
@@ -204,7 +217,7 @@ def _refuse_own_copying(cls: type) -> None:
             raise Refusal(
                 None,
                 f"instance of {cls.__module__}.{cls.__qualname__}, which defines {method}: a copy might lose something",
-                "register(...) a way to take it apart, list it under `stateful`, or keep both sides together",
+                _remedy(cls, "list it under `stateful` to pass it by handle"),
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import fractions
+import ipaddress
 import pathlib
 import re
 import uuid
@@ -166,6 +167,15 @@ def _pattern(pattern: str | bytes, flags: int) -> re.Pattern[Any]:
     return re.compile(pattern, flags)
 
 
+def _address_maker(cls: type[T]) -> Callable[[str], T]:
+    def make(text: str) -> T:
+        if type(text) is not str or len(text) > 128:
+            raise ValueError("no address")
+        return cls(text)  # type: ignore[call-arg]
+
+    return make
+
+
 register(datetime.datetime, "datetime", _datetime_parts, _datetime)
 register(datetime.date, "date", lambda v: (v.year, v.month, v.day), _date)
 register(datetime.time, "time", _time_parts, _time)
@@ -176,5 +186,10 @@ register(Decimal, "decimal", lambda v: (str(v),), _decimal)
 register(fractions.Fraction, "fraction", lambda v: (v.numerator, v.denominator), _fraction)
 register(uuid.UUID, "uuid", lambda v: (v.int, v.is_safe.value), _uuid)
 register(re.Pattern, "pattern", _pattern_parts, _pattern)
+for _kind in (
+    ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network,
+    ipaddress.IPv4Interface, ipaddress.IPv6Interface,
+):  # fmt: skip
+    register(_kind, f"ip.{_kind.__name__}", lambda v: (str(v),), _address_maker(_kind))
 for _cls in (pathlib.PurePosixPath, pathlib.PureWindowsPath, type(pathlib.Path())):
     register(_cls, f"path.{_cls.__name__}", lambda v: (str(v),), _path_maker(_cls))
