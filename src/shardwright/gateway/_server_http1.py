@@ -279,7 +279,8 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        if not isinstance(self.cycle, DirectCycle):  # which has no body
+        cycle: object = self.cycle
+        if not isinstance(cycle, DirectCycle):  # which has no body
             super().on_message_complete()
 
     def on_headers_complete(self) -> None:
