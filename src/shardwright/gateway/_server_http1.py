@@ -10,60 +10,21 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from shardwright.gateway._front_asgi import TRACE_HEADER, Event, Receive, Scope, Send, trace_of
+from shardwright.gateway._front_asgi import TRACE_HEADER, trace_of
 from shardwright.gateway._problems import PROBLEM_TYPE, Problem
 from shardwright.gateway._server_connection import GatewayState, Running, Watched
 from shardwright.gateway._server_direct import DirectCycle
+from shardwright.gateway._server_http1_out import Cork, without_chunks
 from shardwright.gateway._server_http2 import PREFACE, Http2Protocol
 
 __all__ = ["Http1Protocol"]
 
-_JOIN_BELOW_BYTES = 64 * 2**10  # below this, one copy is cheaper than a write
 _FRAMING_BYTES = 32  # that each piece of a body may take to be framed: a size in hexadecimal digits, and two line ends
 LINGER_S = 0.5  # an idle connection is kept so long after the drain began: its next request may be on the way
 
 
 class _Refused(Exception):
     """Raised in a callback of the parser, which then stops."""
-
-
-class _Cork:
-    """What a response writes to: its head waits for the body until the loop's next turn, and both go out in one piece.
-
-    uvicorn writes them apart, and a write is what a small response costs most.
-    """
-
-    __slots__ = ("_head", "_loop", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            if len(data) < _JOIN_BELOW_BYTES:
-                data = self._head + data
-            else:
-                self._transport.write(self._head)
-            self._head = b""
-        elif data.startswith(b"HTTP/"):
-            self._head = data
-            self._loop.call_soon(self.flush)
-            return
-        self._transport.write(data)
-
-    def flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
 
 class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
@@ -107,7 +68,7 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._cork = _Cork(transport, self.loop)
+        self._cork = Cork(transport, self.loop)
         if len(self.connections) > self.limits.connections:
             self._refuse(503)
             return
@@ -224,7 +185,7 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._current = cycle
         if cycle.scope["http_version"] == "1.0":
-            app = partial(_without_chunks, app, cycle)
+            app = partial(without_chunks, app, cycle)
         cycle.transport = self._cork  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
@@ -279,7 +240,8 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        if self.cycle is not self._direct:  # which had no body
+        cycle: object = self.cycle
+        if not isinstance(cycle, DirectCycle):  # which has no body
             super().on_message_complete()
 
     def on_headers_complete(self) -> None:
@@ -399,23 +361,6 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
             # Closed with bytes unread, the connection would be reset, and the client might never see why.
             self.transport.write_eof()
             self._closes_at_s = self.loop.time() + LINGER_S
-
-
-async def _without_chunks(app: Any, cycle: RequestResponseCycle, scope: Scope, receive: Receive, send: Send) -> None:
-    """HTTP/1.0 knows no chunks: where nobody says how long a body is, the end of the connection is its end."""
-    measured = True
-
-    async def send_raw(event: Event) -> None:
-        nonlocal measured
-        if event["type"] == "http.response.start" and not any(
-            name == b"content-length" for name, _ in event["headers"]
-        ):
-            measured = cycle.chunked_encoding = cycle.keep_alive = False
-        elif not measured:
-            cycle.expected_content_length = 0 if scope["method"] == "HEAD" else len(event.get("body", b""))
-        await send(event)
-
-    await app(scope, receive, send_raw)
 
 
 _PHRASES = {
