@@ -64,10 +64,13 @@ class TaggedCodec:
         self._encoders: dict[type, Encode] = _Dispatch(self)
         self._form: Form = make_form(self)
         # what comes is read by the limits of its reader: it has the same classes and handles, and a form of its own
-        self._reader = self._form if reads is None else TaggedCodec(self.classes, handles=handles, limits=reads)._form
+        self._narrow = None if reads is None else TaggedCodec(self.classes, handles=handles, limits=reads)
 
     def __repr__(self) -> str:
         return f"TaggedCodec({self.classes!r})"
+
+    def _reads(self) -> Form:
+        return self._form if self._narrow is None else self._narrow._form
 
     # -- the four ways -----------------------------------------------------------------------------------------
 
@@ -89,7 +92,7 @@ class TaggedCodec:
     def decode_request(self, payload: Part, buffers: Sequence[Part] = ()) -> tuple[Any, Memo]:
         """The value, made of new objects, and the memo for its reply."""
         try:
-            return self._reader.read_request(payload, buffers)
+            return self._reads().read_request(payload, buffers)
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
@@ -113,7 +116,7 @@ class TaggedCodec:
     def decode_reply(self, payload: Part, buffers: Sequence[Part], memo: Memo) -> Any:
         """The result; the caller's own objects, known by ``memo``, now hold what the callee's copies hold."""
         try:
-            return self._reader.read_reply(payload, buffers, memo, False)
+            return self._reads().read_reply(payload, buffers, memo, False)
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
@@ -143,7 +146,7 @@ class TaggedCodec:
     def decode_error(self, payload: Part, buffers: Sequence[Part] = (), memo: Memo | None = None) -> BaseException:
         """The exception, to be raised by the caller; changes are applied as by ``decode_reply``."""
         try:
-            return self._reader.read_reply(payload, buffers, memo, True)  # type: ignore[no-any-return]
+            return self._reads().read_reply(payload, buffers, memo, True)  # type: ignore[no-any-return]
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
