@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -33,11 +34,11 @@ MANIFEST = """
 """
 COMMON = """
     import os
-    with open(os.environ["TRACE"], "a") as trace:
+    with open("TRACE", "a") as trace:
         trace.write(f"common {os.getpid()}\\n")
     class Text(str):
         def encode(self, *_):
-            with open(os.environ["TRACE"], "a") as trace:
+            with open("TRACE", "a") as trace:
                 trace.write(f"encode {os.getpid()}\\n")
             return b""
 """
@@ -47,7 +48,7 @@ EVIL = """
     from typing import NamedTuple
     import common, friend, victim
     def mark(what):
-        with open(os.environ["TRACE"], "a") as trace:
+        with open("TRACE", "a") as trace:
             trace.write(f"{what} {os.getpid()}\\n")
     mark("import")
     @dataclass
@@ -118,17 +119,16 @@ FRIEND = """
 
 
 @pytest.fixture
-def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[str]]:
+def trace(tmp_path: Path) -> Callable[[], set[str]]:
     """Who ran what: lines of ``what pid``."""
     path = tmp_path / "trace"
-    monkeypatch.setenv("TRACE", str(path))
     return lambda: set(path.read_text().split("\n")) if path.exists() else set()
 
 
 def application(tmp_path: Path) -> Path:
-    return write_application(
-        tmp_path / "steal", MANIFEST, evil=EVIL, victim=VICTIM, friend=FRIEND, common=COMMON
-    )
+    sources = {"evil": EVIL, "victim": VICTIM, "friend": FRIEND, "common": COMMON}
+    path = str(tmp_path / "trace")
+    return write_application(tmp_path / "steal", MANIFEST, **{k: v.replace("TRACE", path) for k, v in sources.items()})
 
 
 def test_a_class_brings_its_data_to_strangers_and_no_code(
@@ -149,12 +149,16 @@ def test_a_class_brings_its_data_to_strangers_and_no_code(
     record_exercised("classes of a stranger shown as data", 5)
 
 
+def request(target: str) -> dict[str, Any]:
+    return {"target": target, "args": [], "kwargs": {}, "timeout_s": 10.0, "session": None}
+
+
 def test_the_node_runs_nothing_of_what_it_shows(tmp_path: Path, trace: Callable[[], set[str]]) -> None:
     with running(application(tmp_path)) as node:
         with ApiClient(node.running.api.path) as client:
             with pytest.raises(Exception, match="fault: broken"):
-                client.call("evil.fail")
-            assert client.call("evil.text") == "abc"
+                client.ask("call", **request("evil.fail"))
+            assert client.ask("call", **request("evil.text"))["value"] == "abc"
         ran = trace()
     assert ran and not {line for line in ran if line.endswith(f" {os.getpid()}")}, ran
 
@@ -202,8 +206,6 @@ sys.stdin.read()
 
 
 def test_a_lifeline_is_nobody_elses_and_counts_only_when_it_closes() -> None:
-    import socket
-
     ours, theirs = socket.socketpair()
     with ours, theirs:
         child = subprocess.Popen(
