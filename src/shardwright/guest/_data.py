@@ -17,6 +17,7 @@ from shardwright.model.ids import ComponentName
 from shardwright.model.shard import ModuleSurface, ShardPlan
 from shardwright.transport import text_that_came
 
+OF_NODE = "the node"
 _PROBED = ("__getattr__", "__getattribute__")
 
 
@@ -34,7 +35,7 @@ class DataModules:
             self._surfaces |= {
                 module: ModuleSurface(module, nobody, "", False, "", "", source) for module, source in plan.common_data
             }
-        self._component = component or "the node"
+        self._component = component or OF_NODE
         self._proxies = proxies
         self._find = find
         self._made: dict[str, ModuleType] = {}
@@ -122,6 +123,8 @@ class _DataFace(Face):
     @property
     def _remedy(self) -> str:
         module = self._surface.module
+        if self._component == OF_NODE:
+            return "return plain data"
         return f"import {module} in {self._component}, or define the class in a module that no component owns"
 
     def _refusal(self, qualname: str) -> Callable[[], CutRefused]:

@@ -7,14 +7,24 @@ from collections import Counter
 
 from shardwright.errors import Overloaded
 from shardwright.model.ids import ShardId
+from shardwright.transport import CodecLimits
 
 MOST_BYTES = 256 * 1024 * 1024
+ITEM_BYTES = 64  # what an item of a message is worth (see ``WEIGHT`` in the codec)
 SMALL_BYTES = 4096  # calls of fewer bytes are bounded well enough by their number
 
 
 def most_bytes(ceiling_bytes: int | None) -> int:
     """What may wait in a shard of that memory ceiling: a quarter of it, 256 MiB at most."""
     return MOST_BYTES if ceiling_bytes is None else min(MOST_BYTES, ceiling_bytes // 4)
+
+
+def limits_within(ceiling_bytes: int | None) -> CodecLimits | None:
+    """What one message may come to, once read, in a shard of that memory ceiling: about a quarter of it as well."""
+    usual = CodecLimits()
+    if ceiling_bytes is None:
+        return None
+    return CodecLimits(usual.max_bytes, usual.max_depth, min(usual.max_items, ceiling_bytes // 4 // ITEM_BYTES))
 
 
 class KeptBytes:

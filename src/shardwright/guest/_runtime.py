@@ -28,6 +28,7 @@ from shardwright.guest._control_messages import Counts
 from shardwright.guest._data import DataModules, Hidden
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
+from shardwright.guest._kept import limits_within
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
@@ -46,7 +47,7 @@ from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import ShardPlan
-from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
+from shardwright.transport import CallCodec, ClassTable, CodecLimits, HandleHook, PickleCodec, TaggedCodec
 
 if TYPE_CHECKING:
     from shardwright.guest._cuts import Cuts
@@ -127,6 +128,7 @@ class Runtime:
         namespace = Namespace(plan, component, self.proxies) if inproc else None
         self.data = DataModules(plan, component, self.proxies, self.class_named)
         self.import_module: Import = importlib.import_module if namespace is None else namespace.import_module
+        self._reads = limits_within(self.definition.limits.ceiling.memory_bytes)
         self.objects = Objects()
         self.sessions = Sessions()
         self.loop = ShardLoop(self.mailbox, component)
@@ -214,7 +216,7 @@ class Runtime:
 
     def codec(self, caller: ComponentName, callee: ComponentName) -> CallCodec:
         """What the edge permits."""
-        return edge_codec(self.plan, caller, callee, self.value_class, self.handles_of_links())
+        return edge_codec(self.plan, caller, callee, self.value_class, self.handles_of_links(), reads=self._reads)
 
     def on_message(self, link: Link, envelope: Envelope) -> None:
         self.responder.on_message(link, envelope)
@@ -459,6 +461,8 @@ def edge_codec(
     callee: ComponentName,
     value_class: Callable[[str], type],
     handles: HandleHook,
+    *,
+    reads: CodecLimits | None = None,
 ) -> CallCodec:
     """What an edge of the plan permits: the tagged codec with the plan's classes, or pickle where the manifest opts in."""
     edge = plan.edge(caller, callee)
@@ -469,7 +473,7 @@ def edge_codec(
     if edge is not None and edge.pickle:
         return PickleCodec()
     allowed = plan.value_classes + (edge.classes if edge is not None else ())
-    return TaggedCodec(ClassTable(allowed, value_class), handles=handles)
+    return TaggedCodec(ClassTable(allowed, value_class), handles=handles, reads=reads)
 
 
 def peer_of(component: str, shard: str, sessions: Sequence[int] | None) -> Peer:

@@ -13,6 +13,7 @@ from typing import Any
 
 BYTES = "__bytes__"
 _DEEPEST = 40
+_CONTAINER = 16  # more than its two brackets, for it takes more memory than text does
 _LOOK_EVERY = 1000  # values, at the clock
 
 
@@ -83,6 +84,7 @@ class _Reader:
             return {BYTES: base64.b64encode(memoryview(value)).decode("ascii")}
         if depth > _DEEPEST or id(value) in above:
             return "..."
+        self.charge(_CONTAINER - 2)
         inside = above | {id(value)}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             held = {f.name: _attribute(value, f.name) for f in dataclasses.fields(value)}

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from shardwright.transport._envelope import pack, unpack
 from shardwright.transport.codec import (
     ClassTable,
+    CodecLimits,
     Describe,
     HandleHook,
     Memo,
@@ -20,6 +21,7 @@ from shardwright.transport.codec import (
 __all__ = [
     "CallCodec",
     "ClassTable",
+    "CodecLimits",
     "Describe",
     "HandleHook",
     "Memo",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -17,6 +18,7 @@ from shardwright.errors import NodeError, SandboxError
 from shardwright.guest import frame
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits
+from shardwright.node import _keeper_client
 from shardwright.node._frames import FrameReader, send_with
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._keeper_messages import Adopt, Started, to_keeper
@@ -37,10 +39,13 @@ class _Conversation:
         self._frames = FrameReader(self.theirs, limit=1 << 20, descriptors=True)
 
     async def asked(self) -> tuple[asyncio.Task[Any], int]:
-        task = asyncio.ensure_future(self.client.adopt(HANDLE, Limits()))
-        await asyncio.sleep(0)
+        with open(os.devnull) as lifeline:
+            task = asyncio.ensure_future(self.client.adopt(HANDLE, Limits(), lifeline.fileno()))
+            await asyncio.sleep(0)
         assert self._frames.gulp()
-        ((body, _),) = self._frames.frames()
+        ((body, descriptors),) = self._frames.frames()
+        for descriptor in descriptors:
+            os.close(descriptor)
         message = to_keeper.decode(body)
         assert isinstance(message, Adopt)
         return task, message.request
@@ -135,3 +140,27 @@ def test_a_keeper_gets_what_it_needs_of_the_environment_and_no_more(monkeypatch:
     assert {"PATH", "LC_TIME"} <= names
     assert {name for name in names if not name.startswith(("LC_", "COVERAGE_"))} <= needed
     assert ("COVERAGE_FOR_A_TEST" in names) == ("coverage" in sys.modules), "only when this process is measured"
+
+
+def test_descriptors_that_cannot_be_passed_refuse_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's ETOOMANYREFS: a limit of the user, which an unprivileged node shares with its shards."""
+
+    async def run() -> None:
+        conversation = _Conversation()
+
+        def full(*_: object) -> int:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(_keeper_client, "send_with", full)
+            with pytest.raises(SandboxError, match="cannot be passed on now"):
+                await conversation.client.adopt(HANDLE, Limits(), 0)
+        assert conversation.client.alive and not conversation.lost
+        task, request = await conversation.asked()
+        conversation.answer(request)
+        handle, pidfd = await task
+        assert handle == HANDLE
+        os.close(pidfd)
+        conversation.close()
+
+    asyncio.run(run())

@@ -43,7 +43,8 @@ class HandleHook(Protocol):
 class TaggedCodec:
     """Encodes requests and replies for one edge. Thread-safe once built.
 
-    ``classes`` is what the edge permits; ``handles`` gives and takes references to stateful objects. Encoding raises
+    ``classes`` is what the edge permits; ``handles`` gives and takes references to stateful objects; ``reads``, where given,
+    bounds what is read here more narrowly than ``limits``. Encoding raises
     CannotCross, naming the offender and a remedy, or MessageTooLarge; decoding raises ProtocolViolation for anything
     that is not well formed, and then no object of the caller has been touched. (One exception: when a listed class's
     own ``__hash__`` or ``__eq__`` raises while a reply's changes are applied, some may have been.)
@@ -55,15 +56,21 @@ class TaggedCodec:
         *,
         handles: HandleHook | None = None,
         limits: CodecLimits = CodecLimits(),  # noqa: B008 - frozen
+        reads: CodecLimits | None = None,
     ) -> None:
         self.classes = classes if classes is not None else ClassTable()
         self.handles = handles
         self.limits = limits
         self._encoders: dict[type, Encode] = _Dispatch(self)
         self._form: Form = make_form(self)
+        # what comes is read by the limits of its reader: it has the same classes and handles, and a form of its own
+        self._narrow = None if reads is None else TaggedCodec(self.classes, handles=handles, limits=reads)
 
     def __repr__(self) -> str:
         return f"TaggedCodec({self.classes!r})"
+
+    def _reads(self) -> Form:
+        return self._form if self._narrow is None else self._narrow._form
 
     # -- the four ways -----------------------------------------------------------------------------------------
 
@@ -85,7 +92,7 @@ class TaggedCodec:
     def decode_request(self, payload: Part, buffers: Sequence[Part] = ()) -> tuple[Any, Memo]:
         """The value, made of new objects, and the memo for its reply."""
         try:
-            return self._form.read_request(payload, buffers)
+            return self._reads().read_request(payload, buffers)
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
@@ -109,7 +116,7 @@ class TaggedCodec:
     def decode_reply(self, payload: Part, buffers: Sequence[Part], memo: Memo) -> Any:
         """The result; the caller's own objects, known by ``memo``, now hold what the callee's copies hold."""
         try:
-            return self._form.read_reply(payload, buffers, memo, False)
+            return self._reads().read_reply(payload, buffers, memo, False)
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
@@ -139,7 +146,7 @@ class TaggedCodec:
     def decode_error(self, payload: Part, buffers: Sequence[Part] = (), memo: Memo | None = None) -> BaseException:
         """The exception, to be raised by the caller; changes are applied as by ``decode_reply``."""
         try:
-            return self._form.read_reply(payload, buffers, memo, True)  # type: ignore[no-any-return]
+            return self._reads().read_reply(payload, buffers, memo, True)  # type: ignore[no-any-return]
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
