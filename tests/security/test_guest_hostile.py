@@ -507,7 +507,7 @@ def test_a_caller_that_reads_no_replies_holds_up_others_for_a_bounded_time(node:
             import bank
             bank.balance("a")
             link = [l for l in runtime._links if l.peer.component == "bank"][0]
-            runtime._hub._selector.unregister(link.channel.fileno())
+            runtime._hub._poll.unregister(runtime._hub._readers[link])
             from shardwright.guest._context import current_call
             mine = current_call.get().session
             payload = link.codec.encode_request((None, ("x" * 20,), {}))[0]

@@ -33,7 +33,7 @@ from shardwright.guest._link import Link, Retired, Ticket
 from shardwright.guest._loop import is_polite
 from shardwright.guest._nesting import need_room, run_nested
 from shardwright.guest._router import Route, Router
-from shardwright.guest._service import service_of_this_thread
+from shardwright.guest._service import service_now
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import MethodId, ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
@@ -113,7 +113,7 @@ class Caller:
         what: str,
         context: CallContext,
     ) -> Any:
-        if service := service_of_this_thread():
+        if service := service_now():
             raise WouldDeadlock(
                 f"{what}: the thread that does {service} cannot wait for another shard",
                 outcome="not started",
@@ -130,7 +130,7 @@ class Caller:
                 payload, buffers, memo = link.codec.encode_request(value, describe=_describe(definition, what))
                 envelope = _envelope(link, kind, method, payload, buffers, context)
                 parked = self.mailbox is not None and self.mailbox.holds()
-                waiting = Waiting(envelope.chain, context.session, self.mailbox if parked else None)
+                waiting = Waiting(envelope.chain, context.session, self.mailbox if parked else None, link.hub)
                 self.chains.enter(waiting)
                 try:
                     if not self._begin(definition, route, link, envelope, waiting, what):

@@ -10,13 +10,18 @@ too late are returned to be run elsewhere; offering and leaving exclude each oth
 from __future__ import annotations
 
 import threading
-from queue import Empty, SimpleQueue
-from typing import Any
+import time
+from collections import deque
+from queue import Empty
+from typing import TYPE_CHECKING, Any
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._mailbox import Mailbox, Waiter
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber
+
+if TYPE_CHECKING:
+    from shardwright.guest._hub import Hub
 
 MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doing, so honest peers need one or two
 
@@ -24,62 +29,95 @@ MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doin
 class Waiting:
     """A blocked thread's ticket: outcomes and calls to run arrive in ``inbox``.
 
-    ``mailbox``: where the thread puts its baton down meanwhile. It is woken when something is there *and* the baton is its
-    own again, if that mailbox can do both at once; else it takes the baton up after it was woken.
+    ``mailbox``: where the thread puts its baton down meanwhile. It goes on when something is there *and* the baton is its
+    own again: where that mailbox can give both at once, it is not woken before. ``hub``: what it reads while it waits, as
+    long as no other thread does.
     """
 
-    __slots__ = ("_at_once", "_mailbox", "_waiter", "chain", "inbox", "session", "thread")
+    __slots__ = ("_at_once", "_hub", "_waiter", "baton", "chain", "inbox", "leads", "session", "thread")
 
-    def __init__(self, chain: int, session: SessionNumber, mailbox: Mailbox | None = None) -> None:
+    def __init__(
+        self, chain: int, session: SessionNumber, mailbox: Mailbox | None = None, hub: Hub | None = None
+    ) -> None:
         self.chain = chain
         self.session = session
         self.thread = threading.get_ident()
-        self.inbox: SimpleQueue[Any] = SimpleQueue()
-        self._mailbox = mailbox
+        self.inbox: deque[Any] = deque()
+        self.leads = False
+        self.baton = mailbox
+        self._hub = hub
         self._at_once = mailbox if mailbox is not None and mailbox.resumes else None
         self._waiter = Waiter()
 
     def deliver(self, item: Any) -> None:
         """Any thread."""
-        self.inbox.put(item)
+        self.inbox.append(item)
+        hub = self._hub
+        if self.leads:
+            if self.thread != threading.get_ident():
+                assert hub is not None
+                hub.poke()
+            return
+        if hub is not None:
+            hub.told(self, reads=self.baton is None or self.thread not in self.baton.threads)
         if self._at_once is not None:
             self._at_once.resume(self._waiter)
+        else:
+            self._waiter.ring()
+
+    def ring(self) -> None:
+        """Any thread: it is to look whether it must read."""
+        self._waiter.ring()
 
     # -- the thread that waits ---------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Put the baton down."""
-        if self._mailbox is not None:
-            self._mailbox.release()
+        if self.baton is not None:
+            self.baton.release()
 
     def take(self, timeout_s: float | None) -> Any:
         """The next item, and with it the baton if it was put down. Raises Empty when the time is over: then without it."""
+        if not self.inbox:
+            self._sleep(timeout_s)
         if self._at_once is not None:
-            if not self._at_once.wait(self._waiter, timeout_s):
+            self._at_once.claim(self._waiter)
+        elif self.baton is not None:
+            self.baton.acquire()
+        return self.inbox.popleft()
+
+    def _sleep(self, timeout_s: float | None) -> None:
+        """Until something is there. Raises Empty."""
+        inbox, hub = self.inbox, self._hub
+        end_s = 0.0 if timeout_s is None else time.monotonic() + timeout_s
+        while not inbox:
+            if hub is None:
+                self._waiter.wait(timeout_s)
+            elif not hub.read_for(self, timeout_s):
+                hub.follow(self)
+                try:
+                    if hub.attended and not inbox:
+                        self._waiter.wait(timeout_s)
+                finally:
+                    hub.unfollow(self)
+            if timeout_s is not None and not inbox and (timeout_s := end_s - time.monotonic()) <= 0:
                 raise Empty
-            return self.inbox.get_nowait()
-        item = self.inbox.get(timeout=timeout_s)
-        if self._mailbox is not None:
-            self._mailbox.acquire()
-        return item
 
     def again(self) -> None:
         """Put the baton down again, after an item was done with; what came meanwhile is not forgotten."""
         if self._at_once is None:
             self.begin()
-            return
-        self._at_once.park(self._waiter)
-        if not self.inbox.empty():
-            self._at_once.resume(self._waiter)
+        else:
+            self._at_once.park(self._waiter)
 
     def end(self) -> None:
         """Have the baton again if it was put down, whatever happened."""
-        if self._mailbox is None or self._mailbox.holds():
+        if self.baton is None or self.baton.holds():
             return
         if self._at_once is not None:
             self._at_once.reclaim(self._waiter)
         else:
-            self._mailbox.acquire()
+            self.baton.acquire()
 
 
 class Chains:
@@ -101,12 +139,9 @@ class Chains:
             stack.remove(waiting)
             if not stack:
                 del self._waiting[waiting.chain]
-        late = []
-        while not waiting.inbox.empty():
-            item = waiting.inbox.get()
-            if not isinstance(item, (Envelope, ChannelClosed)):
-                late.append(item)
-        return late
+        if not waiting.inbox:
+            return []
+        return [item for item in waiting.inbox if not isinstance(item, (Envelope, ChannelClosed))]
 
     def offer(self, chain: int, call: object) -> bool:
         """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do."""
@@ -114,7 +149,7 @@ class Chains:
             return False
         with self._mutex:
             stack = self._waiting.get(chain)
-            if not stack or stack[-1].inbox.qsize() >= MAX_OFFERED:
+            if not stack or len(stack[-1].inbox) >= MAX_OFFERED:
                 return False
             stack[-1].deliver(call)
             return True

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, DeadlineExceeded, ProtocolViolation
@@ -84,6 +84,9 @@ class Link:
         self._retired = False
         self._left: deque[Envelope] | None = None  # what the hub's thread leaves to a writing thread, if there is one
         self.parking: Parking | None = None
+        self.arrived: deque[memoryview] = deque()
+        self.permitted: set[int] = set()  # entry points that the peer was found to be permitted
+        self.hears_calls = True  # whether the peer may send anything but replies
         if enter is not None:
             enter(self)
         hub.add(self)
@@ -100,6 +103,16 @@ class Link:
     def in_flight(self) -> int:
         """Outgoing calls that wait for a reply."""
         return len(self._pending)
+
+    @property
+    def expecting(self) -> bool:
+        """Whether a message may come at any time, or is waited for."""
+        return self.hears_calls or bool(self._pending)
+
+    @property
+    def hub(self) -> Hub:
+        """Who reads the channel."""
+        return self._hub
 
     def next_id(self) -> int:
         return next(self._ids)
@@ -228,6 +241,20 @@ class Link:
             self._close_retired()
         elif self._incoming is not None:
             self._incoming.on_message(self, envelope)
+
+    def take_own(self, waiting: Any) -> bool:
+        """As ``Reader``: the first message that has arrived, if it is the reply that ``waiting`` waits for."""
+        try:
+            envelope = unpack(self.arrived[0])
+        except ProtocolViolation:
+            return False
+        if envelope.kind not in _REPLIES or self._pending.get(envelope.call_id) is not waiting:
+            return False
+        with self._mutex:
+            self._pending.pop(envelope.call_id, None)
+        waiting.inbox.append(envelope)
+        self.arrived.popleft()
+        return not self._retired  # to close it is for another
 
     def on_closed(self, reason: ChannelClosed) -> None:
         with self._mutex:

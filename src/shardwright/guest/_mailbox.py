@@ -11,6 +11,10 @@ resumer, else to a worker with the oldest queued call, and only if neither exist
 its own that just the giver releases, so no wake-up is lost. New calls never overtake resumers, resumers are finite, so
 no queued call starves as long as running calls end or wait. Worker threads are bounded: when all of them wait for other
 shards, a further call is refused (Overloaded) instead of queued, for nobody here could be sure ever to run it.
+
+An idle worker reads (``_hub``), if nobody else does: then a call that may run at once is run by the thread that read it.
+While it reads it is ``_reading``, and not among the idle. It is given a call, together with the baton, in ``found``: by itself
+when it reads one, by others where no worker is idle, and then it is woken from its reading.
 """
 
 from __future__ import annotations
@@ -18,12 +22,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from shardwright.errors import Overloaded
+from shardwright.guest._hub import Bell
+
+if TYPE_CHECKING:
+    from shardwright.guest._hub import Hub
 
 Work = Callable[[], None]  # must not raise
 MAX_WORKERS = 256
-_LONGEST_WAIT_S = 1e9  # what a lock still accepts
+_READ_EVERY = 8  # calls out of the queue, by a worker beside which nobody reads
 
 
 class Mailbox:
@@ -43,6 +52,9 @@ class Mailbox:
         self._idle: list[_Worker] = []
         self._workers = 0
         self._closed = False
+        self._reading: _Worker | None = None
+        self.threads: set[int] = set()  # of its workers
+        self.hub: Hub | None = None  # what idle workers read
 
     def __repr__(self) -> str:
         return (
@@ -73,17 +85,24 @@ class Mailbox:
                     )
                 self._queue.append(work)
                 return
-            worker = self._take_worker()
-            if worker is None:
-                raise Overloaded(f"{self._name}: all {self._max_workers} threads of the shard wait for other shards")
+            reading = self._reading
+            if reading is not None and reading.thread == threading.get_ident() and reading.found is None:
+                self._queue.append(work)
+                reading.found = self._queue.popleft()
+                self._holder = reading.thread
+                self._held = True
+                return
+            if self.hub is not None:
+                self.hub.gave = True
             self._held = True
-        try:
-            worker.give(work)
-        except RuntimeError as error:  # no thread to be had: the limit of processes is reached
-            with self._mutex:
-                self._workers -= 1
+            try:
+                if self._hand(work):
+                    return
+            except RuntimeError as error:  # no thread to be had: the limit of processes is reached
                 self._pass_on()
-            raise Overloaded(f"{self._name}: no thread for a further call: {error}") from None
+                raise Overloaded(f"{self._name}: no thread for a further call: {error}") from None
+            self._held = False
+            raise Overloaded(f"{self._name}: all {self._max_workers} threads of the shard wait for other shards")
 
     @property
     def holder(self) -> int | None:
@@ -107,7 +126,8 @@ class Mailbox:
             waiter = Waiter()
             self._resumers.append(waiter)
         try:
-            waiter.wait()
+            while not waiter.given:
+                waiter.wait(None)
             self._holder = threading.get_ident()
         except BaseException:
             with self._mutex:
@@ -143,12 +163,18 @@ class Mailbox:
             self._held = True
             waiter.wake()
 
-    def wait(self, waiter: Waiter, timeout_s: float | None = None) -> bool:
-        """Wait for ``resume``, and the turn; True: the calling thread has the baton. Interrupted or late, call ``reclaim``."""
-        if not waiter.wait(timeout_s):
-            return False
+    def claim(self, waiter: Waiter) -> None:
+        """What ``waiter`` waits for was seen to be there: have the baton, ahead of queued calls. Interrupted, ``reclaim``."""
+        with self._mutex:
+            if not waiter.asked:
+                waiter.asked = True
+                if not self._held:
+                    self._held = waiter.given = True
+                else:
+                    self._resumers.append(waiter)
+        while not waiter.given:
+            waiter.wait(None)
         self._holder = threading.get_ident()
-        return True
 
     def park(self, waiter: Waiter) -> None:
         """Put the baton down, to ``wait`` again. What came meanwhile is to be looked for after this.
@@ -156,7 +182,7 @@ class Mailbox:
         As ``release``, it never takes the baton from another: an interrupted ``acquire`` may have come before.
         """
         with self._mutex:
-            waiter.asked = False
+            waiter.asked = waiter.given = False
             if self._held and self._holder == threading.get_ident():
                 self._pass_on()
 
@@ -178,9 +204,12 @@ class Mailbox:
             self._resumers.popleft().wake()
             return
         if self._queue:
-            worker = self._take_worker()
-            if worker is not None and self._handed(worker):
-                return
+            try:
+                if self._hand(self._queue[0]):
+                    self._queue.popleft()
+                    return
+            except RuntimeError:
+                pass  # no thread to be had: it stays in the queue
         self._held = False
 
     def close(self) -> None:
@@ -192,55 +221,80 @@ class Mailbox:
         for worker in idle:
             worker.give(None)
 
-    def _handed(self, worker: _Worker) -> bool:
-        """Give the oldest queued call to a worker; False when no thread is to be had: then it stays in the queue."""
-        try:
-            worker.give(self._queue[0])
-        except RuntimeError:
-            self._workers -= 1
-            return False
-        self._queue.popleft()
-        return True
+    def _hand(self, work: Work) -> bool:
+        """Give a call to a worker, with the baton; False when there are too many. Called under the mutex.
 
-    def _take_worker(self) -> _Worker | None:
-        """An idle worker, or a new one; None when there are too many. Called under the mutex."""
+        Raises RuntimeError when no thread is to be had; then nothing was given.
+        """
         if self._idle:
-            return self._idle.pop()
+            self._idle.pop().give(work)
+            return True
+        reading = self._reading
+        if reading is not None and reading.found is None and self.hub is not None:
+            reading.found = work
+            self.hub.poke()
+            return True
         if self._workers >= self._max_workers:
-            return None
+            return False
+        _Worker(self, f"{self._name}-{self._workers + 1}").give(work)
         self._workers += 1
-        return _Worker(self, f"{self._name}-{self._workers}")
+        return True
 
     def _next(self, worker: _Worker) -> Work | None:
         """The worker that has the baton asks for more; None says: be idle, the baton is no longer yours."""
+        hub = self.hub
+        work: Work | None = None
         with self._mutex:
             if self._resumers:
                 self._holder = None
                 self._resumers.popleft().wake()
             elif self._queue:
-                return self._queue.popleft()
+                work = self._queue.popleft()
             else:
                 self._holder = None
                 self._held = False
-            self._idle.append(worker)
-            return None
+            if work is None:
+                if hub is None or self._closed or self._reading is not None:
+                    self._idle.append(worker)
+                    return None
+                self._reading = worker
+        if work is not None:
+            worker.hurried += 1
+            if hub is not None and not worker.hurried % _READ_EVERY:
+                hub.glance(self)
+            return work
+        assert hub is not None
+        try:
+            hub.read_until_found(worker)
+        finally:
+            with self._mutex:
+                self._reading = None
+                work, worker.found = worker.found, None
+                if work is None and self._queue and not self._held:  # it came when no thread was to be had
+                    work = self._queue.popleft()
+                    self._held = True
+                if work is None:
+                    self._idle.append(worker)
+        return work
 
 
-class Waiter:
-    """A binary semaphore that is waited for as often as it is released. ``asked``: it is to get the baton, or has it."""
+class Waiter(Bell):
+    """Who waits for the baton. ``asked``: it is to get it, or has it; ``given``: it has it.
 
-    __slots__ = ("_lock", "asked")
+    It may be rung for other reasons as well.
+    """
+
+    __slots__ = ("asked", "given")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
+        super().__init__()
         self.asked = False
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        return self._lock.acquire(True, -1 if timeout_s is None else min(timeout_s, _LONGEST_WAIT_S))
+        self.given = False
 
     def wake(self) -> None:
-        self._lock.release()
+        """It has the baton."""
+        self.given = True
+        self.ring()
 
 
 class _Worker:
@@ -251,27 +305,35 @@ class _Worker:
         self._given: deque[Work | None] = deque()
         self._wake = threading.Lock()
         self._wake.acquire()
-        self._thread: threading.Thread | None = None
         self._name = name
+        self.thread = 0
+        self.found: Work | None = None  # while it reads
+        self.hurried = 0  # calls out of the queue
+
+    @property
+    def baton(self) -> Mailbox:
+        return self._mailbox
 
     def give(self, work: Work | None) -> None:
         """Raises RuntimeError when its thread cannot be started; then nothing was given."""
-        if self._thread is None:
+        if not self.thread:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
-            self._thread = thread
+            self.thread = thread.ident or 0
+            self._mailbox.threads.add(self.thread)
         self._given.append(work)
         self._wake.release()
 
     def _run(self) -> None:
         mailbox = self._mailbox
+        ident = threading.get_ident()
         while True:
             self._wake.acquire()
             work = self._given.popleft()
             if work is None:
                 return
             while work is not None:
-                mailbox._holder = threading.get_ident()
+                mailbox._holder = ident
                 work()
                 work = mailbox._next(self)
             if mailbox._closed:

@@ -9,15 +9,18 @@ import contextlib
 import importlib
 import os
 import resource
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
+
+from msgspec.structs import replace
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import CallError, Fault, InternalError, NotPermitted, Overloaded
@@ -141,6 +144,8 @@ class Runtime:
         self.caller.outside_calls = self._outside_calls
         self._farewells: deque[list[Held]] = deque()
         self._hub: Hub | None = None
+        self._private = namespace is not None
+        self._imported: set[str] = set()  # modules that were imported to their end, and are those of ``sys.modules``
         self._links: set[Link] = set()
         self._incoming: set[Link] = set()  # those by which others call
         self._mutex = threading.Lock()
@@ -152,7 +157,7 @@ class Runtime:
         """Begin to live as ``shard``."""
         self.shard = shard
         self.router.binder = binder
-        self._hub = Hub(f"{shard}-hub")
+        self._hub = self.mailbox.hub = Hub(f"{shard}-hub")
         if self.web.serves_applications:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
                 self.mailbox.submit(partial(Context().run, self.web.look))
@@ -167,8 +172,12 @@ class Runtime:
         if not outgoing and self._links_of(peer.shard) >= max_links_of_a_peer():
             channel.close()
             raise Overloaded(f"{peer.shard} has too many channels to {self.shard} already")
-        enter = self._enter if outgoing else self._enter_incoming
+        enter = self._enter_outgoing if outgoing else self._enter_incoming
         return Link(channel, peer, self.codec(caller, callee), self._hub, self, enter)
+
+    def _enter_outgoing(self, link: Link) -> None:
+        link.hears_calls = False
+        self._enter(link)
 
     def _enter_incoming(self, link: Link) -> None:
         with self._mutex:
@@ -335,7 +344,13 @@ class Runtime:
 
     def resolve(self, module: str, qualname: str) -> Any:
         """The object that an entry point names, in this shard's own modules."""
-        found: Any = self.import_module(module)
+        found: Any = sys.modules.get(module) if module in self._imported else None
+        if found is None:
+            found = self.import_module(module)
+            if not self._private:
+                self._imported.add(module)
+        if "." not in qualname:
+            return getattr(found, qualname)
         for part in qualname.split("."):
             found = getattr(found, part)
         return found

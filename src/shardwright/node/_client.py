@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from shardwright.contracts.transport import Transport
 from shardwright.errors import CallError, InternalError, NodeError, NotPermitted
@@ -210,6 +211,7 @@ class Client:
         return Link(self._transport.open(endpoint), peer, codec, self._hub, self, self._enter)
 
     def _enter(self, link: Link) -> None:
+        link.hears_calls = self.incoming is not None
         with self._mutex:
             self._links.add(link)
 

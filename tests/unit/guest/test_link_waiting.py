@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
 import pytest
@@ -69,6 +70,8 @@ def test_the_hub_survives_a_channel_that_was_closed_behind_its_back(wires: Any) 
 def test_a_defect_of_the_reading_thread_is_told_to_all_and_said(wires: Any, capsys: pytest.CaptureFixture[str]) -> None:
     class Defect:
         channel: Any
+        arrived: Any = deque()
+        expecting = False
 
         def on_frame(self, frame: memoryview) -> None: ...
 
