@@ -130,7 +130,7 @@ class Caller:
                 payload, buffers, memo = link.codec.encode_request(value, describe=_describe(definition, what))
                 envelope = _envelope(link, kind, method, payload, buffers, context)
                 parked = self.mailbox is not None and self.mailbox.holds()
-                waiting = Waiting(envelope.chain, context.session, self.mailbox if parked else None, link.hub)
+                waiting = Waiting(envelope.chain, context.session, self.mailbox if parked else None, link.hub, link.patience)
                 self.chains.enter(waiting)
                 try:
                     if not self._begin(definition, route, link, envelope, waiting, what):
@@ -180,7 +180,7 @@ class Caller:
 
     def _wait(self, link: Link, waiting: Waiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
         try:
-            waiting.begin()
+            waiting.begin(None if not envelope.deadline_ns else (envelope.deadline_ns - time.monotonic_ns()) / 1e9)
             while True:
                 timeout_s = None
                 if envelope.deadline_ns:
@@ -199,7 +199,7 @@ class Caller:
                 if not run_nested(item.run):
                     # uncut, this recursion would end as well; and half-run calls of ours must not be cut by it
                     item.refuse(RecursionError("maximum recursion depth exceeded across shards"))
-                waiting.again()
+                waiting.begin()
         except BaseException:
             link.abandon(envelope.call_id)
             raise

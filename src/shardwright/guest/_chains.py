@@ -23,7 +23,38 @@ from shardwright.model.ids import SessionNumber
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
 
+KEEP_S = 0.001  # so long a thread that reads for itself may keep the baton, where replies use to come sooner
+MAX_PENALTY = 1024
 MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doing, so honest peers need one or two
+
+
+class Patience:
+    """Whether to keep the baton while waiting for a reply, for ``KEEP_S`` at most.
+
+    Putting it down costs two hand-overs between threads as soon as another call is there to take it up, which is more than
+    most replies take to come. Where one takes longer, keeping it would hold up other calls for nothing: then it is put
+    down at once for the next calls, one and then twice as many each time (as an exponential back-off).
+    """
+
+    __slots__ = ("_left", "_penalty")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._penalty = 1
+
+    def has(self) -> bool:
+        if self._left:
+            self._left -= 1
+            return False
+        return True
+
+    def rewarded(self) -> None:
+        if self._penalty > 1:
+            self._penalty //= 2
+
+    def lost(self) -> None:
+        self._left = self._penalty
+        self._penalty = min(2 * self._penalty, MAX_PENALTY)
 
 
 class Waiting:
@@ -34,10 +65,15 @@ class Waiting:
     long as no other thread does.
     """
 
-    __slots__ = ("_at_once", "_hub", "_waiter", "baton", "chain", "inbox", "leads", "session", "thread")
+    __slots__ = ("_at_once", "_hub", "_patience", "_waiter", "baton", "chain", "inbox", "leads", "session", "thread")
 
     def __init__(
-        self, chain: int, session: SessionNumber, mailbox: Mailbox | None = None, hub: Hub | None = None
+        self,
+        chain: int,
+        session: SessionNumber,
+        mailbox: Mailbox | None = None,
+        hub: Hub | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.chain = chain
         self.session = session
@@ -46,8 +82,11 @@ class Waiting:
         self.leads = False
         self.baton = mailbox
         self._hub = hub
+        self._patience = patience
         self._at_once = mailbox if mailbox is not None and mailbox.resumes else None
         self._waiter = Waiter()
+        if self._at_once is not None:  # it has the baton until it puts it down
+            self._waiter.asked = self._waiter.given = True
 
     def deliver(self, item: Any) -> None:
         """Any thread."""
@@ -59,7 +98,7 @@ class Waiting:
                 hub.poke()
             return
         if hub is not None:
-            hub.told(self, reads=self.baton is None or self.thread not in self.baton.threads)
+            hub.told(self)
         if self._at_once is not None:
             self._at_once.resume(self._waiter)
         else:
@@ -71,9 +110,20 @@ class Waiting:
 
     # -- the thread that waits ---------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Put the baton down."""
-        if self.baton is not None:
+    def begin(self, timeout_s: float | None = None) -> None:
+        """Put the baton down, if nothing comes soon."""
+        if self._at_once is not None:
+            patience = self._patience
+            if patience is not None and patience.has():
+                hub = self._hub
+                assert hub is not None
+                if hub.read_for(self, KEEP_S if timeout_s is None or timeout_s > KEEP_S else timeout_s):
+                    if self.inbox:
+                        patience.rewarded()
+                        return
+                    patience.lost()
+            self._at_once.park(self._waiter)
+        elif self.baton is not None:
             self.baton.release()
 
     def take(self, timeout_s: float | None) -> Any:
@@ -81,7 +131,8 @@ class Waiting:
         if not self.inbox:
             self._sleep(timeout_s)
         if self._at_once is not None:
-            self._at_once.claim(self._waiter)
+            if not self._waiter.given or not self._at_once.holds():
+                self._at_once.claim(self._waiter)
         elif self.baton is not None:
             self.baton.acquire()
         return self.inbox.popleft()
@@ -102,13 +153,6 @@ class Waiting:
                     hub.unfollow(self)
             if timeout_s is not None and not inbox and (timeout_s := end_s - time.monotonic()) <= 0:
                 raise Empty
-
-    def again(self) -> None:
-        """Put the baton down again, after an item was done with; what came meanwhile is not forgotten."""
-        if self._at_once is None:
-            self.begin()
-        else:
-            self._at_once.park(self._waiter)
 
     def end(self) -> None:
         """Have the baton again if it was put down, whatever happened."""

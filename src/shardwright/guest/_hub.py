@@ -245,11 +245,10 @@ class Hub:
         """That thread is going to sleep: wake it when it is to read. Look at ``attended`` after this."""
         self._followers[waiting] = None
 
-    def told(self, waiting: Waits, *, reads: bool) -> None:
-        """Any thread: that one has what it waited for. ``reads``: it may be expected to read for itself the next time."""
+    def told(self, waiting: Waits) -> None:
+        """Any thread: that one has what it waited for, and may be expected to read for itself the next time."""
         self._followers.pop(waiting, None)
-        if reads:
-            self.yields = True
+        self.yields = True
 
     def unfollow(self, waiting: Waits) -> None:
         """It does not wait any more. If it was woken to read, somebody else is."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, DeadlineExceeded, ProtocolViolation
+from shardwright.guest._chains import Patience
 from shardwright.guest._hub import Hub
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
@@ -85,6 +86,7 @@ class Link:
         self._left: deque[Envelope] | None = None  # what the hub's thread leaves to a writing thread, if there is one
         self.parking: Parking | None = None
         self.arrived: deque[memoryview] = deque()
+        self.patience = Patience()
         self.permitted: set[int] = set()  # entry points that the peer was found to be permitted
         self.hears_calls = True  # whether the peer may send anything but replies
         if enter is not None:

@@ -245,15 +245,16 @@ class Mailbox:
         hub = self.hub
         work: Work | None = None
         with self._mutex:
-            if self._resumers:
+            if self._resumers:  # that one will read, when it has nothing else to do
                 self._holder = None
                 self._resumers.popleft().wake()
-            elif self._queue:
+                self._idle.append(worker)
+                return None
+            if self._queue:
                 work = self._queue.popleft()
             else:
                 self._holder = None
                 self._held = False
-            if work is None:
                 if hub is None or self._closed or self._reading is not None:
                     self._idle.append(worker)
                     return None
