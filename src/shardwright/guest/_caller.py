@@ -130,7 +130,9 @@ class Caller:
                 payload, buffers, memo = link.codec.encode_request(value, describe=_describe(definition, what))
                 envelope = _envelope(link, kind, method, payload, buffers, context)
                 parked = self.mailbox is not None and self.mailbox.holds()
-                waiting = Waiting(envelope.chain, context.session, self.mailbox if parked else None, link.hub, link.patience)
+                waiting = Waiting(
+                    envelope.chain, context.session, self.mailbox if parked else None, link.hub, link.patience
+                )
                 self.chains.enter(waiting)
                 try:
                     if not self._begin(definition, route, link, envelope, waiting, what):

@@ -29,7 +29,7 @@ MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doin
 
 
 class Patience:
-    """Whether to keep the baton while waiting for a reply, for ``KEEP_S`` at most.
+    """Whether to keep the baton while waiting for a reply, for ``KEEP_S`` at most, where nobody else wants it.
 
     Putting it down costs two hand-overs between threads as soon as another call is there to take it up, which is more than
     most replies take to come. Where one takes longer, keeping it would hold up other calls for nothing: then it is put
@@ -114,7 +114,7 @@ class Waiting:
         """Put the baton down, if nothing comes soon."""
         if self._at_once is not None:
             patience = self._patience
-            if patience is not None and patience.has():
+            if patience is not None and not self._at_once.contended and patience.has():
                 hub = self._hub
                 assert hub is not None
                 if hub.read_for(self, KEEP_S if timeout_s is None or timeout_s > KEEP_S else timeout_s):

@@ -80,7 +80,7 @@ class Reader(Protocol):
     def on_frame(self, frame: memoryview) -> None: ...
 
     def take_own(self, waiting: Any) -> bool:
-        """Hand over the first of ``arrived`` if it is the reply to that thread, or to nobody. An interrupt loses nothing."""
+        """Hand over the first of ``arrived`` if it is the reply to that thread. An interrupt loses nothing else."""
         ...
 
     def on_closed(self, reason: ChannelClosed) -> None:
@@ -109,7 +109,9 @@ class Worker(Protocol):
     """A thread that reads until there is work for it, and the baton that it has then."""
 
     found: Any
-    baton: object
+
+    @property
+    def baton(self) -> object: ...
 
 
 class Hub:

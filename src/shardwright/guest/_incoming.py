@@ -229,7 +229,13 @@ class IncomingCall:
             raise NotPermitted(f"{self.what} is a method and needs its object", outcome="not started")
 
     def _arguments(self, value: Any) -> tuple[int | None, tuple[Any, ...], dict[str, Any]]:
-        if type(value) is tuple and len(value) == 3 and value[0] is None and type(value[1]) is tuple and value[2] is None:
+        if (
+            type(value) is tuple
+            and len(value) == 3
+            and value[0] is None
+            and type(value[1]) is tuple
+            and value[2] is None
+        ):
             return None, value[1], {}  # the usual case
         match value:
             case (int() | None as target, tuple() as args, None):

@@ -246,6 +246,7 @@ class Link:
 
     def take_own(self, waiting: Any) -> bool:
         """As ``Reader``: the first message that has arrived, if it is the reply that ``waiting`` waits for."""
+        inbox = waiting.inbox
         try:
             envelope = unpack(self.arrived[0])
         except ProtocolViolation:
@@ -254,7 +255,7 @@ class Link:
             return False
         with self._mutex:
             self._pending.pop(envelope.call_id, None)
-        waiting.inbox.append(envelope)
+        inbox.append(envelope)
         self.arrived.popleft()
         return not self._retired  # to close it is for another
 

@@ -288,7 +288,8 @@ class Waiter(Bell):
     __slots__ = ("asked", "given")
 
     def __init__(self) -> None:
-        super().__init__()
+        self._lock = threading.Lock()
+        self._lock.acquire()
         self.asked = False
         self.given = False
 

@@ -69,9 +69,11 @@ def test_the_hub_survives_a_channel_that_was_closed_behind_its_back(wires: Any) 
 
 def test_a_defect_of_the_reading_thread_is_told_to_all_and_said(wires: Any, capsys: pytest.CaptureFixture[str]) -> None:
     class Defect:
-        channel: Any
-        arrived: Any = deque()
         expecting = False
+
+        def __init__(self, channel: Any) -> None:
+            self.channel = channel
+            self.arrived: deque[memoryview] = deque()
 
         def on_frame(self, frame: memoryview) -> None: ...
 
@@ -82,8 +84,7 @@ def test_a_defect_of_the_reading_thread_is_told_to_all_and_said(wires: Any, caps
     link, _ = wires.link()
     link.begin(Envelope(Kind.CALL, link.next_id()), waiting)
     ours, theirs = wires.transport.pair()
-    defect = Defect()
-    defect.channel = wires.transport.open(ours)
+    defect = Defect(wires.transport.open(ours))
     wires.transport.dispose(theirs)  # the end that it will hear of
     wires.hub.add(defect)
     assert waiting.told.wait(LONG) and "defect of Shardwright" in str(waiting.outcome)

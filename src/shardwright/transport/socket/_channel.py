@@ -261,7 +261,11 @@ class SocketChannel(Channel):
                 return
 
     def _move(self, into: deque[memoryview]) -> bool:
-        """Move the next message to ``into`` if all of it is here. An interrupt finds it in one of the two places."""
+        """Move the next message to ``into`` if all of it is here.
+
+        No signal is looked for between taking it out of our buffer and the call that appends it: an interrupt finds it
+        in one of the two places.
+        """
         append = into.append
         if self._large is None and (have := self._end - self._start - _HEADER.size) >= 0:
             (size,) = _HEADER.unpack_from(self._ahead, self._start)
@@ -270,16 +274,19 @@ class SocketChannel(Channel):
                 end = body + size
                 message = memoryview(bytearray(self._ahead[body:end]))
                 if end == self._end:
-                    self._start = self._end = 0; append(message)  # noqa: E702 (no signal is looked for between the two)
+                    self._start = self._end = 0
+                    append(message)
                 else:
-                    self._start = end; append(message)  # noqa: E702
+                    self._start = end
+                    append(message)
                 return True
             if into and size > self._max_message_bytes:  # those before it are heard first
                 self._abort("the peer announced a message larger than this channel carries")
                 return False
         elif self._large is not None and self._filled == self._large_size:
             message = memoryview(self._large)
-            self._large = None; append(message)  # noqa: E702
+            self._large = None
+            append(message)
             return True
         self._take()  # makes room for the rest of it
         return False
