@@ -59,6 +59,8 @@ def _skips_file(config: pytest.Config) -> Path:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if hasattr(item.config, "workeroutput"):  # pytest-xdist sends reports as UTF-8, and our programs print what is not
+        report.sections = [(head, text.encode(errors="backslashreplace").decode()) for head, text in report.sections]
     return _police(report, _skips_file(item.config)) if IN_CI else report
 
 

@@ -32,8 +32,21 @@ def run(project: Path, code: str, *, room: str = "integration", ci: bool = False
     (folder / "test_planted.py").write_text(code, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV"))}
     environment["CI"] = "true" if ci else ""
+    # Only the plugins that the configuration speaks of, and unmeasured: twenty times pytest is slow enough.
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = environment["COVERAGE_MAIN"] = "1"
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "pytest_timeout",
+            "-p",
+            "pytest_asyncio.plugin",
+        ],
         cwd=project,
         env=environment,
         capture_output=True,

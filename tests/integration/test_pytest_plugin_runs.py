@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,18 @@ import pytest
 from plugin_apps import SHOP_TESTS, write_shop
 
 pytest_plugins = ("pytester",)
-PLUGIN = (
-    ()
-    if any(e.name == "shardwright" for e in entry_points(group="pytest11"))
-    else ("-p", "shardwright.testing._plugin")
-)
+# ours alone where nothing else matters: loading all that is installed takes longer than most of these runs
+ALONE = ("-p", "shardwright.testing._plugin")
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     def run(*args: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(*PLUGIN, *args, timeout=100)
+        alone = () if "-n" in args else ALONE
+        with pytest.MonkeyPatch.context() as patch:
+            if alone:
+                patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+            return pytester.runpytest_subprocess(*alone, *args, timeout=100)
 
     return run
 
@@ -79,7 +79,7 @@ def test_the_debugger_opens_where_the_shard_failed(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]
 ) -> None:
     write_shop(pytester.path, test_fails="from shop import store\ndef test_fails():\n    store.notify('x')\n")
-    command = [sys.executable, "-m", "pytest", *PLUGIN, "--shardwright", "-x", "--pdb"]
+    command = [sys.executable, "-m", "pytest", "--shardwright", "-x", "--pdb"]
     done = subprocess.run(
         command,
         cwd=pytester.path,
@@ -118,7 +118,7 @@ def test_ctrl_c_leaves_nothing(pytester: pytest.Pytester, where: str) -> None:
         "from pathlib import Path\ndef pytest_runtest_call(item):\n    Path('begun').write_text('yes')\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *PLUGIN, "--shardwright"],
+        [sys.executable, "-m", "pytest", "--shardwright"],
         cwd=pytester.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip

@@ -99,6 +99,12 @@ def _cgroups() -> frozenset[str]:
     return frozenset(found)
 
 
+def _is_anothers(name: str, ours: set[int]) -> bool:
+    """Whether a name, such as shardwright-PID-TIME, holds the number of a living process that is none of ours."""
+    pid = next((int(word) for word in name.rpartition("/")[2].split("-") if word.isdigit()), 0)
+    return bool(pid) and pid not in ours and psutil.pid_exists(pid)
+
+
 def _shared_memory() -> frozenset[str]:
     try:
         names = os.listdir("/dev/shm")
@@ -137,28 +143,35 @@ class Inventory:
 
 def leaks(before: Inventory, after: Inventory) -> list[str]:
     """What is there after and was not before, one line each; empty where nothing leaked."""
-    ours = {child.pid for child in after.children} | {os.getpid()}
+    ours = (
+        {child.pid for child in after.children} | {os.getpid()} | {parent.pid for parent in psutil.Process().parents()}
+    )
     found = sorted(after.descriptors - before.descriptors)
     found += sorted(_describe(child) for child in after.children - before.children)
     for folder in sorted(after.cgroups - before.cgroups):
         members = _cgroup_members(folder)
-        if not members or members & ours:  # else it belongs to another run on this machine
+        if members & ours or not (members or _is_anothers(folder, ours)):  # else it is of another run on this machine
             found.append(f"control group {folder}")
-    found += sorted(after.shared_memory - before.shared_memory)
+    found += sorted(name for name in after.shared_memory - before.shared_memory if not _is_anothers(name, ours))
     found += sorted(after.sockets - before.sockets)
     return found
 
 
 def settle(before: Inventory, runtime: Path | None = None, *, grace_s: float = 2.0) -> list[str]:
-    """The leaks since ``before`` that are still there after ``grace_s``: ends are noticed asynchronously."""
+    """The leaks since ``before`` that are there all the time for ``grace_s``: ends are noticed asynchronously.
+
+    What comes or goes meanwhile is of another run on this machine, or in the course of being removed.
+    """
     known = frozenset(child.pid for child in before.children)
     deadline = time.monotonic() + grace_s
     pause_s = 0.01
+    lasting: list[str] | None = None
     while True:
         found = leaks(before, Inventory.take(runtime))
-        if not found or time.monotonic() > deadline:
+        lasting = found if lasting is None else [leak for leak in lasting if leak in found]
+        if not lasting or time.monotonic() > deadline:
             reap_adopted(known)
-            return found
+            return lasting
         gc.collect()  # what a cycle still holds is not a leak
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.2)

@@ -2,7 +2,8 @@
 
 ``python -m shardwright.node._keeper SOCKET GRACE_S FORMAT`` (of its own lines: json or pretty). Single-threaded. It holds the
 writing end of the lifeline: when the keeper dies, the kernel kills every template and shard (see
-``guest._fresh.hold_lifeline``). When the node dies, it waits for the grace, kills everything, removes control groups, and ends.
+``guest._fresh.hold_lifeline``), and its guard what those had started (``_keeper_guard``). When the node dies, it waits for
+the grace, kills everything, removes control groups, and ends.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from shardwright.errors import SandboxError, ShardwrightError
 from shardwright.guest import frame
 from shardwright.model.ids import ShardId
 from shardwright.node._frames import FrameReader, send_with
+from shardwright.node._keeper_guard import guarded
 from shardwright.node._keeper_messages import (
     Adopt,
     Applied,
@@ -43,7 +45,6 @@ from shardwright.node._keeper_messages import (
     to_keeper,
 )
 from shardwright.node._listen import addresses_of, listen
-from shardwright.sandbox import become_subreaper
 from shardwright.sandbox.process import ProcessBackend, end_descendants
 from shardwright.telemetry import LogFormat, OwnLog
 
@@ -55,7 +56,10 @@ END_S = 2.0
 class Keeper:
     """Serves one node over one socket."""
 
-    def __init__(self, sock: socket.socket, grace_s: float, form: LogFormat = "pretty") -> None:
+    def __init__(
+        self, sock: socket.socket, grace_s: float, form: LogFormat = "pretty", guard: int | None = None
+    ) -> None:
+        self._guard = guard
         self._form: LogFormat = form
         self._socket = sock
         self._grace_s = grace_s
@@ -80,9 +84,14 @@ class Keeper:
         try:
             for descriptor in (self._socket.fileno(), wake_read):
                 self._events.register(descriptor, select.EPOLLIN)
+            if self._guard is not None:
+                self._events.register(self._guard, select.EPOLLIN)
             while True:
                 ready = {descriptor for descriptor, _ in self._events.poll(LATE_S if self._late else None)}
                 self.delete_late()
+                if self._guard in ready:  # killed: what is left would be nobody's when this process is killed as well
+                    self._grace_s = 0.0
+                    break
                 ended = [self._watched[descriptor] for descriptor in ready if descriptor in self._watched]
                 for sandbox in ended:
                     self._unwatch(sandbox)  # it tells so until it is deleted
@@ -233,11 +242,11 @@ def main(argv: list[str]) -> None:
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with the node, and not before it
-    become_subreaper()
+    guard = guarded([int(argv[1])])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # several descriptors for each sandbox
     form: LogFormat = "json" if argv[3:] == ["json"] else "pretty"
-    Keeper(socket.socket(fileno=int(argv[1])), float(argv[2]), form).run()
+    Keeper(socket.socket(fileno=int(argv[1])), float(argv[2]), form, guard).run()
 
 
 if __name__ == "__main__":
