@@ -35,6 +35,8 @@ Correctness, in brief.
 
 A channel that was added is closed by the owner of the role alone, after its descriptor was taken out of the poll set: the
 kernel gives the number of a closed descriptor to the next channel, and the two must not be mistaken for each other.
+
+A little beyond 400 lines: the argument above speaks of every line below, and is checked against them in one place.
 """
 
 from __future__ import annotations
@@ -48,11 +50,11 @@ import time
 import traceback
 import weakref
 from collections import deque
-from typing import Any, Protocol
 
-from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, ProtocolViolation
+from shardwright.guest._bell import Bell
 from shardwright.guest._poll import Poll
+from shardwright.guest._reading import Reader, Waits, Worker
 from shardwright.guest._service import reads, serves
 
 LOOK_S = 0.0005  # a thread that runs a call may keep the role unattended for one to two of these
@@ -61,57 +63,6 @@ LATER_S = 0.02  # when nobody expects anything, the guard leaves the role to the
 REST_BESIDE_MAIN_S = 0.05
 
 _AT_ONCE = (False,)
-
-
-class Reader(Protocol):
-    """A channel and who hears of it. The owner of the role calls these; none may block or raise.
-
-    ``arrived`` is the hub's: what was taken from the channel and not handled yet.
-    """
-
-    channel: Channel
-    arrived: deque[memoryview]
-
-    @property
-    def expecting(self) -> bool:
-        """Whether a message may come at any time, or is waited for."""
-        ...
-
-    def on_frame(self, frame: memoryview) -> None: ...
-
-    def take_own(self, waiting: Any) -> bool:
-        """Hand over the first of ``arrived`` if it is the reply to that thread. An interrupt loses nothing else."""
-        ...
-
-    def on_closed(self, reason: ChannelClosed) -> None:
-        """The conversation is over, and its channel closed."""
-
-
-class Waits(Protocol):
-    """A thread that waits for something to come; ``inbox`` is filled by ``deliver``, from any thread.
-
-    ``leads`` says that it reads itself: then whoever fills the inbox pokes the hub. ``baton``: what it takes up before it
-    goes on, if anything.
-    """
-
-    thread: int
-    inbox: deque[Any]
-    leads: bool
-
-    @property
-    def baton(self) -> object | None: ...
-
-    def ring(self) -> None:
-        """Wake it, to look whether it is to read."""
-
-
-class Worker(Protocol):
-    """A thread that reads until there is work for it, and the baton that it has then."""
-
-    found: Any
-
-    @property
-    def baton(self) -> object: ...
 
 
 class Hub:
@@ -502,27 +453,6 @@ class Hub:
             self._behind.pop(reader, None)
 
 
-class Bell:
-    """Wakes one thread. Rung while nobody waits, it wakes the next one that does; ringing twice is ringing once."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def wait(self, timeout_s: float | None) -> bool:
-        return self._lock.acquire(True, -1 if timeout_s is None else min(timeout_s, _LONGEST_WAIT_S))
-
-    def ring(self) -> None:
-        if self._lock.locked():
-            try:
-                self._lock.release()
-            except RuntimeError:
-                pass  # another was quicker
-
-
-_LONGEST_WAIT_S = 1e9  # what a lock still accepts
 _hubs: weakref.WeakSet[Hub] = weakref.WeakSet()
 
 

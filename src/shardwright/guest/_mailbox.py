@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shardwright.errors import Overloaded
-from shardwright.guest._hub import Bell
+from shardwright.guest._bell import Bell
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub

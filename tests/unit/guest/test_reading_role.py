@@ -252,6 +252,7 @@ def test_a_link_that_ends_wakes_the_thread_that_reads(pair: Any) -> None:
     assert len(told) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_that_user_code_forks_reads_nothing(pair: Any) -> None:
     stock, hub = stock_of(pair), pair.runtimes["shop"]._hub
     stock.echo(1)
@@ -266,14 +267,14 @@ class Struck(BaseException):
     """What the signal handler raises."""
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_interrupt_of_the_main_thread_loses_the_role_or_a_message(
     pair: Any, seed: int, record_exercised: Callable[[str, int], None]
 ) -> None:
     """The main thread is struck wherever it happens to be; other threads call meanwhile, and wait for what it may have read."""
     stock = stock_of(pair)
     chance = random.Random(seed)
-    rounds = int(os.environ.get("SWT_LONG", "0")) * 20000 or 700
+    rounds = int(os.environ.get("SWT_LONG", "0")) * 20000 or 300
     stop = threading.Event()
     wrong: list[Any] = []
     others = [0, 0]
