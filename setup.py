@@ -1,8 +1,8 @@
-"""Builds the one C extension; everything else is declared in pyproject.toml.
+"""Builds the C extensions; everything else is declared in pyproject.toml.
 
-The extension is optional: without a compiler or Python's headers the installation succeeds and shared-memory
-channels are off (``shardwright doctor`` says so). ``SHARDWRIGHT_REQUIRE_EXTENSION=1`` makes its failure an error:
-for release builds, which must not lose it silently.
+They are optional: without a compiler or Python's headers the installation succeeds, shared-memory channels are off
+(``shardwright doctor`` says so), and values are written and read in Python. ``SHARDWRIGHT_REQUIRE_EXTENSION=1`` makes a
+failure an error: for release builds, which must not lose them silently.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from setuptools.command.build_ext import build_ext
 REQUIRED = os.environ.get("SHARDWRIGHT_REQUIRE_EXTENSION", "") not in ("", "0")
 # The free-threaded build of Python 3.13 has no stable ABI.
 STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
+WITHOUT = {
+    "_ring": "shared-memory channels are off, sockets serve",
+    "_native": "values are written and read in Python, some ten times slower",
+}
 
 
 class BuildOptionalExtension(build_ext):
@@ -27,32 +31,43 @@ class BuildOptionalExtension(build_ext):
         for extension in self.extensions:
             if not os.path.exists(self.get_ext_fullpath(extension.name)):
                 print(
-                    f"NOTE: {extension.name} was not built: shared-memory channels are off, sockets serve. To have "
-                    "them, install a C compiler and Python's headers (Debian: gcc python3-dev) and reinstall.",
+                    f"NOTE: {extension.name} was not built: {WITHOUT[extension.name.rpartition('.')[2]]}. To have it, "
+                    "install a C compiler and Python's headers (Debian: gcc python3-dev) and reinstall.",
                     file=sys.stderr,
                 )
+
+
+def extension(name: str, *sources: str, depends: tuple[str, ...] = ()) -> Extension:
+    return Extension(
+        name,
+        sources=list(sources),
+        depends=list(depends),
+        define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [("SHARDWRIGHT_FULL_ABI", "1")],
+        py_limited_api=STABLE_ABI,
+        extra_compile_args=[
+            "-std=c11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-fvisibility=hidden",
+            "-fstack-protector-strong",
+        ],
+        extra_link_args=["-Wl,-z,relro,-z,now"],
+        optional=not REQUIRED,
+    )
 
 
 def extensions() -> list[Extension]:
     if not sys.platform.startswith("linux"):
         return []
+    codec = "src/shardwright/transport/codec/_native"
     return [
-        Extension(
-            "shardwright.transport.shm._ring",
-            sources=["src/shardwright/transport/shm/_ring.c"],
-            define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [("SHARDWRIGHT_FULL_ABI", "1")],
-            py_limited_api=STABLE_ABI,
-            extra_compile_args=[
-                "-std=c11",
-                "-O2",
-                "-Wall",
-                "-Wextra",
-                "-fvisibility=hidden",
-                "-fstack-protector-strong",
-            ],
-            extra_link_args=["-Wl,-z,relro,-z,now"],
-            optional=not REQUIRED,
-        )
+        extension("shardwright.transport.shm._ring", "src/shardwright/transport/shm/_ring.c"),
+        extension(
+            "shardwright.transport.codec._native",
+            *(f"{codec}{part}.c" for part in ("", "_envelope", "_memo", "_read", "_write")),
+            depends=(f"{codec}.h",),
+        ),
     ]
 
 

@@ -110,7 +110,8 @@ setup_environment() {
     sum=$(inputs_sum "$python" "$("$python" -V)" "$compiler" "$(cat "${locks[@]}")")
 
     if [[ -f $stamp && $(cat "$stamp") == "$sum" ]] &&
-        { [[ $compiler == no ]] || compgen -G "$root/src/shardwright/transport/shm/_ring*.so" >/dev/null; }; then
+        { [[ $compiler == no ]] || { compgen -G "$root/src/shardwright/transport/shm/_ring*.so" >/dev/null &&
+            compgen -G "$root/src/shardwright/transport/codec/_native*.so" >/dev/null; }; }; then
         exec 9>&-
         return 0
     fi

@@ -132,6 +132,9 @@ def test_the_page_shows_it_anew_and_keeps_nobody_out(
                 window.until(f"document.querySelector('#sessions').innerText.includes('{name}')")
             window.until(f"!document.querySelector('#sessions').innerText.includes('{name}')")
             assert window.ask("document.documentElement.scrollWidth <= window.innerWidth"), "the page itself scrolls"
+            if width < 500:
+                fits = "[...document.querySelectorAll('.wide')].every(box => box.scrollWidth <= box.clientWidth)"
+                assert window.ask(fits), "a table scrolls sideways"
             assert barriers(window, at_least=("moderate", "serious", "critical")) == []
             window.page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
             window.page.get_by_role("button", name="Pause").click()

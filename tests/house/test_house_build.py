@@ -78,6 +78,10 @@ def test_sdist_holds_what_is_needed_to_build_and_nothing_built(sdist: Path) -> N
         "src/shardwright/py.typed",
         "src/shardwright/transport/shm/_ring.c",
         "src/shardwright/transport/shm/_ring.pyi",
+        "src/shardwright/transport/codec/_native.c",
+        "src/shardwright/transport/codec/_native.h",
+        "src/shardwright/transport/codec/_native.pyi",
+        "src/shardwright/transport/codec/_native_read.c",
         "tests/conftest.py",
     } <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
@@ -87,15 +91,18 @@ def test_sdist_holds_what_is_needed_to_build_and_nothing_built(sdist: Path) -> N
 def test_wheel_is_of_the_stable_abi_and_holds_no_sources(sdist: Path, tmp_path: Path) -> None:
     wheel, _ = build_wheel(unpack(sdist, tmp_path / "tree"), tmp_path / "out", SHARDWRIGHT_REQUIRE_EXTENSION="1")
     assert "-cp311-abi3-linux_" in wheel.name
+    extension = "shardwright/transport/shm/_ring.abi3.so"
+    extensions = {extension: "PyInit__ring", "shardwright/transport/codec/_native.abi3.so": "PyInit__native"}
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        extension = "shardwright/transport/shm/_ring.abi3.so"
-        archive.extract(extension, tmp_path)
-    assert {extension, "shardwright/py.typed", "shardwright/transport/shm/_ring.pyi"} <= set(names)
-    assert not [name for name in names if name.endswith((".c", ".pyc")) or name.startswith("tests/")]
+        for name in extensions:
+            archive.extract(name, tmp_path)
+    assert {*extensions, "shardwright/py.typed", "shardwright/transport/shm/_ring.pyi"} <= set(names)
+    assert not [name for name in names if name.endswith((".c", ".h", ".pyc")) or name.startswith("tests/")]
 
-    symbols = run("nm", "--dynamic", "--defined-only", tmp_path / extension, cwd=tmp_path).stdout.split()
-    assert [name for name in symbols[2::3] if not name.startswith("_")] == ["PyInit__ring"]
+    for name, entry in extensions.items():
+        symbols = run("nm", "--dynamic", "--defined-only", tmp_path / name, cwd=tmp_path).stdout.split()
+        assert [symbol for symbol in symbols[2::3] if not symbol.startswith("_")] == [entry]
 
     spec = importlib.util.spec_from_file_location("_ring", tmp_path / extension)
     assert spec and spec.loader
@@ -123,6 +130,12 @@ def test_it_installs_without_a_compiler_and_says_so(sdist: Path, tmp_path: Path)
     assert Path(file).is_relative_to(tmp_path / "home")
     assert available == "False"
     assert "was not built" in reason
+    assert "_native was not built: values are written and read in Python" in log
+    program = (
+        "from shardwright.transport import TaggedCodec; c = TaggedCodec(); p, b, _ = c.encode_request([1, {'a': (2,)}]); "
+        "print(type(c._form).__name__, c.decode_request(p, b)[0])"
+    )
+    assert run(python, "-I", "-c", program, cwd=tmp_path).stdout == "PythonForm [1, {'a': (2,)}]\n"
 
 
 def test_a_release_build_does_not_lose_the_extension_silently(sdist: Path, tmp_path: Path) -> None:

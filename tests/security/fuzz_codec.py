@@ -1,7 +1,8 @@
 """Throws mutated messages at the tagged codec and the envelope: `python tests/security/fuzz_codec.py --seconds N`.
 
-Anything but a value or ProtocolViolation is a finding: it is printed with its seed, and the exit status is 1. With
-atheris installed, `--atheris` lets coverage guide the mutations instead.
+Anything but a value or ProtocolViolation is a finding, and so is anything that the C extension and the Python code read
+differently: it is printed with its seed, and the exit status is 1. `scripts/fuzz` lets coverage of the C code guide the
+mutations instead.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import random
 import sys
 import time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
-from shardwright.errors import ProtocolViolation
+from shardwright.errors import ProtocolViolation, ShardwrightError
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
-from shardwright.transport._envelope import pack, unpack
+from shardwright.transport._envelope import pack, unpack, unpack_in_python
 from shardwright.transport.codec import ClassTable, CodecLimits, TaggedCodec
+from shardwright.transport.codec._form import PythonForm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Failed(ValueError):
 
 LISTED = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in (Key, Box, Mood, Failed)}
 CODEC = TaggedCodec(ClassTable(LISTED, LISTED.__getitem__), limits=CodecLimits(max_bytes=1 << 20, max_items=100_000))
+PYTHON = TaggedCodec(CODEC.classes, limits=CODEC.limits)
+PYTHON._form = PythonForm(PYTHON)
 
 
 def samples() -> list[tuple[bytes, tuple[Any, ...]]]:
@@ -109,23 +114,87 @@ def mutated(raw: bytes, chance: random.Random) -> bytes:
     return bytes(out)
 
 
+def caller() -> list[Any]:
+    return [[1, 2], {"a": 1}, {1}, Box(1), bytearray(b"z"), "x" * 200, collections.Counter("a")]
+
+
+def outcome(codec: TaggedCodec, read: int, payload: bytes, buffers: tuple[Any, ...]) -> tuple[str, Any]:
+    """What one reader makes of a message: words to compare, and what it read. Raises on a finding."""
+    try:
+        if read == 0:
+            value, memo = codec.decode_request(payload, buffers)
+            return "a request", (value, len(memo.objects), len(memo.snapshots))
+        mine = caller()
+        _, _, memo = codec.encode_request(mine)
+        if read == 1:
+            return "a reply", (codec.decode_reply(payload, buffers, memo), mine)
+        return "an error", (codec.decode_error(payload, buffers, memo), mine)
+    except ProtocolViolation as violation:
+        return f"refused: {violation}", None
+
+
+def rewritten(value: Any) -> Any:
+    """What was read, as bytes that tell any difference; or why it cannot be sent on."""
+    try:
+        payload, buffers, _ = PYTHON.encode_request(value)
+    except (ShardwrightError, TypeError, ValueError) as error:
+        return type(error), str(error)
+    return payload, tuple(map(bytes, buffers))
+
+
+def unpacked(frame: bytes, unpack: Any) -> Any:
+    try:
+        envelope = unpack(memoryview(frame))
+    except ProtocolViolation as violation:
+        return str(violation)
+    return None if envelope is NotImplemented else envelope
+
+
 def attempt(payload: bytes, buffers: tuple[Any, ...]) -> int:
-    """Feed one message to every reader; returns how many took it for valid. Raises on a finding."""
+    """Feed one message to every reader, of either form; returns how many took it for valid. Raises on a finding."""
     accepted = 0
-    caller = [[1, 2], {"a": 1}, {1}, Box(1), bytearray(b"z")]
-    _, _, memo = CODEC.encode_request(caller)
-    for read in (
-        lambda: CODEC.decode_request(payload, buffers),
-        lambda: CODEC.decode_reply(payload, buffers, memo),
-        lambda: CODEC.decode_error(payload, buffers, memo),
-        lambda: unpack(memoryview(payload)),
-    ):
-        try:
-            read()
-        except ProtocolViolation:
+    for read in range(3):
+        words, found = outcome(CODEC, read, payload, buffers)
+        accepted += found is not None
+        if CODEC._form is PYTHON._form:
             continue
-        accepted += 1
-    return accepted
+        try:
+            expected, reference = outcome(PYTHON, read, payload, buffers)
+        except RecursionError:
+            continue  # the stack that is left: C takes less of it
+        assert words == expected, f"{words!r}, but in Python {expected!r}"
+        if found is not None:
+            assert rewritten(found) == rewritten(reference), f"another value: {found!r}, but in Python {reference!r}"
+    envelope = unpacked(payload, unpack)
+    assert envelope == unpacked(payload, unpack_in_python)
+    return accepted + (not isinstance(envelope, str))
+
+
+def one_input(raw: bytes) -> None:
+    """One input of a coverage-guided fuzzer: a byte that says to whom the rest goes, and the rest. Raises on a finding."""
+    choice, payload = raw[0] if raw else 0, raw[1:]
+    buffers = (b"b" * 40, b"y" * 40_000)[: choice >> 2 & 3]
+    if choice & 3 == 3:
+        assert unpacked(payload, unpack) == unpacked(payload, unpack_in_python)
+        return
+    words, found = outcome(CODEC, choice & 3, payload, buffers)
+    if choice & 0x80:  # the Python code is slow: it has its say on some
+        try:
+            expected, reference = outcome(PYTHON, choice & 3, payload, buffers)
+        except RecursionError:
+            return
+        assert words == expected, f"{words!r}, but in Python {expected!r}"
+        assert found is None or rewritten(found) == rewritten(reference)
+    elif found is not None:
+        rewritten(found)
+
+
+def write_corpus(folder: Path) -> None:
+    """Inputs for ``one_input`` to begin with."""
+    for number, (payload, buffers) in enumerate(corpus()):
+        read = (number % 2) if payload[:2] != b"SW" else 3
+        for choice in (read | len(buffers) << 2, 2, 0x80 | read | len(buffers) << 2):
+            folder.joinpath(f"{number}-{choice}").write_bytes(bytes((choice,)) + payload)
 
 
 def corpus() -> list[tuple[bytes, tuple[Any, ...]]]:
@@ -157,13 +226,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--atheris", action="store_true", help="coverage-guided, endless, if atheris is installed")
     options = parser.parse_args()
-    if options.atheris:
-        import atheris
-
-        atheris.Setup(sys.argv[:1], lambda raw: attempt(raw, ()))
-        atheris.Fuzz()
     return run(options.seconds, options.seed)
 
 

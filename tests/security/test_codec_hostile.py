@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from codec_forms import codec_form
 from shardwright.errors import ProtocolViolation
 from shardwright.transport.codec import ClassTable, CodecLimits, TaggedCodec
+
+__all__ = ["codec_form"]
+pytestmark = pytest.mark.usefixtures("codec_form")
 
 _spec = importlib.util.spec_from_file_location("fuzz_codec", Path(__file__).with_name("fuzz_codec.py"))
 assert _spec is not None and _spec.loader is not None
@@ -84,9 +88,30 @@ def test_lying_counts_are_refused_before_anything_is_made(head: bytes, count: in
         tracemalloc.stop()
 
 
+NESTING = {
+    "tuple": b"\x11\x01",
+    "slice": b"\x13",
+    "range": b"\x14",
+    "frozenset": b"\x12\x01",
+    "parts": b"\x40\0\x01",
+}
+
+
+@pytest.mark.parametrize("kind", ["tuple", "slice", "range", "frozenset", "parts"])
 @pytest.mark.parametrize("levels", [201, 5_000, 200_000])
-def test_deep_nesting_of_immutables_is_refused(levels: int) -> None:
-    assert "deep" in refused(b"\x11\x01" * levels + b"\0")
+def test_deep_nesting_of_immutables_is_refused(kind: str, levels: int) -> None:
+    first = b"\x40\0\x04date\x01" if kind == "parts" else b""
+    assert "deep" in refused(first + NESTING[kind] * levels + b"\0")
+
+
+@pytest.mark.parametrize("kind", ["tuple", "slice", "range"])
+def test_the_deepest_nesting_that_is_permitted_does_not_fill_the_stack(kind: str) -> None:
+    rest = {"tuple": b"", "slice": b"\0\0", "range": b"\x05\1\x05\1"}[kind]
+    payload = NESTING[kind] * 200 + b"\0" + rest * 200
+    if kind == "range":
+        assert "integers" in refused(payload)
+    else:
+        CODEC.decode_request(payload)
 
 
 @pytest.mark.parametrize("levels", [70, 50_000])

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from codec_forms import codec_form
 from shardwright.errors import ProtocolViolation
 from shardwright.transport.codec import ClassTable, TaggedCodec
 from shardwright.transport.codec import _keys as key_cost
+
+__all__ = ["codec_form"]
+pytestmark = pytest.mark.usefixtures("codec_form")
 
 TUPLE, LIST, DICT, SET, FROZENSET, REFERENCE = 0x11, 0x20, 0x21, 0x22, 0x12, 0x18
 PRIME = 2**61 - 1  # hashes of numbers are modulo this

@@ -440,6 +440,12 @@ def test_http2_requests_and_their_limits() -> None:
         long = client.ask("/echo?" + "x" * 5000)
         await client.flush()
         assert await client.status(long) == "414"
+        told = client.ask(
+            "/chat", (":protocol", "websocket"), ("sec-websocket-version", "13"), method="CONNECT", end=False
+        )
+        await client.flush()
+        assert await client.status(told) == "501", "WebSockets over HTTP/2 are not announced, and are refused clearly"
+        assert client.conn.remote_settings.enable_connect_protocol == 0
 
         stream = client.ask("/app", method="POST", end=False)  # a body of many windows
         left = 500_000

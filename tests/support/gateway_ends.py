@@ -86,7 +86,7 @@ class ShardEnd:
 
     def __init__(self, shard: ShardId, descriptor: int) -> None:
         self.shard = shard
-        self._socket = socket.socket(fileno=descriptor)
+        self.connection = self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)
         self._read = bytearray()
 

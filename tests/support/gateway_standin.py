@@ -137,6 +137,7 @@ class StandIn:
     exchanges: list[StandInExchange] = field(default_factory=list)
     begun: int = 0
     cancelled: int = 0
+    told: int = 0  # calls whose outcome went to a callback
     keep: bool = True
     ready: bool = True
 
@@ -153,6 +154,27 @@ class StandIn:
 
     async def end_session(self, name: str) -> None:
         self.sessions.pop(name, None)
+
+    def begin(
+        self,
+        route: RouteTarget,
+        session: int,
+        request: FunctionRequest,
+        heard: Callable[[Any], None],
+        *,
+        deadline_ns: int = 0,
+        trace_id: bytes = b"\0" * 16,
+    ) -> asyncio.Task[None]:
+        self.told += 1
+
+        async def tell() -> None:
+            try:
+                found: Any = await self.call(route, session, request, deadline_ns=deadline_ns, trace_id=trace_id)
+            except ShardwrightError as error:
+                found = error
+            heard(found)
+
+        return asyncio.ensure_future(tell())
 
     async def call(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 
+from protocol_cases_expect import EXPECTING, expect_cases
 from protocol_wire import Case, Gone, Request, Talk, chunk
 
 __all__ = ["CASES", "PLAIN"]
@@ -173,40 +174,13 @@ def step_by_step(talk: Talk) -> None:
 
 # -- Expect: 100-continue ----------------------------------------------------------------------------------------
 
-_EXPECTING = (("Expect", "100-continue"),)
-
-
-@case
-def expect_and_wait(talk: Talk) -> None:
-    """The body is sent once the server asks for it, which it does when the application does."""
-    with talk.wire() as wire:
-        wire.send(Request("POST", "/echo", _EXPECTING, b"waited").head(talk.case))
-        talk.note("said first", wire.line().decode())
-        assert wire.line() == b""
-        wire.send(b"waited")
-        talk.answer(wire, "POST")
-        talk.note("open", wire.stays_open())
-    talk.note_log()
-
-
-@case
-def expect_and_send(talk: Talk) -> None:
-    talk.ask(Request("POST", "/echo", _EXPECTING, b"sent at once"))
-
-
-@case
-def expect_of_an_untaken_body(talk: Talk) -> None:
-    """Whoever does not want the body says so by the answer alone."""
-    with talk.wire() as wire:
-        wire.send(Request("POST", "/untaken", _EXPECTING, b"never sent").head(talk.case))
-        talk.answer(wire, "POST")
-    talk.note_log()
+expect_cases(case)
 
 
 @case
 def expect_of_an_error(talk: Talk) -> None:
     with talk.wire() as wire:
-        wire.send(Request("POST", "/boom", _EXPECTING, b"never sent").head(talk.case))
+        wire.send(Request("POST", "/boom", EXPECTING, b"never sent").head(talk.case))
         talk.answer(wire, "POST")
 
 

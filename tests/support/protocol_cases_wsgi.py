@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from protocol_cases_expect import expect_cases
 from protocol_wire import PATIENCE_S, Case, Request, Talk, chunk
 
 __all__ = ["CASES", "PLAIN"]
@@ -191,32 +192,7 @@ def step_by_step(talk: Talk) -> None:
 
 # -- Expect: 100-continue ----------------------------------------------------------------------------------------
 
-_EXPECTING = (("Expect", "100-continue"),)
-
-
-@case
-def expect_and_wait(talk: Talk) -> None:
-    with talk.wire() as wire:
-        wire.send(Request("POST", "/echo", _EXPECTING, b"waited").head(talk.case))
-        talk.note("said first", wire.line().decode())
-        assert wire.line() == b""
-        wire.send(b"waited")
-        talk.answer(wire, "POST")
-        talk.note("open", wire.stays_open())
-    talk.note_log()
-
-
-@case
-def expect_and_send(talk: Talk) -> None:
-    talk.ask(Request("POST", "/echo", _EXPECTING, b"sent at once"))
-
-
-@case
-def expect_of_an_untaken_body(talk: Talk) -> None:
-    with talk.wire() as wire:
-        wire.send(Request("POST", "/untaken", _EXPECTING, b"never sent").head(talk.case))
-        talk.answer(wire, "POST")
-    talk.note_log()
+expect_cases(case)
 
 
 # -- a client that leaves ----------------------------------------------------------------------------------------

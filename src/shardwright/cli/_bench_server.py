@@ -12,6 +12,7 @@ import gc
 import importlib
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -56,9 +57,24 @@ class InProcess:
     def session(self, name: str) -> int | None:
         return OWN_SESSION
 
+    def begin(
+        self,
+        route: RouteTarget,
+        session: int,
+        request: FunctionRequest,
+        heard: Callable[[Any], None],
+        *,
+        deadline_ns: int = 0,
+        trace_id: bytes = b"",
+    ) -> asyncio.Handle:
+        return asyncio.get_running_loop().call_soon(lambda: heard(self._reply(request)))
+
     async def call(
         self, route: RouteTarget, session: int, request: FunctionRequest, *, deadline_ns: int = 0, trace_id: bytes = b""
     ) -> FunctionReply:
+        return self._reply(request)
+
+    def _reply(self, request: FunctionRequest) -> FunctionReply:
         item = request.path.get("item")
         return FunctionReply(200, self._functions.answer("/nop" if item is None else f"/{item}"))
 
@@ -76,7 +92,14 @@ async def _serve(how: str, functions: Functions, listener: socket.socket, stoppi
         await serve(settings, backend, [listener], stopping)
         return
     config = uvicorn.Config(
-        functions, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
+        functions,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # none of what the gateway does not do either
     )
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve([listener]))

@@ -17,6 +17,24 @@ Part: TypeAlias = bytes | bytearray | memoryview
 _MANY = 64
 
 
+class Lane(ABC):
+    """Where descriptors travel beside the messages of a channel, each known by its serial number."""
+
+    @abstractmethod
+    def offer(self, descriptor: int) -> int | None:
+        """Send a duplicate; the serial number that the message must name, or None: send the bytes themselves instead.
+
+        Never waits. The message must be sent after it.
+        """
+
+    @abstractmethod
+    def claim(self, serial: int) -> int:
+        """The descriptor that a received message names; the caller's to close.
+
+        Raises ProtocolViolation when it did not come.
+        """
+
+
 class Channel(ABC):
     """One end of a conversation: whole messages, in order, both ways, at most once.
 
@@ -83,6 +101,11 @@ class Channel(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    @property
+    def lane(self) -> Lane | None:
+        """Where descriptors travel beside the messages; None on channels that carry bytes alone."""
+        return None
 
     @property
     def buffered(self) -> bool:

@@ -31,11 +31,6 @@ class Gate:
         """How long one more request would take, as far as the answers of late tell."""
         return (self.inside + 1) * self.interval_s
 
-    def entered(self, now_s: float) -> None:
-        if not self.inside:
-            self.answered_s = now_s
-        self.inside += 1
-
     def left(self, now_s: float, *, answered: bool) -> None:
         """A request is over; ``answered`` by the component, and not given up."""
         self.inside -= 1
@@ -64,15 +59,16 @@ class Admission:
         gate = self.gates.get(component)
         if gate is None:
             gate = self.gates[component] = Gate()
-        wait_s = gate.wait_s()
-        if gate.inside >= self._queue:
+        inside = gate.inside
+        if inside >= self._queue:
             gate.shed += 1
-            raise _refused("Too much is waiting already.", wait_s)
-        # An idle component is always tried, or one slow answer would shut the gate for good.
-        if gate.inside and now_s + wait_s > deadline_s:
+            raise _refused("Too much is waiting already.", gate.wait_s())
+        if not inside:  # an idle component is always tried, or one slow answer would shut the gate for good
+            gate.answered_s = now_s
+        elif now_s + (inside + 1) * gate.interval_s > deadline_s:
             gate.shed += 1
-            raise _refused("It could not be answered in time.", wait_s)
-        gate.entered(now_s)
+            raise _refused("It could not be answered in time.", gate.wait_s())
+        gate.inside = inside + 1
         return gate
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OWN_SESSION",
     "Backend",
+    "Begun",
     "Exchange",
     "GatewaySettings",
     "NodeView",
@@ -103,6 +104,13 @@ class Exchange(Protocol):
         the end, when it does nothing. Whoever opened an exchange calls it in the end."""
 
 
+class Begun(Protocol):
+    """A call that runs, and whose outcome somebody will be told."""
+
+    def cancel(self) -> object:
+        """Nobody wants to be told any more. Idempotent."""
+
+
 class Backend(Protocol):
     """Shards, as the front sees them."""
 
@@ -121,6 +129,22 @@ class Backend(Protocol):
 
     async def end_session(self, name: str) -> None:
         """End it. Idempotent."""
+
+    def begin(
+        self,
+        route: RouteTarget,
+        session: int,
+        request: FunctionRequest,
+        heard: Callable[[Any], None],
+        *,
+        deadline_ns: int = 0,
+        trace_id: bytes = b"\0" * 16,
+    ) -> Begun | None:
+        """Begin what ``call`` does, without waiting for anything; ``heard`` is told the FunctionReply, or the error.
+
+        It is told once, not before this returns, and not after ``cancel``; it must not raise. None: something must be waited
+        for first, and nothing was begun. Raises what ``call`` raises before it sends.
+        """
 
     async def call(
         self,

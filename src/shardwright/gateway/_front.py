@@ -2,8 +2,6 @@
 
 It decides which route takes a request, in which session, whether it is let in, and what a client is told when something
 fails. Bodies and values of the application pass through as bytes; nothing of them is decoded here.
-
-Over 400 lines long: the way of a request from its route to its answer is read in one place.
 """
 
 from __future__ import annotations
@@ -13,12 +11,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
 from shardwright.errors import NotPermitted, ShardwrightError
-from shardwright.gateway._admission import Admission, Gate
-from shardwright.gateway._backend import Backend, GatewaySettings, Raised
+from shardwright.gateway._admission import Admission
+from shardwright.gateway._backend import Backend, GatewaySettings
 from shardwright.gateway._front_asgi import (
     Aborted,
     Receive,
@@ -26,27 +24,45 @@ from shardwright.gateway._front_asgi import (
     Send,
     respond,
     respond_problem,
-    safe_headers,
     trace_of,
 )
 from shardwright.gateway._front_exchange import HttpPump, WebSocketPump, deny
+from shardwright.gateway._front_functions import Functions, content_type_of
 from shardwright.gateway._front_log import FrontLog
-from shardwright.gateway._front_own import OwnPages
+from shardwright.gateway._front_own import RAW_BASE, OwnPages
 from shardwright.gateway._grpc import CALL, CHECK, GrpcRequest, answer_grpc, timeout_s
 from shardwright.gateway._limits import Limits
-from shardwright.gateway._problems import Problem, problem_of
+from shardwright.gateway._problems import Problem
 from shardwright.gateway._routes import Match, RouteTable
 from shardwright.gateway._scrape import Scrape
 from shardwright.gateway._sessions import Seal, Sessions, Visit, without_session
-from shardwright.guest import CONTINUE, FunctionReply, FunctionRequest
+from shardwright.guest import CONTINUE, FunctionReply
 from shardwright.model.shard import EntryKind, RouteTarget
 from shardwright.monitoring import GatewayMonitor
 
 __all__ = ["Front"]
 
-OWN = b"/_shardwright"
 _GRPC = frozenset({CALL, CHECK})
 _log = logging.getLogger("shardwright.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One HTTP request, as the server hands it over, and what its head says at once."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: Mapping[bytes, bytes]
+    trace_id: bytes
+
+    @property
+    def bodyless(self) -> bool:
+        """Whether the head alone says that no body follows: then nobody needs to wait for it."""
+        if b"transfer-encoding" in self.headers:
+            return False
+        length = self.headers.get(b"content-length")
+        return length == b"0" if length is not None else self.scope["http_version"] != "2"
 
 
 class Front:
@@ -78,6 +94,10 @@ class Front:
         self._own = OwnPages(
             settings, backend, self.routes, lambda: self.draining, Scrape(backend, self.monitor), token
         )
+        self._unrouted = self._own.elsewhere | _GRPC
+        self.functions = Functions(
+            self.routes, backend, self._sessions, self.limits, self.monitor, self.log, self.admission, self._elsewhere
+        )
         self._behind: set[asyncio.Task[None]] = set()  # exchanges whose response is out and whose application goes on
 
     def __repr__(self) -> str:
@@ -96,18 +116,20 @@ class Front:
         else:
             raise ValueError(f"a scope of type {scope['type']!r}")
 
+    def _elsewhere(self, raw_path: bytes) -> bool:
+        """Whether routes may not be asked for it."""
+        return raw_path.startswith(RAW_BASE) or raw_path in self._unrouted
+
     # -- HTTP ------------------------------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         trace_id = trace_of(headers.get(b"traceparent"))
         raw_path: bytes = scope["raw_path"]
-        if (raw_path.startswith(OWN) or raw_path in self._own.elsewhere) and await self._own.answer(
-            scope, headers, send, trace_id
-        ):
+        if self._own.maybe(raw_path) and await self._own.answer(scope, headers, send, trace_id):
             return
         if raw_path in _GRPC and headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            await self._grpc(raw_path, scope, headers, receive, send, trace_id)
+            await self._grpc(raw_path, _Asked(scope, receive, send, headers, trace_id))
             return
         method: str = scope["method"]
         pattern: str | None = None
@@ -118,12 +140,13 @@ class Front:
             match = self.routes.match(method, raw_path)
             pattern = match.route.path
             meter = self.monitor.request(pattern, method)
+            asked = _Asked(scope, receive, send, headers, trace_id)
             if match.route.kind is EntryKind.APPLICATION:
-                status = await self._application(scope, receive, send, match, headers, trace_id)
+                status = await self._application(asked, match)
             else:
-                status = await self._function(scope, receive, send, match, headers, trace_id)
+                status = await self._function(asked, match)
         except (ShardwrightError, Problem) as error:
-            problem = self._say(error, pattern, trace_id)
+            problem = self.log.problem(error, pattern, trace_id)
             status = problem.status
             await respond_problem(send, problem, trace_id)
         except Aborted:
@@ -138,68 +161,44 @@ class Front:
             if self.log.access:
                 self.log.request(method, pattern, status, begun_s, trace_id)
 
-    async def _function(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        match: Match,
-        headers: Mapping[bytes, bytes],
-        trace_id: bytes,
-    ) -> int:
-        route = match.route
-        body = b"" if _bodyless(scope, headers) else await self._body(receive, headers)
-        request = FunctionRequest(
-            scope["method"],
-            dict(match.path),
-            self._query(scope["query_string"]),
-            body,
-            headers.get(b"content-type", b"").decode("latin-1"),
-        )
+    async def _function(self, asked: _Asked, match: Match) -> int:
+        route, headers, functions = match.route, asked.headers, self.functions
+        body = b"" if asked.bodyless else await self._body(asked)
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        request = functions.request(asked.scope["method"], match, asked.scope["query_string"], body, content_type)
         visit = await self._sessions.enter(route.needs_session, headers)
-        limit_s = route.timeout_s or self.limits.call_timeout_s
-        reply = await self.call(route, visit, request, trace_id=trace_id, limit_s=limit_s)
-        try:
-            safe_headers(((b"content-type", content_type := reply.content_type.encode("latin-1")),))
-        except ValueError:
-            raise Problem(502, "The application gave no usable answer.") from None
-        await respond(send, reply.status, reply.body, content_type, trace_id, visit.headers)
+        limit_s = functions.limit_s(route)
+        reply = await functions.call(route, visit, request, trace_id=asked.trace_id, limit_s=limit_s)
+        await respond(asked.send, reply.status, reply.body, content_type_of(reply), asked.trace_id, visit.headers)
         return reply.status
 
-    async def _grpc(
-        self,
-        raw_path: bytes,
-        scope: Scope,
-        headers: Mapping[bytes, bytes],
-        receive: Receive,
-        send: Send,
-        trace_id: bytes,
-    ) -> None:
-        async def call(asked: GrpcRequest) -> tuple[FunctionReply, tuple[tuple[bytes, bytes], ...]]:
-            raw, _, query = asked.target.encode().partition(b"?")
-            match = self.routes.match(asked.method, raw)
+    async def _grpc(self, raw_path: bytes, asked: _Asked) -> None:
+        scope, headers, send, trace_id = asked.scope, asked.headers, asked.send, asked.trace_id
+
+        async def call(wanted: GrpcRequest) -> tuple[FunctionReply, tuple[tuple[bytes, bytes], ...]]:
+            raw, _, query = wanted.target.encode().partition(b"?")
+            match = self.routes.match(wanted.method, raw)
             if match.route.kind is EntryKind.APPLICATION:
                 raise Problem(404, "No function takes this path.")
-            meter = self.monitor.request(match.route.path, asked.method)
+            meter = self.monitor.request(match.route.path, wanted.method)
             status = None
             begun_s = time.monotonic()
             try:
-                request = FunctionRequest(
-                    asked.method, dict(match.path), self._query(query), asked.body, asked.content_type
-                )
+                functions = self.functions
+                request = functions.request(wanted.method, match, query, wanted.body, wanted.content_type)
                 visit = await self._sessions.enter(match.route.needs_session, headers)
-                limit_s = timeout_s(headers.get(b"grpc-timeout"), match.route.timeout_s or self.limits.call_timeout_s)
-                reply = await self.call(match.route, visit, request, trace_id=trace_id, limit_s=limit_s)
+                limit_s = timeout_s(headers.get(b"grpc-timeout"), functions.limit_s(match.route))
+                reply = await functions.call(match.route, visit, request, trace_id=trace_id, limit_s=limit_s)
                 status = reply.status
                 return reply, visit.headers
             except (ShardwrightError, Problem) as error:
-                problem = self._say(error, match.route.path, trace_id)
+                problem = self.log.problem(error, match.route.path, trace_id)
                 status = problem.status
                 raise problem from error
             finally:
                 meter.ended(status)
                 if self.log.access:
-                    self.log.request(asked.method, match.route.path, status, begun_s, trace_id)
+                    self.log.request(wanted.method, match.route.path, status, begun_s, trace_id)
 
         if scope["http_version"] != "2" or scope["method"] != "POST":
             await respond_problem(send, Problem(405, "gRPC is POST over HTTP/2."), trace_id)
@@ -207,7 +206,7 @@ class Front:
         await answer_grpc(
             raw_path,
             headers,
-            receive,
+            asked.receive,
             send,
             trace_id,
             max_bytes=self.limits.body_bytes,
@@ -216,50 +215,15 @@ class Front:
             call=call,
         )
 
-    async def call(
-        self, route: RouteTarget, visit: Visit, request: FunctionRequest, *, trace_id: bytes, limit_s: float
-    ) -> FunctionReply:
-        """Run a function for an admitted request. Raises Problem and what the backend raises."""
-        now_s = time.monotonic()
-        gate = self._admit(route, now_s, now_s + limit_s)
-        deadline_ns = int((now_s + limit_s) * 1e9)
-        answered = True
-        try:
-            try:
-                return await self._backend.call(
-                    route, visit.number, request, deadline_ns=deadline_ns, trace_id=trace_id
-                )
-            except NotPermitted:
-                if not visit.name:
-                    raise
-                visit = await self._sessions.again(visit)
-                return await self._backend.call(
-                    route, visit.number, request, deadline_ns=deadline_ns, trace_id=trace_id
-                )
-        except Raised:
-            raise
-        except BaseException:
-            answered = False
-            raise
-        finally:
-            gate.left(time.monotonic(), answered=answered)
-
-    def _admit(self, route: RouteTarget, now_s: float, deadline_s: float) -> Gate:
-        try:
-            return self.admission.enter(route.component, now_s, deadline_s)
-        except Problem:
-            self.monitor.shed(route.component, "queue")
-            raise
-
-    async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+    async def _body(self, asked: _Asked) -> bytes:
         """The whole body of a call of a function."""
-        self._check_length(headers)
+        self._check_length(asked.headers)
         parts: list[bytes] = []
         length = 0
         while True:
             try:
                 async with asyncio.timeout(self.limits.body_timeout_s):
-                    event = await receive()
+                    event = await asked.receive()
             except TimeoutError:
                 raise Problem(408, "The body did not arrive in time.", ((b"connection", b"close"),)) from None
             if event["type"] != "http.request":
@@ -278,37 +242,14 @@ class Front:
         if len(given) > 18 or int(given) > self.limits.body_bytes:
             raise _too_large()
 
-    def _query(self, query: bytes) -> tuple[tuple[str, str], ...]:
-        if not query:
-            return ()
-        try:
-            return tuple(
-                parse_qsl(
-                    query.decode("ascii"),
-                    keep_blank_values=True,
-                    errors="strict",
-                    max_num_fields=self.limits.query_fields,
-                )
-            )
-        except ValueError:
-            raise Problem(400, "The query cannot be read.") from None
-
     # -- exchanges -------------------------------------------------------------------------------------------------
 
-    async def _application(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        match: Match,
-        headers: Mapping[bytes, bytes],
-        trace_id: bytes,
-    ) -> int:
-        route = match.route
+    async def _application(self, asked: _Asked, match: Match) -> int:
+        route, scope, headers = match.route, asked.scope, asked.headers
         self._check_length(headers)
         visit = await self._sessions.enter(route.needs_session, headers)
         now_s = time.monotonic()
-        gate = self._admit(route, now_s, now_s + (route.timeout_s or math.inf))
+        gate = self.functions.admit(route, now_s, now_s + (route.timeout_s or math.inf))
         inside = True
 
         def answered(by_application: bool = True) -> None:
@@ -323,12 +264,20 @@ class Front:
             expecting = headers.get(b"expect", b"").lower() == b"100-continue" and scope["http_version"] == "1.1"
             if expecting:
                 shown["extensions"] = {**scope.get("extensions", {}), CONTINUE: {}}
-            exchange, visit = await self._open(route, visit, shown, trace_id)
+            exchange, visit = await self._open(route, visit, shown, asked.trace_id)
             pump = HttpPump(
-                exchange, receive, send, self.limits, trace_id, visit.headers, answered, expecting, route.timeout_s
+                exchange,
+                asked.receive,
+                asked.send,
+                self.limits,
+                asked.trace_id,
+                visit.headers,
+                answered,
+                expecting,
+                route.timeout_s,
             )
             try:
-                await pump.run(not _bodyless(scope, headers))
+                await pump.run(not asked.bodyless)
             finally:
                 if pump.complete and not pump.returned and pump.status < 500:
                     self._keep(pump.finish())
@@ -366,7 +315,7 @@ class Front:
             visit = await self._sessions.enter(match.route.needs_session, headers)
             exchange, visit = await self._open(match.route, visit, _shown(scope, match), trace_id)
         except (ShardwrightError, Problem) as error:
-            problem = self._say(error, pattern, trace_id)
+            problem = self.log.problem(error, pattern, trace_id)
             if self.log.access:
                 self.log.request("WEBSOCKET", pattern, problem.status, begun_s, trace_id)
             await deny(send, problem, trace_id, extensions)
@@ -398,26 +347,9 @@ class Front:
             if self.log.access:
                 self.log.request("WEBSOCKET", pattern, pump.code, begun_s, trace_id)
 
-    def _say(self, error: Exception, pattern: str | None, trace_id: bytes) -> Problem:
-        """What the client is told; the log gets the rest."""
-        problem = problem_of(error)
-        if problem.status >= 500 and not isinstance(error, Problem):
-            _log.warning(
-                "%s %s: %s", problem.status, pattern, error, extra={"trace": trace_id.hex(), "route": pattern or ""}
-            )
-        return problem
-
 
 def _too_large() -> Problem:
     return Problem(413, "The body is larger than this gateway takes.", ((b"connection", b"close"),))
-
-
-def _bodyless(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-    """Whether the head alone says that no body follows: then nobody needs to wait for it."""
-    if b"transfer-encoding" in headers:
-        return False
-    length = headers.get(b"content-length")
-    return length == b"0" if length is not None else scope["http_version"] != "2"
 
 
 def _shown(scope: Scope, match: Match) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from shardwright.gateway._problems import PROBLEM_TYPE, Problem
+from shardwright.gateway._random import random_bytes
 
 __all__ = [
     "TRACE_HEADER",
@@ -17,6 +17,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "bodiless",
     "respond",
     "respond_problem",
     "safe_headers",
@@ -48,7 +49,12 @@ def trace_of(traceparent: bytes | None) -> bytes:
         found = _TRACEPARENT.fullmatch(traceparent)
         if found is not None and found.group(1) != _NO_TRACE and found.group(2) != _NO_SPAN:
             return bytes.fromhex(found.group(1).decode())
-    return os.urandom(16)
+    return random_bytes(16)
+
+
+def bodiless(status: int) -> bool:
+    """Whether a response of that status ends with its head, whatever it says of a body."""
+    return status == 204 or status == 304
 
 
 async def respond(
@@ -66,7 +72,7 @@ async def respond(
         (TRACE_HEADER, trace_id.hex().encode()),
         *extra,
     ]
-    if status == 204:
+    if bodiless(status):
         del headers[:2]
         body = b""
     await send({"type": "http.response.start", "status": status, "headers": headers})

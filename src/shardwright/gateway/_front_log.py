@@ -7,6 +7,8 @@ import time
 
 import msgspec
 
+from shardwright.gateway._problems import Problem, problem_of
+
 __all__ = ["FrontLog"]
 
 MOST_DEFECTS = 10  # that are told in a minute: whoever finds one must not fill the disk with it
@@ -46,6 +48,15 @@ class FrontLog:
         took_ms = round((time.monotonic() - begun_s) * 1e3, 3)
         line = {"method": method, "route": pattern, "status": status, "ms": took_ms, "trace": trace}
         _access.info("%s", _json.encode(line).decode(), extra={"trace": trace})
+
+    def problem(self, error: Exception, pattern: str | None, trace_id: bytes) -> Problem:
+        """What the client is told of an error; the log gets the rest."""
+        problem = problem_of(error)
+        if problem.status >= 500 and not isinstance(error, Problem):
+            _log.warning(
+                "%s %s: %s", problem.status, pattern, error, extra={"trace": trace_id.hex(), "route": pattern or ""}
+            )
+        return problem
 
     def defect(self, error: BaseException, pattern: str | None, trace_id: bytes = b"") -> None:
         """Something in the front itself failed."""

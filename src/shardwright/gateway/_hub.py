@@ -18,6 +18,7 @@ from typing import Protocol
 
 from shardwright.contracts.transport import Part
 from shardwright.errors import ChannelClosed, MessageTooLarge, ProtocolViolation
+from shardwright.gateway._turns import at_end_of_turn
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.transport import pack, unpack
@@ -66,6 +67,7 @@ class LoopHub:
         self.events = events
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.links: set[LoopLink] = set()
+        self.at_end = at_end_of_turn(loop)
 
     def __repr__(self) -> str:
         return f"<LoopHub {len(self.links)} links>"
@@ -220,32 +222,37 @@ class LoopLink:
                 self._flush()
             return
         if not self._gathered:
-            self._hub.loop.call_soon(self._send_gathered)
+            self._hub.at_end(self._send_gathered)
         self._gathered += (_LENGTH.pack(size), *parts)
         self._unsent_bytes += size + 4
 
-    def _send_gathered(self) -> None:
-        """What one turn of the loop brought, in one piece: the kernel and the peer are woken once for all of it."""
+    def _send_gathered(self) -> bool:
+        """What one turn of the loop brought, in one piece: the kernel and the peer are woken once for all of it.
+
+        Whether something was scheduled on the loop.
+        """
         if not self._gathered:
-            return
+            return False
         data = b"".join(self._gathered)
         self._gathered.clear()
         self._unsent_bytes -= len(data)
         if self._unsent:
             self._keep([data])
-            return
+            return False
         try:
             sent = self._send(data, _FLAGS)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             self._broken(error)
-            return
+            return True
         if sent < len(data):
             self._keep([memoryview(data)[sent:]])
             self._hub.loop.add_writer(self._socket.fileno(), self._flush)
         elif self._writers and self._unsent_bytes <= FULL_BYTES:
             self._wake()
+            return True
+        return False
 
     def _keep(self, parts: Sequence[Part]) -> None:
         for part in parts:

@@ -25,6 +25,15 @@ th,td{text-align:left;vertical-align:top;padding:.3rem 1.2rem .3rem 0;border-bot
 th{font-weight:600}
 td.long{white-space:normal;min-width:18rem;overflow-wrap:anywhere}
 [hidden]{display:none}
+@media (max-width:40rem){
+table,tr,td{display:block}
+tr{border-bottom:1px solid var(--line);padding:.4rem 0}
+tr:has(th){position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
+td,td.long{display:grid;grid-template-columns:minmax(5.5rem,1fr) 3fr;gap:.6rem;border:0;padding:.1rem 0;white-space:normal;
+min-width:0;overflow-wrap:anywhere}
+td[data-name]::before{content:attr(data-name);color:var(--soft)}
+td:empty{display:none}
+}
 """
 
 _SCRIPT = """
@@ -81,6 +90,7 @@ function fill(id, rows, count) {
     if (!kept[at]) return;
     const th = document.createElement("th");
     th.scope = "col";
+    th.role = "columnheader";
     th.textContent = name;
     head.append(th);
   });
@@ -91,6 +101,8 @@ function fill(id, rows, count) {
       const td = document.createElement("td");
       td.textContent = text === undefined || text === null ? "" : text;
       if (td.textContent.length > 40) td.className = "long";
+      td.role = "cell";
+      td.dataset.name = COLUMNS[id][at][0];
       tr.append(td);
     });
     lines.push(tr);
@@ -98,9 +110,11 @@ function fill(id, rows, count) {
   if (!rows.length) {
     const td = document.createElement("td");
     td.textContent = "none";
+    td.role = "cell";
     lines.splice(0, 1, document.createElement("tr"));
     lines[0].append(td);
   }
+  for (const line of lines) line.role = "row";  // a narrow window shows them as blocks, which takes their meaning away
   $(id).replaceChildren(...lines);
   $(id + "-count").textContent = count === undefined ? rows.length : count;
 }
@@ -151,7 +165,7 @@ refresh();
 def _section(name: str, title: str) -> str:
     return (
         f'<h2>{title} (<span id="{name}-count">0</span>)</h2>\n'
-        f'<div class="wide" tabindex="0" role="region" aria-label="{title}"><table id="{name}"></table></div>\n'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{title}"><table id="{name}" role="table"></table></div>\n'
     )
 
 

@@ -25,6 +25,7 @@ from shardwright.gateway._backend import GatewaySettings
 from shardwright.gateway._server import serve
 from shardwright.gateway._shards import ShardBackend
 from shardwright.gateway._talk import NodeTalk, close_all
+from shardwright.gateway._turns import run_in_turns
 from shardwright.guest import AskStacks, Attach, Attached, ControlSocket, Enter, Stop, stacks
 from shardwright.model.shard import ShardPlan
 
@@ -52,7 +53,7 @@ class GatewayProcess:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.freeze()
         try:
-            asyncio.run(run(self._plan, self._settings, self._control, self._descriptors, _exit))
+            run_in_turns(run(self._plan, self._settings, self._control, self._descriptors, _exit))
         except Exception:
             traceback.print_exc()
             return EXIT_DEFECT

@@ -53,31 +53,14 @@ def lost_call(what: str, shard: str, reason: ChannelClosed) -> ShardLost:
     return ShardLost(f"{what}: {shard} ended while it was running this call")
 
 
-class Reply:
-    """The waiter of one call of a function; ``future`` has its answer."""
-
-    __slots__ = ("future", "shard", "what")
-
-    def __init__(self, future: asyncio.Future[Answer], what: str, shard: str) -> None:
-        self.future = future
-        self.what = what
-        self.shard = shard
-
-    def replied(self, envelope: Envelope) -> None:
-        found = answer_in(envelope)
-        if self.future.done():
-            return
-        if isinstance(found, ShardwrightError):
-            self.future.set_exception(found)
-        else:
-            self.future.set_result(found)
-
-    def arrived(self, envelope: Envelope) -> None:
-        raise ProtocolViolation(f"a {envelope.kind.name} of a call that is no exchange")
-
-    def lost(self, reason: ChannelClosed) -> None:
-        if not self.future.done():
-            self.future.set_exception(lost_call(self.what, self.shard, reason))
+def settle(future: asyncio.Future[Answer], found: Answer | ShardwrightError) -> None:
+    """Let whoever awaits an answer have it, or the error."""
+    if future.done():
+        return
+    if isinstance(found, ShardwrightError):
+        future.set_exception(found)
+    else:
+        future.set_result(found)
 
 
 def problem(status: int, title: str, detail: str, errors: list[dict[str, Any]]) -> FunctionReply:

@@ -8,7 +8,7 @@ application is mounted; among prefixes the longest wins. Segments are compared a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
@@ -36,14 +36,37 @@ def parameters(pattern: str) -> tuple[str, ...]:
     return tuple(found.group(1) for found in _PARAMETER.finditer(pattern))
 
 
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A route, and where the values of its parameters are: name, index of the segment, whether all that follow belong to it."""
+
+    route: RouteTarget
+    places: tuple[tuple[str, int, bool], ...] = ()
+    match: Match | None = None  # the same for all requests, where nothing of the path is a value
+
+    def made(self, segments: list[str]) -> Match:
+        if self.match is not None:
+            return self.match
+        values = {name: "/".join(segments[at:]) if rest else segments[at] for name, at, rest in self.places}
+        return Match(self.route, values)
+
+
+def _leaf(route: RouteTarget) -> _Leaf:
+    if route.kind is EntryKind.APPLICATION:
+        return _Leaf(route, match=Match(route, {}, route.path.rstrip("/")))
+    found = [(at, _PARAMETER.fullmatch(segment)) for at, segment in enumerate(route.path.split("/")[1:])]
+    places = tuple((each[1], at, each[2] is not None) for at, each in found if each is not None)
+    return _Leaf(route, places, None if places else Match(route))
+
+
 @dataclass(slots=True)
 class _Branch:
     """One level of the tree of patterns."""
 
     literal: dict[str, _Branch] = field(default_factory=dict)
     parameter: _Branch | None = None
-    rest: list[RouteTarget] = field(default_factory=list)
-    routes: list[RouteTarget] = field(default_factory=list)
+    rest: list[_Leaf] = field(default_factory=list)
+    leaves: list[_Leaf] = field(default_factory=list)
 
 
 class RouteTable:
@@ -52,13 +75,13 @@ class RouteTable:
     def __init__(self, routes: Iterable[RouteTarget]) -> None:
         self.routes = tuple(routes)
         self._root = _Branch()
-        self._literal: dict[bytes, list[RouteTarget]] = {}
-        self._mounted: dict[tuple[str, ...], list[RouteTarget]] = {}
+        self._literal: dict[tuple[bytes, str], Match] = {}  # what the paths without parameters take, by method
+        self._mounted: dict[tuple[str, ...], list[_Leaf]] = {}
         self._deepest = 0
         for route in self.routes:
             if route.kind is EntryKind.APPLICATION:
                 where = tuple(part for part in route.path.rstrip("/").split("/")[1:])
-                self._mounted.setdefault(where, []).append(route)
+                self._mounted.setdefault(where, []).append(_leaf(route))
                 self._deepest = max(self._deepest, len(where))
             else:
                 self._add(route)
@@ -69,19 +92,21 @@ class RouteTable:
     def _add(self, route: RouteTarget) -> None:
         branch = self._root
         segments = route.path.split("/")[1:]
-        if not parameters(route.path):
-            self._literal.setdefault(route.path.encode(), []).append(route)
+        leaf = _leaf(route)
+        if leaf.match is not None:
+            for method in _allowed(route):
+                self._literal.setdefault((route.path.encode(), method), leaf.match)
         for segment in segments:
             found = _PARAMETER.fullmatch(segment)
             if found is None:
                 branch = branch.literal.setdefault(segment, _Branch())
             elif found.group(2):
-                branch.rest.append(route)
+                branch.rest.append(leaf)
                 return
             else:
                 branch.parameter = branch.parameter or _Branch()
                 branch = branch.parameter
-        branch.routes.append(route)
+        branch.leaves.append(leaf)
 
     def covered(self, path: str) -> bool:
         """Whether a mounted application, or a route, takes this literal path."""
@@ -89,19 +114,17 @@ class RouteTable:
 
     def match(self, method: str, raw_path: bytes) -> Match:
         """The route for a request. Raises Problem: 400, 404, or 405 with the methods that the path allows."""
-        fast = self._literal.get(raw_path)
+        fast = self._literal.get((raw_path, method))
         if fast is not None:
-            for route in fast:
-                if _answers(route, method):
-                    return Match(route)
+            return fast
         segments = _segments(raw_path)
         candidates = self._candidates(segments)
-        for route in candidates:
-            if _answers(route, method):
-                return self._made(route, segments)
+        for leaf in candidates:
+            if _answers(leaf.route, method):
+                return leaf.made(segments)
         if not candidates:
             raise Problem(404, "No route takes this path.")
-        allowed = sorted({name for route in candidates for name in _allowed(route)})
+        allowed = sorted({name for leaf in candidates for name in _allowed(leaf.route)})
         allow = ((b"allow", ", ".join(allowed).encode()),)
         if method == "OPTIONS":
             raise Problem(204, headers=allow)
@@ -110,40 +133,33 @@ class RouteTable:
     def match_websocket(self, raw_path: bytes) -> Match:
         """The application for a WebSocket. Raises Problem: 400, 404; functions take no WebSockets."""
         segments = _segments(raw_path)
-        for route in self._candidates(segments):
-            if route.kind is EntryKind.APPLICATION:
-                return self._made(route, segments)
+        for leaf in self._candidates(segments):
+            if leaf.route.kind is EntryKind.APPLICATION:
+                return leaf.made(segments)
         raise Problem(404, "No application takes WebSockets at this path.")
 
-    def _candidates(self, segments: list[str]) -> list[RouteTarget]:
+    def _candidates(self, segments: list[str]) -> list[_Leaf]:
         """Routes whose path fits, the most specific first."""
-        found = list(_walk(self._root, segments, 0))
-        for depth in range(min(len(segments), self._deepest), -1, -1):
-            if tuple(segments[:depth]) in self._mounted:
-                found += self._mounted[tuple(segments[:depth])]
+        found: list[_Leaf] = []
+        _walk(self._root, segments, 0, found)
+        if self._mounted:
+            for depth in range(min(len(segments), self._deepest), -1, -1):
+                found += self._mounted.get(tuple(segments[:depth]), ())
         return found
 
-    def _made(self, route: RouteTarget, segments: list[str]) -> Match:
-        if route.kind is EntryKind.APPLICATION:
-            return Match(route, {}, route.path.rstrip("/"))
-        values: dict[str, str] = {}
-        for index, segment in enumerate(route.path.split("/")[1:]):
-            found = _PARAMETER.fullmatch(segment)
-            if found is not None:
-                values[found.group(1)] = "/".join(segments[index:]) if found.group(2) else segments[index]
-        return Match(route, values)
 
-
-def _walk(branch: _Branch, segments: list[str], at: int) -> Iterator[RouteTarget]:
+def _walk(branch: _Branch, segments: list[str], at: int, found: list[_Leaf]) -> None:
+    """Adds what fits beneath ``branch``."""
     if at == len(segments):
-        yield from branch.routes
+        found += branch.leaves
         return
     segment = segments[at]
-    if segment in branch.literal:
-        yield from _walk(branch.literal[segment], segments, at + 1)
+    literal = branch.literal.get(segment)
+    if literal is not None:
+        _walk(literal, segments, at + 1, found)
     if branch.parameter is not None and segment:
-        yield from _walk(branch.parameter, segments, at + 1)
-    yield from branch.rest
+        _walk(branch.parameter, segments, at + 1, found)
+    found += branch.rest
 
 
 def _answers(route: RouteTarget, method: str) -> bool:

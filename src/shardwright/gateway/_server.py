@@ -11,7 +11,6 @@ import logging
 import socket
 import ssl
 import time
-from email.utils import formatdate
 from typing import Any
 
 import uvicorn
@@ -63,7 +62,7 @@ async def serve_front(
     """Serve a front that was made elsewhere. Raises NodeError before it accepts anything; afterwards it does not raise."""
     gateway = settings.gateway
     tls = tls_context(gateway.certificate, gateway.key) if gateway.secure else None
-    state = GatewayState(front.limits)
+    state = GatewayState(front.limits, front.functions)
     config = _config(front)
     loop = asyncio.get_running_loop()
 
@@ -121,7 +120,7 @@ async def _tick(state: GatewayState, front: Front) -> None:
     """The time of day for responses, and an eye on connections that keep us waiting."""
     loop = asyncio.get_running_loop()
     while True:
-        state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        state.tell_date(time.time())
         now_s = loop.time()
         front.monitor.connections_open = len(state.connections)
         for connection in tuple(state.connections):

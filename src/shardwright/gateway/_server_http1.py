@@ -11,7 +11,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from shardwright.gateway._front_asgi import TRACE_HEADER, Event, Receive, Scope, Send, trace_of
 from shardwright.gateway._problems import PROBLEM_TYPE, Problem
-from shardwright.gateway._server_connection import GatewayState, Running
+from shardwright.gateway._server_connection import GatewayState, Running, Watched
+from shardwright.gateway._server_direct import DirectCycle
 from shardwright.gateway._server_http2 import PREFACE, Http2Protocol
 
 __all__ = ["Http1Protocol"]
@@ -63,9 +64,10 @@ class _Cork:
         return self._transport.is_closing()
 
 
-class Http1Protocol(HttpToolsProtocol):
+class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
     """One connection. It becomes another protocol's when the client speaks HTTP/2 or asks for a WebSocket.
 
+    What arrives is read into one buffer for all connections: for one made anew, asyncio allocates 256 KiB for each read.
     ``sweep`` is called now and then: it ends a head that does not come to its end, and a response that nobody reads.
     """
 
@@ -87,11 +89,12 @@ class Http1Protocol(HttpToolsProtocol):
         self._greeting: bytes | None = b""  # until it is known which protocol the client speaks
         self._waits_since_s = self.loop.time()  # for a head, or for the first byte
         self._in_head = True
+        self._heads = 0  # that were complete
         self._head_bytes = 0
         self._chunk_bytes = 0
-        self._stuck_since_s = 0.0
         self._idle_since_s = 0.0  # after an answer; what begins no request (empty lines do not) changes nothing
         self._closes_at_s = 0.0
+        self._direct: DirectCycle | None = None  # the last that was answered without a task, if any
         self._current: RequestResponseCycle | None = None  # the request that is being answered; others wait behind it
 
     # -- connection ------------------------------------------------------------------------------------------------
@@ -111,6 +114,8 @@ class Http1Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._running.gone()
+        if self._direct is not None:
+            self._direct.gone()
         self.pipeline.clear()
 
     def _become_http2(self, received: bytes) -> None:
@@ -142,7 +147,7 @@ class Http1Protocol(HttpToolsProtocol):
         if self._closes_at_s:
             if now_s > self._closes_at_s:
                 self.transport.abort()
-        elif self._stuck_since_s and now_s - self._stuck_since_s > self.limits.idle_timeout_s:
+        elif self.stuck_since_s and now_s - self.stuck_since_s > self.limits.idle_timeout_s:
             self.transport.abort()
         elif self._in_head:
             if now_s - self._waits_since_s > self.limits.head_timeout_s:
@@ -158,15 +163,13 @@ class Http1Protocol(HttpToolsProtocol):
         ):
             self.transport.close()
 
-    def pause_writing(self) -> None:
-        self._stuck_since_s = self.loop.time()
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        self._stuck_since_s = 0.0
-        super().resume_writing()
-
     # -- what arrives ----------------------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._state.arrived
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._state.arrived[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         if self._greeting is not None:
@@ -180,11 +183,14 @@ class Http1Protocol(HttpToolsProtocol):
                 return
         if self._refusal:
             return
-        was_in_head = self._in_head
+        was_in_head, heads = self._in_head, self._heads
         self._chunk_bytes = len(data)
         super().data_received(data)
         if self._in_head:
-            self._head_bytes = (self._head_bytes if was_in_head else 0) + len(data)
+            if not was_in_head or self._heads != heads:  # it began with these bytes
+                self._head_bytes = 0
+                self._waits_since_s = self.loop.time()
+            self._head_bytes += len(data)
             if self._head_bytes > self.limits.head_bytes and not self._refusal:
                 self._refuse(431)
 
@@ -207,15 +213,18 @@ class Http1Protocol(HttpToolsProtocol):
             self._idle_since_s = self.loop.time()
 
     def on_message_begin(self) -> None:
+        """As in uvicorn, but for the scope, which is made where it is needed."""
         if len(self.pipeline) >= self.limits.pipelined:
             self._refusal = 429
             raise _Refused
         self._in_head = True
-        self._waits_since_s = self.loop.time()
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._heads += 1
         if len(self.url) > self.limits.target_bytes:
             self._refusal = 414
         elif len(self.headers) > self.limits.fields or (
@@ -230,9 +239,50 @@ class Http1Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         if self._refusal:
             raise _Refused
+        if version == "1.1" and self._answer_directly():
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.headers += headers
+        self.url, self.expect_100_continue = url, expects
         super().on_headers_complete()
-        if self._state.draining:
+        if self._state.draining and bool(self.cycle):
             self.cycle.keep_alive = False
+
+    def _answer_directly(self) -> bool:
+        """Begin what the request asks for without a task of its own, if that is possible."""
+        before, url = self.cycle, self.url
+        if (
+            (bool(before) and not before.response_complete)
+            or self.flow.write_paused
+            or self.parser.should_upgrade()
+            or not url.startswith(b"/")
+            or b"#" in url
+            or not url.isascii()
+        ):
+            return False
+        method = self.parser.get_method().decode()
+        keep_alive = self.parser.should_keep_alive() and not self._state.draining
+        cycle = DirectCycle(self._state, self._answered, method == "HEAD", keep_alive)
+        self._direct = cycle
+        self.cycle = self._current = cycle  # type: ignore[assignment]
+        cycle.call = self._state.functions.begin(method, url, self.headers, cycle)
+        if cycle.call is None and not cycle.response_complete:
+            self.cycle = before
+            return False
+        return True
+
+    def _answered(self, cycle: DirectCycle, response: bytes | None) -> None:
+        if cycle.disconnected:
+            return
+        if response is None:
+            self.transport.abort()
+            return
+        self._cork.flush()
+        self.transport.write(response)
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
         if self._state.draining:

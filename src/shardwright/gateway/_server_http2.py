@@ -29,7 +29,8 @@ from h2.settings import SettingCodes, Settings
 from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from shardwright.gateway._server_connection import GatewayState
+from shardwright.gateway._problems import Problem
+from shardwright.gateway._server_connection import GatewayState, Watched
 from shardwright.gateway._server_http2_stream import Stream
 
 __all__ = ["PREFACE", "Http2Protocol"]
@@ -42,7 +43,7 @@ NUISANCES = 400  # resets, pings, settings, empty frames that a peer may send at
 NUISANCES_PER_S = 40
 
 
-class Http2Protocol(asyncio.Protocol):
+class Http2Protocol(Watched, asyncio.Protocol):
     """One connection."""
 
     def __init__(self, config: Config, server_state: GatewayState, loop: asyncio.AbstractEventLoop) -> None:
@@ -72,7 +73,6 @@ class Http2Protocol(asyncio.Protocol):
         self._draining = False
         self._nuisances = 0.0
         self._judged_s = self._idle_since_s = loop.time()
-        self._stuck_since_s = 0.0
 
     # -- connection ------------------------------------------------------------------------------------------------
 
@@ -98,11 +98,11 @@ class Http2Protocol(asyncio.Protocol):
         return None
 
     def pause_writing(self) -> None:
-        self._stuck_since_s = self.loop.time()
+        super().pause_writing()
         self.writable.clear()
 
     def resume_writing(self) -> None:
-        self._stuck_since_s = 0.0
+        super().resume_writing()
         self.writable.set()
 
     def shutdown(self) -> None:
@@ -114,7 +114,7 @@ class Http2Protocol(asyncio.Protocol):
     def sweep(self, now_s: float) -> None:
         """End what takes too long."""
         limit_s = self.limits.idle_timeout_s
-        if self._stuck_since_s and now_s - self._stuck_since_s > limit_s:
+        if self.stuck_since_s and now_s - self.stuck_since_s > limit_s:
             self.transport.abort()
         elif not self.streams and now_s - self._idle_since_s > limit_s:
             self._leave(ErrorCodes.NO_ERROR)
@@ -251,7 +251,12 @@ class Http2Protocol(asyncio.Protocol):
             "state": {},
             "extensions": {"http.response.trailers": {}},
         }
-        task = self.loop.create_task(stream.run(self.app, scope, too_long=len(target) > self.limits.target_bytes))
+        refused = None
+        if b":protocol" in pseudo:
+            refused = Problem(501, "WebSockets are served over HTTP/1.1: connect without offering h2.")
+        elif len(target) > self.limits.target_bytes:
+            refused = Problem(414)
+        task = self.loop.create_task(stream.run(self.app, scope, refused))
         self.server_state.tasks.add(task)
         task.add_done_callback(self.server_state.tasks.discard)
 

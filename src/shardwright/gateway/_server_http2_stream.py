@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from h2.exceptions import H2Error
 
-from shardwright.gateway._front_asgi import safe_headers
+from shardwright.gateway._front_asgi import respond_problem, safe_headers, trace_of
+from shardwright.gateway._problems import Problem
 from shardwright.gateway._server_connection import Running
 
 if TYPE_CHECKING:
@@ -38,18 +39,15 @@ class Stream:
         self._trailers: list[tuple[bytes, bytes]] | None = None
         self._bodyless = False
 
-    async def run(self, app: Any, scope: dict[str, Any], *, too_long: bool) -> None:
+    async def run(self, app: Any, scope: dict[str, Any], refused: Problem | None) -> None:
+        """Answer it. ``refused``: what is said in place of what ``app`` would say."""
         try:
-            if too_long:
-                await self._refuse(414)
+            if refused is not None:
+                await respond_problem(self.send, refused, trace_of(None))
             else:
                 await self._running(scope, self.receive, self.send)
         finally:
             self._owner.over(self)
-
-    async def _refuse(self, status: int) -> None:
-        await self.send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-        await self.send({"type": "http.response.body", "body": b""})
 
     def arrived(self, data: bytes, length: int) -> None:
         self._body.append((data, length))

@@ -10,6 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from shardwright.gateway._server_connection import Watched
+
 __all__ = ["WebSocketProtocol"]
 
 _BITE = 4096
@@ -65,7 +67,7 @@ class _Gate:
             await self._shut.wait()
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
+class WebSocketProtocol(Watched, WebSocketsSansIOProtocol):
     """One WebSocket."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -73,7 +75,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.queue = _Inbox()  # type: ignore[assignment]
         self.writable = _Gate()  # type: ignore[assignment]
         self._held = b""
-        self._stuck_since_s = 0.0
 
     def data_received(self, data: bytes) -> None:
         data, self._held = self._held + data, b""
@@ -86,17 +87,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self._held = data
                 return
 
-    def pause_writing(self) -> None:
-        self._stuck_since_s = self.loop.time()
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        self._stuck_since_s = 0.0
-        super().resume_writing()
-
     def sweep(self, now_s: float) -> None:
         """End one whose client reads nothing of what it is sent."""
-        if self._stuck_since_s and now_s - self._stuck_since_s > self.config.timeout_keep_alive:
+        if self.stuck_since_s and now_s - self.stuck_since_s > self.config.timeout_keep_alive:
             self.transport.abort()
 
     async def receive(self) -> Any:

@@ -92,25 +92,44 @@ class Sessions:
 
         A wrong header is refused by Problem(401); a wrong cookie counts as none. Raises SessionRefused.
         """
+        asked = self._asked(needed, headers)
+        if asked is None:
+            return _NOBODY
+        name, tell = asked
+        number = self._backend.session(name)
+        if number is None:
+            number = await self._backend.begin_session(name)
+        return self._visit(number, name, tell)
+
+    def known(self, needed: bool, headers: Mapping[bytes, bytes]) -> Visit | None:
+        """The same where no session is to be begun; None where one is. Raises Problem(401)."""
+        if not needed and HEADER not in headers:
+            return _NOBODY
+        asked = self._asked(needed, headers)
+        if asked is None:
+            return _NOBODY
+        name, tell = asked
+        number = self._backend.session(name)
+        return None if number is None else self._visit(number, name, tell)
+
+    def _asked(self, needed: bool, headers: Mapping[bytes, bytes]) -> tuple[str, bytes | None] | None:
+        """The session that a request asks for, and the header by which it is told; None: it needs none."""
         given = headers.get(HEADER)
         if given is not None and given != NEW:
             known = self._seal.name(given)
             if known is None:
                 raise Problem(401, "This session is unknown or has expired.", ((b"www-authenticate", b"Session"),))
-            return await self._visit(known[0], HEADER if known[1] else None)
+            return known[0], HEADER if known[1] else None
         if given is None:
             if not needed:
-                return _NOBODY
+                return None
             for value in _IN_COOKIES.findall(headers.get(b"cookie", b"")):
                 known = self._seal.name(value.strip())
                 if known is not None:
-                    return await self._visit(known[0], COOKIE if known[1] else None)
-        return await self._visit(f"web-{secrets.token_urlsafe(16)}", HEADER if given else COOKIE)
+                    return known[0], COOKIE if known[1] else None
+        return f"web-{secrets.token_urlsafe(16)}", HEADER if given else COOKIE
 
-    async def _visit(self, name: str, tell: bytes | None) -> Visit:
-        number = self._backend.session(name)
-        if number is None:
-            number = await self._backend.begin_session(name)
+    def _visit(self, number: int, name: str, tell: bytes | None) -> Visit:
         return Visit(number, name, () if tell is None else (self._told(name, tell),))
 
     def _told(self, name: str, tell: bytes) -> tuple[bytes, bytes]:

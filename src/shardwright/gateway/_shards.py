@@ -1,7 +1,4 @@
-"""The Backend over links to shards: bindings are asked of the node, calls go straight to the shards.
-
-Longer than most files: binding, calling and what the node says all turn on the same routes, and are read together.
-"""
+"""The Backend over links to shards: bindings are asked of the node, calls go straight to the shards."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import asyncio
 import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,25 +15,26 @@ import msgspec
 from shardwright.errors import (
     CallError,
     ChannelClosed,
-    DeadlineExceeded,
-    NotPermitted,
     ProtocolViolation,
     ShardLost,
-    ShardwrightError,
 )
 from shardwright.gateway._backend import OWN_SESSION, Exchange, NodeView
+from shardwright.gateway._bindings import Bindings
+from shardwright.gateway._calls import Heard, OpenCall, Ways
+from shardwright.gateway._deadlines import Deadlines
 from shardwright.gateway._exchanges import LinkExchange
 from shardwright.gateway._hub import LoopHub, LoopLink
 from shardwright.gateway._keys import WrongKey, key_in
 from shardwright.gateway._node_sessions import NodeSessions
-from shardwright.gateway._replies import Reply, operation_of
+from shardwright.gateway._random import random_bytes
+from shardwright.gateway._replies import operation_of, settle
 from shardwright.gateway._routes import parameters
 from shardwright.gateway._talk import NodeTalk
 from shardwright.guest import (
+    Answer,
     AskCounts,
     AskLoad,
     AskNode,
-    Bind,
     Bound,
     CallContext,
     Counts,
@@ -55,16 +52,14 @@ from shardwright.guest import (
     SessionBegins,
     SessionBegun,
     SessionEnds,
-    Unbind,
     encode_web,
-    refusal,
 )
 from shardwright.guest import Describe as DescribeRequest
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
-from shardwright.model.shard import RouteTarget, ShardDefinition, ShardPlan
+from shardwright.model.shard import RouteTarget, ShardPlan
 from shardwright.monitoring import decode
 
 NO_TRACE = b"\0" * 16
@@ -85,15 +80,16 @@ class ShardBackend:
         self._loop = asyncio.get_running_loop()
         self._hub = LoopHub(self._loop, self)
         self._router: Router[LoopLink] = Router(_Nobody())
-        self._binding_now: dict[Route, asyncio.Future[ShardwrightError | None]] = {}
+        self._shared_ways = {  # which are the same for every call
+            each.component: Route(each.component) for each in plan.definitions if each.scope.kind is ScopeKind.SHARED
+        }
+        self._bindings = Bindings(self._loop, self._hub, self._router, talk)
         self._requests = itertools.count(1)
-        self._asked: dict[int, tuple[asyncio.Future[Bound], list[LoopLink]]] = {}
         self._looks: dict[int, asyncio.Future[NodeTold]] = {}
         self._sessions = NodeSessions(talk, session_idle_s, self._close_links_of)
         self._idle_since_s = time.monotonic()
-        self._closed = False
-        self._made = 0
-        self._failed: Counter[str] = Counter()  # calls that ended in an error of ours, by its code
+        self._deadlines = Deadlines(self._loop)
+        self._ways = Ways(self._router, self._deadlines)
         self.obey_rest: Callable[[Any, list[int]], None] | None = None  # messages that are not about links or sessions
 
     def __repr__(self) -> str:
@@ -106,9 +102,10 @@ class ShardBackend:
 
     def close(self) -> None:
         """End every conversation with a shard; whoever waits hears of it."""
-        self._closed = True
+        self._bindings.closed = True
         self._sessions.close()
         self._hub.close()
+        self._deadlines.close()
 
     # -- sessions ----------------------------------------------------------------------------------------------
 
@@ -161,6 +158,36 @@ class ShardBackend:
 
     # -- functions ---------------------------------------------------------------------------------------------
 
+    def begin(
+        self,
+        route: RouteTarget,
+        session: int,
+        request: FunctionRequest,
+        heard: Heard,
+        *,
+        deadline_ns: int = 0,
+        trace_id: bytes = NO_TRACE,
+    ) -> OpenCall | None:
+        context = self._sessions.known(session)
+        if context is None or route.scope is ScopeKind.REQUEST:
+            return None
+        try:
+            key = key_in(route, request) if route.scope is ScopeKind.KEY else None
+        except WrongKey:
+            return None
+        number = context.session
+        self._sessions.use(number)
+        definition = self._definitions[route.component]
+        way = self._shared_ways.get(route.component) or self._router.route(definition, number, key)
+        link = self._router.known(definition, way, context)
+        if link is None or link.full:
+            return None
+        envelope = _opening(link, route, number, deadline_ns, trace_id, encode_web(request))
+        try:
+            return OpenCall(self._ways, link, envelope, way, route.name, heard)
+        except ChannelClosed:
+            return None  # nothing was started
+
     async def call(
         self,
         route: RouteTarget,
@@ -191,7 +218,7 @@ class ShardBackend:
 
     async def _ask(
         self, target: RouteTarget, session: int, key: str | None, payload: bytes, deadline_ns: int, trace_id: bytes
-    ) -> Any:
+    ) -> Answer:
         context = self._sessions.known(session)
         if context is None:
             context = await self._sessions.context(session)
@@ -199,40 +226,28 @@ class ShardBackend:
         self._sessions.use(number)
         definition = self._definitions[target.component]
         way = self._router.route(definition, number, key)
+        future: asyncio.Future[Answer] = self._loop.create_future()
         while True:
             link = self._router.known(definition, way, context)
             if link is None or link.full:
-                link = await self._ready_link(definition, way, context, target.name, deadline_ns)
-            reply = Reply(self._loop.create_future(), target.name, link.peer.shard)
+                link = await self._bindings.ready(definition, way, context, target.name, deadline_ns)
             envelope = _opening(link, target, number, deadline_ns, trace_id, payload)
             try:
-                link.begin(envelope, reply)
+                call = OpenCall(self._ways, link, envelope, way, target.name, partial(settle, future))
                 break
             except ChannelClosed:
-                self._give_back(definition, way, link)  # nothing was started: another one
+                self._bindings.give_back(definition, way, link)  # nothing was started: another one
             except BaseException:
-                self._give_back(definition, way, link)
+                self._bindings.give_back(definition, way, link)
                 raise
-        self._made += 1
-        timer = self._loop.call_at(deadline_ns / 1e9, _expire, reply) if deadline_ns else None
         try:
-            return await reply.future
-        except DeadlineExceeded:
-            link.abandon(envelope.call_id)
-            self._failed[DeadlineExceeded.code] += 1
-            raise
+            return await future
         except asyncio.CancelledError:
-            link.abandon(envelope.call_id)
-            raise
-        except ShardLost:
-            self._router.told(way, number)
-            self._failed[ShardLost.code] += 1
+            call.cancel()
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
             if definition.scope.kind is ScopeKind.REQUEST:
-                self._give_back(definition, way, link)
+                self._bindings.give_back(definition, way, link)
 
     # -- applications ------------------------------------------------------------------------------------------
 
@@ -243,103 +258,20 @@ class ShardBackend:
         number = context.session
         definition = self._definitions[route.component]
         way = self._router.route(definition, number, None)
-        link = await self._ready_link(definition, way, context, route.name, 0)
+        link = await self._bindings.ready(definition, way, context, route.name, 0)
         self._sessions.opened(number)
 
         def ended() -> None:
             self._sessions.closed(number)
             if link.closed is not None:
                 self._router.told(way, number)
-            self._give_back(definition, way, link)
+            self._bindings.give_back(definition, way, link)
 
-        self._made += 1
+        self._ways.made += 1
         opening = partial(_opening, link, route, number, 0, trace_id)
         return LinkExchange(link, route.name, scope, opening, ended)
 
     # -- links -------------------------------------------------------------------------------------------------
-
-    async def _ready_link(
-        self, definition: ShardDefinition, way: Route, context: CallContext, what: str, deadline_ns: int
-    ) -> LoopLink:
-        """A link that takes a call now, bound if need be. Raises what hinders it, DeadlineExceeded."""
-        try:
-            async with asyncio.timeout_at(deadline_ns / 1e9 if deadline_ns else None):
-                while True:
-                    link = await self._link(definition, way, context)
-                    try:
-                        if link.full:
-                            await link.room()
-                        return link
-                    except ChannelClosed:
-                        self._give_back(definition, way, link)
-        except TimeoutError as late:
-            if isinstance(late, DeadlineExceeded):
-                raise
-            raise DeadlineExceeded(
-                f"{what}: no shard could be reached within the deadline", outcome="not started"
-            ) from None
-
-    async def _link(self, definition: ShardDefinition, way: Route, context: CallContext) -> LoopLink:
-        """The link to use now. The first that needs it asks the node; the others wait for that, and share a failure."""
-        if definition.scope.kind is ScopeKind.REQUEST:
-            return (await self._bind(way, context, ()))[0]
-        while True:
-            link = self._router.known(definition, way, context)
-            if link is not None:
-                return link
-            waiting = self._binding_now.get(way)
-            if waiting is not None:
-                failure = await asyncio.shield(waiting)
-                if failure is not None:
-                    raise failure
-                continue
-            done = self._binding_now[way] = self._loop.create_future()
-            failed: ShardwrightError | None = None
-            try:
-                asked, lost = self._router.question(way)
-                link = self._router.bound(definition, way, context, await self._bind(asked, context, lost))
-                if link is not None:
-                    return link
-            except ShardwrightError as error:
-                # what is said of one session does not concern the others
-                failed = None if isinstance(error, NotPermitted) else error
-                raise
-            finally:
-                del self._binding_now[way]
-                done.set_result(failed)
-
-    async def _bind(self, route: Route, context: CallContext, lost: Sequence[ShardId]) -> list[LoopLink]:
-        request = next(self._requests)
-        future: asyncio.Future[Bound] = self._loop.create_future()
-        links: list[LoopLink] = []
-        self._asked[request] = (future, links)
-        try:
-            self._talk.send(Bind(request, route.component, context.session, route.key, route.shard, tuple(lost)))
-            bound = await future
-        except ChannelClosed as gone:
-            raise ShardLost(f"the node is gone: {gone}", outcome="not started") from None
-        except BaseException:
-            for link in links:
-                link.close()
-            raise
-        finally:
-            self._asked.pop(request, None)
-        if not links and (bound.error or route.key is None or route.shard is None):
-            raise (
-                refusal(bound)
-                if bound.error
-                else CallError(f"{route.component} could not be reached", outcome="not started")
-            )
-        return links
-
-    def _give_back(self, definition: ShardDefinition, way: Route, link: LoopLink) -> None:
-        """A shard of request scope has served its request."""
-        if definition.scope.kind is ScopeKind.REQUEST and not self._closed:
-            try:
-                self._talk.send(Unbind(way.component, link.peer.shard))
-            except ChannelClosed:
-                pass
-            self._loop.call_soon(link.close)  # after what it is doing now
 
     def on_closed(self, link: LoopLink, reason: ChannelClosed) -> None:
         self._router.lost(link)
@@ -359,11 +291,9 @@ class ShardBackend:
         """One message of the node; its descriptors are used up."""
         match message:
             case Offer():
-                self._offered(message, descriptors.pop(0))
+                self._bindings.offered(message, descriptors.pop(0))
             case Bound():
-                asked = self._asked.get(message.request)
-                if asked is not None and not asked[0].done():
-                    asked[0].set_result(message)
+                self._bindings.bound(message)
             case SessionBegins():
                 self._sessions.on_begins(message.session, message.name)
             case SessionBegun():
@@ -382,9 +312,8 @@ class ShardBackend:
             case Retire():
                 self._router.retire(ShardId(message.shard), lost=message.lost)
             case AskCounts():
-                self._talk.send(
-                    Counts(message.request, 0, self._made, {}, dict(self._failed), self.running, 0, time.process_time())
-                )
+                made, failed = self._ways.made, dict(self._ways.failed)
+                self._talk.send(Counts(message.request, 0, made, {}, failed, self.running, 0, time.process_time()))
             case AskLoad():
                 running = self.running
                 now = time.monotonic()
@@ -396,17 +325,6 @@ class ShardBackend:
                 return
         for descriptor in descriptors:
             os.close(descriptor)
-
-    def _offered(self, offer: Offer, descriptor: int) -> None:
-        asked = self._asked.get(offer.request)
-        if offer.transport != "socket" or self._closed or (offer.request and asked is None):
-            os.close(descriptor)
-            return
-        link = LoopLink(self._hub, descriptor, Peer(ComponentName(offer.component), ShardId(offer.shard)))
-        if asked is not None:
-            asked[1].append(link)
-        else:
-            self._router.offered(Route(ComponentName(offer.component)), link)
 
 
 class _Nobody:
@@ -425,13 +343,8 @@ class _Nobody:
 def _opening(
     link: LoopLink, target: RouteTarget, session: SessionNumber, deadline_ns: int, trace_id: bytes, payload: bytes
 ) -> Envelope:
-    chain = int.from_bytes(os.urandom(8), "little") | 1  # not to be guessed by a shard that would join it
+    chain = int.from_bytes(random_bytes(8), "little") | 1  # not to be guessed by a shard that would join it
     return Envelope(
         Kind.CALL, link.next_id(), session, target.method_id, 0, deadline_ns, trace_id, chain, chain, PayloadCodec.WEB,
         payload,
     )  # fmt: skip
-
-
-def _expire(reply: Reply) -> None:
-    if not reply.future.done():
-        reply.future.set_exception(DeadlineExceeded(f"{reply.what}: no reply within the deadline"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
 import traceback
@@ -38,10 +37,11 @@ class GatewayThread:
 
     def _run(self) -> None:
         from shardwright.gateway._process import run  # the server and all that it needs: not with every import of us
+        from shardwright.gateway._turns import run_in_turns
 
         serves("the requests of the gateway")
         try:
-            asyncio.run(run(self._plan, self._settings, ControlSocket(self._control), self._descriptors))
+            run_in_turns(run(self._plan, self._settings, ControlSocket(self._control), self._descriptors))
         except Exception:
             print("gateway: it failed, which is a defect of Shardwright", file=sys.stderr)
             traceback.print_exc()

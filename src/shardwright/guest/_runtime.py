@@ -401,7 +401,16 @@ class LinkHandles:
             handle_class = type(value)
             self._runtime.proxies.pass_on(value)
             return value._sw_shard, value._sw_object, f"{handle_class.__module__}:{handle_class._qualname}"
-        cls = type(value)
+        name = self._stateful_name(type(value))
+        if not name or self.link is None:
+            return None
+        object_id = self._runtime.objects.export(value, id(self.link), current_call.get().session)
+        return self._runtime.shard, object_id, name
+
+    def may_refer(self, cls: type) -> bool:
+        return issubclass(cls, Handle) or bool(self._stateful_name(cls))
+
+    def _stateful_name(self, cls: type) -> str:
         name = self._known.get(cls)
         if name is None:
             name = self._known[cls] = next(
@@ -412,10 +421,7 @@ class LinkHandles:
                 ),
                 "",
             )
-        if not name or self.link is None:
-            return None
-        object_id = self._runtime.objects.export(value, id(self.link), current_call.get().session)
-        return self._runtime.shard, object_id, name
+        return name
 
     def resolve(self, shard: str, object_id: int, class_name: str) -> object:
         runtime = self._runtime

@@ -67,18 +67,27 @@ class Argument:
     annotation: Any
     text_annotation: Any  # of text: where nothing is annotated, the type of the default
     default: Any
+    required: bool
+    structured: bool
+    repeated: bool
 
-    @property
-    def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
-
-    @property
-    def structured(self) -> bool:
-        return any(is_structured(choice) for choice in choices(self.annotation))
-
-    @property
-    def repeated(self) -> bool:
-        return any((typing.get_origin(choice) or choice) in _LISTS for choice in choices(self.annotation))
+    @classmethod
+    def of(cls, parameter: inspect.Parameter, annotation: Any) -> Argument:
+        """What is found out once, for every request asks."""
+        text = annotation
+        if annotation is Any and type(parameter.default) in _INFERRED:
+            text = type(parameter.default)
+        possible = choices(annotation)
+        return cls(
+            parameter.name,
+            parameter.kind,
+            annotation,
+            text,
+            parameter.default,
+            required=parameter.default is parameter.empty,
+            structured=any(is_structured(choice) for choice in possible),
+            repeated=any((typing.get_origin(choice) or choice) in _LISTS for choice in possible),
+        )
 
 
 class Reading:
@@ -107,12 +116,10 @@ class Reading:
                 continue
             if parameter.kind is parameter.VAR_POSITIONAL:
                 continue
-            text = annotation
-            if annotation is Any and type(parameter.default) in _INFERRED:
-                text = type(parameter.default)
-            self.arguments[parameter.name] = Argument(
-                parameter.name, parameter.kind, annotation, text, parameter.default
-            )
+            self.arguments[parameter.name] = Argument.of(parameter, annotation)
+        self._required = [argument for argument in self.arguments.values() if argument.required]
+        first = next(iter(self.arguments.values()), None)
+        self._positional = first is not None and first.kind is inspect.Parameter.POSITIONAL_ONLY
 
     def body_argument(self, path: typing.Container[str]) -> Argument | None:
         """The argument that the whole body is, for a route whose path names those of ``path``."""
@@ -135,16 +142,18 @@ class Reading:
             annotation = argument.text_annotation if argument is not None else self._more
             one = [text] if argument is not None and argument.repeated else text
             convert_text(found, name, one, annotation, f"path.{name}", wrong)
-        query: dict[str, list[str]] = {}
-        for name, text in request.query:
-            query.setdefault(name, []).append(text)
-        if request.body:
-            self._read_body(request, found, query, wrong)
-        self._read_query(request, found, query, wrong)
-        for argument in self.arguments.values():
-            where = self._place(argument, request)
-            if argument.required and argument.name not in found and not named(wrong, where, argument.name):
-                wrong.append({"where": where, "expected": name_of(argument.annotation), "got": "nothing"})
+        if request.query or request.body:
+            query: dict[str, list[str]] = {}
+            for name, text in request.query:
+                query.setdefault(name, []).append(text)
+            if request.body:
+                self._read_body(request, found, query, wrong)
+            self._read_query(request, found, query, wrong)
+        for argument in self._required:
+            if argument.name not in found:
+                where = self._place(argument, request)
+                if not named(wrong, where, argument.name):
+                    wrong.append({"where": where, "expected": name_of(argument.annotation), "got": "nothing"})
         if wrong:
             several = f"{len(wrong)} arguments do" if len(wrong) > 1 else f"{wrong[0]['where']} does"
             raise BadRequest(422, f"{several} not fit {self.name}()", wrong[:_MAX_ERRORS])
@@ -158,6 +167,8 @@ class Reading:
     def _bound(self, found: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional-only arguments apart; those after one that is left out must be left to their defaults too."""
         positional: list[Any] = []
+        if not self._positional:
+            return positional, found
         for argument in self.arguments.values():
             if argument.kind is not inspect.Parameter.POSITIONAL_ONLY:
                 break

@@ -23,7 +23,6 @@ from shardwright.manifest._texts import (
     ROUTE_PATH,
     SCOPE,
     SECRET,
-    TOKEN,
     VARIABLE_NAME,
     VARIABLE_PATTERN,
 )
@@ -130,7 +129,7 @@ _COMPONENT = Table(
         ),
         "secrets": Key(
             Named(SECRET, "names of environment variables", VARIABLE_PATTERN),
-            "Environment variables that only this component sees, each read from a file.",
+            "Environment variables that only this component sees, each from a file or the node's own environment.",
             examples=({"JWT_KEY": "file:secrets/jwt"},),
         ),
         "env": Key(
@@ -317,7 +316,7 @@ _GATEWAY = Table(
             default="10s",
         ),
         "token": Key(
-            TOKEN,
+            SECRET,
             "Where the bearer token is that lets clients off this machine, or behind a proxy, read `/_shardwright` and "
             "`/metrics`. Default: only clients on this machine may.",
             examples=("file:secrets/operations",),

@@ -30,12 +30,7 @@ def _inside(text: str) -> str:
     return text
 
 
-def _secret(text: str) -> str:
-    _inside(text.removeprefix("file:"))
-    return text
-
-
-def _token(text: str) -> str:
+def _source(text: str) -> str:
     if text.startswith("file:"):
         _inside(text.removeprefix("file:"))
     return text
@@ -106,8 +101,7 @@ SCOPE = Text(
 )
 VARIABLE_NAME = Text("the name of an environment variable", VARIABLE_PATTERN)
 APP_NAME = Text("a name of letters, digits, '.', '_' and '-'", "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-TOKEN = Text('"env:<NAME>" or "file:<path>"', r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00]+)$", _token)
-SECRET = Text('"file:<path>"', r"^file:[^\x00]+$", _secret)
+SECRET = Text('"env:<NAME>" or "file:<path>"', r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:[^\x00]+)$", _source)
 LISTEN_ADDRESS = Text('"host:port"', _ADDRESS, _host_and_port)
 DESTINATION = Text('"host:port"', _ADDRESS, _destination)
 ISOLATION = Text(

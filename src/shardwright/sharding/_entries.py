@@ -125,15 +125,21 @@ def _of_module(program: Program, component: Component, symbols: Symbols) -> list
     module = symbols.module.name
     found: list[_Found] = []
     application = component.attribute if module == component.module else ""
+    # Whatever a route serves is an application, however it is written: its shard finds out how it wants to be called.
+    served = any(route.app == component.name for route in program.manifest.routes)
     for name in symbols.bindings:
         facts = function_facts(program, symbols, name)
         if facts is not None:
             kind = EntryKind.FUNCTION
-            if name == application and _is_application(facts):
+            if name == application and (served or _is_application(facts)):
                 kind = EntryKind.APPLICATION
             found.append(_Found(name, kind, facts, Ref(module, name)))
     for name, node in classes_in(symbols.module.tree):
         ref = Ref(module, name)
+        if served and name == application:  # the class itself: ``App(scope)``, or ``App(environ, start_response)``
+            facts = FunctionFacts(name, node.lineno, "(*args, **kwargs)", ())
+            found.append(_Found(name, EntryKind.APPLICATION, facts, ref))
+            continue
         facts_of_class = program.classes.facts(ref)
         if facts_of_class is None or facts_of_class.node is not node or not facts_of_class.stateful:
             continue

@@ -109,7 +109,7 @@ def _target(
             return _refusal(
                 component,
                 f"route {route.path} serves {route.app}, which has no application",
-                'name it in `code = "module:attribute"`',
+                f'say which attribute it is, such as `code = "{definition.code.primary}:app"`',
             )
         if definition.scope.kind is ScopeKind.KEY:
             return _refusal(

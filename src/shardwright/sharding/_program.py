@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 
 from shardwright.errors import PlanError
@@ -15,6 +16,8 @@ from shardwright.sharding._scan import Scan, Use, UseKind, scan
 from shardwright.sharding._source import SourceModule, SourceTree, nearest
 from shardwright.sharding._symbols import Bind, Ref, Resolver
 
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
 
 class Program:
     """Modules, owners and classes of one application. Raises PlanError when the manifest does not fit the code."""
@@ -25,6 +28,7 @@ class Program:
         self.resolver = Resolver(self.tree)
         self.owners: dict[str, ComponentName] = {}
         self._scans: dict[str, Scan] = {}
+        self._named: dict[str, tuple[str, ...]] = {}
         self._claim()
         self.main_module = self._main_module()
         self.common = self._find_common()
@@ -178,7 +182,27 @@ class Program:
                 continue
             seen.add(name)
             todo += [target for target, _ in self.scan(name).imports]
+            todo += self._named_in(name)
         return tuple(sorted(seen))
+
+    def _named_in(self, module: str) -> tuple[str, ...]:
+        """Modules of the application whose dotted names are texts in the module, alone or with an attribute behind them.
+
+        So frameworks are told what to import: Django's settings, ``ROOT_URLCONF``, ``MIDDLEWARE``, ``include("shop.urls")``.
+        """
+        known = self._named.get(module)
+        if known is None:
+            source = self.tree.load(module)
+            assert source is not None
+            found: dict[str, None] = {}
+            for node in ast.walk(source.tree):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value):
+                    for name in (node.value, node.value.rpartition(".")[0]):
+                        if name in self.owners or name in self.common:
+                            found[name] = None
+                            break
+            known = self._named[module] = tuple(found)
+        return known
 
     # -- writes after import -------------------------------------------------------------------------------------
 

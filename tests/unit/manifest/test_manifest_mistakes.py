@@ -122,7 +122,7 @@ MISTAKES = {
     ),
     "secret in plain text": (
         'secrets = { KEY = "hunter2" }',
-        '5: components.web.secrets.KEY: "hunter2" does not fit; expected "file:<path>"',
+        '5: components.web.secrets.KEY: "hunter2" does not fit; expected "env:<NAME>" or "file:<path>"',
     ),
     # -- code and paths
     "code with a slash": ('[components.b]\ncode = "b/c"', "6: components.b.code: …: 'b/c' is no Python name; …"),

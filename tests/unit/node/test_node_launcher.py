@@ -76,6 +76,15 @@ def test_secrets_are_read_from_their_files_and_named_when_they_cannot_be(tmp_pat
     assert read_secrets(manifest, {}) == {"a": {"KEY": "v4lue\n"}}
 
 
+def test_a_secret_may_be_in_the_environment_of_the_node(tmp_path: Path) -> None:
+    (tmp_path / "shardwright.toml").write_text(MANIFEST.replace("file:key", "env:OUTER_KEY"))
+    (tmp_path / "a.py").write_text("")
+    manifest = load(tmp_path, environment={})
+    with pytest.raises(NodeError, match="secret KEY of a: OUTER_KEY is not in the environment"):
+        read_secrets(manifest, {})
+    assert read_secrets(manifest, {"OUTER_KEY": "v4lue"}) == {"a": {"KEY": "v4lue"}}
+
+
 @pytest.mark.parametrize(
     ("reason", "ended", "words"),
     [

@@ -225,13 +225,34 @@ def test_a_handle_of_unknown_origin_makes_an_edge_where_it_can_come_from(plan_ap
     assert edge is not None and edge.reason == "may hold a handle and call World.advance_world"
 
 
+def test_modules_that_are_named_in_text_are_followed_where_they_are_nobodys(plan_app: Any) -> None:
+    """A framework imports them: Django its settings, those their urls, those the views."""
+    files = {
+        "shop/__init__.py": "",
+        "shop/web/__init__.py": "",
+        "shop/web/wsgi.py": "import os\nos.environ['X'] = 'shop.web.settings'\ndef app(environ, start_response): ...\n",
+        "shop/web/settings.py": "ROOT_URLCONF = 'shop.web.urls'\nMIDDLEWARE = ['django.x.Y', 'shop.web.wrap.Wrap']\n",
+        "shop/web/urls.py": "from shop.web import views\n",
+        "shop/web/views.py": "from shop import logic\ndef index(): return logic.names()\n",
+        "shop/web/wrap.py": "from shop import audit\nclass Wrap:\n    def __call__(self): audit.note()\n",
+        "shop/logic.py": "NOTE = 'see shop.data for more'\ndef names(): return []\n",
+        "shop/audit.py": "WHERE = 'shop.data'\ndef note(): ...\n",
+        "shop/data.py": "def all(): ...\n",
+    }
+    components = {"web": "shop.web.wsgi:app", "logic": "shop.logic", "audit": "shop.audit", "data": "shop.data"}
+    assert set(edges(plan_app(files, components))) == {("web", "logic"), ("web", "audit")}
+
+
 def test_routes_must_name_entry_points(plan_app: Any) -> None:
     routes = (Route("/a", call="stock.gte"), Route("/b", call="stock.get"), Route("/c", app="stock"))
     plan = two(plan_app, "def f(): ...\n", routes=routes)
     refused = [(item.message, item.remedy) for item in plan.refusals]
     assert refused == [
         ("route /a calls stock.gte, which is no entry point", "did you mean stock.get?"),
-        ("route /c serves stock, which has no application", 'name it in `code = "module:attribute"`'),
+        (
+            "route /c serves stock, which has no application",
+            'say which attribute it is, such as `code = "app.stock:app"`',
+        ),
     ]
 
 

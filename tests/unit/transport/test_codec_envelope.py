@@ -6,10 +6,14 @@ import struct
 
 import pytest
 
+from codec_forms import codec_form
 from shardwright.errors import MessageTooLarge, ProtocolViolation
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import MethodId, SessionNumber
 from shardwright.transport._envelope import HEADER_BYTES, pack, unpack
+
+__all__ = ["codec_form"]
+pytestmark = pytest.mark.usefixtures("codec_form")
 
 FULL = Envelope(
     Kind.RESULT,

@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from codec_forms import codec_form
 from shardwright.errors import CallError, CannotCross, HandleExpired, MessageTooLarge, ProtocolViolation, RemoteError
 from shardwright.transport.codec import ClassTable, CodecLimits, PickleCodec, TaggedCodec, describe_call
+
+__all__ = ["codec_form"]
+pytestmark = pytest.mark.usefixtures("codec_form")
 
 
 class Known(ValueError):

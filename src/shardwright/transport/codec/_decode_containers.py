@@ -10,57 +10,45 @@ from operator import is_
 from typing import Any
 
 from shardwright.transport.codec import _wire as wire
-from shardwright.transport.codec._decode_values import flat_elements
-from shardwright.transport.codec._decoder import DISPATCH, Contents, Decoder
+from shardwright.transport.codec._decoder import Contents, Decoder
 from shardwright.transport.codec._memo import same_elements, same_sequence
 from shardwright.transport.codec._wire import Tag, violation
 
 
 def _list(d: Decoder) -> list[Any]:
-    d.at += 1
+    d.skip()
     return d.shell([], list_contents, wire.WEIGHT_LIST)  # type: ignore[no-any-return]
 
 
 def list_contents(d: Decoder, thing: Any) -> None:
-    d.fill(_fill_list, thing, flat_elements(d), _same_list)
+    d.fill(fill_list, thing, d.values(), same_list)
 
 
-def _fill_list(thing: Any, held: list[Any]) -> None:
+def fill_list(thing: Any, held: list[Any]) -> None:
     list.__setitem__(thing, slice(None), held)
 
 
-def _same_list(thing: Any, held: list[Any]) -> bool:
+def same_list(thing: Any, held: list[Any]) -> bool:
     return list.__len__(thing) == len(held) and all(map(is_, list.__iter__(thing), held))
 
 
 def _dict(d: Decoder) -> dict[Any, Any]:
-    d.at += 1
+    d.skip()
     return d.shell({}, dict_contents, wire.WEIGHT_DICT)  # type: ignore[no-any-return]
 
 
-def _pairs(d: Decoder) -> tuple[list[Any], list[Any]]:
-    n = d.count(2)
-    raw = d.raw
-    keys = []
-    values = []
-    for _ in range(n):
-        keys.append(DISPATCH[raw[d.at]](d))
-        values.append(DISPATCH[raw[d.at]](d))
-    return keys, values
-
-
 def dict_contents(d: Decoder, thing: Any) -> None:
-    held = _pairs(d)
-    d.fill_hashed(_fill_dict, thing, held, held[0], _same_dict)
+    held = d.pairs()
+    d.fill_hashed(fill_dict, thing, held, held[0], same_dict)
 
 
-def _fill_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> None:
+def fill_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> None:
     fresh = dict(zip(*held, strict=True))  # hashes first, so that a failing one leaves the object as it was
     dict.clear(thing)
     dict.update(thing, fresh)
 
 
-def _same_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> bool:
+def same_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> bool:
     keys, values = held
     return (
         dict.__len__(thing) == len(keys)
@@ -70,7 +58,7 @@ def _same_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> bool:
 
 
 def ordered_dict_contents(d: Decoder, thing: Any) -> None:
-    held = _pairs(d)
+    held = d.pairs()
     d.fill_hashed(_fill_ordered_dict, thing, held, held[0], _same_ordered_dict)
 
 
@@ -89,32 +77,32 @@ def _same_ordered_dict(thing: Any, held: tuple[list[Any], list[Any]]) -> bool:
 
 
 def _ordered_dict(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     return d.shell(collections.OrderedDict(), ordered_dict_contents, wire.WEIGHT_SET)
 
 
 def _default_dict(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     return d.shell(collections.defaultdict(), default_dict_contents, wire.WEIGHT_DICT)
 
 
 def default_dict_contents(d: Decoder, thing: Any) -> None:
-    if d.raw[d.at] not in (Tag.NONE, Tag.NAMED):
+    if d.peek() not in (Tag.NONE, Tag.NAMED):
         raise violation("a default factory that is no class")
     factory = d.value()
     if factory is not None and not callable(factory):
         raise violation("a default factory that is no class")
-    held = _pairs(d)
+    held = d.pairs()
     d.fill_hashed(_fill_default_dict, thing, (factory, held), held[0], _same_default_dict)
 
 
 def _fill_default_dict(thing: Any, held: Any) -> None:
-    _fill_dict(thing, held[1])
+    fill_dict(thing, held[1])
     _set_factory(thing, held[0])
 
 
 def _same_default_dict(thing: Any, held: Any) -> bool:
-    return _get_factory(thing) is held[0] and _same_dict(thing, held[1])
+    return _get_factory(thing) is held[0] and same_dict(thing, held[1])
 
 
 _set_factory = vars(collections.defaultdict)["default_factory"].__set__
@@ -122,32 +110,32 @@ _get_factory = vars(collections.defaultdict)["default_factory"].__get__
 
 
 def _counter(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     return d.shell(collections.Counter(), dict_contents, wire.WEIGHT_SET)
 
 
 def _set(d: Decoder) -> set[Any]:
-    d.at += 1
+    d.skip()
     return d.shell(set(), set_contents, wire.WEIGHT_SET)  # type: ignore[no-any-return]
 
 
 def set_contents(d: Decoder, thing: Any) -> None:
-    held = flat_elements(d)
-    d.fill_hashed(_fill_set, thing, held, held, _same_set)
+    held = d.values()
+    d.fill_hashed(fill_set, thing, held, held, same_set)
 
 
-def _fill_set(thing: Any, held: list[Any]) -> None:
+def fill_set(thing: Any, held: list[Any]) -> None:
     fresh = set(held)
     set.clear(thing)
     set.update(thing, fresh)
 
 
-def _same_set(thing: Any, held: list[Any]) -> bool:
+def same_set(thing: Any, held: list[Any]) -> bool:
     return set.__len__(thing) == len(held) and set(map(id, set.__iter__(thing))) == set(map(id, held))
 
 
 def _bytearray(d: Decoder) -> bytearray:
-    d.at += 1
+    d.skip()
     return d.shell(bytearray(), bytearray_contents, wire.WEIGHT_LIST)  # type: ignore[no-any-return]
 
 
@@ -160,7 +148,7 @@ def _fill_bytearray(thing: Any, held: Any) -> None:
 
 
 def _deque(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     return d.shell(collections.deque(maxlen=read_maxlen(d)), deque_contents, wire.WEIGHT_DEQUE)
 
 
@@ -170,7 +158,7 @@ def read_maxlen(d: Decoder) -> int | None:
 
 
 def deque_contents(d: Decoder, thing: Any) -> None:
-    held = flat_elements(d)
+    held = d.values()
     if thing.maxlen is not None and len(held) > thing.maxlen:
         raise violation("a deque longer than its greatest length")
     d.fill(_fill_deque, thing, held, _same_deque)
@@ -186,7 +174,7 @@ def _same_deque(thing: Any, held: list[Any]) -> bool:
 
 
 def _array(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     code, itemsize = d.take(2)
     typecode = chr(code)
     if typecode not in array.typecodes:

@@ -20,13 +20,12 @@ from shardwright.transport.codec._decode_containers import (
     read_maxlen,
     set_contents,
 )
-from shardwright.transport.codec._decode_values import contents_now, elements
-from shardwright.transport.codec._decoder import DISPATCH, UNSET, Contents, Decoder
+from shardwright.transport.codec._decoder import UNSET, Contents, Decoder, class_plan
 from shardwright.transport.codec._wire import Kind, Tag, violation
 
 
 def _named(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     name = d.class_name()
     try:
         return d.codec.object_of(name)
@@ -35,8 +34,8 @@ def _named(d: Decoder) -> Any:
 
 
 def _enum(d: Decoder) -> Any:
-    d.at += 1
-    plan = d.class_plan()
+    d.skip()
+    plan = class_plan(d, d.class_name())
     member = d.text()
     if plan.kind is not Kind.ENUM:
         raise violation(f"{plan.name} is no Enum")
@@ -47,8 +46,8 @@ def _enum(d: Decoder) -> Any:
 
 
 def _flag(d: Decoder) -> Any:
-    d.at += 1
-    plan = d.class_plan()
+    d.skip()
+    plan = class_plan(d, d.class_name())
     value = d.value()
     cls: Any = plan.cls
     if plan.kind is not Kind.ENUM or not issubclass(cls, Flag) or type(value) is not int:
@@ -66,8 +65,19 @@ def _flag(d: Decoder) -> Any:
 
 
 def _object(d: Decoder) -> Any:
-    d.at += 1
-    plan = d.class_plan()
+    d.skip()
+    return object_of(d, class_plan(d, d.class_name()))
+
+
+def plain_of(d: Decoder, name: str) -> tuple[type, bool, tuple[tuple[str, Any], ...]] | ClassPlan:
+    """What the extension needs to know to make instances of a class by itself; the plan where it cannot."""
+    plan = class_plan(d, name)
+    if plan.kind is Kind.OBJECT and plan.base is object:
+        return plan.cls, plan.has_dict, plan.slots
+    return plan
+
+
+def object_of(d: Decoder, plan: ClassPlan) -> Any:
     if plan.kind not in _MADE_EMPTY:
         raise violation(f"{plan.name} is not written as an object")
     new: Any = plan.base.__new__
@@ -82,30 +92,29 @@ _MADE_EMPTY = frozenset(set(Kind) - {Kind.VALUE, Kind.ENUM, Kind.EXCEPTION})
 
 
 def _value_object(d: Decoder) -> Any:
-    d.at += 1
-    plan = d.class_plan()
+    d.skip()
+    plan = class_plan(d, d.class_name())
     if plan.kind is not Kind.VALUE:
         raise violation(f"{plan.name} is not written as a value")
     base: Any = plan.base
     if base is tuple:
-        plain: Any = elements(d)
+        plain: Any = d.elements()
     else:
         d.enter()
         plain = d.value()
-        d.depth += 1
+        d.leave()
         if type(plain) is not base:
             raise violation(f"{plan.name} from a {type(plain).__name__}")
     d.charge(wire.WEIGHT_OBJECT)
     value = base.__new__(plan.cls, plain.real, plain.imag) if base is complex else base.__new__(plan.cls, plain)
-    number = len(d.objects)
-    d.objects.append(value)
+    number = d.remember(value)
     if plan.has_state:
         now = d.number()
         contents = contents_of(plan)
         if now:
-            contents_now(d, number, contents, value)
+            d.contents_now(number, contents, value)
         else:
-            d.queue.append((number, contents, value))
+            d.enqueue(number, contents, value)
     return value
 
 
@@ -125,7 +134,7 @@ def contents_of(plan: ClassPlan) -> Contents:
 
     def contents(d: Decoder, thing: Any) -> None:
         if first is not None:
-            first(d, thing)
+            d.contents(first, thing)
         if plan.has_dict:
             read_attributes(d, thing)
         if plan.slots:
@@ -152,12 +161,11 @@ def read_attributes(d: Decoder, thing: Any) -> None:
         d.attribute_names[cls] = names
     else:
         raise violation(f"attributes of form {form}")
-    raw = d.raw
-    values = [DISPATCH[raw[d.at]](d) for _ in names]
-    d.fill(_fill_attributes, thing, (names, values), _same_attributes)
+    values = [d.value() for _ in names]
+    d.fill(fill_attributes, thing, (names, values), same_attributes)
 
 
-def _fill_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> None:
+def fill_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> None:
     state = instance_dict(thing)
     if state is thing:
         raise violation("attributes of an object that is its own attributes")
@@ -166,7 +174,7 @@ def _fill_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> None:
     state.update(zip(*held, strict=True))
 
 
-def _same_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> bool:
+def same_attributes(thing: Any, held: tuple[list[str], list[Any]]) -> bool:
     state = instance_dict(thing)
     names, values = held
     return list(state) == names and all(map(is_, state.values(), values))
@@ -185,8 +193,8 @@ def read_slots(d: Decoder, slots: tuple[tuple[str, Any], ...], thing: Any) -> No
         raise violation(f"{type(thing).__qualname__} has {len(slots)} slots")
     values = []
     for _ in slots:
-        if d.raw[d.at] == Tag.UNSET:
-            d.at += 1
+        if d.peek() == Tag.UNSET:
+            d.skip()
             values.append(UNSET)
         else:
             values.append(d.value())
@@ -214,13 +222,13 @@ def _slot(descriptor: Any, thing: Any) -> Any:
 
 
 def _handle(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     shard = d.text()
     object_id = int.from_bytes(d.take(8), "little")
     class_name = d.text()
     thing = d.codec._resolve_handle(shard, object_id, class_name)
     d.charge(wire.WEIGHT_OBJECT)
-    d.objects.append(thing)
+    d.remember(thing)
     return thing
 
 

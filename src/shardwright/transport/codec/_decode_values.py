@@ -9,14 +9,8 @@ from operator import itemgetter
 from typing import Any
 
 from shardwright.transport.codec import _wire as wire
-from shardwright.transport.codec._decoder import DISPATCH, Contents, Decoder
+from shardwright.transport.codec._decoder import Decoder
 from shardwright.transport.codec._wire import SHARED_BYTES, Tag, violation
-
-_INT_4 = struct.Struct("<i")
-_INT_8 = struct.Struct("<q")
-_FLOAT = struct.Struct("<d")
-_COMPLEX = struct.Struct("<dd")
-
 
 # -- scalars ---------------------------------------------------------------------------------------------------
 
@@ -36,36 +30,22 @@ def _int_1(d: Decoder) -> int:
     return n if n < 128 else n - 256
 
 
-def _int_4(d: Decoder) -> int:
-    at = d.at + 1
-    d.at = at + 4
-    n: int = _INT_4.unpack_from(d.raw, at)[0]
-    return n
+def _fixed(
+    size: int, unpack: Callable[[bytes, int], tuple[Any, ...]], make: Callable[..., Any]
+) -> Callable[[Decoder], Any]:
+    def decode(d: Decoder) -> Any:
+        at = d.at + 1
+        if at + size > d.end:
+            raise violation("a number is cut short")
+        d.at = at + size
+        return make(*unpack(d.raw, at))
 
-
-def _int_8(d: Decoder) -> int:
-    at = d.at + 1
-    d.at = at + 8
-    n: int = _INT_8.unpack_from(d.raw, at)[0]
-    return n
+    return decode
 
 
 def _int_any(d: Decoder) -> int:
     d.at += 1
     return int.from_bytes(d.take(d.number()), "little", signed=True)
-
-
-def _float(d: Decoder) -> float:
-    at = d.at + 1
-    d.at = at + 8
-    x: float = _FLOAT.unpack_from(d.raw, at)[0]
-    return x
-
-
-def _complex(d: Decoder) -> complex:
-    at = d.at + 1
-    d.at = at + 16
-    return complex(*_COMPLEX.unpack_from(d.raw, at))
 
 
 def _str(d: Decoder) -> str:
@@ -115,58 +95,40 @@ def _bytes_buffer(d: Decoder) -> bytes:
 
 def _tuple(d: Decoder) -> tuple[Any, ...]:
     d.at += 1
-    value = tuple(elements(d))
+    value = tuple(d.elements())
     d.objects.append(value)
     return value
 
 
-def elements(d: Decoder) -> list[Any]:
-    """A count and so many values, one level deeper."""
-    n = d.count()
-    d.depth -= 1
-    if d.depth < 0:
-        raise violation(f"nested more than {d.codec.limits.max_depth} deep")
-    raw = d.raw
-    values = []
-    for _ in range(n):  # no comprehension: in 3.11 it is a frame more per level
-        values.append(DISPATCH[raw[d.at]](d))
-    d.depth += 1
-    return values
-
-
-def flat_elements(d: Decoder) -> list[Any]:
-    n = d.count()
-    raw = d.raw
-    return [DISPATCH[raw[d.at]](d) for _ in range(n)]
-
-
 def _frozenset(d: Decoder) -> frozenset[Any]:
-    d.at += 1
+    d.skip()
     d.charge(wire.WEIGHT_SET)
-    inside = elements(d)
+    inside = d.elements()
     d.key_cost.weigh(inside)
     d.key_cost.spend(inside, True)
     value = frozenset(inside)
-    d.objects.append(value)
+    d.remember(value)
     return value
 
 
 def _slice(d: Decoder) -> slice:
-    d.at += 1
+    d.skip()
     d.enter()
     value = slice(d.value(), d.value(), d.value())
-    d.depth += 1
-    d.objects.append(value)
+    d.leave()
+    d.remember(value)
     return value
 
 
 def _range(d: Decoder) -> range:
-    d.at += 1
+    d.skip()
+    d.enter()
     start, stop, step = d.value(), d.value(), d.value()
+    d.leave()
     if type(start) is not int or type(stop) is not int or type(step) is not int:
         raise violation("a range of something else than integers")
     value = range(start, stop, step)
-    d.objects.append(value)
+    d.remember(value)
     return value
 
 
@@ -191,19 +153,8 @@ def _now(d: Decoder) -> Any:
     number, contents, owner = queue.pop()
     if owner is not thing:
         raise violation("NOW before something that has no contents")
-    contents_now(d, number, contents, thing)
+    d.contents_now(number, contents, thing)
     return thing
-
-
-def contents_now(d: Decoder, number: int, contents: Contents, thing: Any) -> None:
-    d.filled.add(number)
-    d.open.add(id(thing))
-    d.enter(wire.NOW_LEVELS)
-    before, d.now = d.now, True
-    contents(d, thing)
-    d.now = before
-    d.open.discard(id(thing))
-    d.depth += wire.NOW_LEVELS
 
 
 def _fill(d: Decoder) -> Any:
@@ -216,7 +167,7 @@ def _fill(d: Decoder) -> Any:
         at = bisect_left(queue, n, first, key=itemgetter(0))
         if n <= d.frontier or n in d.filled or at == len(queue) or queue[at][0] != n:
             raise violation(f"FILL of object {n}, which awaits no contents")
-        contents_now(d, *queue[at])
+        d.contents_now(*queue[at])
     d.enter()
     value = d.value()
     d.depth += 1
@@ -239,11 +190,11 @@ READERS: dict[Tag, Callable[[Decoder], Any]] = {
     Tag.ELLIPSIS: _constant(...),
     Tag.NOT_IMPLEMENTED: _constant(NotImplemented),
     Tag.INT_1: _int_1,
-    Tag.INT_4: _int_4,
-    Tag.INT_8: _int_8,
+    Tag.INT_4: _fixed(4, struct.Struct("<i").unpack_from, int),
+    Tag.INT_8: _fixed(8, struct.Struct("<q").unpack_from, int),
     Tag.INT_ANY: _int_any,
-    Tag.FLOAT: _float,
-    Tag.COMPLEX: _complex,
+    Tag.FLOAT: _fixed(8, struct.Struct("<d").unpack_from, float),
+    Tag.COMPLEX: _fixed(16, struct.Struct("<dd").unpack_from, complex),
     Tag.STR: _str,
     Tag.STR_SURROGATES: _str_surrogates,
     Tag.BYTES: _bytes,

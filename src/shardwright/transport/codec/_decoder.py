@@ -106,6 +106,79 @@ class Decoder:
         if self.next_buffer != len(self.buffers):
             raise violation(f"{len(self.buffers) - self.next_buffer} buffers left over")
 
+    def peek(self) -> int:
+        """The next byte, which stays."""
+        return self.raw[self.at]
+
+    def skip(self) -> None:
+        """Past a byte that was looked at."""
+        self.at += 1
+
+    def values(self) -> list[Any]:
+        """A count and so many values."""
+        n = self.count()
+        raw = self.raw
+        return [DISPATCH[raw[self.at]](self) for _ in range(n)]
+
+    def elements(self) -> list[Any]:
+        """The same, one level deeper."""
+        n = self.count()
+        self.depth -= 1
+        if self.depth < 0:
+            raise violation(f"nested more than {self.codec.limits.max_depth} deep")
+        raw = self.raw
+        values = []
+        for _ in range(n):  # no comprehension: in 3.11 it is a frame more per level
+            values.append(DISPATCH[raw[self.at]](self))
+        self.depth += 1
+        return values
+
+    def pairs(self) -> tuple[list[Any], list[Any]]:
+        """A count, and so many keys, each with its value."""
+        n = self.count(2)
+        raw = self.raw
+        keys = []
+        values = []
+        for _ in range(n):
+            keys.append(DISPATCH[raw[self.at]](self))
+            values.append(DISPATCH[raw[self.at]](self))
+        return keys, values
+
+    def contents(self, contents: Contents, thing: Any) -> None:
+        """The contents of the builtin type that an object derives from."""
+        contents(self, thing)
+
+    def left(self) -> int:
+        """Bytes that were not read yet, in the payload and in buffers."""
+        return self.end - self.at + sum(map(len, self.buffers[self.next_buffer :]))
+
+    def known(self, number: int) -> Any:
+        """The object of that number, which must have been met."""
+        return self.objects[number]
+
+    def remember(self, thing: Any) -> int:
+        """The next number is that object's."""
+        self.objects.append(thing)
+        return len(self.objects) - 1
+
+    def enqueue(self, number: int, contents: Contents, thing: Any) -> None:
+        """The contents of an object that has its number already come when it is their turn."""
+        self.queue.append((number, contents, thing))
+
+    def contents_now(self, number: int, contents: Contents, thing: Any) -> None:
+        """They come at once, because a hash needs them."""
+        self.filled.add(number)
+        self.open.add(id(thing))
+        self.enter(wire.NOW_LEVELS)
+        before, self.now = self.now, True
+        contents(self, thing)
+        self.now = before
+        self.open.discard(id(thing))
+        self.depth += wire.NOW_LEVELS
+
+    def leave(self, levels: int = 1) -> None:
+        self.depth += levels
+
     def number(self) -> int:
         at = self.at
         n = self.raw[at]
@@ -165,13 +238,6 @@ class Decoder:
             raise violation(f"class number {n} of {len(classes)}")
         return classes[n]
 
-    def class_plan(self) -> ClassPlan:
-        name = self.class_name()
-        try:
-            return self.codec.classes.plan_named(name)
-        except Exception as error:
-            raise violation(f"class {name!r}: {error}") from None
-
     def enter(self, levels: int = 1) -> None:
         self.depth -= levels
         if self.depth < 0:
@@ -197,55 +263,75 @@ class Decoder:
 
     def fill_hashed(self, fill: Fill, thing: Any, held: Any, keys: list[Any], unchanged: Compare) -> None:
         """The same for what hashes its keys: these must be complete first."""
-        self.key_cost.weigh(keys)
-        if self.now:
-            ready = not any(_leads_to(key, self.open) for key in keys)
-        else:
-            ready = self.later is None and all(map(_plain, keys))
-        if ready:
-            self.key_cost.spend(keys, isinstance(thing, set))
-            fill(thing, held)
-        else:
-            self.hashing[id(thing)] = (fill, thing, held, keys)
-        if self.snapshots is not None:
-            self.snapshots.append((thing, held, unchanged))
+        fill_hashed(self, fill, thing, held, keys, unchanged)
 
-    def settle(self) -> None:
-        """Everything has been read: fill what had to wait."""
-        if self.later is not None:
-            for fill, thing, held in self.later:
+    def is_open(self, thing: object) -> bool:
+        """Whether its contents are being read because a hash needs them."""
+        return id(thing) in self.open
+
+
+def class_plan(d: Decoder, name: str) -> ClassPlan:
+    """The plan of a class that a message names."""
+    try:
+        return d.codec.classes.plan_named(name)
+    except Exception as error:
+        raise violation(f"class {name!r}: {error}") from None
+
+
+def fill_hashed(d: Decoder, fill: Fill, thing: Any, held: Any, keys: list[Any], unchanged: Compare) -> None:
+    d.key_cost.weigh(keys)
+    if _at_once(d, keys):
+        d.key_cost.spend(keys, isinstance(thing, set))
+        fill(thing, held)
+    else:
+        d.hashing[id(thing)] = (fill, thing, held, keys)
+    if d.snapshots is not None:
+        d.snapshots.append((thing, held, unchanged))
+
+
+def _at_once(d: Decoder, keys: list[Any]) -> bool:
+    """Whether these keys are complete already, and may be hashed."""
+    if d.now:
+        return not any(_leads_to_open(d, key) for key in keys)
+    return d.later is None and all(map(_plain, keys))
+
+
+def settle(d: Decoder) -> None:
+    """Everything has been read: fill what had to wait."""
+    if d.later is not None:
+        for fill, thing, held in d.later:
+            fill(thing, held)
+    waiting = d.hashing
+    looks = _MOST_LOOKS
+    while waiting:
+        # The keys of one may lead to another that waits: that one first. Where they lead back, any order will do.
+        stack: list[tuple[int, bool]] = [(next(iter(waiting)), False)]
+        chosen: dict[int, Any] = {}
+        while stack:
+            number, ready = stack.pop()
+            if ready:
+                fill, thing, held, keys = chosen[number]
+                d.key_cost.spend(keys, isinstance(thing, set))
                 fill(thing, held)
-        waiting = self.hashing
-        looks = _MOST_LOOKS
-        while waiting:
-            # The keys of one may lead to another that waits: that one first. Where they lead back, any order will do.
-            stack: list[tuple[int, bool]] = [(next(iter(waiting)), False)]
-            chosen: dict[int, Any] = {}
-            while stack:
-                number, ready = stack.pop()
-                if ready:
-                    fill, thing, held, keys = chosen[number]
-                    self.key_cost.spend(keys, isinstance(thing, set))
-                    fill(thing, held)
+                continue
+            entry = waiting.pop(number, None)
+            if entry is None:
+                continue
+            chosen[number] = entry
+            keys = entry[3]
+            frontier = list(keys) if len(chosen) == 1 else [*keys, *_values(entry[2])]
+            stack.append((number, True))
+            seen = set()
+            while frontier and looks:
+                looks -= 1
+                held = frontier.pop()
+                if type(held) in wire.ATOMS or id(held) in seen:
                     continue
-                entry = waiting.pop(number, None)
-                if entry is None:
-                    continue
-                chosen[number] = entry
-                keys = entry[3]
-                frontier = list(keys) if len(chosen) == 1 else [*keys, *_values(entry[2])]
-                stack.append((number, True))
-                seen = set()
-                while frontier and looks:
-                    looks -= 1
-                    held = frontier.pop()
-                    if type(held) in wire.ATOMS or id(held) in seen:
-                        continue
-                    seen.add(id(held))
-                    if id(held) in waiting:
-                        stack.append((id(held), False))
-                    else:
-                        frontier.extend(child for _, child in children(held))
+                seen.add(id(held))
+                if id(held) in waiting:
+                    stack.append((id(held), False))
+                else:
+                    frontier.extend(child for _, child in children(held))
 
 
 _MOST_LOOKS = 1_000_000  # for the right order; beyond, things are filled in the order of their numbers
@@ -255,8 +341,8 @@ def _plain(key: Any) -> bool:
     return type(key) in wire.ATOMS or (type(key) is tuple and all(map(_plain, key)))
 
 
-def _leads_to(key: Any, numbers: set[int]) -> bool:
-    return id(key) in numbers or (type(key) is tuple and any(_leads_to(inner, numbers) for inner in key))
+def _leads_to_open(d: Decoder, key: Any) -> bool:
+    return d.is_open(key) or (type(key) is tuple and any(_leads_to_open(d, inner) for inner in key))
 
 
 def _values(held: Any) -> Any:
@@ -267,7 +353,7 @@ def _values(held: Any) -> Any:
 
 
 def _unknown(d: Decoder) -> Any:
-    raise violation(f"unknown tag {d.raw[d.at]:#04x}")
+    raise violation(f"unknown tag {d.peek():#04x}")
 
 
 DISPATCH: list[Callable[[Decoder], Any]] = [_unknown] * 256  # by tag; ``_tagged_decode`` fills it

@@ -16,53 +16,38 @@ from shardwright.transport.codec._wire import LARGE_BYTES, Refusal, Tag
 
 def _list(s: Encoder, value: list[Any]) -> None:
     if not s.known(value):
-        s.shell(value, b"\x20", list_contents, wire.WEIGHT_LIST)
+        s.begin(Tag.LIST)
+        s.shell(value, list_contents, wire.WEIGHT_LIST)
 
 
 def list_contents(s: Encoder, value: Any) -> None:
-    count = list.__len__(value)
-    s.number(count)
-    s.items += count
-    dispatch = s.dispatch
-    for element in list.__iter__(value):
-        dispatch[type(element)](s, element)
+    s.values(list.__getitem__(value, slice(None)))
 
 
 def _dict(s: Encoder, value: dict[Any, Any]) -> None:
     if not s.known(value):
-        s.shell(value, b"\x21", dict_contents, wire.WEIGHT_DICT)
+        s.begin(Tag.DICT)
+        s.shell(value, dict_contents, wire.WEIGHT_DICT)
 
 
 def dict_contents(s: Encoder, value: Any) -> None:
-    _pairs(s, dict.__len__(value), dict.items(value))
-
-
-def _pairs(s: Encoder, count: int, pairs: Any) -> None:
-    s.number(count)
-    s.items += 2 * count
-    dispatch = s.dispatch
-    for key, value in pairs:
-        dispatch[type(key)](s, key)
-        dispatch[type(value)](s, value)
+    s.pairs(dict.__len__(value), dict.items(value))
 
 
 def _set(s: Encoder, value: set[Any]) -> None:
     if not s.known(value):
-        s.shell(value, b"\x22", set_contents, wire.WEIGHT_SET)
+        s.begin(Tag.SET)
+        s.shell(value, set_contents, wire.WEIGHT_SET)
 
 
 def set_contents(s: Encoder, value: Any) -> None:
-    count = set.__len__(value)
-    s.number(count)
-    s.items += count
-    dispatch = s.dispatch
-    for element in set.__iter__(value):
-        dispatch[type(element)](s, element)
+    s.values(list(set.__iter__(value)))
 
 
 def _bytearray(s: Encoder, value: bytearray) -> None:
     if not s.known(value):
-        s.shell(value, b"\x23", bytearray_contents, wire.WEIGHT_LIST)
+        s.begin(Tag.BYTEARRAY)
+        s.shell(value, bytearray_contents, wire.WEIGHT_LIST)
 
 
 def bytearray_contents(s: Encoder, value: Any) -> None:
@@ -72,16 +57,18 @@ def bytearray_contents(s: Encoder, value: Any) -> None:
 def raw_contents(s: Encoder, raw: bytes) -> None:
     """Bytes that belong to one object alone: in band with their length, or 0xFF and the next buffer."""
     if len(raw) >= LARGE_BYTES:
-        s.out.append(0xFF)
-        s.buffers.append(raw)
+        s.byte(0xFF)
+        s.buffer(raw)
     else:
         s.number(len(raw))
-        s.out += raw
+        s.write(raw)
 
 
 def _deque(s: Encoder, value: collections.deque[Any]) -> None:
     if not s.known(value):
-        s.shell(value, b"\x24" + maxlen(value), deque_contents, wire.WEIGHT_DEQUE)
+        s.begin(Tag.DEQUE)
+        s.write(maxlen(value))
+        s.shell(value, deque_contents, wire.WEIGHT_DEQUE)
 
 
 def maxlen(value: collections.deque[Any]) -> bytes:
@@ -90,26 +77,23 @@ def maxlen(value: collections.deque[Any]) -> bytes:
 
 
 def deque_contents(s: Encoder, value: Any) -> None:
-    elements = list(collections.deque.__iter__(value))
-    s.number(len(elements))
-    s.items += len(elements)
-    dispatch = s.dispatch
-    for element in elements:
-        dispatch[type(element)](s, element)
+    s.values(list(collections.deque.__iter__(value)))
 
 
 def _ordered_dict(s: Encoder, value: Any) -> None:
     if not s.known(value):
-        s.shell(value, b"\x25", ordered_dict_contents, wire.WEIGHT_SET)
+        s.begin(Tag.ORDERED_DICT)
+        s.shell(value, ordered_dict_contents, wire.WEIGHT_SET)
 
 
 def ordered_dict_contents(s: Encoder, value: Any) -> None:
-    _pairs(s, dict.__len__(value), collections.OrderedDict.items(value))
+    s.pairs(dict.__len__(value), collections.OrderedDict.items(value))
 
 
 def _default_dict(s: Encoder, value: Any) -> None:
     if not s.known(value):
-        s.shell(value, b"\x26", default_dict_contents, wire.WEIGHT_DICT)
+        s.begin(Tag.DEFAULT_DICT)
+        s.shell(value, default_dict_contents, wire.WEIGHT_DICT)
 
 
 def default_dict_contents(s: Encoder, value: Any) -> None:
@@ -117,20 +101,23 @@ def default_dict_contents(s: Encoder, value: Any) -> None:
     if factory is not None and not encode_named(s, factory):
         raise Refusal(factory, f"default factory {factory!r}", "use a builtin type or a listed class")
     if factory is None:
-        s.out.append(Tag.NONE)
-    dict_contents(s, value)
+        s.byte(Tag.NONE)
+    s.contents(dict_contents, value)
 
 
 def _counter(s: Encoder, value: Any) -> None:
     if instance_dict(value):
         raise Refusal(value, "a Counter with attributes of its own")
     if not s.known(value):
-        s.shell(value, b"\x27", dict_contents, wire.WEIGHT_SET)
+        s.begin(Tag.COUNTER)
+        s.shell(value, dict_contents, wire.WEIGHT_SET)
 
 
 def _array(s: Encoder, value: array.array[Any]) -> None:
     if not s.known(value):
-        s.shell(value, b"\x28" + value.typecode.encode() + bytes((value.itemsize,)), array_contents, wire.WEIGHT_DICT)
+        s.begin(Tag.ARRAY)
+        s.write(value.typecode.encode() + bytes((value.itemsize,)))
+        s.shell(value, array_contents, wire.WEIGHT_DICT)
 
 
 def array_contents(s: Encoder, value: array.array[Any]) -> None:

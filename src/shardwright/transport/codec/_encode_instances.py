@@ -17,8 +17,7 @@ from shardwright.transport.codec._encode_containers import (
     ordered_dict_contents,
     set_contents,
 )
-from shardwright.transport.codec._encode_values import encode_int, write_elements
-from shardwright.transport.codec._encoder import BASE_ENCODERS, Encode, Encoder
+from shardwright.transport.codec._encoder import Encode, Encoder
 from shardwright.transport.codec._wire import Kind, Refusal, Tag
 
 
@@ -30,41 +29,40 @@ def instance_encoder(plan: ClassPlan) -> Encode:
     name = plan.name
     if plan.kind is Kind.VALUE:
         base = plan.base
-        encode_base = BASE_ENCODERS[base]
 
         def encode_value(s: Encoder, value: Any) -> None:
-            if s.codec._handle(s, value) or s.known(value):
+            if s.codec._handle(s, value) or s.known(value) or (s.now and base is tuple and s.prepared(value)):
                 return
-            s.out.append(Tag.VALUE_OBJECT)
+            s.byte(Tag.VALUE_OBJECT)
             s.class_name(name)
             if base is tuple:
-                write_elements(s, value, tuple(tuple.__iter__(value)))
+                s.elements(value, tuple(tuple.__iter__(value)))
             else:
-                encode_base(s, _plain_value(base, value))
+                s.value(_plain_value(base, value))
             s.items += wire.WEIGHT_OBJECT
             number = s.remember(value)
             if not plan.has_state:
                 return
-            s.out.append(1 if s.now else 0)
+            s.byte(1 if s.now else 0)
             if s.now:
                 s.at_once(value, number, contents)
             else:
-                s.queue.append((number, contents, value))
+                s.enqueue(number, contents, value)
 
         return encode_value
 
     def encode(s: Encoder, value: Any) -> None:
         if s.codec._handle(s, value) or s.known(value):
             return
-        # the name stands before NOW's contents, so it is written into a head of its own
-        out = s.out
-        s.out = bytearray((Tag.OBJECT,))
+        s.begin(Tag.OBJECT)
         s.class_name(name)
         if plan.kind is Kind.DEQUE:
-            s.out += maxlen(value)
-        head, s.out = bytes(s.out), out
-        s.shell(value, head, contents, wire.WEIGHT_DEQUE if plan.kind is Kind.DEQUE else wire.WEIGHT_OBJECT)
+            s.write(maxlen(value))
+        s.shell(value, contents, wire.WEIGHT_DEQUE if plan.kind is Kind.DEQUE else wire.WEIGHT_OBJECT)
 
+    if plan.kind is Kind.OBJECT:
+        # what the extension needs to know, to do this itself
+        encode.plain = (name, plan.has_dict, plan.slots)  # type: ignore[attr-defined]
     return encode
 
 
@@ -89,13 +87,13 @@ def _member(plan: ClassPlan) -> Encode:
     def encode(s: Encoder, value: Enum) -> None:
         member: Any = value._name_
         if type(member) is str and members.get(member) is value:
-            s.out.append(Tag.ENUM)
+            s.byte(Tag.ENUM)
             s.class_name(name)
             s.text(member)
         elif isinstance(value, Flag):
-            s.out.append(Tag.FLAG)
+            s.byte(Tag.FLAG)
             s.class_name(name)
-            encode_int(s, int(value._value_))
+            s.value(int(value._value_))
         else:
             raise Refusal(value, f"{value!r}, which is no member of {name}")
 
@@ -121,7 +119,7 @@ def contents_of(plan: ClassPlan) -> Encode:
 
     def contents(s: Encoder, value: Any) -> None:
         if first is not None:
-            first(s, value)
+            s.contents(first, value)
         if has_dict:
             write_attributes(s, cls, instance_dict(value), value)
         if slots:
@@ -149,9 +147,8 @@ def write_attributes(s: Encoder, cls: type, state: dict[str, Any], owner: object
             s.text(name)
         s.attribute_names[cls] = names
     s.items += 2 * len(names)
-    dispatch = s.dispatch
     for value in state.values():
-        dispatch[type(value)](s, value)
+        s.value(value)
 
 
 def write_slots(s: Encoder, slots: tuple[tuple[str, Any], ...], owner: object) -> None:
@@ -161,6 +158,6 @@ def write_slots(s: Encoder, slots: tuple[tuple[str, Any], ...], owner: object) -
         try:
             value = descriptor.__get__(owner)
         except AttributeError:
-            s.out.append(Tag.UNSET)
+            s.byte(Tag.UNSET)
         else:
             s.value(value)

@@ -113,40 +113,24 @@ def encode_tuple(s: Encoder, value: tuple[Any, ...]) -> None:
     if not value:
         s.out.append(16)
         return
-    if s.known(value):
+    if s.known(value) or (s.now and s.prepared(value)):
         return
     s.out.append(17)
-    write_elements(s, value, value)
+    s.elements(value, value)
     s.remember(value)
-
-
-def write_elements(s: Encoder, value: object, elements: Any) -> None:
-    count = len(elements)
-    s.number(count)
-    s.items += count
-    s.enter(value)
-    building = s.building
-    if building and id(value) in building:  # only by way of contents that a hash needed at once
-        raise Refusal(value, "a tuple that a frozenset in it leads back to", "use a set, or break the cycle")
-    building.add(id(value))
-    dispatch = s.dispatch
-    for element in elements:
-        dispatch[type(element)](s, element)
-    building.discard(id(value))
-    s.depth -= 1
 
 
 def _frozenset(s: Encoder, value: frozenset[Any]) -> None:
     if s.known(value):
         return
-    s.out.append(Tag.FROZENSET)
+    s.byte(Tag.FROZENSET)
     s.number(len(value))
     s.items += len(value) + wire.WEIGHT_SET
     s.enter(value)
     before, s.now = s.now, True  # unlike a set it cannot be made first and filled later
     try:
         for element in value:
-            if s.open and _leads_to(element, s.open):
+            if _leads_to_open(s, element):
                 raise Refusal(
                     value,
                     "a frozenset that an element of its own leads to",
@@ -155,36 +139,36 @@ def _frozenset(s: Encoder, value: frozenset[Any]) -> None:
             s.value(element)
     finally:
         s.now = before
-    s.depth -= 1
+    s.leave()
     s.remember(value)
 
 
-def _leads_to(element: Any, numbers: set[int]) -> bool:
-    if id(element) in numbers:
+def _leads_to_open(s: Encoder, element: Any) -> bool:
+    if s.is_open(element):
         own: Any = type(element)
         return own.__hash__ is not object.__hash__
-    return isinstance(element, tuple | frozenset) and any(_leads_to(inner, numbers) for inner in element)
+    return isinstance(element, tuple | frozenset) and any(_leads_to_open(s, inner) for inner in element)
 
 
 def _slice(s: Encoder, value: slice) -> None:
     if s.known(value):
         return
-    s.out.append(Tag.SLICE)
+    s.byte(Tag.SLICE)
     s.enter(value)
     s.value(value.start)
     s.value(value.stop)
     s.value(value.step)
-    s.depth -= 1
+    s.leave()
     s.remember(value)
 
 
 def _range(s: Encoder, value: range) -> None:
     if s.known(value):
         return
-    s.out.append(Tag.RANGE)
-    encode_int(s, int(value.start))
-    encode_int(s, int(value.stop))
-    encode_int(s, int(value.step))
+    s.byte(Tag.RANGE)
+    s.value(int(value.start))
+    s.value(int(value.stop))
+    s.value(int(value.step))
     s.remember(value)
 
 
@@ -196,7 +180,7 @@ def encode_named(s: Encoder, value: Any) -> bool:
     name = s.codec.name_of(value)
     if name is None:
         return False
-    s.out.append(Tag.NAMED)
+    s.byte(Tag.NAMED)
     s.class_name(name)
     return True
 

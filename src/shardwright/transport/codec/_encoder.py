@@ -11,7 +11,7 @@ stands already gets them by FILL before it is named.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ class Encoder:
         "open",
         "out",
         "queue",
+        "ready",
         "trial",
     )
 
@@ -70,10 +71,51 @@ class Encoder:
         self.depth = 0
         self.items = 0
         self.now = False
+        self.ready: object = None  # the value for which ``prepared`` has done its work
         self.trial = False
 
     def value(self, value: object) -> None:
         self.dispatch[type(value)](self, value)
+
+    def values(self, elements: list[Any] | tuple[Any, ...]) -> None:
+        """A count and so many values."""
+        count = len(elements)
+        self.number(count)
+        self.items += count
+        dispatch = self.dispatch
+        for element in elements:
+            dispatch[type(element)](self, element)
+
+    def pairs(self, count: int, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """A count and so many pairs of values."""
+        self.number(count)
+        self.items += 2 * count
+        dispatch = self.dispatch
+        for key, value in pairs:
+            dispatch[type(key)](self, key)
+            dispatch[type(value)](self, value)
+
+    def elements(self, owner: object, elements: tuple[Any, ...]) -> None:
+        """What an immutable container holds: a count and so many values, one level deeper."""
+        count = len(elements)
+        self.number(count)
+        self.items += count
+        self.enter(owner)
+        building = self.building
+        if building and id(owner) in building:  # only by way of contents that a hash needed at once
+            raise leads_back(owner)
+        building.add(id(owner))
+        dispatch = self.dispatch
+        for element in elements:
+            dispatch[type(element)](self, element)
+        building.discard(id(owner))
+        if self.ready is owner:
+            self.ready = None
+        self.depth -= 1
+
+    def contents(self, contents: Encode, thing: Any) -> None:
+        """The contents of the builtin type that an object derives from."""
+        contents(self, thing)
 
     def drain(self) -> None:
         """Write the contents of every shell; new shells join the end of the queue."""
@@ -95,20 +137,10 @@ class Encoder:
             self.check()
 
     def check(self) -> None:
-        limits = self.codec.limits
         size = len(self.out) + sum(map(len, self.buffers))
-        if size > limits.max_bytes:
-            raise MessageTooLarge(
-                f"a message of at least {size} bytes; this edge permits {limits.max_bytes}",
-                outcome="not started",
-                remedy="send less at once: in parts, or as a file that both may read",
-            )
-        if self.items > limits.max_items:
-            raise MessageTooLarge(
-                f"a message of at least {self.items} items; this edge permits {limits.max_items}",
-                outcome="not started",
-                remedy="send less at once: in parts, or as a file that both may read",
-            )
+        limits = self.codec.limits
+        if size > limits.max_bytes or self.items > limits.max_items:
+            raise too_large(limits, size, self.items)
 
     def remember(self, thing: object) -> int:
         number = len(self.objects)
@@ -122,7 +154,7 @@ class Encoder:
         if number is None:
             return False
         if self.now and id(thing) not in self.open:
-            self.complete(thing)
+            complete(self, thing)
         if number < wire.NUMBER_1_BYTE:
             self.out += _REFERENCE_1[number]
         else:
@@ -130,38 +162,46 @@ class Encoder:
             self.number(number)
         return True
 
-    def complete(self, thing: object) -> None:
-        """A hash will look at a known object: write now whatever contents it, or what it leads to, still awaits."""
-        seen = {id(thing)}
-        stack = [thing]
-        while stack:
-            thing = stack.pop()
-            number = self.numbers.get(id(thing))
-            if number is None:
-                continue  # not met yet: then it is an element of something that is being written
-            if number > self.frontier and number not in self.filled:
-                at = bisect_left(self.queue, number, key=itemgetter(0))
-                if at < len(self.queue) and self.queue[at][0] == number:
-                    self.out.append(Tag.FILL)
-                    self.number(number)
-                    self.at_once(thing, number, self.queue[at][1])
-                    continue
-            for _, child in children(thing):
-                if id(child) not in seen and id(child) not in self.open and type(child) not in wire.ATOMS:
-                    seen.add(id(child))
-                    stack.append(child)
+    def prepared(self, value: object) -> bool:
+        """Before an immutable value is begun that a hash will look at: write what it leads to and still awaits contents.
 
-    def shell(self, thing: object, head: bytes, contents: Encode, weight: int) -> None:
-        """Write a new mutable object: its type here, its contents when their turn comes."""
+        These may hold the value itself, as the key of a dict for example, which cannot be named before it is complete.
+        True when it has been written on that way; a reference stands here now.
+        """
+        if self.ready is not None:
+            return False
+        complete(self, value, True)
+        if self.known(value):
+            return True
+        self.ready = value
+        return False
+
+    def awaiting(self, number: int) -> Encode | None:
+        """How the contents of that object are written, if they are still to come."""
+        if number > self.frontier and number not in self.filled:
+            at = bisect_left(self.queue, number, key=itemgetter(0))
+            if at < len(self.queue) and self.queue[at][0] == number:
+                return self.queue[at][1]
+        return None
+
+    def begin(self, tag: int) -> None:
+        """Begin to write a new mutable object: the tag; whatever else says its type follows, and then ``shell``."""
+        if self.now:
+            self.out.append(Tag.NOW)
+        self.out.append(tag)
+
+    def shell(self, thing: object, contents: Encode, weight: int) -> None:
+        """Its type has been written: the contents follow when their turn comes."""
         number = self.remember(thing)
         self.items += weight
         if self.now:
-            self.out.append(Tag.NOW)
-            self.out += head
             self.at_once(thing, number, contents)
         else:
-            self.out += head
             self.queue.append((number, contents, thing))
+
+    def enqueue(self, number: int, contents: Encode, thing: object) -> None:
+        """The contents of an object that has its number already are written when their turn comes."""
+        self.queue.append((number, contents, thing))
 
     def at_once(self, thing: object, number: int, contents: Encode) -> None:
         self.filled.add(number)
@@ -174,11 +214,34 @@ class Encoder:
     def enter(self, thing: object, levels: int = 1) -> None:
         self.depth += levels
         if self.depth > self.codec.limits.max_depth:
-            raise Refusal(
-                thing,
-                f"tuples or hashed keys nested more than {self.codec.limits.max_depth} deep",
-                "use lists or instances, which may be nested without limit",
-            )
+            raise too_deep(self.codec.limits, thing)
+
+    def leave(self, levels: int = 1) -> None:
+        self.depth -= levels
+
+    def byte(self, byte: int) -> None:
+        self.out.append(byte)
+
+    def write(self, raw: bytes) -> None:
+        self.out += raw
+
+    def buffer(self, raw: bytes | memoryview) -> None:
+        self.buffers.append(raw)
+
+    def trial_of(self) -> Encoder:
+        """A message that is thrown away, to try whether something fits this one."""
+        trial = Encoder(self.codec, self.objects)
+        trial.trial = True
+        trial.items = self.items
+        return trial
+
+    def number_of(self, thing: object) -> int | None:
+        """The number of an object that was met before."""
+        return self.numbers.get(id(thing))
+
+    def is_open(self, thing: object) -> bool:
+        """Whether its contents are being written because a hash needs them."""
+        return id(thing) in self.open
 
     def number(self, n: int) -> None:
         if n < wire.NUMBER_1_BYTE:
@@ -202,6 +265,51 @@ class Encoder:
             self.text(name)
         else:
             self.number(number)
+
+
+def complete(s: Encoder, thing: object, through_new: bool = False) -> None:
+    """A hash will look at a known object: write now whatever contents it, or what it leads to, still awaits."""
+    seen = {id(thing)}
+    stack = [thing]
+    while stack:
+        thing = stack.pop()
+        number = s.number_of(thing)
+        if number is None:
+            if not through_new:
+                continue  # not met yet: then it is an element of something that is being written
+        elif (contents := s.awaiting(number)) is not None:
+            s.byte(Tag.FILL)
+            s.number(number)
+            s.at_once(thing, number, contents)
+            continue
+        for _, child in children(thing):
+            if id(child) not in seen and not s.is_open(child) and type(child) not in wire.ATOMS:
+                seen.add(id(child))
+                stack.append(child)
+
+
+def too_deep(limits: wire.CodecLimits, thing: object) -> Refusal:
+    return Refusal(
+        thing,
+        f"tuples or hashed keys nested more than {limits.max_depth} deep",
+        "use lists or instances, which may be nested without limit",
+    )
+
+
+def leads_back(owner: object) -> Refusal:
+    return Refusal(owner, "a tuple that a frozenset in it leads back to", "use a set, or break the cycle")
+
+
+def too_large(limits: wire.CodecLimits, size: int, items: int) -> MessageTooLarge:
+    if size > limits.max_bytes:
+        what = f"a message of at least {size} bytes; this edge permits {limits.max_bytes}"
+    else:
+        what = f"a message of at least {items} items; this edge permits {limits.max_items}"
+    return MessageTooLarge(
+        what,
+        outcome="not started",
+        remedy="send less at once: in parts, or as a file that both may read",
+    )
 
 
 BASE_ENCODERS: dict[type, Encode] = {}  # by exact type; ``_tagged_encode`` fills it

@@ -125,14 +125,15 @@ def encode(s: Encoder, value: BaseException) -> None:
     if s.codec._handle(s, value) or s.known(value):
         return
     group = isinstance(value, BaseExceptionGroup)
-    out, s.out = s.out, bytearray((Tag.EXCEPTION_GROUP if group else Tag.EXCEPTION,))
+    if group:
+        s.byte(Tag.EXCEPTION_GROUP)
+    else:
+        s.begin(Tag.EXCEPTION)
     names = _lineage(type(value))
     s.number(len(names))
     for name in names:
         s.class_name(name)
-    head, s.out = bytes(s.out), out
     if isinstance(value, BaseExceptionGroup):
-        s.out += head
         s.text(str(value.message))
         s.enter(value)
         members = value.exceptions
@@ -140,10 +141,10 @@ def encode(s: Encoder, value: BaseException) -> None:
         s.items += len(members) + wire.WEIGHT_OBJECT
         for member in members:
             encode(s, member)
-        s.depth -= 1
-        s.queue.append((s.remember(value), write_contents, value))
+        s.leave()
+        s.enqueue(s.remember(value), write_contents, value)
     else:
-        s.shell(value, head, write_contents, wire.WEIGHT_OBJECT)
+        s.shell(value, write_contents, wire.WEIGHT_OBJECT)
 
 
 def _lineage(cls: type) -> list[str]:
@@ -188,10 +189,10 @@ def write_contents(s: Encoder, value: Any) -> None:
         s.number(0)
     for other in (value.__cause__, value.__context__):
         if other is None:
-            s.out.append(Tag.NONE)
+            s.byte(Tag.NONE)
         else:
             encode(s, other)
-    s.out.append(1 if value.__suppress_context__ else 0)
+    s.byte(1 if value.__suppress_context__ else 0)
     s.text(text_of(value))
     lines = [note for note in notes if type(note) is str] if isinstance(notes, (list, tuple)) else []
     lines += [f"({what} did not fit the edge and is shown as its repr)" for what in lost]
@@ -211,11 +212,9 @@ def _fitting(s: Encoder, held: object, what: str, lost: list[str]) -> None:
 
 def _fits(s: Encoder, held: object) -> bool:
     """Whether the value can be written, tried on a message that is thrown away."""
-    if id(held) in s.numbers:
+    if s.number_of(held) is not None:
         return True
-    trial = Encoder(s.codec, s.objects)
-    trial.trial = True
-    trial.items = s.items
+    trial = s.trial_of()
     try:
         trial.value(held)
         trial.drain()
@@ -273,7 +272,7 @@ def _write_frames(s: Encoder, traceback: TracebackType | None) -> None:
 
 
 def _read_shell(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     names = _read_names(d)
     cls = _class_for(d, names)
     if issubclass(cls, BaseExceptionGroup):
@@ -282,13 +281,13 @@ def _read_shell(d: Decoder) -> Any:
 
 
 def _read_group(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     names = _read_names(d)
     cls = _class_for(d, names)
     message = d.text()
     if not issubclass(cls, BaseExceptionGroup):
         raise violation("a single exception written as a group")
-    members = decoding.elements(d)
+    members = d.elements()
     group = BaseExceptionGroup.__new__(cls, message, members)
     return d.shell(group, read_contents, wire.WEIGHT_OBJECT)
 
@@ -414,8 +413,8 @@ def _read_slot_values(d: Decoder, thing: Any) -> tuple[Any, list[Any]] | None:
         return None
     values = []
     for _ in range(n):
-        if d.raw[d.at] == Tag.UNSET:
-            d.at += 1
+        if d.peek() == Tag.UNSET:
+            d.skip()
             values.append(decoding.UNSET)
         else:
             values.append(d.value())

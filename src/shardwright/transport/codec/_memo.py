@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from operator import is_
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-__all__ = ["Memo", "Snapshot"]
+from shardwright.transport.codec._extension import native
+
+__all__ = ["Memo", "PythonMemo", "Snapshot"]
 
 Compare = Callable[[Any, Any], bool]
 Snapshot = tuple[Any, Any, Compare]  # the object, what it held, whether it still does
 
 
-class Memo:
+class PythonMemo:
     """The objects of one request. Opaque to callers: pass it from the request to its reply."""
 
     __slots__ = ("objects", "root", "snapshots")
@@ -33,6 +35,12 @@ class Memo:
     def changed(self) -> list[tuple[Any, Any]]:
         """The objects that no longer hold what they held, and that."""
         return [(thing, held) for thing, held, unchanged in self.snapshots if not unchanged(thing, held)]
+
+
+if TYPE_CHECKING:
+    Memo: TypeAlias = PythonMemo
+else:
+    Memo = PythonMemo if native is None else native.Memo
 
 
 def same_elements(elements: Iterable[Any], held: list[Any]) -> bool:

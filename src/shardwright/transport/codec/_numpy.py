@@ -9,8 +9,10 @@ import sys
 from typing import Any
 
 from shardwright.errors import CannotCross
+from shardwright.transport._segments import Segment
 from shardwright.transport.codec import _tagged_decode as decoding
 from shardwright.transport.codec import _wire as wire
+from shardwright.transport.codec._extension import native
 from shardwright.transport.codec._tagged_decode import Contents, Decoder
 from shardwright.transport.codec._tagged_encode import Encode, Encoder, raw_contents
 from shardwright.transport.codec._wire import LARGE_BYTES, Refusal, Tag, violation
@@ -20,6 +22,7 @@ __all__ = ["contents_decoder", "contents_encoder", "encoder_for"]
 _DTYPE = re.compile(r"[<>|][biufcSUVmM][0-9]{1,6}(\[[0-9]{0,4}[A-Za-z]{1,2}\])?")
 _F_ORDER = 1
 _READ_ONLY = 2
+_HERE = 4  # its elements are the next buffer, and no contents follow
 
 
 def _numpy() -> Any:
@@ -63,12 +66,16 @@ def _array(s: Encoder, value: Any) -> None:
     if not value.flags.writeable:
         flags |= _READ_ONLY
     _refuse_overlap(s, value)
-    out, s.out = s.out, bytearray((Tag.NUMPY_ARRAY, flags, value.ndim))
+    here = value.nbytes >= LARGE_BYTES
+    s.begin(Tag.NUMPY_ARRAY)
+    s.byte(flags | _HERE if here else flags)
+    s.byte(value.ndim)
     for length in value.shape:
         s.number(length)
     s.text(text)
-    head, s.out = bytes(s.out), out
-    s.shell(value, head, _array_contents, wire.WEIGHT_OBJECT)
+    if here:
+        s.buffer(_flat(value))
+    s.shell(value, _no_contents if here else _array_contents, wire.WEIGHT_OBJECT)
 
 
 def _refuse_overlap(s: Encoder, value: Any) -> None:
@@ -79,26 +86,38 @@ def _refuse_overlap(s: Encoder, value: Any) -> None:
             raise Refusal(value, "a numpy array that shares memory with another one of the same call", "pass a copy")
 
 
+def _no_contents(s: Encoder, value: Any) -> None:
+    """They went with the shell."""
+
+
 def _array_contents(s: Encoder, value: Any) -> None:
-    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     if value.nbytes >= LARGE_BYTES:
-        numpy = _numpy()
-        flat = (numpy.asfortranarray(value) if order == "F" else numpy.ascontiguousarray(value)).reshape(-1, order="A")
-        s.out.append(0xFF)
-        s.buffers.append(memoryview(flat.view("u1")).cast("B"))
+        s.byte(0xFF)
+        s.buffer(_flat(value))
     else:
-        raw_contents(s, value.tobytes(order))
+        raw_contents(s, value.tobytes(_order(value)))
+
+
+def _order(value: Any) -> str:
+    return "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+
+
+def _flat(value: Any) -> memoryview:
+    """The bytes of an array, in its order; a view of them where they lie together."""
+    numpy = _numpy()
+    whole = numpy.asfortranarray(value) if _order(value) == "F" else numpy.ascontiguousarray(value)
+    return memoryview(whole.reshape(-1, order="A").view("u1")).cast("B")
 
 
 def _scalar(s: Encoder, value: Any) -> None:
     if s.known(value):
         return
     text = _dtype_text(value)
-    s.out.append(Tag.NUMPY_SCALAR)
+    s.byte(Tag.NUMPY_SCALAR)
     s.text(text)
     raw = value.tobytes()
     s.number(len(raw))
-    s.out += raw
+    s.write(raw)
     s.remember(value)
 
 
@@ -126,18 +145,59 @@ def _read_dtype(d: Decoder) -> Any:
 def _read_array(d: Decoder) -> Any:
     numpy = _loaded()
     flags, ndim = d.take(3)[1:]
-    if flags & ~(_F_ORDER | _READ_ONLY) or ndim > 32:
+    if flags & ~(_F_ORDER | _READ_ONLY | _HERE) or ndim > 32:
         raise violation("numpy flags")
     shape = tuple([d.number() for _ in range(ndim)])
     dtype = _read_dtype(d)
     size = math.prod(shape) * dtype.itemsize
-    left = d.end - d.at + sum(map(len, d.buffers[d.next_buffer :]))
+    left = d.left()
     if size > left or max(shape, default=0) > 1 << 48:
         raise violation(f"an array of {size} bytes, {left} bytes left")
-    array = numpy.zeros(shape, dtype, order="F" if flags & _F_ORDER else "C")
+    order = "F" if flags & _F_ORDER else "C"
+    contents: Contents = _read_contents
+    if flags & _HERE:
+        raw = d.buffer()
+        if len(raw) != size or not size:
+            raise violation(f"an array of {size} bytes with {len(raw)}")
+        array, held = _array_of(raw, shape, dtype, order, d.snapshots is None)
+        contents = _Filled(held)
+    else:
+        array = numpy.zeros(shape, dtype, order=order)
     if flags & _READ_ONLY:
         array.flags.writeable = False
-    return d.shell(array, _read_contents, wire.WEIGHT_OBJECT + size // 64)
+    return d.shell(array, contents, wire.WEIGHT_OBJECT + size // 64)
+
+
+def _array_of(raw: Any, shape: tuple[int, ...], dtype: Any, order: str, alone: bool) -> tuple[Any, Any]:
+    """The array, and what tells later whether it was changed.
+
+    It lies where the buffer lies if that memory is ours to write, and nobody compares with it later.
+    """
+    numpy = _numpy()
+    view = memoryview(raw)
+    held: Any = raw
+    if isinstance(view.obj, Segment):
+        held, alone = view.obj.pristine, True
+    if alone and not view.readonly:
+        array = numpy.ndarray(shape, dtype, buffer=view, order=order)
+        if array.flags.aligned:
+            return array, held
+    array = numpy.empty(shape, dtype, order=order)
+    array[...] = numpy.frombuffer(view, dtype).reshape(shape, order=order)
+    return array, held
+
+
+class _Filled:
+    """The contents of an array that has its elements already."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+
+    def __call__(self, d: Decoder, thing: Any) -> None:
+        if d.snapshots is not None:
+            d.snapshots.append((thing, (self.raw, thing.shape, thing.dtype), _same))
 
 
 def _read_contents(d: Decoder, thing: Any) -> None:
@@ -151,7 +211,7 @@ def _fill(thing: Any, held: tuple[Any, Any, Any]) -> None:
     numpy = _numpy()
     raw = held[0]
     writeable = thing.flags.writeable
-    order = "F" if thing.flags.f_contiguous and not thing.flags.c_contiguous else "C"
+    order = _order(thing)
     fresh = numpy.frombuffer(raw, thing.dtype) if thing.dtype.itemsize else numpy.zeros(thing.size, thing.dtype)
     if not writeable:
         thing.flags.writeable = True
@@ -172,14 +232,15 @@ def _layout(thing: Any) -> tuple[Any, Any]:
 def _same(thing: Any, held: tuple[Any, Any, Any]) -> bool:
     if _layout(thing) != held[1:]:
         return False
-    raw = held[0]
-    order = "F" if thing.flags.f_contiguous and not thing.flags.c_contiguous else "C"
-    same: bool = thing.tobytes(order) == raw
-    return same
+    flat, raw = _flat(thing), held[0]
+    if native is not None:
+        return bool(native.same_bytes(flat, raw))
+    numpy = _numpy()
+    return bool((numpy.frombuffer(flat, "u1") == numpy.frombuffer(raw, "u1")).all())
 
 
 def _read_scalar(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     numpy = _loaded()
     dtype = _read_dtype(d)
     raw = d.take(d.number())
@@ -189,7 +250,7 @@ def _read_scalar(d: Decoder) -> Any:
         value = dtype.type()
     else:
         value = numpy.frombuffer(raw, dtype)[0]
-    d.objects.append(value)
+    d.remember(value)
     return value
 
 

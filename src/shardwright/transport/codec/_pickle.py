@@ -15,6 +15,7 @@ from shardwright.transport.codec._classes import ClassTable
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, describe_value
 from shardwright.transport.codec._tagged import TaggedCodec
+from shardwright.transport.codec._wire import LARGE_BYTES
 
 __all__ = ["PickleCodec"]
 
@@ -57,7 +58,7 @@ def _dump(value: object, outcome: Outcome) -> tuple[bytes, tuple[Part, ...]]:
     buffers: list[pickle.PickleBuffer] = []
     try:
         payload = pickle.dumps(value, 5, buffer_callback=buffers.append)
-        return payload, tuple(buffer.raw() for buffer in buffers)
+        return payload, tuple([buffer.raw() for buffer in buffers]) if buffers else ()
     except Exception as error:
         raise CannotCross(
             f"the value does not pickle: {error}",
@@ -68,10 +69,16 @@ def _dump(value: object, outcome: Outcome) -> tuple[bytes, tuple[Part, ...]]:
 
 def _load(payload: Part, buffers: Sequence[Part]) -> Any:
     try:
-        return pickle.loads(payload, buffers=[_writable(buffer) for buffer in buffers])
+        return pickle.loads(payload, buffers=[_writable(buffer) for buffer in buffers] if buffers else None)
     except Exception as error:
         raise ProtocolViolation(f"malformed pickle: {type(error).__name__}: {error}") from error
 
 
-def _writable(buffer: Part) -> bytearray:
-    return bytearray(buffer)  # ours alone, and writable as the original was
+def _writable(buffer: Part) -> bytearray | memoryview:
+    """Memory that is ours alone, and writable as the original was: the buffer itself, where it is that.
+
+    What is small is copied, for it would keep the whole message in memory.
+    """
+    if len(buffer) >= LARGE_BYTES and isinstance(buffer, memoryview) and not buffer.readonly:
+        return buffer
+    return bytearray(buffer)

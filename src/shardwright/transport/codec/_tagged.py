@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 from shardwright.errors import CannotCross, MessageTooLarge, Outcome, ShardwrightError
@@ -11,6 +11,7 @@ from shardwright.transport.codec import _tagged_decode as decoding
 from shardwright.transport.codec import _tagged_encode as encoding
 from shardwright.transport.codec import _wire as wire
 from shardwright.transport.codec._classes import ClassTable
+from shardwright.transport.codec._form import Form, make_form
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._names import BUILTIN_NAMES, name_of_builtin
 from shardwright.transport.codec._paths import Describe, describe_call, describe_value, path_to, render
@@ -24,7 +25,11 @@ Part = bytes | memoryview
 
 
 class HandleHook(Protocol):
-    """How stateful objects cross: by name, staying where they are."""
+    """How stateful objects cross: by name, staying where they are.
+
+    A hook may have a method ``may_refer(cls) -> bool`` besides: False says, once for all, that ``reference`` is None for
+    every instance of exactly that class.
+    """
 
     def reference(self, value: object) -> tuple[str, int, str] | None:
         """Shard id, object id and class name when ``value`` is to be sent as a handle, else None."""
@@ -55,6 +60,7 @@ class TaggedCodec:
         self.handles = handles
         self.limits = limits
         self._encoders: dict[type, Encode] = _Dispatch(self)
+        self._form: Form = make_form(self)
 
     def __repr__(self) -> str:
         return f"TaggedCodec({self.classes!r})"
@@ -69,40 +75,29 @@ class TaggedCodec:
         ``describe`` words the path in CannotCross; ``describe_call`` suits one that is ``(positional, keywords)``.
         Buffers may be views of the caller's own bytes and arrays: send them before any of those can change.
         """
-        s = Encoder(self, [])
         try:
-            s.value(value)
-            s.drain()
+            return self._form.write_request(value)
         except Refusal as refusal:
             self._cannot_cross(refusal, [(value, describe)], "not started")
         except RecursionError:
             self._too_deep("not started")
-        return bytes(s.out), tuple(s.buffers), Memo(value, s.objects, [])
 
     def decode_request(self, payload: Part, buffers: Sequence[Part] = ()) -> tuple[Any, Memo]:
         """The value, made of new objects, and the memo for its reply."""
-        snapshots: list[Any] = []
         try:
-            d = Decoder(self, payload, buffers, [], snapshots)
-            value = d.value()
-            d.drain()
-            d.settle()
+            return self._form.read_request(payload, buffers)
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
             raise _translated(error) from error
-        return value, Memo(value, d.objects, snapshots)
 
     def encode_reply(self, value: object, memo: Memo) -> tuple[bytes, tuple[Part, ...]]:
         """The result, and the new contents of each object of the request that was changed since it arrived.
 
         The memo stays as it was, so that an error can still be encoded when this raises.
         """
-        s = Encoder(self, memo.objects)
         try:
-            self._changes(s, memo)
-            s.value(value)
-            s.drain()
+            return self._form.write_reply(value, memo)
         except Refusal as refusal:
             self._cannot_cross(refusal, [(value, _describe_result), (memo.root, describe_call)], "failed")
         except RecursionError:
@@ -110,21 +105,15 @@ class TaggedCodec:
         except MessageTooLarge as error:
             error.outcome = "failed"
             raise
-        return bytes(s.out), tuple(s.buffers)
 
     def decode_reply(self, payload: Part, buffers: Sequence[Part], memo: Memo) -> Any:
         """The result; the caller's own objects, known by ``memo``, now hold what the callee's copies hold."""
         try:
-            d = Decoder(self, payload, buffers, memo.objects, None)
-            self._read_changes(d)
-            value = d.value()
-            d.drain()
-            d.settle()
+            return self._form.read_reply(payload, buffers, memo, False)
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
             raise _translated(error) from error
-        return value
 
     def encode_error(self, exception: BaseException, memo: Memo | None = None) -> tuple[bytes, tuple[Part, ...]]:
         """An exception in place of a result. Never fails: what does not fit is replaced by words that say so.
@@ -150,48 +139,36 @@ class TaggedCodec:
     def decode_error(self, payload: Part, buffers: Sequence[Part] = (), memo: Memo | None = None) -> BaseException:
         """The exception, to be raised by the caller; changes are applied as by ``decode_reply``."""
         try:
-            d = Decoder(self, payload, buffers, memo.objects if memo is not None else [], None)
-            self._read_changes(d)
-            value = d.value()
-            if not issubclass(type(value), BaseException):
-                raise violation("an error that is no exception")
-            d.drain()
-            d.settle()
+            return self._form.read_reply(payload, buffers, memo, True)  # type: ignore[no-any-return]
         except (ShardwrightError, RecursionError):
             raise  # nesting is bounded here: it is the caller's own stack that is full
         except Exception as error:
             raise _translated(error) from error
-        return value  # type: ignore[no-any-return]
 
     # -- changes -----------------------------------------------------------------------------------------------
 
-    def _changes(self, s: Encoder, memo: Memo) -> None:
-        if not memo.snapshots:
-            s.out.append(0)
-            return
-        differing = memo.changed()
+    def write_changes(self, s: Encoder, memo: Memo, differing: list[tuple[Any, Any]]) -> None:
+        """How many objects of the request have changed, and which; their contents are queued."""
         for thing, held in differing:
             _numpy.refuse_new_layout(thing, held)
-        changed = sorted({s.numbers[id(thing)] for thing, _ in differing})
+        changed = sorted({number for thing, _ in differing if (number := s.number_of(thing)) is not None})
         s.number(len(changed))
         for number in changed:
             thing = memo.objects[number]
             s.number(number)
-            s.queue.append((number, self._contents_encoder(type(thing)), thing))
+            s.enqueue(number, self._contents_encoder(type(thing)), thing)
 
-    def _read_changes(self, d: Decoder) -> None:
-        n = d.count()
-        if not n:
-            return
+    def read_changes(self, d: Decoder, count: int) -> None:
+        """So many numbers of objects of the request; their contents are queued."""
         d.later = []
         last = -1
-        for _ in range(n):
+        for _ in range(count):
             number = d.number()
             if not last < number < d.base:
                 raise violation(f"a change of object {number} of {d.base}")
             last = number
-            thing = d.objects[number]
-            d.queue.append((number, self._contents_decoder(type(thing)), thing))
+            thing = d.known(number)
+            d.enqueue(number, self._contents_decoder(type(thing)), thing)
 
     def _contents_encoder(self, cls: type) -> Encode:
         contents = encoding.CONTENTS.get(cls) or _numpy.contents_encoder(cls)
@@ -235,6 +212,11 @@ class TaggedCodec:
         thing = BUILTIN_NAMES.get(name)
         return thing if thing is not None else self.classes.object_of(name)
 
+    def may_refer(self, cls: type) -> bool:
+        """Whether an instance of that class might be sent as a handle; False spares asking for each."""
+        asks: Callable[[type], bool] | None = getattr(self.handles, "may_refer", None)
+        return self.handles is not None and (asks is None or asks(cls))
+
     def _handle(self, s: Encoder, value: object) -> bool:
         if self.handles is None:
             return False
@@ -243,9 +225,9 @@ class TaggedCodec:
             return False
         if not s.known(value):
             shard, object_id, class_name = reference
-            s.out.append(Tag.HANDLE)
+            s.byte(Tag.HANDLE)
             s.text(shard)
-            s.out += object_id.to_bytes(8, "little")
+            s.write(object_id.to_bytes(8, "little"))
             s.text(class_name)
             s.items += wire.WEIGHT_OBJECT
             s.remember(value)
@@ -313,7 +295,7 @@ def _parts_encoder(registered: _registry.Registered) -> Encode:
             parts = registered.to_parts(value)
         except Exception as error:
             raise Refusal(value, f"{type(value).__qualname__}: {error},") from None
-        s.out.append(Tag.PARTS)
+        s.byte(Tag.PARTS)
         s.class_name(registered.name)
         s.number(len(parts))
         s.enter(value)
@@ -324,27 +306,27 @@ def _parts_encoder(registered: _registry.Registered) -> Encode:
                 s.value(part)
         finally:
             s.now = before
-        s.depth -= 1
+        s.leave()
         s.remember(value)
 
     return encode
 
 
 def _parts(d: Decoder) -> Any:
-    d.at += 1
+    d.skip()
     name = d.class_name()
     registered = _registry.BY_NAME.get(name)
     if registered is None:
         raise violation(f"nothing is registered as {name!r}")
     d.charge(wire.WEIGHT_OBJECT)
-    parts = decoding.elements(d)
+    parts = d.elements()
     try:
         value = registered.from_parts(*parts)
     except Exception as error:
         raise violation(f"{name}: {error}") from error
     if type(value) is not registered.cls:
         raise violation(f"{name} made a {type(value).__qualname__}")
-    d.objects.append(value)
+    d.remember(value)
     return value
 
 

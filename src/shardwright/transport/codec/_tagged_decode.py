@@ -11,7 +11,6 @@ from shardwright.transport.codec._decode_instances import (
     read_slots,
     same_slots,
 )
-from shardwright.transport.codec._decode_values import elements
 from shardwright.transport.codec._decoder import DISPATCH, UNSET, Contents, Decoder
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "Contents",
     "Decoder",
     "contents_of",
-    "elements",
     "fill_slots",
     "read_attributes",
     "read_slots",

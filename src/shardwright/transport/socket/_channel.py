@@ -30,6 +30,7 @@ from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, socket
 
 from shardwright.contracts.transport import Channel, Part
 from shardwright.errors import ChannelClosed, DeadlineExceeded, MessageTooLarge, ProtocolViolation
+from shardwright.transport._lane import DescriptorLane
 from shardwright.transport.socket._readiness import Readiness
 
 _HEADER = struct.Struct("<I")
@@ -51,9 +52,10 @@ class SocketChannel(Channel):
     it takes it out of its selector before ``close``.
     """
 
-    def __init__(self, connection: socket, *, max_message_bytes: int) -> None:
+    def __init__(self, connection: socket, *, max_message_bytes: int, lane: DescriptorLane | None = None) -> None:
         connection.settimeout(None)  # socket.setdefaulttimeout() of user code is not for us
         self._socket = connection
+        self._lane = lane
         self._max_message_bytes = max_message_bytes
         self._owner = os.getpid()
         self._sending = threading.Lock()
@@ -73,6 +75,10 @@ class SocketChannel(Channel):
     def __repr__(self) -> str:
         state = self._why_closed or "open"
         return f"<SocketChannel descriptor={self._socket.fileno()} {state}>"
+
+    @property
+    def lane(self) -> DescriptorLane | None:
+        return self._lane
 
     # -- sending -----------------------------------------------------------------------------------------------
 
@@ -459,6 +465,8 @@ class SocketChannel(Channel):
                     if self._readiness is not None:
                         self._readiness.close()
                         self._readiness = None
+                    if self._lane is not None:
+                        self._lane.close()
                     self._socket.close()
                 finally:
                     self._receiving.release()
