@@ -22,6 +22,8 @@ WITHOUT = {
     "_native": "values are written and read in Python, some ten times slower",
 }
 
+_RING = "src/shardwright/transport/shm"
+
 
 class BuildOptionalExtension(build_ext):
     """build_ext that says plainly what a missing extension means."""
@@ -62,7 +64,11 @@ def extensions() -> list[Extension]:
         return []
     codec = "src/shardwright/transport/codec/_native"
     return [
-        extension("shardwright.transport.shm._ring", "src/shardwright/transport/shm/_ring.c"),
+        extension(
+            "shardwright.transport.shm._ring",
+            *(f"{_RING}/{name}.c" for name in ("_ring", "_bell", "_end", "_floor", "_memory", "_watch")),
+            depends=tuple(f"{_RING}/{name}.h" for name in ("_area", "_bell", "_end", "_floor", "_memory")),
+        ),
         extension(
             "shardwright.transport.codec._native",
             *(f"{codec}{part}.c" for part in ("", "_envelope", "_memo", "_read", "_write")),

@@ -69,6 +69,14 @@ setup_browser() {
     echo "   (no chromium: the tests in a browser are skipped)" >&2
 }
 
+# What checks the C of shared-memory channels: an instruction counter, a model checker, a fuzzer.
+setup_native_tools() {
+    command -v valgrind >/dev/null && command -v spin >/dev/null && command -v clang >/dev/null &&
+        [[ -e $(clang -print-file-name=libclang_rt.fuzzer-"$(uname -m)".a) || -e $(clang -print-runtime-dir)/libclang_rt.fuzzer-$(uname -m).a ]] && return 0
+    may_install_packages && install_packages valgrind spin clang libclang-rt-dev && return 0
+    echo "   (no valgrind, spin or clang: some tests of the C extension are skipped)" >&2
+}
+
 can_compile() {
     { command -v "${CC:-cc}" || command -v gcc; } >/dev/null 2>&1 &&
         "$1" -I -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'
@@ -147,5 +155,19 @@ setup_corpus() {
         --requirement "$lock" || die "could not fetch the README texts"
     find "$folder" -mindepth 1 -maxdepth 1 ! -name '*.dist-info' -exec rm -rf {} +
     rm -f "$folder"/*/entry_points.txt # a plugin found here could not be loaded
+    cp "$lock" "$folder/.lock"
+}
+
+# Packages that tests read to count what analysis finds: exact versions, without what they depend on.
+setup_analysed() {
+    local folder=$root/.venv-analysed lock=$root/requirements/analysed.txt
+    if [[ -f $folder/.lock ]] && cmp -s "$folder/.lock" "$lock"; then
+        return 0
+    fi
+    say "fetching packages to analyse into $folder"
+    rm -rf "$folder"
+    "$venv/bin/python" -m pip install -qq --no-deps --require-hashes --only-binary :all: --target "$folder" \
+        --requirement "$lock" || die "could not fetch the packages to analyse"
+    rm -rf "$folder/bin" "$folder"/*.dist-info # no plugin is found here, nothing is run
     cp "$lock" "$folder/.lock"
 }

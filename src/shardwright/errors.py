@@ -38,6 +38,7 @@ __all__ = [
     "ShardLost",
     "ShardwrightError",
     "StartFailed",
+    "TraceError",
     "WouldDeadlock",
 ]
 
@@ -126,6 +127,13 @@ class ComponentImportError(ShardwrightError):
     def __init__(self, message: str, *, user_traceback: str = "", remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.user_traceback = user_traceback
+
+
+class TraceError(ShardwrightError):
+    """A trace of demand cannot be read, or cannot be simulated."""
+
+    code = "SW220"
+    fault: ClassVar[Fault] = "you"
 
 
 # -- calls -----------------------------------------------------------------------------------------------------

@@ -15,12 +15,15 @@ from shardwright.contracts.sandbox import LaunchSpec, Sandbox, SandboxBackend
 from shardwright.model.ids import ShardId
 from shardwright.sandbox import become_subreaper
 from shardwright.sandbox._linux._cgroup import NoCgroups
+from shardwright.sandbox.namespace import NamespaceBackend
 from shardwright.sandbox.process import ProcessBackend
 from shardwright.testing import SANDBOX_CHECKS, SandboxCheck, check_sandbox_backend
 
 BACKENDS: dict[str, Callable[[], SandboxBackend]] = {
     "process": ProcessBackend,
     "process-without-cgroups": lambda: ProcessBackend(NoCgroups("switched off by a test")),
+    "namespace": NamespaceBackend,
+    "namespace-without-cgroups": lambda: NamespaceBackend(NoCgroups("switched off by a test")),
 }
 
 
@@ -37,6 +40,21 @@ def test_process(check: SandboxCheck) -> None:
 )
 def test_process_without_control_groups(check: SandboxCheck) -> None:
     assert check_sandbox_backend(BACKENDS["process-without-cgroups"], only=check.name) == (check.name,)
+
+
+@pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
+def test_namespace(check: SandboxCheck) -> None:
+    done = check_sandbox_backend(BACKENDS["namespace"], only=check.name)
+    if not done:
+        pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
+    assert done == (check.name,)
+
+
+@pytest.mark.parametrize(
+    "check", [check for check in SANDBOX_CHECKS if not check.needs], ids=lambda check: check.name.replace(" ", "-")
+)
+def test_namespace_without_control_groups(check: SandboxCheck) -> None:
+    assert check_sandbox_backend(BACKENDS["namespace-without-cgroups"], only=check.name) == (check.name,)
 
 
 FAMILY = """

@@ -6,11 +6,18 @@ import pytest
 
 from shardwright.testing import transport_checks
 from shardwright.transport.inproc import InprocTransport
+from shardwright.transport.shm import available
 from shardwright.transport.socket import SocketTransport
+
+_TRANSPORTS = [(SocketTransport, True), (InprocTransport, False)]
+if available():  # else tests/house/test_house_build.py tells why, where it could have been built
+    from shardwright.transport.shm import RingTransport
+
+    _TRANSPORTS.append((RingTransport, True))
 
 _CASES = [
     pytest.param(factory, check, id=f"{factory.name}-{name}")
-    for factory, crosses_processes in ((SocketTransport, True), (InprocTransport, False))
+    for factory, crosses_processes in _TRANSPORTS
     for name, check in transport_checks(factory, crosses_processes=crosses_processes).items()
 ]
 
@@ -22,6 +29,9 @@ def test_keeps_the_contract(factory, check):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_thousand_deaths_lose_nothing(record_exercised):
-    transport_checks(SocketTransport, long=True)["peer_deaths"](SocketTransport())
-    record_exercised("socket peers killed while they streamed", 1000)
+@pytest.mark.parametrize(
+    "transport", [factory for factory, crosses in _TRANSPORTS if crosses], ids=lambda factory: factory.name
+)
+def test_a_thousand_deaths_lose_nothing(transport, record_exercised):
+    transport_checks(transport, long=True)["peer_deaths"](transport())
+    record_exercised(f"{transport.name} peers killed while they streamed", 1000)

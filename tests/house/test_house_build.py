@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOT_COPIED = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info", ".venv*", ".git", "build", "dist", ".*_cache")
+NOT_COPIED = shutil.ignore_patterns(
+    "*.so", "__pycache__", "*.egg-info", ".venv*", ".git", "build", "dist", ".*_cache", ".coverage*"
+)
 CAN_COMPILE = shutil.which(os.environ.get("CC", "cc")) and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -55,7 +57,9 @@ def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def unpack(sdist: Path, target: Path) -> Path:
     with tarfile.open(sdist) as archive:
-        archive.extractall(target, filter="data")
+        if hasattr(tarfile, "data_filter"):  # not in the first versions of 3.11
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(target)
     (tree,) = target.iterdir()
     return tree
 

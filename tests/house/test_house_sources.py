@@ -134,3 +134,19 @@ def test_every_dependency_has_its_reason() -> None:
     declared = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     names = {re.split(r"[<>=!~\[ ;]", line)[0].lower() for line in declared}
     assert not {name for name in names if f"`{name}`" not in record}
+
+
+def test_extensions_count_their_references_to_singletons() -> None:
+    """Headers of Python 3.12 and later return None uncounted, which takes references from Python 3.11.
+
+    An extension on the stable ABI is built by one and loaded by the other.
+    """
+    found = [
+        f"{path.relative_to(SOURCE)}:{number}"
+        for path in SOURCE.rglob("*.[ch]")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(
+            r"\bPy_RETURN_(NONE|TRUE|FALSE|NOTIMPLEMENTED)\b|return Py_(None|True|False|NotImplemented)\b", line
+        )
+    ]
+    assert found == [], "say `return Py_NewRef(Py_None);`"

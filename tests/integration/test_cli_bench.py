@@ -67,3 +67,17 @@ def test_a_second_benchmark_waits_for_the_first(tmp_path: Path) -> None:
             assert second.poll() is None
             fcntl.flock(held, fcntl.LOCK_UN)
             assert second.wait(60) == 1, "its turn has come, and there is no wrk"
+
+
+@pytest.mark.slow
+def test_starts_are_measured_beside_a_plain_fork(tmp_path: Path, record_exercised: Callable[[str, int], None]) -> None:
+    ended = shardwright(tmp_path, "bench", "start", "--rounds", "2", "--shards", "3", "--json", timeout=110)
+    assert ended.returncode == 0, ended.stderr
+    records = {record["backend"]: record for record in json.loads(ended.stdout)["records"]}
+    assert "process" in records
+    for record in records.values():
+        assert 0 < record["fork_p50_ms"] < record["ready_p50_ms"] and record["ready_min_ms"] <= record["ready_p50_ms"]
+        assert 0 < record["plain_fork_p50_ms"] < record["fresh_interpreter_p50_ms"]
+        assert record["shards"] == 3 and 0 < record["private_mib"] <= record["pss_mib"]
+        assert "mem_available_drop_mib" in record
+    record_exercised("kinds of sandbox whose start was measured", len(records))

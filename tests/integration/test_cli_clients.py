@@ -13,6 +13,7 @@ import pytest
 
 import shardwright as public
 from cli_apps import Background, background, shardwright, write_app
+from limits_here import need_limits
 from shardwright.node import Node
 
 MANIFEST = """
@@ -276,6 +277,7 @@ def test_stop_ends_a_node_inside_somebody_s_program(shop: Node, tmp_path: Path) 
 
 
 def test_resize_reads_back(shop: Node, tmp_path: Path) -> None:
+    need_limits()
     done = shardwright(tmp_path, "resize", "store", "--max-memory", "96MiB", "--json")
     assert done.returncode == 0, done.stderr
     (limits,) = json.loads(done.stdout)["resized"].values()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import shardwright
+from limits_here import need_limits
 from shardwright.errors import NodeError
 from shardwright.model.limits import Limits
 from shardwright.node import Node
@@ -31,6 +32,8 @@ node_grace = "0s"
 
 @pytest.fixture(params=["processes", "inproc"])
 def node(request: pytest.FixtureRequest, tmp_path: Path):
+    if request.param == "processes":
+        need_limits()
     app = tmp_path / "app"
     app.mkdir()
     (app / "shardwright.toml").write_text(MANIFEST)

@@ -1,4 +1,4 @@
-"""Commands of an application's author: init, plan, schema."""
+"""Commands of an application's author: init, plan, explain, schema."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from shardwright.manifest import FILE_NAME
 from shardwright.manifest import load as load_manifest
 from shardwright.manifest import schema as manifest_schema
 from shardwright.node import lacking_secrets, unbuilt, unenforced
+from shardwright.sharding import explain as explain_function
+from shardwright.sharding import explanation_json, explanation_text, plan_json, plan_text, propose_manifest
 from shardwright.sharding import plan as plan_manifest
-from shardwright.sharding import plan_json, plan_text, propose_manifest
 
 
 @click.command()
@@ -83,6 +84,28 @@ def plan(invocation: Invocation, path: str, profile: str | None) -> None:
     for title, lines in (("it cannot be started here as it is:", hindered), ("limits:", idle)):
         if lines:
             click.echo("\n".join(["", title, *(f"  {line}" for line in lines)]))
+
+
+@click.command()
+@click.argument("name")
+@click.argument("path", default=".")
+@click.option("--profile", metavar="NAME", help="Lay shardwright.NAME.toml over the manifest.")
+@common_options
+def explain(invocation: Invocation, name: str, path: str, profile: str | None) -> None:
+    """Tell why a function is where it is: what it calls, what it does besides, and which rules follow.
+
+    NAME is module:function, or as much of its end as is unique. Reads code, runs none.
+
+    \b
+    Examples:
+      shardwright explain arena.inventory:reserve examples/arena
+      shardwright explain World.step . --json
+    """
+    found = explain_function(load_manifest(path, profile=profile, environment=invocation.environment), name)
+    if invocation.json:
+        invocation.result(explanation_json(found))
+    else:
+        click.echo(explanation_text(found), nl=False)
 
 
 @click.command()

@@ -6,7 +6,7 @@ import fcntl
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,11 +15,15 @@ from typing import Any
 import click
 import psutil
 
-from shardwright.cli import _bench_gateway
+from shardwright.cli import _bench_gateway, _bench_start
 from shardwright.cli._invocation import Invocation, common_options
 
 _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us", "p99_us", "p99_over_p50",
           "cpu_us_per_request")  # fmt: skip
+
+
+_OF_STARTS = ("backend", "fork_p50_ms", "ready_p50_ms", "plain_fork_p50_ms", "fresh_interpreter_p50_ms", "shards",
+              "private_mib", "pss_mib", "mem_available_drop_mib")  # fmt: skip
 
 
 @click.group()
@@ -44,18 +48,44 @@ def gateway(invocation: Invocation, seconds: float, rounds: int) -> None:
       shardwright bench gateway
       shardwright bench gateway --seconds 5 --rounds 9 --json
     """
+    _measured(
+        invocation,
+        _SHOWN,
+        ("uvicorn", "httptools", "msgspec"),
+        lambda say: _bench_gateway.measure(seconds, rounds, say),
+    )
+
+
+@bench.command("start")
+@click.option("--rounds", default=60, show_default=True, type=click.IntRange(1, 10_000), help="Starts of each backend.")
+@click.option("--shards", default=100, show_default=True, type=click.IntRange(0, 5_000), help="Idle shards to weigh.")
+@common_options
+def start_shards(invocation: Invocation, rounds: int, shards: int) -> None:
+    """From nothing to a shard's first answer by a template with grpc and numpy loaded, beside a plain fork of the same.
+
+    \b
+    Examples:
+      shardwright bench start
+      shardwright bench start --rounds 200 --shards 0 --json
+    """
+    _measured(invocation, _OF_STARTS, ("numpy", "grpcio"), lambda say: _bench_start.measure(rounds, shards, say))
+
+
+def _measured(
+    invocation: Invocation,
+    columns: Sequence[str],
+    libraries: Sequence[str],
+    measure: Callable[[Callable[[str], None]], list[dict[str, Any]]],
+) -> None:
+    """Measure alone, and show the records and the machine as asked."""
     with _alone():
         before = os.getloadavg()[0]
-        records = _bench_gateway.measure(seconds, rounds, lambda said: click.echo(said, err=True))
-        machine = {
-            **_machine("uvicorn", "httptools", "msgspec"),
-            "load_before": before,
-            "load_after": os.getloadavg()[0],
-        }
+        records = measure(lambda said: click.echo(said, err=True))
+        machine = {**_machine(*libraries), "load_before": before, "load_after": os.getloadavg()[0]}
     if invocation.json:
         invocation.result({"machine": machine, "records": records})
         return
-    invocation.table(_SHOWN, [[str(record[name]) for name in _SHOWN] for record in records])
+    invocation.table(columns, [[str(record.get(name, "-")) for name in columns] for record in records])
     click.echo(", ".join(f"{name} {value}" for name, value in machine.items()))
 
 

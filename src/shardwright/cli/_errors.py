@@ -16,13 +16,14 @@ from shardwright.errors import (
     PlanError,
     ShardwrightError,
     StartFailed,
+    TraceError,
 )
 from shardwright.node import Ambiguous, NoAnswer, Refused, describe
 
 OK, FAILED, BAD_INPUT, NO_NODE, DEFECT = 0, 1, 2, 3, 70
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
 
-_BAD_INPUT = (ManifestError, PlanError, ComponentImportError, StartFailed, CompositionRefused, Ambiguous)
+_BAD_INPUT = (ManifestError, PlanError, ComponentImportError, StartFailed, CompositionRefused, TraceError, Ambiguous)
 _REPORT = "this is a defect of Shardwright, not of your application: please report it, with what --debug shows"
 
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import click
 
-from shardwright.cli import _ask, _attach, _author, _bench, _demo, _doctor, _operate, _reload, _run, _stack
+from shardwright.cli import _ask, _attach, _author, _bench, _demo, _doctor, _operate, _reload, _run, _simulate, _stack
 from shardwright.cli._errors import BROKEN_PIPE, INTERRUPTED, report
 from shardwright.cli._invocation import Invocation
 
 _GROUPS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
-    ("Prepare an application", (_author.init, _author.plan, _author.schema, _doctor.doctor)),
+    ("Prepare an application", (_author.init, _author.plan, _author.explain, _author.schema, _doctor.doctor)),
     ("Run it", (_run.run, _demo.demo)),
-    ("Measure it", (_bench.bench,)),
+    ("Measure it", (_bench.bench, _simulate.simulate)),
     ("Develop it, while it runs", (_stack.stack, _attach.attach, _reload.reload)),
     (
         "Look at and steer a running node, from any terminal",

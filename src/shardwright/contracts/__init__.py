@@ -1,6 +1,7 @@
 """Seams: what third parties implement."""
 
 from shardwright.contracts.clock import Clock, SystemClock
+from shardwright.contracts.forecast import Forecast, Forecaster, ForecasterFactory
 from shardwright.contracts.sandbox import (
     Capabilities,
     Exit,
@@ -20,6 +21,9 @@ __all__ = [
     "Exit",
     "Finding",
     "Fingerprint",
+    "Forecast",
+    "Forecaster",
+    "ForecasterFactory",
     "LaunchSpec",
     "Part",
     "Sandbox",

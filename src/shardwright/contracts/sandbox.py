@@ -54,10 +54,26 @@ class SandboxHandle:
 
 
 @dataclass(frozen=True, slots=True)
+class Sight:
+    """What of the machine a sandbox sees beside an interpreter and its libraries. Absolute paths; for backends that isolate.
+
+    ``hidden`` are taken out of what lies in ``read``; ``folders`` are there and empty. ``network`` names the places
+    (``host:port``) that it may connect to; without any it has no network but its own.
+    """
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    network: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """What a sandbox must run: the guest's argument vector, its descriptors and environment, and its limits.
 
-    ``descriptors`` maps the number that the guest will see to a descriptor of the caller's.
+    ``descriptors`` maps the number that the guest will see to a descriptor of the caller's. ``template``: it will fork
+    processes that get boxes of their own, and that may outlive it.
     """
 
     shard: ShardId
@@ -67,6 +83,8 @@ class LaunchSpec:
     descriptors: Mapping[int, int] = field(default_factory=dict)
     limits: Limits = Limits()
     max_pids: int = 256
+    sight: Sight = Sight()
+    template: bool = False
 
 
 @dataclass(frozen=True, slots=True)

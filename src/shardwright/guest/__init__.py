@@ -74,7 +74,7 @@ from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop, install_policy
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._modules import GeneratedFinder
-from shardwright.guest._namespace import Namespace, is_private
+from shardwright.guest._namespace import Namespace, public_module
 from shardwright.guest._objects import Objects
 from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches, refill
 from shardwright.guest._responder import Responder
@@ -86,6 +86,7 @@ from shardwright.guest._stacks import STACKS_SIGNAL, stacks
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._template import ImportFailed, import_modules
 from shardwright.guest._testing import Patch, Patched, Testing
+from shardwright.guest._wanted_walls import Walls
 from shardwright.guest._web_messages import (
     CONTINUE,
     Answer,
@@ -238,6 +239,7 @@ __all__ = [
     "Testing",
     "Unbind",
     "UseSessions",
+    "Walls",
     "WebSocketAccept",
     "WebSocketClose",
     "WebSocketConnect",
@@ -261,12 +263,12 @@ __all__ = [
     "frame",
     "import_modules",
     "install_policy",
-    "is_private",
     "key_of",
     "note_shards",
     "payload_of",
     "payloads",
     "pieces",
+    "public_module",
     "read_credit",
     "refill",
     "refusal",

@@ -12,23 +12,28 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
 
-from shardwright.errors import ChannelClosed
+from shardwright.errors import ChannelClosed, SandboxError
 from shardwright.guest._control import VERSION, ControlSocket
-from shardwright.guest._control_messages import Enter, Hello, Init, Ready
+from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready
 from shardwright.guest._ends import flush_at_exit
-from shardwright.guest._fresh import hold_lifeline
+from shardwright.guest._fresh import hold_lifeline, prepare
 from shardwright.guest._origin import remember_origins, tag_records
 from shardwright.guest._output import tag_output
 from shardwright.guest._runtime import Runtime
 from shardwright.guest._shard import Shard
 from shardwright.guest._template import ForkServer, ImportFailed, announce, import_component, prepare_imports
+from shardwright.guest._wanted_walls import Walls
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.transport.socket import SocketTransport
+
+if TYPE_CHECKING:
+    from shardwright.guest._denials import Denials  # few guests need it
 
 
 def main(argv: list[str]) -> int:
@@ -76,6 +81,12 @@ def _template(control: ControlSocket, init: Init, lifeline: int) -> NoReturn:
 
 def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     """The exit status of the template, or, in each of its forks, that of the shard."""
+    fence = None
+    if init.walls is not None:
+        from shardwright.guest._walls import Fence
+
+        fence = Fence(init.walls)
+    denials = _notice(control, init.walls)
     runtime = _runtime(init)
     try:
         imported = import_component(runtime)
@@ -86,24 +97,34 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
         announce(control, failed)
         return 1
     runtime.imported()
+    prepare()
     sys.stdout.flush()
     sys.stderr.flush()
     gc.collect()
     gc.freeze()  # what is shared stays shared: the collector will not touch it in the children
     announce(control, imported)
-    descriptor = ForkServer(control, imported, lifeline).run()
+    descriptor = ForkServer(control, imported, lifeline, fence).run()
     if descriptor is None:
         return 0
     control = ControlSocket(descriptor)
     control.send(Hello(VERSION))
-    shard = _enter(control, runtime)
+    if denials is not None:
+        denials.tell = _telling(control)
+    try:
+        if fence is not None:
+            fence.enter()  # while the node makes its control groups
+        shard = _enter(control, runtime, init.walls, forked=True)
+    except SandboxError as error:
+        announce(control, ImportFailed(error.message, ""))
+        return 1
     announce(control, imported)
     return _serve(shard)
 
 
 def _spawned(control: ControlSocket, init: Init) -> int:
+    _notice(control, init.walls)
     runtime = _runtime(init)
-    shard = _enter(control, runtime)
+    shard = _enter(control, runtime, init.walls, forked=False)
     try:
         imported = import_component(runtime)
     except ImportFailed as failed:
@@ -113,16 +134,40 @@ def _spawned(control: ControlSocket, init: Init) -> int:
     return _serve(shard)
 
 
+def _notice(control: ControlSocket, walls: Walls | None) -> Denials | None:
+    """From now on the node hears what the walls refuse."""
+    if walls is None:
+        return None
+    from shardwright.guest._denials import Denials
+
+    sys.dont_write_bytecode = True  # code is there to be read
+    denials = Denials(walls, _telling(control))
+    denials.install()
+    return denials
+
+
+def _telling(control: ControlSocket) -> Callable[[str], None]:
+    return lambda what: control.send(Note("denied", what))
+
+
 class Serving(Protocol):
     """A shard of the application, or the gateway."""
 
     def serve(self) -> int: ...
 
 
-def _enter(control: ControlSocket, runtime: Runtime) -> Serving:
+def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, forked: bool) -> Serving:
     message, descriptors = control.receive()
     if not isinstance(message, Enter):
         raise ChannelClosed("the node did not say who this is")
+    for _ in range(message.entrances):
+        entrance = descriptors.pop()
+        os.write(entrance, b"0")
+        os.close(entrance)
+    if walls is not None:
+        from shardwright.guest._walls import close_walls
+
+        close_walls(walls, forked=forked)
     if message.terminal:
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)

@@ -84,9 +84,9 @@ class Waiting:
         self._hub = hub
         self._patience = patience
         self._at_once = mailbox if mailbox is not None and mailbox.resumes else None
-        self._waiter = Waiter()
-        if self._at_once is not None:  # it has the baton until it puts it down
-            self._waiter.asked = self._waiter.given = True
+        # as if it had the baton, which until it is put down here is not to come by this way: a send that waits puts it down
+        # and takes it up again by itself, and would wait for ever for a baton that was given to the waiter meanwhile
+        self._waiter = Waiter(asked=True)
 
     def deliver(self, item: Any) -> None:
         """Any thread."""

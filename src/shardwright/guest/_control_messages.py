@@ -1,7 +1,7 @@
 """The messages of the control conversation between the node and what runs inside a wall.
 
 Every message is typed and checked on arrival (``_control`` frames and reads them), so that a lying guest is found out by the
-parser. ``descriptors`` says how many travel with a message; only the node sends any.
+parser. ``descriptors`` says how many travel with a message; only the node sends any. A little over 400 lines: they are many.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import ClassVar
 import msgspec
 
 from shardwright.guest._testing import Testing
+from shardwright.guest._wanted_walls import Walls
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
@@ -23,7 +24,7 @@ class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 class Init(_Message, frozen=True, tag="init"):
     """Who you are, and the plan (msgpack of ShardPlan). ``role`` is "template" or "shard".
 
-    ``testing``: a test run started this node; only then may it send Patch.
+    ``testing``: a test run started this node; only then may it send Patch. ``walls``: you are in a sandbox of namespaces.
     """
 
     plan: bytes
@@ -32,6 +33,7 @@ class Init(_Message, frozen=True, tag="init"):
     paths: tuple[str, ...]
     argv: tuple[str, ...]
     testing: Testing | None = None
+    walls: Walls | None = None
 
 
 class Fork(_Message, frozen=True, tag="fork"):
@@ -44,12 +46,14 @@ class Enter(_Message, frozen=True, tag="enter"):
     """To a shard: begin. Descriptors: its log; with ``terminal``, standard input, output and error instead.
 
     To a gateway also its settings (msgpack of ``GatewaySettings``), and further descriptors: the sockets to listen on.
+    The last ``entrances`` descriptors are those of control groups, for a fork of a template to go into.
     """
 
     shard: str
     secrets: dict[str, str] = {}
     terminal: bool = False
     gateway: bytes = b""
+    entrances: int = 0
 
 
 class SessionBegins(_Message, frozen=True, tag="session+"):
@@ -217,6 +221,8 @@ class Failed(_Message, frozen=True, tag="failed"):
 
 
 class Forked(_Message, frozen=True, tag="forked"):
+    """From a template: it could not fork, and why."""
+
     shard: str
     error: str = ""
 

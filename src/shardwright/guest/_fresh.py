@@ -54,6 +54,13 @@ class SeedWatch:
             return False
 
 
+def prepare() -> None:
+    """In the template, once all is imported: what a first use of generators sets up, forks need not set up each."""
+    ssl = sys.modules.get("ssl")
+    if ssl is not None:
+        ssl.RAND_add(os.urandom(32), 32.0)
+
+
 def refresh(watch: SeedWatch) -> None:
     """Give this process randomness of its own. To be called in the child, before user code runs."""
     if watch.random_state is None:

@@ -287,11 +287,11 @@ class Waiter(Bell):
 
     __slots__ = ("asked", "given")
 
-    def __init__(self) -> None:
+    def __init__(self, *, asked: bool = False) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
-        self.asked = False
-        self.given = False
+        self.asked = asked
+        self.given = asked
 
     def wake(self) -> None:
         """It has the baton."""

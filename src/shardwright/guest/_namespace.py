@@ -97,9 +97,22 @@ import_turn = _Turn()
 _private: weakref.WeakSet[ModuleType] = weakref.WeakSet()
 
 
-def is_private(module: ModuleType) -> bool:
-    """Whether a namespace made it: such modules are in ``sys.modules`` while they execute, and are nobody else's."""
-    return module in _private
+_HIDING = 1000  # looks at a module that is just being taken out of sys.modules
+
+
+def public_module(name: str) -> ModuleType | None:
+    """The user's own module of that name: what ``sys.modules`` holds when no namespace executes one of its own there.
+
+    Another thread may be doing just that, which does not make it this thread's.
+    """
+    for _ in range(_HIDING):
+        found = sys.modules.get(name)
+        if found is None or found not in _private:
+            return found
+        for shown, _, before in list(import_turn._shown):  # the first of a name stands before all others
+            if shown == name:
+                return before
+    return None  # a private module that put itself there for good
 
 
 class ImportingMailbox(Mailbox):

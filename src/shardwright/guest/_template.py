@@ -16,6 +16,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._control import ControlSocket
@@ -23,6 +24,9 @@ from shardwright.guest._control_messages import Ended, Failed, Fork, Forked, Rea
 from shardwright.guest._fresh import SeedWatch, hold_lifeline, refresh
 from shardwright.guest._modules import GeneratedFinder
 from shardwright.guest._runtime import Runtime
+
+if TYPE_CHECKING:
+    from shardwright.guest._walls import Fence  # loads ctypes, which few guests need
 
 _KNOWN_POOLS = ("numpy", "scipy")  # their thread pools have at-fork handlers
 
@@ -162,10 +166,11 @@ def prepare_imports(runtime: Runtime, paths: tuple[str, ...]) -> None:
 class ForkServer:
     """The template's loop: fork a shard for each Fork message, reap, end with the node."""
 
-    def __init__(self, control: ControlSocket, imported: Imported, lifeline: int) -> None:
+    def __init__(self, control: ControlSocket, imported: Imported, lifeline: int, fence: Fence | None = None) -> None:
         self._control = control
         self._imported = imported
         self._lifeline = lifeline
+        self._fence = fence
         self._children: dict[int, str] = {}
 
     def run(self) -> int | None:
@@ -192,7 +197,7 @@ class ForkServer:
                     os.close(descriptor)
                 continue
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), self._fence.around_fork() if self._fence else contextlib.nullcontext():
                     # native pools with at-fork handlers are the threads it would warn of
                     warnings.simplefilter("ignore", DeprecationWarning)
                     pid = os.fork()
@@ -209,8 +214,7 @@ class ForkServer:
                 self._become_shard()
                 return descriptors[0]
             self._children[pid] = message.shard
-            os.close(descriptors[0])
-            self._control.send(Forked(message.shard))
+            os.close(descriptors[0])  # the fork says that it is there
 
     def _become_shard(self) -> None:
         os.setsid()

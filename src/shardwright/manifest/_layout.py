@@ -157,7 +157,7 @@ _COMPONENT = Table(
         ),
         "isolation": Key(
             ISOLATION,
-            "The kind of sandbox: auto takes the strongest that the machine offers without being asked to install it.",
+            "The kind of sandbox: process, or namespace for walls (docs/security.md); auto is process in this version.",
             default="auto",
             examples=ISOLATIONS,
         ),

@@ -11,7 +11,7 @@ from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import read_secrets, read_token
 from shardwright.sharding import plan
 
-BACKENDS = ("auto", "process")
+BACKENDS = ("auto", "process", "namespace")
 
 
 def unbuilt(manifest: Manifest) -> tuple[str, ...]:
@@ -79,9 +79,10 @@ def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ..
             "gpu_memory": ceiling.gpu_memory_bytes,
         }
         names += [f"limits.{name}" for name, amount in stated.items() if amount is not None and name not in enforces]
-        if component.files.read or component.files.write:
+        walled = component.isolation == "namespace"
+        if (component.files.read or component.files.write) and not walled:
             names.append("files")
-        if component.network.egress:
+        if component.network.egress and not walled:
             names.append("network")
         if names:
             lines.append(f"{component.name}: stated, but not enforced at isolation `process`: {', '.join(names)}")

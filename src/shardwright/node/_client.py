@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import difflib
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ from shardwright.guest import (
     Router,
     current_call,
     edge_codec,
-    is_private,
+    public_module,
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope
@@ -252,9 +251,9 @@ class Client:
 
     def _imported(self, module: str) -> Any:
         """The user's own import of that module, if it is of the same file."""
-        found = sys.modules.get(module)
+        found = public_module(module)
         path = getattr(found, "__file__", None)
-        if found is None or not path or is_private(found):
+        if found is None or not path:
             return None
         base = Path(self._plan.root, *module.split("."))
         ours = (base / "__init__.py", base.with_suffix(".py"))

@@ -42,6 +42,7 @@ from shardwright.model.manifest import Component, Manifest, Scale, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT, ShardPlan
 from shardwright.monitoring import NodeMonitor
 from shardwright.node._bindings import CLIENT, Bindings
+from shardwright.node._denials import denial
 from shardwright.node._gateway_sessions import GatewaySessions
 from shardwright.node._journal import Journal
 from shardwright.node._launcher import Launcher
@@ -281,6 +282,10 @@ class Core:
             future.set_result(finished)
 
     def on_note(self, port: ShardPort, note: Note) -> None:
+        if note.kind == "denied":
+            if said := denial(self.manifest, port.component, note.message):
+                self.record_of(port, "denied", said)
+            return
         self.record_of(port, "note", f"{note.kind[:32]}: {note.message[:2000]}")
 
     def record_of(self, port: ShardPort, kind: str, reason: str) -> None:

@@ -16,6 +16,7 @@ from shardwright.model.units import format_bytes
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
 from shardwright.node._state import REMEDY, folder_trouble, state_folder
+from shardwright.sandbox.namespace import NamespaceBackend
 from shardwright.sandbox.process import ProcessBackend
 from shardwright.sharding import plan as plan_manifest
 from shardwright.transport import shm
@@ -24,13 +25,16 @@ from shardwright.transport import shm
 def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
     """By trying, leaving nothing behind. ``usable``: shards can run here, in sandboxes of some kind."""
     backend = ProcessBackend()
+    spaces = NamespaceBackend(backend.groups)
     try:
         found = backend.fingerprint()
         capacity = backend.capacity()
+        walls = spaces.finding()
     finally:
         backend.close()
     memory = format_bytes(capacity.memory_bytes) if capacity.memory_bytes is not None else "unknown memory"
     more = (
+        walls,
         Finding("capacity", True, f"{capacity.cpu:g} cores, {memory} to give to shards"),
         _extension(),
         _folder("sockets", runtime_folder(environment), "set XDG_RUNTIME_DIR to a folder of yours"),

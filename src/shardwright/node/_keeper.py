@@ -39,12 +39,15 @@ from shardwright.node._keeper_messages import (
     Listen,
     Listening,
     Refused,
+    Reserve,
+    Reserved,
     Resize,
     Started,
     Usages,
     to_keeper,
 )
 from shardwright.node._listen import addresses_of, listen
+from shardwright.sandbox.namespace import NamespaceBackend
 from shardwright.sandbox.process import ProcessBackend, end_descendants
 from shardwright.telemetry import LogFormat, OwnLog
 
@@ -64,9 +67,12 @@ class Keeper:
         self._socket = sock
         self._grace_s = grace_s
         self._backend = ProcessBackend()
+        self._spaces = NamespaceBackend(self._backend.groups)
+        self._backends: dict[str, ProcessBackend] = {each.name: each for each in (self._backend, self._spaces)}
         self._sandboxes: dict[str, Sandbox] = {}
         self._frames = FrameReader(sock, limit=MAX_FRAME, descriptors=True)
         self._lifeline_read, self._lifeline_write = os.pipe2(os.O_CLOEXEC)
+        os.fchmod(self._lifeline_read, 0o604)  # opened anew by whoever holds it, who may be another user
         self._events = select.epoll()
         self._watched: dict[int, Sandbox] = {}  # by their pidfd: those that run
         self._late: list[Sandbox] = []  # told to end, and did not in time
@@ -98,8 +104,8 @@ class Keeper:
                 if wake_read in ready:
                     os.read(wake_read, 4096)
                 if wake_read in ready or ended:
-                    self._backend.end_strays()
-                    self._backend.reap_orphans()
+                    self._backend.end_strays(self._spaces.first_pids())
+                    self._backend.reap_orphans(self._spaces.first_pids())
                 if self._socket.fileno() in ready:
                     if not self._frames.gulp():
                         break
@@ -134,6 +140,8 @@ class Keeper:
                 sandbox.delete()
             except ShardwrightError as error:
                 self._say("a sandbox could not be removed", reason=str(error))
+        for backend in self._backends.values():
+            backend.cancel_all()
         if not end_descendants(END_S):
             self._say("some processes did not end")
         self._backend.close()
@@ -173,10 +181,16 @@ class Keeper:
                     descriptors=mapped,
                     limits=message.limits,
                     max_pids=message.max_pids,
+                    sight=message.sight,
+                    template=message.template,
                 )
-                return self._started(message.request, self._backend.launch(spec))
+                return self._started(message.request, self._backend_of(message.backend).launch(spec))
+            case Reserve():
+                backend = self._backend_of(message.backend)
+                return Reserved(message.request), list(backend.reserve(message.shard, message.limits))
             case Adopt():
-                return self._started(message.request, self._backend.adopt(message.handle, message.limits))
+                backend = self._backend_of(message.handle.backend)
+                return self._started(message.request, backend.adopt(message.handle, message.limits))
             case Resize():
                 return Applied(message.request, self._sandbox(message.shard).resize(message.limits)), []
             case Kill():
@@ -186,6 +200,8 @@ class Keeper:
             case Delete():
                 sandbox = self._sandboxes.pop(message.shard, None)
                 if sandbox is None:
+                    for backend in self._backends.values():
+                        backend.cancel(message.shard)
                     return Deleted(message.request, None), []
                 self._unwatch(sandbox)
                 sandbox.kill()
@@ -212,9 +228,23 @@ class Keeper:
             case Describe():
                 enforces = self._backend.capabilities().enforces
                 return Described(
-                    message.request, self._backend.capacity(), enforces, self._backend.reason, self._swept, os.getpid()
-                ), []
+                    message.request, self._backend.capacity(), enforces, self._backend.reason, self._swept, os.getpid(),
+                    {name: self._trouble(name) for name in message.try_backends},
+                ), []  # fmt: skip
         raise ShardwrightError(f"the keeper does not know {type(message).__name__}")
+
+    def _backend_of(self, name: str) -> ProcessBackend:
+        """Raises SandboxError."""
+        if name not in self._backends:
+            raise SandboxError(f"there is no backend {name!r}", remedy=f"choose from {', '.join(self._backends)}")
+        return self._backends[name]
+
+    def _trouble(self, name: str) -> str:
+        """Why sandboxes of that backend cannot be made here; empty when they can."""
+        backend = self._backends.get(name)
+        if backend is None:
+            return f"there is no backend {name!r}"
+        return backend.trouble() if isinstance(backend, NamespaceBackend) else ""
 
     def _sandbox(self, shard: str) -> Sandbox:
         """Raises SandboxError: its end may have been asked for just before."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import shardwright.errors as errors_module
-from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
 from shardwright.errors import NodeError, ProtocolViolation, SandboxError
 from shardwright.guest import frame
 from shardwright.model.ids import ShardId
@@ -31,12 +31,14 @@ from shardwright.node._keeper_messages import (
     Launch,
     Listen,
     Refused,
+    Reserve,
     Resize,
     from_keeper,
 )
 
 GUEST_CONTROL = 3
 GUEST_LIFELINE = 4
+NOTHING_MORE = Sight()
 _NEEDED = frozenset({"PATH", "LANG", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH"})
 # Our own package comes from where this process has it, also when the path knows another. Its folder goes last into the
 # path, where it shadows nothing: what is installed beside it may be needed.
@@ -153,8 +155,9 @@ class KeeperClient:
         """Whether it still answers, as far as is known here."""
         return not self._gone
 
-    async def describe(self) -> Described:
-        answer, _ = await self._ask(Describe(next(self._ids)), [])
+    async def describe(self, try_backends: tuple[str, ...] = ()) -> Described:
+        """With ``try_backends``, ``troubles`` says for each of them why it cannot be had, or nothing."""
+        answer, _ = await self._ask(Describe(next(self._ids), try_backends), [])
         assert isinstance(answer, Described)
         return answer
 
@@ -167,14 +170,26 @@ class KeeperClient:
         descriptors: dict[int, int],
         limits: Limits,
         max_pids: int = 256,
+        *,
+        backend: str = "process",
+        sight: Sight = NOTHING_MORE,
+        template: bool = False,
     ) -> tuple[SandboxHandle, int]:
         """The handle and the pidfd (the caller's to close). Raises SandboxError. ``descriptors`` stay the caller's."""
         message = Launch(
             next(self._ids), shard, tuple(arguments), environment, working_directory, tuple(descriptors), GUEST_LIFELINE,
-            limits, max_pids,
+            limits, max_pids, backend, sight, template,
         )  # fmt: skip
         answer, received = await self._ask(message, list(descriptors.values()))
         return answer.handle, _pidfd(received)
+
+    async def reserve(self, shard: ShardId, limits: Limits, backend: str) -> list[int]:
+        """Control groups for a process to be forked: the descriptors (the caller's) that it enters them by.
+
+        Raises SandboxError.
+        """
+        _, received = await self._ask(Reserve(next(self._ids), shard, limits, backend), [])
+        return received
 
     async def adopt(self, handle: SandboxHandle, limits: Limits) -> tuple[SandboxHandle, int] | None:
         """Put a forked process under limits; None when it has ended."""

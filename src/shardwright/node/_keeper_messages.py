@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shardwright.contracts.sandbox import Exit, SandboxHandle
+from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
 from shardwright.model.limits import Limits, Resources, Usage
 
 
@@ -25,6 +25,17 @@ class Launch(_Message, frozen=True, tag="launch"):
     lifeline: int
     limits: Limits
     max_pids: int
+    backend: str = "process"
+    sight: Sight = Sight()
+    template: bool = False
+
+
+class Reserve(_Message, frozen=True, tag="reserve"):
+    """Make control groups for a shard that a template will fork."""
+
+    shard: str
+    limits: Limits
+    backend: str = "process"
 
 
 class Adopt(_Message, frozen=True, tag="adopt"):
@@ -67,13 +78,19 @@ class AskUsage(_Message, frozen=True, tag="usage?"):
 
 
 class Describe(_Message, frozen=True, tag="describe"):
-    pass
+    """``try_backends``: also find out, by trying, whether their sandboxes can be made."""
+
+    try_backends: tuple[str, ...] = ()
 
 
 class Started(_Message, frozen=True, tag="started"):
     """The pidfd comes with the frame. Without a handle: the process is gone."""
 
     handle: SandboxHandle | None
+
+
+class Reserved(_Message, frozen=True, tag="reserved"):
+    """The descriptors to enter by come with the frame."""
 
 
 class Applied(_Message, frozen=True, tag="applied"):
@@ -94,6 +111,7 @@ class Described(_Message, frozen=True, tag="described"):
     reason: str
     swept: tuple[str, ...]
     pid: int
+    troubles: dict[str, str] = {}
 
 
 class Done(_Message, frozen=True, tag="done"):
@@ -111,8 +129,8 @@ class Refused(_Message, frozen=True, tag="refused"):
     remedy: str = ""
 
 
-ToKeeper = Launch | Adopt | Resize | Kill | Delete | Inherit | Listen | AskUsage | Describe
-FromKeeper = Started | Applied | Deleted | Usages | Described | Done | Listening | Refused
+ToKeeper = Launch | Reserve | Adopt | Resize | Kill | Delete | Inherit | Listen | AskUsage | Describe
+FromKeeper = Started | Reserved | Applied | Deleted | Usages | Described | Done | Listening | Refused
 
 to_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToKeeper)
 from_keeper: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(FromKeeper)

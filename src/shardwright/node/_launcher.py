@@ -73,6 +73,10 @@ class Launcher(ABC):
         """How shards of this component start, for people."""
         return "spawn"
 
+    def isolation(self, component: ComponentName) -> str:
+        """What holds shards of this component apart from others: the name of a sandbox backend; empty where nothing does."""
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:

@@ -72,6 +72,7 @@ class Logs:
     def pipe(self, shard: str) -> int:
         """A new pipe for that shard; returns the writing end, the caller's to pass on and close."""
         read, write = os.pipe2(os.O_CLOEXEC)
+        os.fchmod(write, 0o622)  # a shard that is another user may open /dev/stdout, too
         os.set_blocking(read, False)
         self._pipes[read] = (shard, bytearray())
         self._reads[shard] = read

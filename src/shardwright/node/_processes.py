@@ -1,6 +1,6 @@
 """Shards in processes of their own: forked from a template of their component, or spawned.
 
-A little beyond 400 lines: templates, spawning and reload of one launcher.
+Beyond 400 lines: templates, forking, spawning and reload of one launcher, which share what they clean up.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from shardwright.contracts.sandbox import Exit, SandboxHandle
-from shardwright.errors import ComponentImportError, NodeError, SandboxError, StartFailed
-from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Ready, Testing, Unbind, Why
+from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
+from shardwright.errors import ComponentImportError, NodeError, SandboxError, ShardwrightError, StartFailed
+from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Note, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, Start, implicit
@@ -27,12 +27,17 @@ from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, Keepe
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, parent_of, remedy_of
 from shardwright.node._logs import Logs
 from shardwright.node._port import GuestPort, ShardPort, control_pair
+from shardwright.node._sight import sight_of, walls_of
 from shardwright.node._templates import Template, TemplateEnded
-from shardwright.sandbox import process_start_ticks
+from shardwright.sandbox import outside_of, process_start_ticks
+from shardwright.sandbox.namespace import walls_trouble
 
 FORKS_BYTES = 16 * 2**30  # far more than all forks of a template ever touch too early
 MAX_REASON = 300  # characters of what a guest gives as a reason
 FORK_ATTEMPTS = 3
+FORKS_OF_A_TEMPLATE = (
+    1000  # then another takes its place: what all forks of one share (address layout, hash seed) changes
+)
 TEMPLATE_END_S = 0.5
 
 
@@ -57,6 +62,8 @@ class LaunchEvents(Protocol):
     def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
 
     def on_why(self, port: ShardPort, why: Why) -> None: ...
+
+    def on_note(self, port: ShardPort, note: Note) -> None: ...
 
 
 class ProcessLauncher(Launcher):
@@ -86,7 +93,8 @@ class ProcessLauncher(Launcher):
         self._making: dict[ComponentName, asyncio.Lock] = {}
         self._pidfds: set[int] = set()
         self._closing = False
-        self._numbers = 0  # of code that was staged
+        self._numbers = 0  # of code that was staged, and of templates that were renewed
+        self._renewing: dict[ComponentName, asyncio.Task[None]] = {}
 
     async def prepare(self) -> None:
         wanted = [
@@ -105,6 +113,13 @@ class ProcessLauncher(Launcher):
             return f"spawn: {self._spawned[component]}"
         return "template" if component in self._templates else "spawn"
 
+    def isolation(self, component: ComponentName) -> str:
+        return self._isolation_of(component, self._code)
+
+    def _isolation_of(self, component: ComponentName, code: _Code) -> str:
+        stated = code.plan.definition(component).isolation
+        return "process" if stated == "auto" else stated
+
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         for _ in range(FORK_ATTEMPTS):
             template = None
@@ -112,6 +127,10 @@ class ProcessLauncher(Launcher):
                 template = await self._template(component)
             if template is None:
                 return await self._spawn(component, shard, limits, terminal)
+            if template.forks >= FORKS_OF_A_TEMPLATE and component not in self._renewing:
+                self._renewing[component] = asyncio.create_task(
+                    self._renew(component, template), name=f"renew {component}"
+                )
             try:
                 return await self._fork(template, shard, limits, terminal)
             except TemplateEnded as ended:
@@ -140,6 +159,9 @@ class ProcessLauncher(Launcher):
 
     async def close(self) -> None:
         self._closing = True
+        for task in self._renewing.values():
+            task.cancel()
+        await asyncio.gather(*self._renewing.values(), return_exceptions=True)
         for template in list(self._templates.values()):
             template.port.close("the node ends")
         await self._keeper.close()
@@ -180,12 +202,13 @@ class ProcessLauncher(Launcher):
             self._templates[component] = made
             return made
 
-    async def _make(self, component: ComponentName, code: _Code) -> Template | str:
+    async def _make(self, component: ComponentName, code: _Code, number: int = 0) -> Template | str:
         """A template of that code, running; or why its shards must be spawned."""
         async with self._importing:
             # its pages are the shards' as well, so what a shard may not take, importing may not
             ceiling = Resources(memory_bytes=code.plan.definition(component).limits.ceiling.memory_bytes)
-            name = ShardId(f"template-{component}{f'-{code.number}' if code.number else ''}")
+            number = number or code.number
+            name = ShardId(f"template-{component}{f'-{number}' if number else ''}")
             port, ready = await self._begin(component, name, "template", Limits(ceiling=ceiling), False, code)
         # from here on no user code runs in it, but what its forks touch before they are in control groups of their own
         # is charged to it, and stays so: with the import's ceiling it would be killed for its shards
@@ -201,7 +224,10 @@ class ProcessLauncher(Launcher):
                     remedy='use start = "auto" or "spawn"',
                 )
             return ready.reason[:MAX_REASON]
-        made = Template(port, self._template_gone)
+        own_network = not self._component(component, code).network.egress
+        made = Template(
+            port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network
+        )
         made.watch()
         return made
 
@@ -242,6 +268,30 @@ class ProcessLauncher(Launcher):
         self._templates.update(templates)
         self._spawned.update(spawned)
 
+    async def _renew(self, component: ComponentName, old: Template) -> None:
+        """Another template in place of one that forked often enough; its shards live on, and it serves until then."""
+        code = self._code
+        self._numbers += 1
+        try:
+            made = await self._make(component, code, self._numbers)
+        except (ShardwrightError, OSError) as error:
+            self._events.record("template kept", f"another could not be made: {error}", component=component)
+            old.forks = 0  # asked again after as many
+            return
+        finally:
+            del self._renewing[component]
+        if isinstance(made, str):
+            old.forks = 0
+            return
+        if self._templates.get(component) is not old or self._code is not code:
+            made.replaced = True
+            made.port.close("its code was replaced meanwhile")
+            return
+        self._templates[component] = made
+        old.replaced = True
+        old.port.close("it forked often enough")
+        self._events.record("template renewed", f"after {old.forks} forks", component=component, shard=made.port.shard)
+
     async def _template_gone(self, template: Template) -> None:
         """It ended, or was cut off: the next start makes another."""
         port = template.port
@@ -257,29 +307,54 @@ class ProcessLauncher(Launcher):
     async def _fork(self, template: Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         ours, theirs = control_pair()
         port = GuestPort(shard, template.port.component, ours)
+        # its control groups are made while it is forked
+        reserving = asyncio.ensure_future(self._keeper.reserve(shard, limits, template.backend))
+        entrances: list[int] = []
         try:
             forked = template.fork(shard, theirs.detach())
             hello = await self._expect(port, Hello, forked)
+            template.forked(shard)
             self._check(hello)
             if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
                 raise StartFailed(f"{shard} is no child of its template")
-            handle = SandboxHandle(1, "process", shard, port.pid, process_start_ticks(port.pid) or 0)
+            backend = template.backend
+            handle = SandboxHandle(1, backend, shard, port.pid, process_start_ticks(port.pid) or 0)
+            entrances = await reserving
+            self._enter(port, terminal, tuple(entrances))
             adopted = await self._keeper.adopt(handle, limits)
             if adopted is None:
                 raise StartFailed(f"{shard} ended before it began")
             self._watch(port, adopted[1])
         except BaseException as error:
+            template.forked(shard)
+            if not entrances:
+                await self._close_reserved(reserving)
             await self._clean_up(port)
             if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
                 raise TemplateEnded(f"{shard} was not forked: {error.message}") from error
             raise
         try:
-            self._enter(port, terminal)
             await self._expect(port, Ready)
+            if folder := outside_of(port.pid, adopted[0].control_groups):
+                raise StartFailed(f"{shard} did not enter its control group {folder}")
+            if backend == "namespace" and (
+                trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)
+            ):
+                raise StartFailed(
+                    f"{shard} did not close its walls: {trouble}", remedy="its template is not to be trusted"
+                )
             return port
         except BaseException:
             await self._clean_up(port)
             raise
+
+    @staticmethod
+    async def _close_reserved(reserving: asyncio.Future[list[int]]) -> None:
+        """Whatever came of it, nobody will use its descriptors."""
+        reserving.cancel()  # the client closes what comes late
+        with contextlib.suppress(asyncio.CancelledError, SandboxError, NodeError):
+            for descriptor in await reserving:
+                os.close(descriptor)
 
     async def _spawn(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         async with self._importing:
@@ -298,6 +373,13 @@ class ProcessLauncher(Launcher):
         """A fresh interpreter that has imported the component."""
         code = code or self._code
         surroundings = code.surroundings
+        declared = self._component(component, code)
+        environment = surroundings.environment_of(declared)
+        backend, sight, walls = self._isolation_of(component, code), Sight(), None
+        if backend == "namespace":
+            environment.pop("TMPDIR", None)  # it has a temporary folder of its own
+            sight = sight_of(declared, code.manifest, code.plan.root, environment, surroundings.working_directory)
+            walls = walls_of(sight)
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)
         log = -1
@@ -307,16 +389,19 @@ class ProcessLauncher(Launcher):
                 _, pidfd = await self._keeper.launch(
                     shard,
                     python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
-                    surroundings.environment_of(self._component(component, code)),
+                    environment,
                     surroundings.working_directory,
                     {GUEST_CONTROL: theirs.fileno(), 1: log, 2: log},
                     limits,
+                    backend=backend,
+                    sight=sight,
+                    template=role == "template",
                 )
             self._watch(port, pidfd)
             self._check(await self._expect(port, Hello))
             # the gateway runs no code of the application, and must not find any
             paths = () if component == GATEWAY_COMPONENT else (code.plan.root,)
-            port.send(Init(code.plan_bytes, component, role, paths, surroundings.argv, self._testing))
+            port.send(Init(code.plan_bytes, component, role, paths, surroundings.argv, self._testing, walls))
             if role == "shard":
                 self._enter(port, terminal)
             ready = await self._expect(port, Ready)
@@ -329,7 +414,7 @@ class ProcessLauncher(Launcher):
             if log >= 0:
                 os.close(log)
 
-    def _enter(self, port: GuestPort, terminal: bool) -> None:
+    def _enter(self, port: GuestPort, terminal: bool, entrances: tuple[int, ...] = ()) -> None:
         secrets = dict(self._code.surroundings.secrets.get(port.component, {}))
         log = () if terminal else (self._logs.pipe(port.shard),)
         descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
@@ -339,7 +424,8 @@ class ProcessLauncher(Launcher):
                 msgspec.msgpack.encode(self._ingress.settings),
                 (*descriptors, *self._ingress.copies()),
             )
-        port.send(Enter(port.shard, secrets, terminal, settings), descriptors)
+        message = Enter(port.shard, secrets, terminal, settings, len(entrances))
+        port.send(message, (*descriptors, *entrances))
 
     # -- starting ----------------------------------------------------------------------------------------------
 
@@ -356,6 +442,9 @@ class ProcessLauncher(Launcher):
             finally:
                 if not waiting.done():
                     waiting.cancel()
+            if waiting in done and isinstance(waiting.result(), Note):
+                self._events.on_note(port, waiting.result())
+                continue
             if kind is Ready and waiting in done and isinstance(waiting.result(), (Bind, Unbind, Why)):
                 self._early(port, waiting.result())
                 continue

@@ -368,7 +368,8 @@ class Running:
                 id=r.id, component=r.component, status=str(r.status), pid=core.ports()[r.id].pid if r.id in core.ports() else 0,
                 scope=str(self.plan.definition(r.component).scope), key=r.key,
                 sessions=tuple(names[n] for n in r.sessions if n in names), start=core.launcher.how(r.component),
-                transport=core.transport.name, guarantee_cpu=r.limits.guarantee.cpu,
+                isolation=core.launcher.isolation(r.component), transport=core.transport.name,
+                guarantee_cpu=r.limits.guarantee.cpu,
                 guarantee_memory_bytes=r.limits.guarantee.memory_bytes, ceiling_cpu=r.limits.ceiling.cpu,
                 ceiling_memory_bytes=r.limits.ceiling.memory_bytes, usage=usages.get(r.id), age_s=now - r.created_s,
             )

@@ -23,6 +23,7 @@ class ShardStatus:
     key: str | None
     sessions: tuple[str, ...]
     start: str
+    isolation: str
     transport: str
     guarantee_cpu: float | None
     guarantee_memory_bytes: int | None

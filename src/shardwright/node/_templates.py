@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from shardwright.errors import StartFailed
-from shardwright.guest import Ended, Fork, Forked
+from shardwright.guest import Ended, Fork, Forked, Note
 from shardwright.model.ids import ShardId
 from shardwright.node._port import GuestPort
 
@@ -22,13 +22,24 @@ class TemplateEnded(StartFailed):
 class Template:
     """A running template, and the forks asked of it."""
 
-    def __init__(self, port: GuestPort, on_gone: Callable[[Template], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        port: GuestPort,
+        on_gone: Callable[[Template], Coroutine[Any, Any, None]],
+        on_note: Callable[[GuestPort, Note], None],
+        backend: str = "process",
+        own_network: bool = True,
+    ) -> None:
         self.port = port
+        self._on_note = on_note
+        self.backend = backend  # of its sandbox, and of those of its forks
+        self.own_network = own_network
         self._on_gone = on_gone
         self._asked: dict[str, asyncio.Future[str]] = {}
         self._exits: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         self.replaced = False  # its end is no loss
+        self.forks = 0
 
     def watch(self) -> None:
         self._task = asyncio.create_task(self._read(), name=f"{self.port.shard} messages")
@@ -43,8 +54,13 @@ class Template:
         """Ask for a fork; the future is done only when it failed, with the reason."""
         failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._asked[shard] = failed
+        self.forks += 1
         self.port.send(Fork(shard), (descriptor,))
         return failed
+
+    def forked(self, shard: ShardId) -> None:
+        """It is there."""
+        self._asked.pop(shard, None)
 
     async def exit_of(self, shard: ShardId, patience_s: float = 0.1) -> int | None:
         """How a shard that was forked here ended; None when the template does not tell."""
@@ -64,6 +80,8 @@ class Template:
                 self._exits[message.shard] = message.status
                 while len(self._exits) > _EXITS_KEPT:
                     del self._exits[next(iter(self._exits))]
+            elif isinstance(message, Note):
+                self._on_note(self.port, message)
             elif message is None:
                 for future in self._asked.values():
                     if not future.done():

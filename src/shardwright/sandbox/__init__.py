@@ -1,14 +1,32 @@
 """Makers of sandboxes. Each backend is a room of its own, imported by whoever wires a node."""
 
-from shardwright.sandbox._linux._libc import PR_SET_CHILD_SUBREAPER, prctl
-from shardwright.sandbox._linux._procfs import start_ticks
+from __future__ import annotations
 
-__all__ = ["become_subreaper", "process_start_ticks"]
+import os
+from collections.abc import Collection
+
+from shardwright.sandbox._linux._libc import PR_SET_CHILD_SUBREAPER, prctl
+from shardwright.sandbox._linux._procfs import read_text, start_ticks
+
+__all__ = ["become_subreaper", "outside_of", "process_start_ticks"]
 
 
 def become_subreaper() -> None:
     """Orphans of this process's descendants become its children, so that somebody reaps them. Raises OSError."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def outside_of(pid: int, control_groups: Collection[str]) -> str:
+    """The first of these control groups that does not hold the whole process; empty when all do."""
+    try:
+        threads = set(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        threads = {str(pid)}
+    for folder in control_groups:
+        inside = read_text(f"{folder}/tasks") or read_text(f"{folder}/cgroup.threads") or ""
+        if not threads <= set(inside.split()):
+            return folder
+    return ""
 
 
 def process_start_ticks(pid: int) -> int | None:

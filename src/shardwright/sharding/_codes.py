@@ -88,6 +88,10 @@ CODES: dict[str, Code] = {
          "Give its class a method that returns a list, and iterate over that."),
         ("SW270", _R, "An attribute of a class that is reached by handle is used across an edge; the class stays.",
          "Give the class a class method that answers, or the owner a function."),
+        # -- dividing a component ---------------------------------------------------------------------------------
+        ("SW291", None, "Functions must be apart, and must stay together by way of others.", "Take back one of the two."),
+        ("SW292", None, "What must stay together takes more than one part may hold.", "Allow more for one part."),
+        ("SW293", None, "No division was found that keeps every cap.", "Allow more for one part, or more parts."),
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from shardwright.model.limits import Limits
 from shardwright.model.manifest import Scope
 from shardwright.model.shard import Diagnostic, EntryKind, PlanEdge, Severity, ShardDefinition, ShardPlan
 from shardwright.model.units import format_bytes
+from shardwright.sharding._found import Explanation
 
 _MOST_SITES = 3
 _MOST_NAMES = 8
@@ -24,6 +25,13 @@ def plan_json(plan: ShardPlan) -> dict[str, Any]:
         del module["stub_source"]
     found["refusals"] = [_jsonable(item) for item in plan.refusals]
     return found
+
+
+def explanation_json(found: Explanation) -> dict[str, Any]:
+    """An explanation as JSON types."""
+    made = _jsonable(found)
+    assert isinstance(made, dict)
+    return made
 
 
 def _jsonable(value: object) -> Any:

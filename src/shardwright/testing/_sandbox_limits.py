@@ -7,6 +7,8 @@ import os
 import signal
 import time
 
+import psutil
+
 from shardwright.contracts.sandbox import Exit
 from shardwright.errors import SandboxError
 from shardwright.model.ids import ShardId
@@ -157,8 +159,9 @@ def adopted_from_a_template(trial: SandboxTrial) -> None:
         "    say(['template', pid])\n"
     )
     template, answers = trial.launch(trial.spec(code + SLEEP))
-    words = dict(pair(answers.next()) for _ in range(2))
-    pid = words["template"]
+    assert {pair(answers.next())[0] for _ in range(2)} == {"template", "shard"}
+    # what the guest calls its child may be a number of a pid namespace of its own
+    (pid,) = (child.pid for child in psutil.Process(template.handle.pid).children())
     stat = stat_fields(pid)
     handle = dataclasses.replace(
         template.handle,

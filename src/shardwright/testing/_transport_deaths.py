@@ -98,7 +98,8 @@ def check_peer_in_another_process(factory: Callable[[], Transport], transport: T
                 echo = channel.receive(timeout_s=_PATIENCE_S)
                 assert echo is not None and bytes(echo) == message, f"an echo of {size} bytes came back changed"
         peers.kill(process_id)
-        assert struct.unpack_from("<Q", counter)[0] == 8
+        counted = struct.unpack_from("<Q", counter)[0]
+        assert counted in (7, 8), f"8 echoes came, of which the peer counted {counted}"  # it counts behind the send
 
 
 def check_peer_deaths(factory: Callable[[], Transport], transport: Transport, *, deaths: int, seed: int = 7) -> None:

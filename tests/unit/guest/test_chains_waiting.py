@@ -6,6 +6,7 @@ import threading
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._chains import MAX_OFFERED, Chains, Waiting
+from shardwright.guest._mailbox import Mailbox
 from shardwright.model.ids import SessionNumber
 
 ONE = SessionNumber(1)
@@ -51,3 +52,30 @@ def test_it_knows_which_thread_waits() -> None:
     chains.enter(waiting)
     assert chains.waits(5, threading.get_ident())
     assert not chains.waits(5, -1) and not chains.waits(6, threading.get_ident())
+
+
+def test_what_comes_while_the_call_is_sent_does_not_take_the_baton() -> None:
+    """A send that waits puts the baton down. If the link closes meanwhile, the ticket must not be given the baton instead."""
+    mailbox = Mailbox(limit=4, name="one")
+    taken: list[object] = []
+
+    def call() -> None:
+        mailbox.acquire()
+        waiting = Waiting(5, ONE, mailbox)
+        mailbox.release()  # the send waits
+        other = threading.Thread(target=waiting.deliver, args=("closed",))
+        other.start()
+        other.join()
+        mailbox.acquire()  # the send is over
+        waiting.begin()
+        taken.append(waiting.take(10))
+        assert mailbox.holds()
+        waiting.end()
+        mailbox.release()
+        taken.append("free")
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    caller.join(20)
+    assert taken == ["closed", "free"]
+    mailbox.close()

@@ -135,8 +135,10 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebShard]:
 
 
 @pytest.fixture
-def gateway(shard: WebShard) -> Gateway:
-    return shard.gateway()
+def gateway(shard: WebShard) -> Iterator[Gateway]:
+    made = shard.gateway()
+    yield made
+    made.channel.close()  # a peer may have only so many
 
 
 def value(reply: Any) -> Any:

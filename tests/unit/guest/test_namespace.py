@@ -7,11 +7,12 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from shardwright.guest import Caller, Chains, Namespace, Proxies, Router
+from shardwright.guest import Caller, Chains, Namespace, Proxies, Router, _namespace, public_module
 from shardwright.manifest import load
 from shardwright.model.ids import ComponentName
 from shardwright.sharding import plan as plan_manifest
@@ -175,3 +176,27 @@ def test_threads_that_import_at_once_get_one_module(root: Path) -> None:
         thread.join(10)
     assert len(found) == 4
     assert len(set(map(id, found))) == 1
+
+
+def test_a_module_that_executes_elsewhere_hides_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard in this process imports; the class of an error that arrives meanwhile is still the user's own."""
+    own, theirs = ModuleType("met_twice"), ModuleType("met_twice")
+    monkeypatch.setitem(sys.modules, "met_twice", own)
+    _namespace._private.add(theirs)
+    shown, seen = threading.Event(), threading.Event()
+
+    def executes() -> None:
+        with _namespace.import_turn, _namespace.import_turn.visible("met_twice", theirs):
+            shown.set()
+            seen.wait(10)
+
+    thread = threading.Thread(target=executes)
+    thread.start()
+    try:
+        assert shown.wait(10) and sys.modules["met_twice"] is theirs
+        assert public_module("met_twice") is own
+    finally:
+        seen.set()
+        thread.join()
+    assert public_module("met_twice") is own
+    assert public_module("met_never") is None

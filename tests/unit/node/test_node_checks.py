@@ -14,20 +14,21 @@ MANIFEST = """
 [app]
 name = "shop"
 [components.web]
-code = "web:{app}"
+code = "{code}"
 [gateway]
 bind = "127.0.0.1:0"
 [[routes]]
 path = "/"
 app = "web"
 """
-APPLICATIONS = "async def app(scope, receive, send):\n    pass\n\nclass NoApplication:\n    pass\n"
+APPLICATIONS = "async def app(scope, receive, send):\n    pass\n"
 
 
-@pytest.mark.parametrize(("app", "starts"), [("app", True), ("NoApplication", False)])
-def test_a_route_to_nowhere_hinders_a_start(tmp_path: Path, app: str, starts: bool) -> None:
+@pytest.mark.parametrize(("code", "starts"), [("web:app", True), ("plain", False)])
+def test_a_route_to_nowhere_hinders_a_start(tmp_path: Path, code: str, starts: bool) -> None:
     (tmp_path / "web.py").write_text(APPLICATIONS)
-    (tmp_path / "shardwright.toml").write_text(MANIFEST.format(app=app))
+    (tmp_path / "plain.py").write_text("def number():\n    return 3\n")
+    (tmp_path / "shardwright.toml").write_text(MANIFEST.format(code=code))
     manifest = load(tmp_path, environment={})
     if starts:
         assert [route.path for route in plan_to_start(manifest, {}).routes] == ["/"]

@@ -35,7 +35,14 @@ def test_each_use_is_an_error_with_the_remedy(without_extension: ModuleType) -> 
         lambda: without_extension.create_memfd("name", 1),
         lambda: without_extension.seals(0),
         lambda: without_extension.check_memfd(0, 1),
+        lambda: without_extension.RingTransport,
+        lambda: without_extension.Doorbell,
     ):
         with pytest.raises(SandboxError, match="not available") as caught:
             use()
         assert "reinstall" in caught.value.remedy
+
+
+def test_what_never_was_there_is_still_an_attribute_error(without_extension: ModuleType) -> None:
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = without_extension.Ring

@@ -33,7 +33,11 @@ class ControlGroup(ABC):
 
     @abstractmethod
     def entrances(self) -> tuple[int, ...]:
-        """Kept descriptors of ``cgroup.procs``: who writes "0" to each of them is inside."""
+        """Kept descriptors: a process with a single thread that writes "0" to each of them is inside.
+
+        That takes microseconds. To put in somebody else, or several threads, stops every fork and exit of the machine for
+        an RCU grace period, which is milliseconds.
+        """
 
     @abstractmethod
     def attach(self, pid: int) -> None:

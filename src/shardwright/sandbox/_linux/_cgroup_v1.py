@@ -32,7 +32,7 @@ class GroupV1(ControlGroup):
         return f"GroupV1({self.paths!r})"
 
     def entrances(self) -> tuple[int, ...]:
-        return tuple(files.writer("cgroup.procs") for files in self._all)
+        return tuple(files.writer("tasks") for files in self._all)
 
     def attach(self, pid: int) -> None:
         for files in self._all:

@@ -16,6 +16,7 @@ from shardwright.contracts.sandbox import (
     SandboxHandle,
 )
 from shardwright.errors import SandboxError
+from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Resources
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
@@ -40,6 +41,7 @@ class ProcessBackend(SandboxBackend):
     def __init__(self, groups: ControlGroups | None = None, *, end_with_parent: bool = True) -> None:
         self._groups = groups
         self._end_with_parent = end_with_parent
+        self._reserved: dict[str, ControlGroup] = {}
         self._sandboxes: weakref.WeakValueDictionary[int, ProcessSandbox] = weakref.WeakValueDictionary()
 
     def __repr__(self) -> str:
@@ -106,19 +108,45 @@ class ProcessBackend(SandboxBackend):
             raise SandboxError(
                 f"cannot open a pidfd: {error.strerror}", remedy="raise the limit of open files (ulimit -n)"
             ) from error
-        handle = SandboxHandle(
-            version=HANDLE_VERSION,
-            backend=self.name,
-            shard=spec.shard,
-            pid=pid,
-            start_ticks=start_ticks(pid) or 0,
-            control_groups=group.paths if group is not None else (),
-        )
+        handle = self._handle(spec.shard, pid, group)
         if group is not None:
             group.close()  # what was opened to make it: what is used again opens again, and stays
         sandbox = ProcessSandbox(handle, descriptor, group, mark, self._firsts)
         self._sandboxes[pid] = sandbox
         return sandbox
+
+    def _handle(self, shard: ShardId, pid: int, group: ControlGroup | None) -> SandboxHandle:
+        return SandboxHandle(
+            version=HANDLE_VERSION,
+            backend=self.name,
+            shard=shard,
+            pid=pid,
+            start_ticks=start_ticks(pid) or 0,
+            control_groups=group.paths if group is not None else (),
+        )
+
+    def reserve(self, shard: str, limits: Limits) -> tuple[int, ...]:
+        """Make the control groups of a shard that a template will fork, with its limits in force.
+
+        Returns the descriptors to enter them by (ours: copy them). ``adopt`` uses them, ``cancel`` removes them. Raises
+        SandboxError.
+        """
+        group = self.groups.create(shard, limits, _ADOPTED_MAX_PIDS)
+        if group is None:
+            return ()
+        self._reserved[shard] = group
+        return group.entrances()
+
+    def cancel(self, shard: str) -> None:
+        """What was reserved for it is not needed; who is in there already is ended."""
+        group = self._reserved.pop(shard, None)
+        if group is not None:
+            group.remove(1.0)
+
+    def cancel_all(self) -> None:
+        """Nothing that was reserved is needed any more."""
+        for shard in list(self._reserved):
+            self.cancel(shard)
 
     def adopt(self, handle: SandboxHandle, limits: Limits | None = None) -> ProcessSandbox | None:
         if handle.version != HANDLE_VERSION or handle.backend != self.name:
@@ -146,9 +174,14 @@ class ProcessBackend(SandboxBackend):
             start_ticks=handle.start_ticks,
             control_groups=group.paths if group is not None else (),
         )
-        sandbox = ProcessSandbox(found, descriptor, group, self._mark_of(handle, limits), self._firsts)
+        sandbox = self._adopted(found, descriptor, group, self._mark_of(handle, limits))
         self._sandboxes[handle.pid] = sandbox
         return sandbox
+
+    def _adopted(
+        self, handle: SandboxHandle, descriptor: int, group: ControlGroup | None, mark: int | None
+    ) -> ProcessSandbox:
+        return ProcessSandbox(handle, descriptor, group, mark, self._firsts)
 
     def _mark_of(self, handle: SandboxHandle, limits: Limits | None) -> int | None:
         """What a running process is marked with: as before, or anew when it gets a box of its own."""
@@ -174,6 +207,10 @@ class ProcessBackend(SandboxBackend):
                 group.close()
                 raise
             return group
+        reserved = self._reserved.pop(handle.shard, None)
+        if reserved is not None:  # it goes in by itself; whoever asked looks whether it did
+            reserved.close()
+            return reserved
         group = self.groups.create(handle.shard, limits, _ADOPTED_MAX_PIDS)
         if group is not None:
             try:
@@ -213,14 +250,17 @@ class ProcessBackend(SandboxBackend):
                 count += os.waitpid(pid, os.WNOHANG)[0] == pid
         return count
 
-    def end_strays(self) -> None:
-        """Without control groups: end orphans that came to us and belong to no sandbox that runs. For a keeper alone."""
+    def end_strays(self, keep: Collection[int] = ()) -> None:
+        """Without control groups: end orphans that came to us and belong to no sandbox that runs, nor to those to ``keep``.
+
+        For a keeper alone.
+        """
         if self.groups.version:
             return
         own = os.getpid()
         running = [self._sandboxes[pid] for pid in self._firsts()]
         marks = {sandbox.mark for sandbox in running if sandbox.mark is not None}
-        firsts = {sandbox.handle.pid for sandbox in running}
+        firsts = {sandbox.handle.pid for sandbox in running} | set(keep)
 
         def belongs_nowhere(pid: int) -> bool:
             stat = process_stat(pid)
@@ -229,7 +269,11 @@ class ProcessBackend(SandboxBackend):
         _kin.end(lambda: _kin.below(children(own), firsts), belongs_nowhere)
 
     def close(self) -> None:
-        """Remove the folder of our control groups, if nothing is left in it. Sandboxes are not touched."""
+        """Cancel what is reserved; remove the folder of our control groups if nothing is left in it.
+
+        Sandboxes are not touched.
+        """
+        self.cancel_all()
         if self._groups is not None:
             self._groups.close()
             self._groups = None

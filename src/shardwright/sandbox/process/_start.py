@@ -63,14 +63,14 @@ def start(plan: Plan) -> int:
         os.close(write_end)
         raise SandboxError(f"cannot fork: {error.strerror}", remedy="see the limits of processes and memory") from error
     os.close(write_end)
-    failure = _answer(read_end, pid)
+    failure = answer(read_end, pid)
     if failure:
         os.waitpid(pid, 0)
         raise SandboxError(failure)
     return pid
 
 
-def _answer(read_end: int, pid: int) -> str:
+def answer(read_end: int, pid: int) -> str:
     """What the child says went wrong; nothing when exec closed the pipe."""
     chunks: list[bytes] = []
     poll = select.poll()
@@ -116,7 +116,7 @@ def _become(plan: Plan, write_end: int, parent: int) -> NoReturn:
         step = f"enter the working directory {plan.working_directory!r}"
         os.chdir(plan.working_directory)
         step = "arrange its descriptors"
-        write_end = _arrange(plan.descriptors, write_end)
+        write_end = arrange(plan.descriptors, write_end)
         step = f"run {plan.arguments[0]!r}"
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execvpe(plan.arguments[0], list(plan.arguments), dict(plan.environment))
@@ -129,7 +129,7 @@ def _become(plan: Plan, write_end: int, parent: int) -> NoReturn:
     os._exit(127)
 
 
-def _arrange(descriptors: Mapping[int, int], write_end: int) -> int:
+def arrange(descriptors: Mapping[int, int], write_end: int) -> int:
     """Give each descriptor its number and close all others; returns the pipe's new number."""
     free = max((2, *descriptors)) + 1
     # out of the way first: a source may have the number of another's target

@@ -304,7 +304,7 @@ configure(PyObject *Py_UNUSED(module), PyObject *given)
         return NULL;
     }
     native.ready = 1;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyMethodDef module_methods[] = {

@@ -229,7 +229,7 @@ configure_envelope(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *before = envelope_class;
     envelope_class = Py_NewRef(class);
     Py_XDECREF(before);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* Whether two contiguous buffers hold the same bytes. The GIL is kept: others may change them otherwise. */

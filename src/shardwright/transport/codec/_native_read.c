@@ -1138,7 +1138,7 @@ none_unless(int failed)
     if (failed) {
         return NULL;
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -1215,7 +1215,7 @@ d_skip(Reader *d, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     d->at++;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -1305,7 +1305,7 @@ d_leave(Reader *d, PyObject *args)
         return NULL;
     }
     d->depth += levels;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *

@@ -1144,7 +1144,7 @@ none_unless(int failed)
     if (failed) {
         return NULL;
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -1261,7 +1261,7 @@ s_number_of(Writer *s, PyObject *thing)
 {
     Py_ssize_t number = alive(s) ? number_of(s, thing) : -2;
     if (number == -1) {
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     }
     return number < 0 ? NULL : PyLong_FromSsize_t(number);
 }
@@ -1289,7 +1289,7 @@ s_awaiting(Writer *s, PyObject *argument)
             return Py_NewRef(s->queue.entries[at].contents);
         }
     }
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -1354,7 +1354,7 @@ s_leave(Writer *s, PyObject *args)
         return NULL;
     }
     s->depth -= levels;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *

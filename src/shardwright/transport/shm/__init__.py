@@ -1,15 +1,17 @@
 """Shared memory between two shards of one node: the part that needs the C extension.
 
-A channel's memory is a *memfd* sealed at its size and handed over by SCM_RIGHTS. The extension is optional:
-where it was not built, or the kernel refuses, ``available()`` is false, ``reason()`` says why and what to do, and
-channels go over sockets.
+A channel's memory is a *memfd* sealed at its size and handed over by SCM_RIGHTS. ``_channel`` says how channels are used.
+The extension is optional: where it was not built, or the kernel refuses, ``available()`` is false, ``reason()`` says why
+and what to do, and channels go over sockets.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import platform
+from typing import TYPE_CHECKING, Any
 
 from shardwright.errors import ProtocolViolation, SandboxError
 
@@ -21,9 +23,51 @@ except ImportError as error:  # not built, or built for another interpreter
 else:
     _import_failure = ""
 
-__all__ = ["available", "check_memfd", "create_memfd", "reason", "seals"]
+if TYPE_CHECKING:
+    from shardwright.transport.shm._channel import RingChannel
+    from shardwright.transport.shm._transport import RingTransport
+
+    Doorbell = _ring.Doorbell
+    Waiter = _ring.Waiter
+    BUSY = _ring.BUSY
+    FULL = _ring.FULL
+    READS = _ring.READS
+    SENT = _ring.SENT
+    TIMED_OUT = _ring.TIMED_OUT
+    TOO_LARGE = _ring.TOO_LARGE
+    WOKEN = _ring.WOKEN
+
+__all__ = [
+    "BUSY",
+    "FULL",
+    "READS",
+    "SENT",
+    "TIMED_OUT",
+    "TOO_LARGE",
+    "WOKEN",
+    "Doorbell",
+    "RingChannel",
+    "RingTransport",
+    "Waiter",
+    "available",
+    "check_memfd",
+    "create_memfd",
+    "reason",
+    "seals",
+]
+_OF_THE_EXTENSION = frozenset(__all__[: __all__.index("available")])
 
 _REBUILD = "install a C compiler and Python's headers (Debian: gcc python3-dev), then reinstall shardwright from source"
+
+
+def __getattr__(name: str) -> Any:
+    """What needs the extension, imported when it is asked for: SandboxError where the extension is missing."""
+    if name not in _OF_THE_EXTENSION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _ring is None:
+        raise SandboxError("shared memory is not available", remedy=reason())
+    home = {"RingChannel": "_channel", "RingTransport": "_transport"}.get(name, "_ring")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
 
 
 def available() -> bool:

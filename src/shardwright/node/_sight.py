@@ -1,0 +1,94 @@
+"""What a component's shards see of the machine at isolation `namespace`, worked out from its manifest and its plan.
+
+Code is what can be imported: top-level modules beneath the import root, and folders that hold modules. Data that lies beside
+it is not, unless ``files`` names it; nor are secrets, nor what other components declared as theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shardwright.contracts.sandbox import Sight
+from shardwright.errors import SandboxError
+from shardwright.guest import Walls
+from shardwright.model.manifest import Component, Manifest
+from shardwright.sandbox.namespace import SCRATCH_BYTES, tighten
+
+_SUFFIXES = (".py", ".so", ".pyi")
+_NO_CODE = frozenset({"node_modules", "__pycache__"})
+_DEPTH = 5
+
+
+def sight_of(component: Component, manifest: Manifest, root: str, environment: dict[str, str], folder: str) -> Sight:
+    """Makes folders to write to that are missing. Raises SandboxError. ``folder`` is the working directory."""
+    base = Path(manifest.path).parent
+    write = tuple(_own(base, name, make=name.endswith("/")) for name in component.files.write)
+    read = tuple(_own(base, name) for name in component.files.read)
+    hidden = [str(base / source.partition(":")[2]) for each in manifest.components for source in each.secrets.values()
+              if source.startswith("file:")]  # fmt: skip
+    if manifest.gateway is not None:
+        hidden += [path for path in (manifest.gateway.certificate, manifest.gateway.key) if path]
+    for other in manifest.components:
+        if other.name != component.name:
+            hidden += [str(base / name) for name in (*other.files.read, *other.files.write)]
+    mine = {os.path.realpath(path) for path in (*read, *write)}
+    homes = tuple(path for path in {environment.get("HOME", ""), folder, root} if os.path.isabs(path))
+    return Sight(
+        read=(*_code(root), *read),
+        write=write,
+        hidden=tuple(sorted({path for path in hidden if os.path.realpath(path) not in mine})),
+        folders=tuple(sorted(homes)),
+        network=component.network.egress,
+    )
+
+
+def walls_of(sight: Sight) -> Walls:
+    """What the guest in such a sandbox closes behind itself."""
+    return Walls(
+        scratch_bytes=SCRATCH_BYTES,
+        tighten=tighten(),
+        write=tuple(os.path.realpath(path) for path in sight.write),
+        ports=tuple(sorted({int(place.rpartition(":")[2]) for place in sight.network})),
+        own_network=not sight.network,
+    )
+
+
+def _own(base: Path, name: str, *, make: bool = False) -> str:
+    path = str(base / name)
+    if make:
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise SandboxError(f"{path} cannot be made: {error.strerror}") from error
+    return path
+
+
+def _code(root: str) -> tuple[str, ...]:
+    """What of the import root can be imported."""
+    found = []
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if _holds_code(entry.path, _DEPTH):
+                        found.append(entry.path)
+                elif entry.name.endswith(_SUFFIXES):
+                    found.append(entry.path)
+    except OSError as error:
+        raise SandboxError(f"the import root {root} cannot be read: {error.strerror}") from error
+    return tuple(sorted(found))
+
+
+def _holds_code(folder: str, depth: int) -> bool:
+    name = os.path.basename(folder)
+    if name.startswith(".") or name in _NO_CODE or not depth or os.path.exists(f"{folder}/pyvenv.cfg"):
+        return False
+    try:
+        with os.scandir(folder) as entries:
+            inner = list(entries)
+    except OSError:
+        return False
+    if any(entry.name.endswith(_SUFFIXES) for entry in inner):
+        return True
+    return any(entry.is_dir(follow_symlinks=False) and _holds_code(entry.path, depth - 1) for entry in inner)

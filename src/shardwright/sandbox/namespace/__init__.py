@@ -1,0 +1,8 @@
+"""The ``namespace`` backend: shards that see no other process, no file, no network but what is theirs."""
+
+from shardwright.sandbox.namespace._backend import SCRATCH_BYTES, NamespaceBackend
+from shardwright.sandbox.namespace._sandbox import NamespaceSandbox
+from shardwright.sandbox.namespace._seccomp import tighten
+from shardwright.sandbox.namespace._walls import walls_trouble
+
+__all__ = ["SCRATCH_BYTES", "NamespaceBackend", "NamespaceSandbox", "tighten", "walls_trouble"]

@@ -1,0 +1,146 @@
+"""What of the machine's files a sandbox sees: worked out by the parent, before anything is made.
+
+The interpreter, its environment and the system's shared libraries always; what the caller names beyond that. Nothing else
+exists inside, so that there is nothing to guess at.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shardwright.contracts.sandbox import Sight
+from shardwright.errors import SandboxError
+
+_SYSTEM = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/lib",
+    "/lib64",
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    "/usr/share/ca-certificates",
+)
+_SETTINGS = (
+    *("ld.so.cache", "localtime", "timezone", "nsswitch.conf", "hosts", "host.conf", "passwd", "group", "ssl", "pki"),
+    *("ca-certificates", "mime.types", "protocols", "services", "os-release", "gai.conf", "crypto-policies"),
+)
+_TOPOLOGY = ("/sys/devices/system/cpu",)  # libraries count cores there
+DEVICES = ("null", "zero", "full", "random", "urandom")
+SCRATCH = ("/tmp", "/dev/shm")  # made anew for each sandbox
+_WHOLE = ("/usr", "/", "/usr/local")  # prefixes of an interpreter that would be far too much
+_FORBIDDEN = ("/proc", "/sys/fs", "/dev", "/sys/kernel", "/boot")
+_MAX_LINKS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tree of the machine's that shows in the sandbox, at the same path."""
+
+    path: str
+    writable: bool = False
+    owned: bool = False  # files of ours are the sandbox's own there; elsewhere what others may not read, it may not
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything that a new root holds. ``places`` are sorted: what is beneath another comes after it."""
+
+    places: tuple[Place, ...]
+    links: tuple[tuple[str, str], ...]  # symbolic links on the way to them
+    folders: tuple[str, ...]  # empty ones
+    masked: tuple[str, ...]  # beneath places, and not to be seen
+
+    def readable(self) -> tuple[str, ...]:
+        return tuple(place.path for place in self.places if not place.writable)
+
+    def writable(self) -> tuple[str, ...]:
+        return tuple(place.path for place in self.places if place.writable)
+
+    def under_scratch(self) -> tuple[str, ...]:
+        """Places that a fresh temporary folder would hide."""
+        return tuple(place.path for place in self.places if place.path.startswith(tuple(f"{s}/" for s in SCRATCH)))
+
+
+def view_of(sight: Sight, working_directory: str, arguments: tuple[str, ...]) -> View:
+    """Raises SandboxError for what is not there, or may never be shown."""
+    links: dict[str, str] = {}
+    found: dict[str, bool] = {}
+    for path in (*_interpreter(arguments), *_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS), *_TOPOLOGY):
+        if os.path.exists(path):
+            found.setdefault(_followed(path, links), False)
+    owned: set[str] = set()
+    for path in sight.read:
+        owned.add(real := _wanted(path, links))
+        found.setdefault(real, False)
+    for path in sight.write:
+        owned.add(real := _wanted(path, links))
+        found[real] = True
+    if sight.network:
+        for path in ("/etc/resolv.conf",):
+            if os.path.exists(path):
+                found.setdefault(_followed(path, links), False)
+    places: list[Place] = []
+    for path in sorted(found):
+        above = _above(path, (place.path for place in places))
+        if above is None or (found[path] and not found[above]) or (path in owned and above not in owned):
+            places.append(Place(path, found[path], path in owned))
+    folders = tuple(
+        path for path in (working_directory, *sight.folders) if _above(path, (place.path for place in places)) is None
+    )
+    masked = []
+    for path in sight.hidden:
+        real = os.path.realpath(path)
+        if real in found or not os.path.exists(real) or _above(real, (place.path for place in places)) is None:
+            continue
+        masked.append(real)
+    return View(tuple(places), tuple(sorted(links.items())), folders, tuple(sorted(masked)))
+
+
+def _above(path: str, others: Iterable[str]) -> str | None:
+    """The nearest of ``others`` that holds that path, itself included."""
+    best = None
+    for other in others:
+        if (path == other or path.startswith(other.rstrip("/") + "/")) and (best is None or len(other) > len(best)):
+            best = other
+    return best
+
+
+def _interpreter(arguments: tuple[str, ...]) -> list[str]:
+    """What Python needs here: its prefixes, its path, the program itself."""
+    found = [sys.executable, *arguments[:1]]
+    for prefix in {sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix}:
+        found += [prefix] if prefix not in _WHOLE else [f"{prefix}/lib"]
+    found += [path for path in sys.path if os.path.isabs(path)]
+    return [path for path in found if os.path.isabs(path) and path not in _WHOLE]
+
+
+def _wanted(path: str, links: dict[str, str]) -> str:
+    real = _followed(os.path.normpath(path), links)
+    if real == "/" or _above(real, _FORBIDDEN) is not None:
+        raise SandboxError(
+            f"{path} may not be shown to a sandbox", remedy="name files and folders of the application's own"
+        )
+    if not os.path.exists(real):
+        raise SandboxError(
+            f"{path} does not exist, so that no sandbox can have it", remedy="make it, or take it out of files"
+        )
+    return real
+
+
+def _followed(path: str, links: dict[str, str]) -> str:
+    """The real path; symbolic links on the way are noted, to be there inside as well."""
+    for _ in range(_MAX_LINKS):
+        link = next((prefix for prefix in _prefixes(path) if os.path.islink(prefix)), None)
+        if link is None:
+            return path
+        links[link] = target = os.readlink(link)
+        path = os.path.normpath(os.path.join(os.path.dirname(link), target) + path[len(link) :])
+    raise SandboxError(f"{path}: too many symbolic links")
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.strip("/").split("/")
+    return ["/" + "/".join(parts[: count + 1]) for count in range(len(parts))] if parts != [""] else []
