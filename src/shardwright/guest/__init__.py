@@ -69,6 +69,7 @@ from shardwright.guest._exchange import (
 from shardwright.guest._frames import beyond, note_shards
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
+from shardwright.guest._hubs import RINGS, make_hub, transport_of
 from shardwright.guest._keys import key_of
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop, install_policy
@@ -140,6 +141,7 @@ __all__ = [
     "NOWHERE",
     "PIECE",
     "REFERENCE",
+    "RINGS",
     "STACKS_SIGNAL",
     "TEST_PROCESS_DEFINITION",
     "VERSION",
@@ -264,6 +266,7 @@ __all__ = [
     "import_modules",
     "install_policy",
     "key_of",
+    "make_hub",
     "note_shards",
     "payload_of",
     "payloads",
@@ -275,4 +278,5 @@ __all__ = [
     "run_program",
     "serves",
     "stacks",
+    "transport_of",
 ]

@@ -22,6 +22,7 @@ from shardwright.model.ids import SessionNumber
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
+    from shardwright.guest._ring_hub import RingHub
 
 KEEP_S = 0.001  # so long a thread that reads for itself may keep the baton, where replies use to come sooner
 MAX_PENALTY = 1024
@@ -65,14 +66,26 @@ class Waiting:
     long as no other thread does.
     """
 
-    __slots__ = ("_at_once", "_hub", "_patience", "_waiter", "baton", "chain", "inbox", "leads", "session", "thread")
+    __slots__ = (
+        "_at_once",
+        "_hub",
+        "_patience",
+        "baton",
+        "bell",
+        "chain",
+        "ear",
+        "inbox",
+        "leads",
+        "session",
+        "thread",
+    )
 
     def __init__(
         self,
         chain: int,
         session: SessionNumber,
         mailbox: Mailbox | None = None,
-        hub: Hub | None = None,
+        hub: Hub | RingHub | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.chain = chain
@@ -86,27 +99,23 @@ class Waiting:
         self._at_once = mailbox if mailbox is not None and mailbox.resumes else None
         # as if it had the baton, which until it is put down here is not to come by this way: a send that waits puts it down
         # and takes it up again by itself, and would wait for ever for a baton that was given to the waiter meanwhile
-        self._waiter = Waiter(asked=True)
+        self.ear = None if hub is None else hub.ear()
+        self.bell = Waiter(asked=True, ear=self.ear)
 
     def deliver(self, item: Any) -> None:
         """Any thread."""
         self.inbox.append(item)
         hub = self._hub
-        if self.leads:
-            if self.thread != threading.get_ident():
-                assert hub is not None
-                hub.poke()
+        if hub is not None and hub.delivered(self):
             return
-        if hub is not None:
-            hub.told(self)
         if self._at_once is not None:
-            self._at_once.resume(self._waiter)
+            self._at_once.resume(self.bell)
         else:
-            self._waiter.ring()
+            self.bell.ring()
 
     def ring(self) -> None:
         """Any thread: it is to look whether it must read."""
-        self._waiter.ring()
+        self.bell.ring()
 
     # -- the thread that waits ---------------------------------------------------------------------------------
 
@@ -122,7 +131,7 @@ class Waiting:
                         patience.rewarded()
                         return
                     patience.lost()
-            self._at_once.park(self._waiter)
+            self._at_once.park(self.bell)
         elif self.baton is not None:
             self.baton.release()
 
@@ -131,8 +140,8 @@ class Waiting:
         if not self.inbox:
             self._sleep(timeout_s)
         if self._at_once is not None:
-            if not self._waiter.given or not self._at_once.holds():
-                self._at_once.claim(self._waiter)
+            if not self.bell.given or not self._at_once.holds():
+                self._at_once.claim(self.bell)
         elif self.baton is not None:
             self.baton.acquire()
         return self.inbox.popleft()
@@ -143,14 +152,9 @@ class Waiting:
         end_s = 0.0 if timeout_s is None else time.monotonic() + timeout_s
         while not inbox:
             if hub is None:
-                self._waiter.wait(timeout_s)
-            elif not hub.read_for(self, timeout_s):
-                hub.follow(self)
-                try:
-                    if hub.attended and not inbox:
-                        self._waiter.wait(timeout_s)
-                finally:
-                    hub.unfollow(self)
+                self.bell.wait(timeout_s)
+            else:
+                hub.wait(self, timeout_s)
             if timeout_s is not None and not inbox and (timeout_s := end_s - time.monotonic()) <= 0:
                 raise Empty
 
@@ -159,7 +163,7 @@ class Waiting:
         if self.baton is None or self.baton.holds():
             return
         if self._at_once is not None:
-            self._at_once.reclaim(self._waiter)
+            self._at_once.reclaim(self.bell)
         else:
             self.baton.acquire()
 

@@ -194,6 +194,33 @@ class Hub:
                 self._role.release()
                 self._left(waiting.baton)
 
+    def ear(self) -> None:
+        """A thread waits by its bell alone."""
+        return None
+
+    def wait(self, waiting: Waits, timeout_s: float | None) -> None:
+        """Until something is in its inbox, the time is over, or for another reason. Reads if nobody else does."""
+        if not self.read_for(waiting, timeout_s):
+            self.follow(waiting)
+            try:
+                if self.attended and not waiting.inbox:
+                    waiting.bell.wait(timeout_s)
+            finally:
+                self.unfollow(waiting)
+
+    def delivered(self, waiting: Waits) -> bool:
+        """Its inbox was filled, by the calling thread. Whether its owner will look at it without being rung for."""
+        if waiting.leads:
+            if waiting.thread != threading.get_ident():
+                self.poke()
+            return True
+        self.told(waiting)
+        return False
+
+    def rouse(self, worker: Worker) -> None:
+        """That worker was given work while it reads."""
+        self.poke()
+
     def follow(self, waiting: Waits) -> None:
         """That thread is going to sleep: wake it when it is to read. Look at ``attended`` after this."""
         self._followers[waiting] = None
@@ -388,7 +415,7 @@ class Hub:
             except ChannelClosed:
                 return False  # it will be said again
             while reader.arrived:
-                if not reader.take_own(waiting):
+                if not reader.take_own(waiting, reader.arrived[0], reader.arrived):
                     return False
             del self._behind[reader]
         return True

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, DeadlineExceeded, ProtocolViolation
@@ -21,6 +21,9 @@ from shardwright.guest._hub import Hub
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.transport import CallCodec, PickleCodec, pack, unpack
+
+if TYPE_CHECKING:
+    from shardwright.guest._ring_hub import RingHub
 
 _REPLIES = frozenset({Kind.RESULT, Kind.ERROR})
 REPLY_PATIENCE_NS = 5_000_000_000  # a caller that does not take its reply for so long is cut off
@@ -68,7 +71,7 @@ class Link:
         channel: Channel,
         peer: Peer,
         codec: CallCodec,
-        hub: Hub,
+        hub: Hub | RingHub,
         incoming: Incoming | None,
         enter: Callable[[Link], None] | None = None,
     ) -> None:
@@ -112,7 +115,7 @@ class Link:
         return self.hears_calls or bool(self._pending)
 
     @property
-    def hub(self) -> Hub:
+    def hub(self) -> Hub | RingHub:
         """Who reads the channel."""
         return self._hub
 
@@ -229,7 +232,7 @@ class Link:
 
     # -- the hub's thread --------------------------------------------------------------------------------------
 
-    def on_frame(self, frame: memoryview) -> None:
+    def on_frame(self, frame: bytes | memoryview) -> None:
         try:
             envelope = unpack(frame)
         except ProtocolViolation as violation:
@@ -244,11 +247,11 @@ class Link:
         elif self._incoming is not None:
             self._incoming.on_message(self, envelope)
 
-    def take_own(self, waiting: Any) -> bool:
+    def take_own(self, waiting: Any, frame: bytes | memoryview, arrived: deque[Any]) -> bool:
         """As ``Reader``: the first message that has arrived, if it is the reply that ``waiting`` waits for."""
         inbox = waiting.inbox
         try:
-            envelope = unpack(self.arrived[0])
+            envelope = unpack(frame)
         except ProtocolViolation:
             return False
         if envelope.kind not in _REPLIES or self._pending.get(envelope.call_id) is not waiting:
@@ -256,7 +259,7 @@ class Link:
         with self._mutex:
             self._pending.pop(envelope.call_id, None)
         inbox.append(envelope)
-        self.arrived.popleft()
+        arrived.popleft()
         return not self._retired  # to close it is for another
 
     def on_closed(self, reason: ChannelClosed) -> None:

@@ -22,13 +22,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shardwright.errors import Overloaded
 from shardwright.guest._bell import Bell
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
+    from shardwright.guest._ring_hub import RingHub
 
 Work = Callable[[], None]  # must not raise
 MAX_WORKERS = 256
@@ -54,7 +55,7 @@ class Mailbox:
         self._closed = False
         self._reading: _Worker | None = None
         self.threads: set[int] = set()  # of its workers
-        self.hub: Hub | None = None  # what idle workers read
+        self.hub: Hub | RingHub | None = None  # what idle workers read
 
     def __repr__(self) -> str:
         return (
@@ -232,7 +233,7 @@ class Mailbox:
         reading = self._reading
         if reading is not None and reading.found is None and self.hub is not None:
             reading.found = work
-            self.hub.poke()
+            self.hub.rouse(reading)
             return True
         if self._workers >= self._max_workers:
             return False
@@ -285,13 +286,19 @@ class Waiter(Bell):
     It may be rung for other reasons as well.
     """
 
-    __slots__ = ("asked", "given")
+    __slots__ = ("asked", "ear", "given")
 
-    def __init__(self, *, asked: bool = False) -> None:
+    def __init__(self, *, asked: bool = False, ear: Any = None) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
         self.asked = asked
         self.given = asked
+        self.ear = ear  # where its thread waits as well, if anywhere
+
+    def ring(self) -> None:
+        Bell.ring(self)
+        if self.ear is not None:
+            self.ear.wake()
 
     def wake(self) -> None:
         """It has the baton."""
@@ -311,6 +318,7 @@ class _Worker:
         self.thread = 0
         self.found: Work | None = None  # while it reads
         self.hurried = 0  # calls out of the queue
+        self.ear: Any = None  # where it waits while it reads, if anywhere
 
     @property
     def baton(self) -> Mailbox:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed
+from shardwright.guest._bell import Bell
 
 
 class Reader(Protocol):
@@ -23,10 +24,10 @@ class Reader(Protocol):
         """Whether a message may come at any time, or is waited for."""
         ...
 
-    def on_frame(self, frame: memoryview) -> None: ...
+    def on_frame(self, frame: bytes | memoryview) -> None: ...
 
-    def take_own(self, waiting: Any) -> bool:
-        """Hand over the first of ``arrived`` if it is the reply to that thread. An interrupt loses nothing else."""
+    def take_own(self, waiting: Any, frame: bytes | memoryview, arrived: deque[Any]) -> bool:
+        """Hand over ``frame``, the first of ``arrived``, if it is the reply to that thread. An interrupt loses nothing else."""
         ...
 
     def on_closed(self, reason: ChannelClosed) -> None:
@@ -37,12 +38,17 @@ class Waits(Protocol):
     """A thread that waits for something to come; ``inbox`` is filled by ``deliver``, from any thread.
 
     ``leads`` says that it reads itself: then whoever fills the inbox pokes the hub. ``baton``: what it takes up before it
-    goes on, if anything.
+    goes on, if anything. ``bell`` wakes it, and ``ear`` as well, where it waits for rings.
     """
 
     thread: int
     inbox: deque[Any]
     leads: bool
+
+    ear: Any
+
+    @property
+    def bell(self) -> Bell: ...
 
     @property
     def baton(self) -> object | None: ...
@@ -55,6 +61,7 @@ class Worker(Protocol):
     """A thread that reads until there is work for it, and the baton that it has then."""
 
     found: Any
+    ear: Any
 
     @property
     def baton(self) -> object: ...

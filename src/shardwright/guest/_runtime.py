@@ -18,7 +18,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from msgspec.structs import replace
 
@@ -30,6 +30,7 @@ from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._control_messages import Counts
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
+from shardwright.guest._hubs import make_hub
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
@@ -49,6 +50,9 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.transport import CallCodec, ClassTable, HandleHook, PickleCodec, TaggedCodec
+
+if TYPE_CHECKING:
+    from shardwright.guest._ring_hub import RingHub
 
 LONG_SECRET = 8  # from so many characters on, a text that contains a secret shows it
 Import = Callable[[str], ModuleType]
@@ -143,7 +147,7 @@ class Runtime:
         self.responder.let_go = self.let_go
         self.caller.outside_calls = self._outside_calls
         self._farewells: deque[list[Held]] = deque()
-        self._hub: Hub | None = None
+        self._hub: Hub | RingHub | None = None
         self._private = namespace is not None
         self._imported: set[str] = set()  # modules that were imported to their end, and are those of ``sys.modules``
         self._links: set[Link] = set()
@@ -153,14 +157,15 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<Runtime {self.shard or self.component}, {len(self._links)} links>"
 
-    def activate(self, shard: ShardId, binder: Binder[Link]) -> None:
-        """Begin to live as ``shard``."""
+    def activate(self, shard: ShardId, binder: Binder[Link], *, rings: bool = False) -> Hub | RingHub:
+        """Begin to live as ``shard``. ``rings``: that is what most of its channels will be."""
         self.shard = shard
         self.router.binder = binder
-        self._hub = self.mailbox.hub = Hub(f"{shard}-hub")
+        hub = self._hub = self.mailbox.hub = make_hub(f"{shard}-hub", rings=rings)
         if self.web.serves_applications:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
                 self.mailbox.submit(partial(Context().run, self.web.look))
+        return hub
 
     # -- links -------------------------------------------------------------------------------------------------
 

@@ -90,8 +90,12 @@ def test_a_defect_of_the_reading_thread_is_told_to_all_and_said(wires: Any, caps
     assert waiting.told.wait(LONG) and "defect of Shardwright" in str(waiting.outcome)
     wires.hub._thread.join(LONG)
     assert "ZeroDivisionError" in capsys.readouterr().err
-    late, _ = wires.link()
-    assert late.closed
+    try:
+        late, _ = wires.link()
+    except ChannelClosed:
+        pass  # a ring does not even open
+    else:
+        assert late.closed
 
 
 def test_a_send_that_waits_puts_the_baton_down_and_sends_what_was_there(wires: Any) -> None:
@@ -139,16 +143,17 @@ def test_the_reading_thread_waits_for_nobody(wires: Any) -> None:
         def on_link_closed(self, link: Link) -> None: ...
 
     slow, slow_far = wires.link("slow-00000001", Refusing())
-    # fill the socket, so that not even a part of the large one is taken
-    while True:
-        try:
-            slow.channel.send([bytes(1024)], before_waiting=_link._would_wait)
-        except TimeoutError:
-            break
+    # fill the channel, so that not even a part of the large one is taken
+    for size in (1024, 0):
+        while True:
+            try:
+                slow.channel.send([bytes(size)], before_waiting=_link._would_wait)
+            except TimeoutError:
+                break
     slow_far.send(pack(Envelope(Kind.CALL, 1)))
     assert from_hub.wait(LONG)
     assert answers(*wires.link())
-    while len(frame := slow_far.receive(timeout_s=LONG)) == 1024:
+    while len(frame := slow_far.receive(timeout_s=LONG)) in (0, 1024):
         pass
     assert unpack(frame).call_id == 7 and unpack(slow_far.receive(timeout_s=LONG)).call_id == 8
     assert not slow.closed
