@@ -73,6 +73,7 @@ from shardwright.guest._hubs import RINGS, make_hub, transport_of
 from shardwright.guest._keys import key_of
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop, install_policy
+from shardwright.guest._loop_rings import RingsOfLoop
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._modules import GeneratedFinder
 from shardwright.guest._namespace import Namespace, public_module
@@ -225,6 +226,7 @@ __all__ = [
     "ResponseTrailers",
     "Retire",
     "Returned",
+    "RingsOfLoop",
     "Route",
     "Router",
     "RunMain",

@@ -25,7 +25,7 @@ from shardwright.errors import (
     ShardwrightError,
     WouldDeadlock,
 )
-from shardwright.guest._chains import Chains, Waiting
+from shardwright.guest._chains import AnyWaiting, Chains
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
 from shardwright.guest._errands import Errands
 from shardwright.guest._keys import key_of
@@ -130,8 +130,8 @@ class Caller:
                 payload, buffers, memo = link.codec.encode_request(value, describe=_describe(definition, what))
                 envelope = _envelope(link, kind, method, payload, buffers, context)
                 parked = self.mailbox is not None and self.mailbox.holds()
-                waiting = Waiting(
-                    envelope.chain, context.session, self.mailbox if parked else None, link.hub, link.patience
+                waiting = link.hub.waiting(
+                    envelope.chain, context.session, self.mailbox if parked else None, link.patience
                 )
                 self.chains.enter(waiting)
                 try:
@@ -180,7 +180,7 @@ class Caller:
         self.calls_out += 1
         return True
 
-    def _wait(self, link: Link, waiting: Waiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
+    def _wait(self, link: Link, waiting: AnyWaiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
         try:
             waiting.begin(None if not envelope.deadline_ns else (envelope.deadline_ns - time.monotonic_ns()) / 1e9)
             while True:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._mailbox import Mailbox, Waiter
@@ -22,7 +22,7 @@ from shardwright.model.ids import SessionNumber
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
-    from shardwright.guest._ring_hub import RingHub
+    from shardwright.guest._ring_waiting import RingWaiting
 
 KEEP_S = 0.001  # so long a thread that reads for itself may keep the baton, where replies use to come sooner
 MAX_PENALTY = 1024
@@ -73,7 +73,6 @@ class Waiting:
         "baton",
         "bell",
         "chain",
-        "ear",
         "inbox",
         "leads",
         "session",
@@ -85,7 +84,7 @@ class Waiting:
         chain: int,
         session: SessionNumber,
         mailbox: Mailbox | None = None,
-        hub: Hub | RingHub | None = None,
+        hub: Hub | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.chain = chain
@@ -99,8 +98,7 @@ class Waiting:
         self._at_once = mailbox if mailbox is not None and mailbox.resumes else None
         # as if it had the baton, which until it is put down here is not to come by this way: a send that waits puts it down
         # and takes it up again by itself, and would wait for ever for a baton that was given to the waiter meanwhile
-        self.ear = None if hub is None else hub.ear()
-        self.bell = Waiter(asked=True, ear=self.ear)
+        self.bell = Waiter(asked=True)
 
     def deliver(self, item: Any) -> None:
         """Any thread."""
@@ -123,7 +121,7 @@ class Waiting:
         """Put the baton down, if nothing comes soon."""
         if self._at_once is not None:
             patience = self._patience
-            if patience is not None and not self._at_once.contended and patience.has():
+            if patience is not None and patience.has():
                 hub = self._hub
                 assert hub is not None
                 if hub.read_for(self, KEEP_S if timeout_s is None or timeout_s > KEEP_S else timeout_s):
@@ -168,19 +166,22 @@ class Waiting:
             self.baton.acquire()
 
 
+AnyWaiting: TypeAlias = "Waiting | RingWaiting"
+
+
 class Chains:
     """The waiting threads of one process, by chain."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._waiting: dict[int, list[Waiting]] = {}
+        self._waiting: dict[int, list[AnyWaiting]] = {}
         self._stuck: dict[int, int] = {}
 
-    def enter(self, waiting: Waiting) -> None:
+    def enter(self, waiting: AnyWaiting) -> None:
         with self._mutex:
             self._waiting.setdefault(waiting.chain, []).append(waiting)
 
-    def leave(self, waiting: Waiting) -> list[Any]:
+    def leave(self, waiting: AnyWaiting) -> list[Any]:
         """The thread no longer waits; returns calls that came too late for it."""
         with self._mutex:
             stack = self._waiting[waiting.chain]

@@ -50,12 +50,16 @@ import time
 import traceback
 import weakref
 from collections import deque
+from typing import Any
 
 from shardwright.errors import ChannelClosed, ProtocolViolation
 from shardwright.guest._bell import Bell
+from shardwright.guest._chains import Patience, Waiting
+from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._poll import Poll
 from shardwright.guest._reading import Reader, Waits, Worker
 from shardwright.guest._service import reads, serves
+from shardwright.model.ids import SessionNumber
 
 LOOK_S = 0.0005  # a thread that runs a call may keep the role unattended for one to two of these
 QUIET_LOOKS = 4  # so many without any news, and the guard rests
@@ -194,9 +198,15 @@ class Hub:
                 self._role.release()
                 self._left(waiting.baton)
 
+    has_ears = False
+
     def ear(self) -> None:
         """A thread waits by its bell alone."""
         return None
+
+    def waiting(self, chain: int, session: SessionNumber, mailbox: Mailbox | None, patience: Patience) -> Waiting:
+        """The calling thread's ticket for a call."""
+        return Waiting(chain, session, mailbox, self, patience)
 
     def wait(self, waiting: Waits, timeout_s: float | None) -> None:
         """Until something is in its inbox, the time is over, or for another reason. Reads if nobody else does."""
@@ -248,7 +258,7 @@ class Hub:
             if timeout_s is not None and (timeout_s := end_s - time.monotonic()) <= 0:
                 return
 
-    def read_until_found(self, worker: Worker) -> None:
+    def read_until_found(self, worker: Worker, owed: Any = None) -> None:
         """Read on a worker's thread until its mailbox has found work for it, or another thread had better read."""
         if self._closing or not self._role.acquire(False):
             return

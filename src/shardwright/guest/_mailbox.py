@@ -22,7 +22,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shardwright.errors import Overloaded
 from shardwright.guest._bell import Bell
@@ -49,11 +49,12 @@ class Mailbox:
         self._held = False
         self._holder: int | None = None
         self._queue: deque[Work] = deque()
-        self._resumers: deque[Waiter] = deque()
+        self._resumers: deque[AnyWaiter] = deque()
         self._idle: list[_Worker] = []
         self._workers = 0
         self._closed = False
         self._reading: _Worker | None = None
+        self._by_thread: dict[int, _Worker] = {}
         self.threads: set[int] = set()  # of its workers
         self.hub: Hub | RingHub | None = None  # what idle workers read
 
@@ -86,6 +87,16 @@ class Mailbox:
                     )
                 self._queue.append(work)
                 return
+            hub = self.hub
+            if hub is not None and hub.has_ears:
+                mine = self._by_thread.get(threading.get_ident())
+                if mine is not None and mine.listens:  # it reads: so it runs that itself, when it has read the rest
+                    mine.listens = False
+                    self._idle.remove(mine)
+                    mine.found = work
+                    self._holder = mine.thread
+                    self._held = True
+                    return
             reading = self._reading
             if reading is not None and reading.thread == threading.get_ident() and reading.found is None:
                 self._queue.append(work)
@@ -149,7 +160,7 @@ class Mailbox:
 
     # -- a thread that waits for something, and for the baton, at once ---------------------------------------------
 
-    def resume(self, waiter: Waiter) -> None:
+    def resume(self, waiter: AnyWaiter) -> None:
         """What ``waiter`` waits for is there: it gets the baton when its turn comes, and not before is it woken.
 
         Any thread. Nothing happens when it was asked for already; ``park`` allows it anew.
@@ -164,8 +175,8 @@ class Mailbox:
             self._held = True
             waiter.wake()
 
-    def claim(self, waiter: Waiter) -> None:
-        """What ``waiter`` waits for was seen to be there: have the baton, ahead of queued calls. Interrupted, ``reclaim``."""
+    def ask(self, waiter: AnyWaiter) -> bool:
+        """What ``waiter`` waits for was seen to be there: it gets the baton, ahead of queued calls. Whether it has it now."""
         with self._mutex:
             if not waiter.asked:
                 waiter.asked = True
@@ -173,11 +184,28 @@ class Mailbox:
                     self._held = waiter.given = True
                 else:
                     self._resumers.append(waiter)
+            return waiter.given
+
+    def taken(self, thread: int) -> None:
+        """The calling thread goes on with the baton that it was given as a waiter."""
+        self._holder = thread
+
+    def claim(self, waiter: Waiter) -> None:
+        """``ask``, and wait for it. Interrupted, ``reclaim``."""
+        self.ask(waiter)
         while not waiter.given:
             waiter.wait(None)
         self._holder = threading.get_ident()
 
-    def park(self, waiter: Waiter) -> None:
+    def put_down(self, waiter: AnyWaiter) -> Any:
+        """The same as ``park``; whoever got the baton is owed a word, which the caller is to ``pay``. None: nobody is."""
+        with self._mutex:
+            waiter.asked = waiter.given = False
+            if self._held and self._holder == threading.get_ident():
+                return self._pass_on(owing=True)
+        return None
+
+    def park(self, waiter: AnyWaiter) -> None:
         """Put the baton down, to ``wait`` again. What came meanwhile is to be looked for after this.
 
         As ``release``, it never takes the baton from another: an interrupted ``acquire`` may have come before.
@@ -187,7 +215,7 @@ class Mailbox:
             if self._held and self._holder == threading.get_ident():
                 self._pass_on()
 
-    def reclaim(self, waiter: Waiter) -> None:
+    def reclaim(self, waiter: AnyWaiter) -> None:
         """Take the baton although what was waited for did not come, or nobody looked; as ``acquire``."""
         with self._mutex:
             given = waiter.asked and waiter not in self._resumers
@@ -198,20 +226,24 @@ class Mailbox:
         if not given:
             self.acquire()
 
-    def _pass_on(self) -> None:
-        """Give the baton to the next one, or free it. Called under the mutex."""
+    def _pass_on(self, *, owing: bool = False) -> Any:
+        """Give the baton to the next one, or free it. Called under the mutex.
+
+        ``owing``: the next one is told, but if that can be left to the caller not woken; returns its ear then.
+        """
         self._holder = None
         if self._resumers:
-            self._resumers.popleft().wake()
-            return
+            return _tell(self._resumers.popleft(), owing=owing)
         if self._queue:
             try:
-                if self._hand(self._queue[0]):
+                found = self._hand(self._queue[0], owing=owing)
+                if found:
                     self._queue.popleft()
-                    return
+                    return None if found is True else found
             except RuntimeError:
                 pass  # no thread to be had: it stays in the queue
         self._held = False
+        return None
 
     def close(self) -> None:
         """End idle workers; queued calls are dropped, running ones end by themselves."""
@@ -219,21 +251,35 @@ class Mailbox:
             self._closed = True
             self._queue.clear()
             idle, self._idle = self._idle, []
-        for worker in idle:
-            worker.give(None)
+            for worker in idle:
+                worker.ends = True
+                if worker.listens:
+                    worker.ear.wake()
+                else:
+                    worker.give(None)
 
-    def _hand(self, work: Work) -> bool:
+    def _hand(self, work: Work, *, owing: bool = False) -> Any:
         """Give a call to a worker, with the baton; False when there are too many. Called under the mutex.
 
-        Raises RuntimeError when no thread is to be had; then nothing was given.
+        Raises RuntimeError when no thread is to be had; then nothing was given. ``owing`` as in ``_pass_on``.
         """
         if self._idle:
-            self._idle.pop().give(work)
+            worker = self._idle.pop()
+            if not worker.listens:
+                worker.give(work)
+                return True
+            worker.listens = False
+            worker.found = work
+            if owing:
+                worker.ear.owe()
+                return worker.ear
+            worker.ear.wake()
             return True
         reading = self._reading
-        if reading is not None and reading.found is None and self.hub is not None:
+        if reading is not None and reading.found is None:
             reading.found = work
-            self.hub.rouse(reading)
+            assert self.hub is not None
+            self.hub.poke()
             return True
         if self._workers >= self._max_workers:
             return False
@@ -244,6 +290,8 @@ class Mailbox:
     def _next(self, worker: _Worker) -> Work | None:
         """The worker that has the baton asks for more; None says: be idle, the baton is no longer yours."""
         hub = self.hub
+        if hub is not None and hub.has_ears:
+            return self._next_at_ear(worker, hub)
         work: Work | None = None
         with self._mutex:
             if self._resumers:  # that one will read, when it has nothing else to do
@@ -279,6 +327,61 @@ class Mailbox:
                     self._idle.append(worker)
         return work
 
+    def _next_at_ear(self, worker: _Worker, hub: Hub | RingHub) -> Work | None:
+        """The same, where idle workers wait for messages like everybody else."""
+        if worker.ear is None:
+            worker.ear = hub.ear()
+            self._by_thread[worker.thread] = worker
+        work: Work | None = None
+        owed: Any = None
+        with self._mutex:
+            if self._queue and not self._resumers:
+                work = self._queue.popleft()
+            else:
+                owed = self._pass_on(owing=True)
+                self._idle.append(worker)
+                worker.listens = worker.ear is not None and not self._closed
+        if work is not None:
+            worker.hurried += 1
+            if not worker.hurried % _READ_EVERY:
+                hub.glance(self)
+            return work
+        if worker.listens or worker.found is not None:
+            hub.read_until_found(worker, owed)
+        elif owed is not None:
+            owed.pay()
+        with self._mutex:
+            worker.listens = False
+            work, worker.found = worker.found, None
+        return work
+
+
+class AnyWaiter(Protocol):
+    """Who waits for the baton. ``asked``: it is to get it, or has it; ``given``: it has it.
+
+    ``owed_at``: where it can be owed a word.
+    """
+
+    asked: bool
+    given: bool
+
+    @property
+    def owed_at(self) -> Any: ...
+
+    def wake(self) -> None:
+        """It has the baton: it is to know."""
+
+
+def _tell(waiter: AnyWaiter, *, owing: bool) -> Any:
+    """It has the baton. Its ear, if the caller owes it a word; None when it has been woken."""
+    ear = waiter.owed_at
+    if not owing or ear is None:
+        waiter.wake()
+        return None
+    waiter.given = True
+    ear.owe()
+    return ear
+
 
 class Waiter(Bell):
     """Who waits for the baton. ``asked``: it is to get it, or has it; ``given``: it has it.
@@ -286,19 +389,14 @@ class Waiter(Bell):
     It may be rung for other reasons as well.
     """
 
-    __slots__ = ("asked", "ear", "given")
+    __slots__ = ("asked", "given")
+    owed_at = None
 
-    def __init__(self, *, asked: bool = False, ear: Any = None) -> None:
+    def __init__(self, *, asked: bool = False) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
         self.asked = asked
         self.given = asked
-        self.ear = ear  # where its thread waits as well, if anywhere
-
-    def ring(self) -> None:
-        Bell.ring(self)
-        if self.ear is not None:
-            self.ear.wake()
 
     def wake(self) -> None:
         """It has the baton."""
@@ -318,7 +416,9 @@ class _Worker:
         self.thread = 0
         self.found: Work | None = None  # while it reads
         self.hurried = 0  # calls out of the queue
-        self.ear: Any = None  # where it waits while it reads, if anywhere
+        self.ear: Any = None  # where it waits while it is idle, if its hub has such places
+        self.listens = False  # it is idle, and waits there
+        self.ends = False
 
     @property
     def baton(self) -> Mailbox:

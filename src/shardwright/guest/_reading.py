@@ -38,14 +38,12 @@ class Waits(Protocol):
     """A thread that waits for something to come; ``inbox`` is filled by ``deliver``, from any thread.
 
     ``leads`` says that it reads itself: then whoever fills the inbox pokes the hub. ``baton``: what it takes up before it
-    goes on, if anything. ``bell`` wakes it, and ``ear`` as well, where it waits for rings.
+    goes on, if anything. ``bell`` wakes it.
     """
 
     thread: int
     inbox: deque[Any]
     leads: bool
-
-    ear: Any
 
     @property
     def bell(self) -> Bell: ...
@@ -62,6 +60,7 @@ class Worker(Protocol):
 
     found: Any
     ear: Any
+    ends: bool
 
     @property
     def baton(self) -> object: ...

@@ -42,15 +42,20 @@ from typing import Any
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, ProtocolViolation
+from shardwright.guest._chains import Patience, Waiting
+from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._pump import Pump
-from shardwright.guest._reading import Reader, Waits, Worker
+from shardwright.guest._reading import Reader, Worker
+from shardwright.guest._ring_waiting import RingWaiting
 from shardwright.guest._service import reads, serves
+from shardwright.model.ids import SessionNumber
 from shardwright.transport.shm import READS, Doorbell, RingChannel, RingTransport
 
 GRACE_NS = 500_000  # a worker that runs a call may leave what comes unread for so long
 BESIDE_MAIN_S = 0.05
 _AT_ONCE = 64  # messages that are taken in one go
 _LONGEST_S = 1e9
+_CLOSING_S = 0.005
 _ONCE = (_AT_ONCE,)
 
 
@@ -74,7 +79,7 @@ class RingHub:
         self._readers: dict[Channel, Reader] = {}
         self._pump: Pump | None = None
         self._reader = 0
-        self._main = threading.main_thread().ident
+        self.main = threading.main_thread().ident
         self._main_reads = False
         self._defect: BaseException | None = None
         self._closing = False
@@ -172,13 +177,19 @@ class RingHub:
                 return None
         return mine.waiter
 
-    def wait(self, waiting: Waits, timeout_s: float | None) -> None:
-        """Until something is in its inbox, the time is over, or for another reason. Reads if nobody else does."""
-        ear, inbox = waiting.ear, waiting.inbox
-        is_main = waiting.thread == self._main
-        if ear is None or self._closing or (is_main and self._is_for_others()):
-            waiting.bell.wait(BESIDE_MAIN_S if timeout_s is None else min(timeout_s, BESIDE_MAIN_S))
-            return
+    def waiting(
+        self, chain: int, session: SessionNumber, mailbox: Mailbox | None, patience: Patience
+    ) -> RingWaiting | Waiting:
+        """The calling thread's ticket for a call."""
+        ear = self.ear()
+        if ear is None:
+            return Waiting(chain, session, mailbox)
+        return RingWaiting(chain, session, mailbox, self, patience, ear)
+
+    def wait(self, waiting: RingWaiting, timeout_s: float | None) -> bool:
+        """Until something is in its inbox and it has its baton; reads if nobody else does. False: the time is over."""
+        inbox, baton, ear = waiting.inbox, waiting.at_once, waiting.ear
+        is_main = waiting.bell is not None
         left_ns, end_ns = -1, 0
         if timeout_s is not None:
             left_ns = int(min(max(timeout_s, 0.0), _LONGEST_S) * 1e9)
@@ -187,19 +198,32 @@ class RingHub:
         if free:
             with self._mutex:
                 self._free += 1
-        elif is_main and not self._main_reads:
+        if is_main and not self._main_reads:
             self._beside_main()
         try:
-            while not inbox and not self._closing:
-                if ear.wait(left_ns) == READS:
-                    if self._closing:
-                        return
-                    if not is_main:
+            while True:
+                if inbox:
+                    if baton is None or waiting.given:
+                        return True
+                    if baton.ask(waiting):
+                        return True
+                    left_ns = -1  # it will come
+                elif left_ns >= 0 and end_ns:
+                    left_ns = end_ns - time.monotonic_ns()
+                    if left_ns <= 0:
+                        return False
+                if self._closing:
+                    time.sleep(_CLOSING_S)
+                elif is_main and self._is_for_others():
+                    ear.leave()
+                    self.bell.poke()
+                    assert waiting.bell is not None
+                    waiting.bell.wait(BESIDE_MAIN_S if left_ns < 0 else min(left_ns / 1e9, BESIDE_MAIN_S))
+                elif ear.wait(left_ns, waiting.owed) == READS:
+                    if is_main:
+                        self._read_own(waiting)
+                    else:
                         self._read()
-                    elif not self._read_own(waiting):
-                        return
-                if left_ns >= 0 and not inbox and (left_ns := end_ns - time.monotonic_ns()) <= 0:
-                    return
         finally:
             try:
                 if free or self._free or is_main:
@@ -208,29 +232,21 @@ class RingHub:
                     ear.lend(GRACE_NS)
             except ValueError:
                 pass  # the doorbell was closed
+            if waiting.owed is not None:
+                waiting.owed.pay()
+                waiting.owed = None
             if free:
                 with self._mutex:
                     self._free -= 1
             if is_main and self._is_for_others():
                 self.bell.poke()
 
-    def read_for(self, waiting: Waits, timeout_s: float | None) -> bool:
-        """The same."""
-        self.wait(waiting, timeout_s)
-        return True
-
-    def delivered(self, waiting: Waits) -> bool:
-        """Its inbox was filled, by the calling thread. Whether its owner will look at it without being rung for."""
-        return waiting.thread == threading.get_ident()
-
-    def read_until_found(self, worker: Worker) -> None:
-        """Read on a worker's thread until its mailbox has found work for it."""
-        ear = worker.ear = self.ear()
-        if ear is None:
-            return
+    def read_until_found(self, worker: Worker, owed: Any = None) -> None:
+        """Read on an idle worker's thread, if no other does, until its mailbox has given it work, or ends."""
+        ear = worker.ear
         try:
-            while worker.found is None and not self._closing:
-                if ear.wait() == READS:
+            while worker.found is None and not worker.ends and not self._closing:
+                if ear.wait(-1, owed) == READS:
                     self._read()
         except BaseException:  # user code's, set for a call that has ended
             if not self._closing:
@@ -243,10 +259,15 @@ class RingHub:
                     ear.lend(GRACE_NS)
             except ValueError:
                 pass  # the doorbell was closed
+            if owed is not None:
+                owed.pay()
 
-    def rouse(self, worker: Worker) -> None:
-        """That worker was given work while it reads."""
-        worker.ear.wake()
+    has_ears = True
+    """Whether idle workers wait there, in ``read_until_found``."""
+
+    def poke(self) -> None:
+        """Wake the thread that reads, to look around."""
+        self.bell.poke()
 
     def glance(self, baton: object) -> None:
         """Read what is there, without waiting, if no other thread does; by a worker that has more to do."""
@@ -303,7 +324,10 @@ class RingHub:
             if self._todo:
                 self._enter()
             if not arrived:
-                arrived.extend(chain.from_iterable(map(self.bell.take, _ONCE)))
+                try:
+                    arrived.extend(chain.from_iterable(map(self.bell.take, _ONCE)))
+                except ValueError:  # it was closed
+                    return
                 if self._pump is not None:
                     self._take_from_sockets()
             while arrived:
@@ -370,18 +394,20 @@ class RingHub:
 
     # -- the main thread ---------------------------------------------------------------------------------------
 
-    def _read_own(self, waiting: Waits) -> bool:
-        """The same for a thread that may be interrupted anywhere. False: what comes first is for another."""
+    def _read_own(self, waiting: RingWaiting) -> None:
+        """The same for a thread that may be interrupted anywhere: up to what is for another."""
         arrived, readers = self._arrived, self._readers
         if self._is_for_others():
-            return False
-        arrived.extend(chain.from_iterable(map(self.bell.take, _ONCE)))
+            return
+        try:
+            arrived.extend(chain.from_iterable(map(self.bell.take, _ONCE)))
+        except ValueError:  # it was closed
+            return
         while arrived:
             channel, message = arrived[0]
             reader = readers.get(channel)
             if reader is None or isinstance(message, ChannelClosed) or not reader.take_own(waiting, message, arrived):
-                return False
-        return True
+                return
 
     def _beside_main(self) -> None:
         self._main_reads = True

@@ -383,8 +383,6 @@ class Running:
 
         def reach(component: ComponentName) -> tuple[str, ...]:
             launcher = self.core.launcher
-            if component == GATEWAY_COMPONENT:
-                return (sockets.name,)
             if component == CLIENT.component or launcher is None:
                 return names
             return reached.get(launcher.isolation(component), (sockets.name,))
