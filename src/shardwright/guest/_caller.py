@@ -135,9 +135,14 @@ class Caller:
                 )
                 self.chains.enter(waiting)
                 try:
+                    waiting.step_up()
                     if not self._begin(definition, route, link, envelope, waiting, what):
+                        waiting.step_back()
                         continue
                     outcome = self._wait(link, waiting, envelope, what)
+                except BaseException:
+                    waiting.step_back()
+                    raise
                 finally:
                     for late in self.chains.leave(waiting):
                         late.resubmit()

@@ -117,6 +117,12 @@ class Waiting:
 
     # -- the thread that waits ---------------------------------------------------------------------------------
 
+    def step_up(self) -> None:
+        """A message is about to be sent whose reply this thread will wait for."""
+
+    def step_back(self) -> None:
+        """It does not come to that, or not yet."""
+
     def begin(self, timeout_s: float | None = None) -> None:
         """Put the baton down, if nothing comes soon."""
         if self._at_once is not None:

@@ -131,7 +131,7 @@ class Link:
                 raise ChannelClosed(f"{self.peer.shard} is gone")
             self._pending[envelope.call_id] = ticket
         try:
-            self._send(envelope, envelope.deadline_ns)
+            self._send(envelope, envelope.deadline_ns, getattr(ticket, "step_back", None))
         except BaseException as error:
             with self._mutex:
                 mine = self._pending.pop(envelope.call_id, None)
@@ -183,13 +183,21 @@ class Link:
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _send(self, envelope: Envelope, deadline_ns: int) -> None:
+    def _send(self, envelope: Envelope, deadline_ns: int, step_back: Callable[[], None] | None = None) -> None:
+        """``step_back`` is called when the send must wait."""
         parking = self.parking
         if parking is None or not parking.holds():
-            self.channel.send(pack(envelope), deadline_ns=deadline_ns)
+            self.channel.send(pack(envelope), deadline_ns=deadline_ns, before_waiting=step_back)
             return
+        let_go = parking.release
+
+        def before_waiting() -> None:
+            if step_back is not None:
+                step_back()
+            let_go()
+
         try:
-            self.channel.send(pack(envelope), deadline_ns=deadline_ns, before_waiting=parking.release)
+            self.channel.send(pack(envelope), deadline_ns=deadline_ns, before_waiting=before_waiting)
         finally:
             if not parking.holds():
                 parking.acquire()

@@ -49,7 +49,7 @@ class RingOfLoop:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._push: Callable[[Sequence[Part]], int] = channel.push
-        self._sent = shm.SENT
+        self._sent: int = int(shm.SENT)
         self._most = channel.capacity - _HEADER_BYTES - 8
 
     def fits(self, size: int) -> bool:

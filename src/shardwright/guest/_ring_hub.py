@@ -241,6 +241,15 @@ class RingHub:
             if is_main and self._is_for_others():
                 self.bell.poke()
 
+    def step_up(self, ear: Any) -> None:
+        """Have back what the calling thread lent, if nobody took it up meanwhile; not to wait for anything but messages."""
+        with contextlib.suppress(ValueError):
+            ear.reclaim()
+
+    def step_back(self, ear: Any) -> None:
+        with contextlib.suppress(ValueError):
+            ear.leave()
+
     def read_until_found(self, worker: Worker, owed: Any = None) -> None:
         """Read on an idle worker's thread, if no other does, until its mailbox has given it work, or ends."""
         ear = worker.ear

@@ -92,6 +92,18 @@ class RingWaiting:
 
     # -- the thread that waits ---------------------------------------------------------------------------------
 
+    def step_up(self) -> None:
+        """A message is about to be sent whose reply this thread will wait for: have back the role that it lent.
+
+        A reply that comes before the wait then wakes nobody. Followed by ``take``, or ``step_back``.
+        """
+        if self.bell is None:
+            self._hub.step_up(self.ear)
+
+    def step_back(self) -> None:
+        """It does not come to that, or not yet. Any number of times; nothing happens when there is nothing to give back."""
+        self._hub.step_back(self.ear)
+
     def begin(self, timeout_s: float | None = None) -> None:
         """Put the baton down, if nothing comes soon."""
         baton = self.at_once
