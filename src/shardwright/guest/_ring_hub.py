@@ -74,7 +74,7 @@ class RingHub:
         self.bell: Doorbell[Any] = Doorbell()
         self.transport = RingTransport(doorbell=self.bell)
         self._arrived: deque[tuple[Channel, Any]] = deque()
-        self._early: dict[Channel, list[Any]] = {}
+        self._early: weakref.WeakKeyDictionary[Channel, list[Any]] = weakref.WeakKeyDictionary()
         self._todo: deque[Reader] = deque()
         self._readers: dict[Channel, Reader] = {}
         self._pump: Pump | None = None
@@ -353,8 +353,7 @@ class RingHub:
                 self._enter()
                 reader = self._readers.get(channel)
             if reader is None:
-                if not channel.closed or type(message) not in (bytes, memoryview):
-                    self._early.setdefault(channel, []).append(message)
+                self._early.setdefault(channel, []).append(message)  # or late: then it goes with the channel
                 return
         if isinstance(message, ChannelClosed):
             self._end(reader, message)
@@ -372,11 +371,11 @@ class RingHub:
         while self._todo:
             reader = self._todo.popleft()
             self._readers[reader.channel] = reader
-            for message in self._early.pop(reader.channel, ()):
+            early = self._early.pop(reader.channel, ())
+            for message in early:
                 self._handle(reader.channel, message)
-        if self._early:
-            for channel in [channel for channel in self._early if channel.closed]:
-                del self._early[channel]
+            if not early and reader.channel.closed:  # its link was, before it came to this
+                self._readers.pop(reader.channel, None)
 
     def _take_from_sockets(self) -> None:
         pump = self._pump
