@@ -50,7 +50,7 @@ class RingOfLoop:
         self._channel = channel
         self._push: Callable[[Sequence[Part]], int] = channel.push
         self._sent: int = int(shm.SENT)
-        self._most = channel.capacity - _HEADER_BYTES - 8
+        self._most: int = channel.capacity - _HEADER_BYTES - 8
 
     def fits(self, size: int) -> bool:
         """Whether a message of so many bytes can ever be sent in one."""
@@ -58,8 +58,7 @@ class RingOfLoop:
 
     def push(self, parts: Sequence[Part]) -> bool:
         """Send a message. False: there is no room for it now."""
-        sent: bool = self._push(parts) == self._sent
-        return sent
+        return bool(self._push(parts) == self._sent)
 
     def begin(self, size: int) -> None:
         """Begin a message that ``push_more`` sends piece by piece, and ``finish`` ends."""

@@ -184,6 +184,44 @@ def test_after_the_grace_another_reads(bell, channels):
     standby.end()
 
 
+def test_while_a_grace_runs_no_message_wakes_the_standby_again_and_the_end_of_the_loan_lets_it_read(bell, channels):
+    ((near, far),) = channels()
+    mine, standby = lender(bell, near, far)
+    mine.lend(200 * MS)
+    far.send([b"first"])  # wakes the standby, which sleeps on until the grace is over
+    until(lambda: not bell.sleeping)
+    assert mine.reclaim()
+    assert bell.take(64) == [(near, b"first")]
+    mine.lend(10**12)
+    assert not bell.sleeping, "it wakes by itself: nobody is to be woken"
+    far.send([b"second"])
+    mine.leave()
+    assert standby.heard.wait(20)
+    assert standby.read == [(near, b"second")]
+    standby.end()
+
+
+def test_who_is_owed_a_word_is_roused_by_the_wait_of_another_or_after_a_while_by_the_watcher(bell, channels):
+    channels()  # without any there is no watcher
+    first, second = bell.waiter(), bell.waiter()
+    outcomes = []
+
+    def sleeps():
+        outcomes.append(first.wait(PATIENCE_NS))
+
+    for pay in (lambda: second.wait(MS, first), first.pay, lambda: None):
+        thread = threading.Thread(target=sleeps)
+        thread.start()
+        until(lambda: bell.sleeping)
+        first.owe()
+        pay()
+        thread.join(20)
+        assert outcomes.pop() == WOKEN
+    with pytest.raises(TypeError, match="same doorbell"):
+        second.wait(0, Doorbell().waiter())
+    assert second.wait(0, None) == TIMED_OUT
+
+
 def test_messages_are_taken_in_turn_with_the_tags_of_their_channels(bell, channels):
     pairs = channels(70)  # more than one word of the bell
     for number, (near, far) in enumerate(pairs):
