@@ -20,8 +20,11 @@ Correctness, in brief.
    the two it does not poke: therefore the standby looks every ``BESIDE_MAIN_S`` once the main thread has read.
 5. *Nobody waits for what has come.* Whoever fills an inbox from another thread rings its owner, and a ring that comes before
    the wait ends the wait. A thread looks at its inbox after it handled messages and before it waits.
-6. *Early messages.* A channel rings from the moment it is opened, before its link is added: what comes by then is kept in
-   ``_early``, and handled by whoever reads when it takes the link out of ``_todo``, before anything that came later.
+6. *Early messages.* A channel rings from the moment it is opened, before its link is added: what comes by then, its end too,
+   is kept in ``_early``, and handled by whoever reads when it takes the link out of ``_todo``, before anything that came
+   later. ``add`` appends to ``_todo`` before it pokes, and ``_read`` looks there after the take that forgets pokes.
+7. *The baton is not lost.* Whoever is given it is told (``given``, and a word at its ear) before the giver does anything else;
+   to rouse it is left to the giver's own ``wait``, at the latest after one batch of messages, or to the ``finally`` there.
 
 A channel that is no ring (a sandbox that memory does not reach into) is watched by a thread of its own, which wakes the reader
 when there is something to take.
@@ -224,6 +227,8 @@ class RingHub:
                         self._read_own(waiting)
                     else:
                         self._read()
+                        if waiting.owed is not None:  # that was enough to be done before
+                            waiting.owed.pay()
         finally:
             try:
                 if free or self._free or is_main:
@@ -257,6 +262,8 @@ class RingHub:
             while worker.found is None and not worker.ends and not self._closing:
                 if ear.wait(-1, owed) == READS:
                     self._read()
+                    if owed is not None:  # that was enough to be done before
+                        owed.pay()
         except BaseException:  # user code's, set for a call that has ended
             if not self._closing:
                 traceback.print_exc()
@@ -330,21 +337,24 @@ class RingHub:
         self._reader = threading.get_ident()
         reads.for_others = True
         try:
-            if self._todo:
-                self._enter()
             if not arrived:
                 try:
                     arrived.extend(chain.from_iterable(map(self.bell.take, _ONCE)))
                 except ValueError:  # it was closed
                     return
-                if self._pump is not None:
-                    self._take_from_sockets()
+            # after the take, which forgets who poked before it
+            if self._todo:
+                self._enter()
+            if self._pump is not None:
+                self._take_from_sockets()
             while arrived:
                 channel, message = arrived.popleft()
                 self._handle(channel, message)
         finally:
             self._reader = 0
             reads.for_others = False
+            if arrived and not self._closing:  # an exception from outside: whoever reads next is to go on
+                self.bell.poke()
 
     def _handle(self, channel: Channel, message: Any) -> None:
         reader = self._readers.get(channel)

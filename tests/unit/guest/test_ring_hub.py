@@ -92,6 +92,39 @@ def test_what_comes_before_its_link_is_added_is_heard_in_order_also_the_end(hub:
         each.close()
 
 
+def test_a_link_that_is_added_while_a_reader_is_about_to_take_is_not_forgotten(hub: Any) -> None:
+    """The take forgets who poked before it. What came for that link before is all that ever comes: its end."""
+    transport = shm.RingTransport()
+    pairs = [transport.pair() for _ in range(2)]
+    far, other_far = (transport.open(theirs) for _, theirs in pairs)
+    early, other = hub.transport.open(pairs[0][0]), Heard()
+    far.close()
+    other_link = link(hub, hub.transport.open(pairs[1][0]), other)
+    other_far.send(pack(Envelope(Kind.CANCEL, 1)))
+    assert other.came.acquire(timeout=LONG) and becomes(lambda: len(hub._early) == 1 and hub.bell.sleeping)
+    heard, bell, added = Heard(), hub.bell, []
+
+    class Adds:
+        """The doorbell; but before its next take somebody else adds a link."""
+
+        def take(self, limit: int) -> Any:
+            if not added:
+                added.append(None)
+                adder = threading.Thread(target=lambda: added.append(link(hub, early, heard)))
+                adder.start()
+                adder.join(LONG)
+            return bell.take(limit)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(bell, name)
+
+    hub.bell = Adds()
+    other_far.send(pack(Envelope(Kind.CANCEL, 2)))
+    assert heard.closed.wait(LONG)
+    for each in (added[1], other_link, far, other_far):
+        each.close()
+
+
 def test_a_channel_that_is_never_added_leaves_nothing(hub: Any) -> None:
     transport = shm.RingTransport()
     ours, theirs = transport.pair()
