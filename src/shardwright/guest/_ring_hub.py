@@ -384,7 +384,7 @@ class RingHub:
             early = self._early.pop(reader.channel, ())
             for message in early:
                 self._handle(reader.channel, message)
-            if not early and reader.channel.closed:  # its link was, before it came to this
+            if getattr(reader, "closed", False):  # it was, before it came to this
                 self._readers.pop(reader.channel, None)
 
     def _take_from_sockets(self) -> None:
