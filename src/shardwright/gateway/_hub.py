@@ -4,6 +4,8 @@ The wire is that of ``transport.socket`` (docs/protocol-socket.md): messages of 
 socket. Its other end may be hostile. What arrives is read into one buffer for all links and taken apart there; whoever
 is handed a payload copies what it keeps, before it returns. What cannot be sent at once is kept and sent when the socket
 takes it; whoever would send much asks ``room`` first.
+
+A little beyond 400 lines: one conversation, how it is sent and how it is read, stays together (rings: ``_rings``).
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ Correctness, in brief.
 
 A channel that is no ring (a sandbox that memory does not reach into) is watched by a thread of its own, which wakes the reader
 when there is something to take.
+
+A little beyond 400 lines: as in ``_hub``, the argument above speaks of every line below.
 """
 
 from __future__ import annotations
