@@ -14,8 +14,8 @@ shards, a further call is refused (Overloaded) instead of queued, for nobody her
 
 An idle worker reads (``_hub``), if nobody else does: then a call that may run at once is run by the thread that read it.
 While it reads it is ``_reading``, and not among the idle. It is given a call, together with the baton, in ``found``: by itself
-when it reads one, by others where no worker is idle, and then it is woken from its reading. Where the hub has ears (rings), all idle
-workers wait there, and whichever of them reads runs what it finds.
+when it reads one, by others where no worker is idle, and then it is woken from its reading.
+Where the hub has ears (rings), all idle workers wait there, and whichever of them reads runs what it finds.
 
 A little beyond 400 lines: who has the baton, and who gets it next, is decided in one place.
 """
