@@ -81,3 +81,29 @@ def test_starts_are_measured_beside_a_plain_fork(tmp_path: Path, record_exercise
         assert record["shards"] == 3 and 0 < record["private_mib"] <= record["pss_mib"]
         assert "mem_available_drop_mib" in record
     record_exercised("kinds of sandbox whose start was measured", len(records))
+
+
+@pytest.mark.slow
+def test_calls_are_measured_beside_the_floor_and_other_ways(
+    tmp_path: Path, record_exercised: Callable[[str, int], None]
+) -> None:
+    ended = shardwright(
+        tmp_path, "bench", "call", "--seconds", "0.01", "--rounds", "2", "--sizes", "64,4096", "--json", timeout=110
+    )
+    assert ended.returncode == 0, ended.stderr
+    records = json.loads(ended.stdout)["records"]
+    assert {"floor", "ring", "socketpair", "pipe", "managers", "pool", "plain", "call"} <= {r["case"] for r in records}
+    for record in records:
+        assert 0 < record["p50_low_us"] <= record["p50_us"] <= record["p50_high_us"] and record["per_second"] > 0
+        assert record["placement"] in ("same", "split", "free") and record["samples"] > 0
+        assert record["ratio_to_floor"] is None or record["ratio_to_floor"] > 0
+    calls = [record for record in records if record["case"] == "call"]
+    assert {record["trust"] for record in calls} == {"same", "across"} and {r["in_flight"] for r in calls} == {1, 8, 64}
+    assert {record["transport"] for record in calls} == {"shm"}
+    assert all(record["ratio_to_floor"] is not None for record in calls)
+    record_exercised("conditions under which a call was measured", len(calls))
+
+
+def test_sizes_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    ended = shardwright(tmp_path, "bench", "call", "--sizes", "small")
+    assert ended.returncode == 2 and "no numbers" in ended.stderr

@@ -65,9 +65,9 @@ STOCK = """
         return os.getcwd()
 
     def spit(how: str) -> str:
-        for channel in [each for each in gc.get_objects() if type(each).__name__ == "SocketChannel"]:
+        for channel in [each for each in gc.get_objects() if type(each).__name__ in ("SocketChannel", "RingChannel")]:
             if how == "bytes":
-                os.write(channel._socket.fileno(), b"\\xff" * 4096)
+                channel.send([b"\\xff" * 4096])
             else:
                 channel.send([b"no envelope"])
         return "spat"

@@ -101,7 +101,7 @@ def test_a_call_offered_to_a_chain_is_run_once_wherever_it_goes(seed: int) -> No
             chains.enter(waiting)
             for _ in range(own.randrange(3)):
                 try:
-                    taken.append(waiting.inbox.get(timeout=0.0005))
+                    taken.append(waiting.take(0.0005))
                 except Exception:
                     break
             taken.extend(chains.leave(waiting))

@@ -52,8 +52,8 @@ def ps(invocation: Invocation, app: str | None) -> None:
 ps.help = f"{ps.help}\n\n{_TARGET}"
 
 _HEADERS = (
-    "SHARD", "STATUS", "PID", "SCOPE", "KEY", "CPU TIME", "MEMORY", "GUARANTEED", "CEILING", "ISOLATION", "START", "AGE",
-    "SESSIONS",
+    "SHARD", "STATUS", "PID", "SCOPE", "KEY", "CPU TIME", "MEMORY", "GUARANTEED", "CEILING", "ISOLATION", "TRANSPORT",
+    "START", "AGE", "SESSIONS",
 )  # fmt: skip
 
 
@@ -75,6 +75,7 @@ def _shard_row(shard: dict[str, Any]) -> tuple[str, ...]:
         _amounts(shard["guarantee_cpu"], shard["guarantee_memory_bytes"]),
         _amounts(shard["ceiling_cpu"], shard["ceiling_memory_bytes"]),
         shard["isolation"] or "-",
+        shard["transport"],
         shard["start"].partition(":")[0],
         format_seconds(round(shard["age_s"], 1)),
         f"{', '.join(sessions[:2])}{f' and {len(sessions) - 2} more' if len(sessions) > 2 else ''}" or "-",

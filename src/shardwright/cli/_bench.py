@@ -15,7 +15,7 @@ from typing import Any
 import click
 import psutil
 
-from shardwright.cli import _bench_gateway, _bench_start
+from shardwright.cli import _bench_call, _bench_gateway, _bench_start
 from shardwright.cli._invocation import Invocation, common_options
 
 _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us", "p99_us", "p99_over_p50",
@@ -24,6 +24,10 @@ _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us"
 
 _OF_STARTS = ("backend", "fork_p50_ms", "ready_p50_ms", "plain_fork_p50_ms", "fresh_interpreter_p50_ms", "shards",
               "private_mib", "pss_mib", "mem_available_drop_mib")  # fmt: skip
+
+
+_OF_CALLS = ("case", "trust", "transport", "placement", "size", "in_flight", "gap_us", "p50_us", "p99_us", "per_second",
+             "ratio_to_floor")  # fmt: skip
 
 
 @click.group()
@@ -53,6 +57,36 @@ def gateway(invocation: Invocation, seconds: float, rounds: int) -> None:
         _SHOWN,
         ("uvicorn", "httptools", "msgspec"),
         lambda say: _bench_gateway.measure(seconds, rounds, say),
+    )
+
+
+@bench.command("call")
+@click.option("--seconds", default=0.1, show_default=True, type=click.FloatRange(0.01), help="Of each case in a round.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 1000), help="Rounds over all cases.")
+@click.option("--sizes", default=",".join(map(str, _bench_call.SIZES)), show_default=True, help="Bytes there and back.")
+@click.option("--peers", default="", metavar="PYTHON", help="An interpreter that has grpcio, or ray; else this one.")
+@common_options
+def calls(invocation: Invocation, seconds: float, rounds: int, sizes: str, peers: str) -> None:
+    """A call of the user's function in another shard, beside the machine's floor and other ways to ask a process.
+
+    The cases take turns within each round. Both processes on one core (same), on two (split), where the kernel likes (free).
+    "trust" is "same" where pickle is permitted between the two components, "across" where it is not.
+
+    \b
+    Examples:
+      shardwright bench call
+      shardwright bench call --sizes 64 --rounds 15 --json
+      shardwright bench call --peers /opt/peers/bin/python
+    """
+    try:
+        wanted = [int(size) for size in sizes.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{sizes!r} are no numbers", param_hint="--sizes") from None
+    _measured(
+        invocation,
+        _OF_CALLS,
+        ("grpcio", "msgspec"),
+        lambda say: _bench_call.measure(seconds, rounds, wanted, peers, say),
     )
 
 

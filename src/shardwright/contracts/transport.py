@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from shardwright.errors import ChannelClosed
 from shardwright.model.endpoint import Endpoint
 
 Part: TypeAlias = bytes | bytearray | memoryview
+_MANY = 64
 
 
 class Lane(ABC):
@@ -77,6 +79,21 @@ class Channel(ABC):
                 break
             messages.append(message)
         return messages
+
+    keeps_on_interrupt: bool = False
+    """Whether an exception of a signal handler that strikes in ``take_ready`` loses no message."""
+
+    def take_ready(self, into: deque[memoryview]) -> None:
+        """Append the messages that are here to ``into``, a number that is bounded; what ``receive`` raises, once all were.
+
+        Where it raises, what was appended came before.
+        """
+        into.extend(self.receive_ready(_MANY))
+
+    def arrivals_fileno(self) -> int:
+        """A descriptor that polls readable whenever ``take_ready`` would append or raise; for a reader that uses nothing
+        but that."""
+        return self.fileno()
 
     @abstractmethod
     def fileno(self) -> int:

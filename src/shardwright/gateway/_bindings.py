@@ -17,7 +17,7 @@ from shardwright.errors import (
 )
 from shardwright.gateway._hub import LoopHub, LoopLink
 from shardwright.gateway._talk import NodeTalk
-from shardwright.guest import Bind, Bound, CallContext, Offer, Route, Router, Unbind, refusal
+from shardwright.guest import RINGS, Bind, Bound, CallContext, Offer, Route, Router, Unbind, refusal
 from shardwright.model.endpoint import Peer
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.manifest import ScopeKind
@@ -138,10 +138,15 @@ class Bindings:
     def offered(self, offer: Offer, descriptor: int) -> None:
         """A link to a shard, asked for or not; the descriptor is used up."""
         asked = self._asked.get(offer.request)
-        if offer.transport != "socket" or self.closed or (offer.request and asked is None):
+        if offer.transport not in ("socket", RINGS) or self.closed or (offer.request and asked is None):
             os.close(descriptor)
             return
-        link = LoopLink(self._hub, descriptor, Peer(ComponentName(offer.component), ShardId(offer.shard)))
+        try:
+            link = self._hub.open(
+                descriptor, offer.transport, Peer(ComponentName(offer.component), ShardId(offer.shard))
+            )
+        except ChannelClosed:
+            return  # who asked hears that it could not be reached
         if asked is not None:
             asked[1].append(link)
         else:

@@ -4,6 +4,8 @@ The wire is that of ``transport.socket`` (docs/protocol-socket.md): messages of 
 socket. Its other end may be hostile. What arrives is read into one buffer for all links and taken apart there; whoever
 is handed a payload copies what it keeps, before it returns. What cannot be sent at once is kept and sent when the socket
 takes it; whoever would send much asks ``room`` first.
+
+A little beyond 400 lines: one conversation, how it is sent and how it is read, stays together (rings: ``_rings``).
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shardwright.contracts.transport import Part
 from shardwright.errors import ChannelClosed, MessageTooLarge, ProtocolViolation
 from shardwright.gateway._turns import at_end_of_turn
+from shardwright.guest import RINGS
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.transport import pack, unpack
+
+if TYPE_CHECKING:
+    from shardwright.gateway._rings import LoopRings
 
 _LENGTH = struct.Struct("<I")
 _BUFFER_BYTES = 256 * 2**10
@@ -68,14 +74,30 @@ class LoopHub:
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.links: set[LoopLink] = set()
         self.at_end = at_end_of_turn(loop)
+        self.rings: LoopRings | None = None
 
     def __repr__(self) -> str:
         return f"<LoopHub {len(self.links)} links>"
+
+    def open(self, descriptor: int, transport: str, peer: Peer) -> LoopLink:
+        """A link to that peer. The descriptor is used up. Raises ChannelClosed."""
+        if transport == RINGS:
+            from shardwright.gateway._rings import (  # what it needs is there only where the extension is
+                LoopRings,
+                RingLink,
+            )
+
+            if self.rings is None:
+                self.rings = LoopRings(self.loop, MAX_MESSAGE_BYTES)
+            return RingLink(self, self.rings, descriptor, peer)
+        return LoopLink(self, descriptor, peer)
 
     def close(self) -> None:
         """End every conversation."""
         for link in list(self.links):
             link.close()
+        if self.rings is not None:
+            self.rings.close()
 
 
 class LoopLink:
@@ -84,11 +106,20 @@ class LoopLink:
     def __init__(self, hub: LoopHub, descriptor: int, peer: Peer) -> None:
         connection = socket.socket(fileno=descriptor)
         connection.settimeout(None)
-        self.peer = peer
-        self._hub = hub
         self._socket = connection
         self._receive: Callable[..., int] = connection.recv_into
         self._send: Callable[..., int] = connection.send
+        self._partial = b""
+        self._large: bytearray | None = None  # a message that is too large for the buffer, as far as it is here
+        self._large_size = 0
+        self._filled = 0
+        self._enter(hub, peer)
+        hub.loop.add_reader(connection.fileno(), self._readable)
+
+    def _enter(self, hub: LoopHub, peer: Peer) -> None:
+        """What does not depend on how messages travel."""
+        self.peer = peer
+        self._hub = hub
         self._waiters: dict[int, Waiter] = {}
         self._ids = itertools.count(1)
         self._last_id = 0
@@ -96,16 +127,11 @@ class LoopLink:
         self._why_closed: ChannelClosed | None = None
         self._retired = False
         self._held = 0  # calls that are about to begin
-        self._partial = b""
-        self._large: bytearray | None = None  # a message that is too large for the buffer, as far as it is here
-        self._large_size = 0
-        self._filled = 0
         self._gathered: list[Part] = []  # to be sent at the next turn of the loop
         self._unsent: deque[memoryview] = deque()
         self._unsent_bytes = 0
         self._writers: deque[asyncio.Future[None]] = deque()
         hub.links.add(self)
-        hub.loop.add_reader(connection.fileno(), self._readable)
 
     def __repr__(self) -> str:
         state = "closed" if self._why_closed else f"{len(self._waiters)} in flight, {self._unsent_bytes} bytes unsent"
@@ -191,20 +217,24 @@ class LoopLink:
         if self._why_closed is not None:
             return
         self._why_closed = reason
-        loop, hub = self._hub.loop, self._hub
+        hub = self._hub
         hub.links.discard(self)
-        loop.remove_reader(self._socket.fileno())
-        loop.remove_writer(self._socket.fileno())
-        self._socket.close()
+        self._shut()
         self._gathered.clear()
         self._unsent.clear()
         self._unsent_bytes = 0
-        self._large = None
         hub.events.on_closed(self, reason)
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters.values():
             waiter.lost(reason)
         self._wake()
+
+    def _shut(self) -> None:
+        loop = self._hub.loop
+        loop.remove_reader(self._socket.fileno())
+        loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        self._large = None
 
     # -- sending -----------------------------------------------------------------------------------------------
 
@@ -366,7 +396,7 @@ class LoopLink:
             self._frame(memoryview(large))
         return True
 
-    def _frame(self, frame: memoryview) -> None:
+    def _frame(self, frame: bytes | memoryview) -> None:
         try:
             envelope = unpack(frame)
             kind = envelope.kind

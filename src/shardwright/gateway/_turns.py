@@ -11,7 +11,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["TurnLoop", "at_end_of_turn", "run_in_turns"]
+__all__ = ["TurnLoop", "at_end_of_turn", "look_in_turns", "run_in_turns"]
 
 Action = Callable[[], bool]
 """Done when a turn is over. Must not raise; True: it has scheduled something on the loop, which is not to wait now."""
@@ -23,6 +23,7 @@ class _TurnSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.actions: list[Action] = []
+        self.look: Action | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         while self.actions:
@@ -30,6 +31,12 @@ class _TurnSelector(selectors.DefaultSelector):
             for action in actions:
                 if action():
                     timeout = 0
+        if self.look is not None and self.look():
+            timeout = 0
+            while self.actions:
+                actions, self.actions = self.actions, []
+                for action in actions:
+                    action()
         return super().select(timeout)
 
 
@@ -43,6 +50,12 @@ class TurnLoop(asyncio.SelectorEventLoop):
     def at_end(self, action: Action) -> None:
         """Do it when this turn is over, once. From the loop's own thread."""
         self._turns.actions.append(action)
+
+
+def look_in_turns(loop: asyncio.AbstractEventLoop, look: Action | None) -> None:
+    """At the end of each turn look whether something is there, if that loop can; None: no more."""
+    if isinstance(loop, TurnLoop):
+        loop._turns.look = look
 
 
 def at_end_of_turn(loop: asyncio.AbstractEventLoop) -> Callable[[Action], Any]:

@@ -78,9 +78,11 @@ if TYPE_CHECKING:
     from shardwright.guest._frames import beyond, note_shards
     from shardwright.guest._handles import Handle, HandleType
     from shardwright.guest._hub import Hub
+    from shardwright.guest._hubs import RINGS, make_hub, transport_of
     from shardwright.guest._keys import key_of
     from shardwright.guest._link import Link
     from shardwright.guest._loop import ShardLoop, install_policy
+    from shardwright.guest._loop_rings import RingsOfLoop
     from shardwright.guest._mailbox import Mailbox
     from shardwright.guest._modules import GeneratedFinder
     from shardwright.guest._namespace import Namespace, public_module
@@ -149,6 +151,7 @@ __all__ = [
     "NOWHERE",
     "PIECE",
     "REFERENCE",
+    "RINGS",
     "STACKS_SIGNAL",
     "TEST_PROCESS_DEFINITION",
     "VERSION",
@@ -236,6 +239,7 @@ __all__ = [
     "ResponseTrailers",
     "Retire",
     "Returned",
+    "RingsOfLoop",
     "Route",
     "Router",
     "RunMain",
@@ -277,6 +281,7 @@ __all__ = [
     "import_modules",
     "install_policy",
     "key_of",
+    "make_hub",
     "note_shards",
     "payload_of",
     "payloads",
@@ -288,6 +293,7 @@ __all__ = [
     "run_program",
     "serves",
     "stacks",
+    "transport_of",
 ]
 
 __getattr__ = lazily(
@@ -313,9 +319,11 @@ __getattr__ = lazily(
         "_frames": "beyond note_shards",
         "_handles": "Handle HandleType",
         "_hub": "Hub",
+        "_hubs": "RINGS make_hub transport_of",
         "_keys": "key_of",
         "_link": "Link",
         "_loop": "ShardLoop install_policy",
+        "_loop_rings": "RingsOfLoop",
         "_mailbox": "Mailbox",
         "_modules": "GeneratedFinder",
         "_namespace": "Namespace public_module",

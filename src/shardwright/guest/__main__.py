@@ -185,7 +185,7 @@ def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, for
         return gateway
     runtime.entered()
     shard = Shard(runtime, control, {"socket": SocketTransport()})
-    shard.enter(ShardId(message.shard), message.secrets)
+    shard.enter(ShardId(message.shard), message.secrets, rings=message.rings)
     return shard
 
 

@@ -25,7 +25,7 @@ from shardwright.errors import (
     ShardwrightError,
     WouldDeadlock,
 )
-from shardwright.guest._chains import Chains, Waiting
+from shardwright.guest._chains import AnyWaiting, Chains
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
 from shardwright.guest._errands import Errands
 from shardwright.guest._keys import key_of
@@ -33,7 +33,7 @@ from shardwright.guest._link import Link, Retired, Ticket
 from shardwright.guest._loop import is_polite
 from shardwright.guest._nesting import need_room, run_nested
 from shardwright.guest._router import Route, Router
-from shardwright.guest._service import service_of_this_thread
+from shardwright.guest._service import service_now
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import MethodId, ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
@@ -113,7 +113,7 @@ class Caller:
         what: str,
         context: CallContext,
     ) -> Any:
-        if service := service_of_this_thread():
+        if service := service_now():
             raise WouldDeadlock(
                 f"{what}: the thread that does {service} cannot wait for another shard",
                 outcome="not started",
@@ -130,12 +130,19 @@ class Caller:
                 payload, buffers, memo = link.codec.encode_request(value, describe=_describe(definition, what))
                 envelope = _envelope(link, kind, method, payload, buffers, context)
                 parked = self.mailbox is not None and self.mailbox.holds()
-                waiting = Waiting(envelope.chain, context.session, self.mailbox if parked else None)
+                waiting = link.hub.waiting(
+                    envelope.chain, context.session, self.mailbox if parked else None, link.patience
+                )
                 self.chains.enter(waiting)
                 try:
+                    waiting.step_up()
                     if not self._begin(definition, route, link, envelope, waiting, what):
+                        waiting.step_back()
                         continue
                     outcome = self._wait(link, waiting, envelope, what)
+                except BaseException:
+                    waiting.step_back()
+                    raise
                 finally:
                     for late in self.chains.leave(waiting):
                         late.resubmit()
@@ -178,9 +185,9 @@ class Caller:
         self.calls_out += 1
         return True
 
-    def _wait(self, link: Link, waiting: Waiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
+    def _wait(self, link: Link, waiting: AnyWaiting, envelope: Envelope, what: str) -> Envelope | ChannelClosed:
         try:
-            waiting.begin()
+            waiting.begin(None if not envelope.deadline_ns else (envelope.deadline_ns - time.monotonic_ns()) / 1e9)
             while True:
                 timeout_s = None
                 if envelope.deadline_ns:

@@ -10,73 +10,169 @@ too late are returned to be run elsewhere; offering and leaving exclude each oth
 from __future__ import annotations
 
 import threading
-from queue import Empty, SimpleQueue
-from typing import Any
+import time
+from collections import deque
+from queue import Empty
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._mailbox import Mailbox, Waiter
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber
 
+if TYPE_CHECKING:
+    from shardwright.guest._hub import Hub
+    from shardwright.guest._ring_waiting import RingWaiting
+
+KEEP_S = 0.001  # so long a thread that reads for itself may keep the baton, where replies use to come sooner
+MAX_PENALTY = 1024
 MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doing, so honest peers need one or two
+
+
+class Patience:
+    """Whether to keep the baton while waiting for a reply, for ``KEEP_S`` at most, where nobody else wants it.
+
+    Putting it down costs two hand-overs between threads as soon as another call is there to take it up, which is more than
+    most replies take to come. Where one takes longer, keeping it would hold up other calls for nothing: then it is put
+    down at once for the next calls, one and then twice as many each time (as an exponential back-off).
+    """
+
+    __slots__ = ("_left", "_penalty")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._penalty = 1
+
+    def has(self) -> bool:
+        if self._left:
+            self._left -= 1
+            return False
+        return True
+
+    def rewarded(self) -> None:
+        if self._penalty > 1:
+            self._penalty //= 2
+
+    def lost(self) -> None:
+        self._left = self._penalty
+        self._penalty = min(2 * self._penalty, MAX_PENALTY)
 
 
 class Waiting:
     """A blocked thread's ticket: outcomes and calls to run arrive in ``inbox``.
 
-    ``mailbox``: where the thread puts its baton down meanwhile. It is woken when something is there *and* the baton is its
-    own again, if that mailbox can do both at once; else it takes the baton up after it was woken.
+    ``mailbox``: where the thread puts its baton down meanwhile. It goes on when something is there *and* the baton is its
+    own again: where that mailbox can give both at once, it is not woken before. ``hub``: what it reads while it waits, as
+    long as no other thread does.
     """
 
-    __slots__ = ("_at_once", "_mailbox", "_waiter", "chain", "inbox", "session", "thread")
+    __slots__ = (
+        "_at_once",
+        "_hub",
+        "_patience",
+        "baton",
+        "bell",
+        "chain",
+        "inbox",
+        "leads",
+        "session",
+        "thread",
+    )
 
-    def __init__(self, chain: int, session: SessionNumber, mailbox: Mailbox | None = None) -> None:
+    def __init__(
+        self,
+        chain: int,
+        session: SessionNumber,
+        mailbox: Mailbox | None = None,
+        hub: Hub | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.chain = chain
         self.session = session
         self.thread = threading.get_ident()
-        self.inbox: SimpleQueue[Any] = SimpleQueue()
-        self._mailbox = mailbox
+        self.inbox: deque[Any] = deque()
+        self.leads = False
+        self.baton = mailbox
+        self._hub = hub
+        self._patience = patience
         self._at_once = mailbox if mailbox is not None and mailbox.resumes else None
         # as if it had the baton, which until it is put down here is not to come by this way: a send that waits puts it down
         # and takes it up again by itself, and would wait for ever for a baton that was given to the waiter meanwhile
-        self._waiter = Waiter(asked=True)
+        self.bell = Waiter(asked=True)
 
     def deliver(self, item: Any) -> None:
         """Any thread."""
-        self.inbox.put(item)
+        self.inbox.append(item)
+        hub = self._hub
+        if hub is not None and hub.delivered(self):
+            return
         if self._at_once is not None:
-            self._at_once.resume(self._waiter)
+            self._at_once.resume(self.bell)
+        else:
+            self.bell.ring()
+
+    def ring(self) -> None:
+        """Any thread: it is to look whether it must read."""
+        self.bell.ring()
 
     # -- the thread that waits ---------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Put the baton down; what is there already is not forgotten."""
+    def step_up(self) -> None:
+        """A message is about to be sent whose reply this thread will wait for."""
+
+    def step_back(self) -> None:
+        """It does not come to that, or not yet."""
+
+    def begin(self, timeout_s: float | None = None) -> None:
+        """Put the baton down, if nothing comes soon."""
         if self._at_once is not None:
-            self._at_once.park(self._waiter)
-            if not self.inbox.empty():
-                self._at_once.resume(self._waiter)
-        elif self._mailbox is not None:
-            self._mailbox.release()
+            patience = self._patience
+            if patience is not None and patience.has():
+                hub = self._hub
+                assert hub is not None
+                if hub.read_for(self, KEEP_S if timeout_s is None or timeout_s > KEEP_S else timeout_s):
+                    if self.inbox:
+                        patience.rewarded()
+                        return
+                    patience.lost()
+            self._at_once.park(self.bell)
+        elif self.baton is not None:
+            self.baton.release()
 
     def take(self, timeout_s: float | None) -> Any:
         """The next item, and with it the baton if it was put down. Raises Empty when the time is over: then without it."""
+        if not self.inbox:
+            self._sleep(timeout_s)
         if self._at_once is not None:
-            if not self._at_once.wait(self._waiter, timeout_s):
+            if not self.bell.given or not self._at_once.holds():
+                self._at_once.claim(self.bell)
+        elif self.baton is not None:
+            self.baton.acquire()
+        return self.inbox.popleft()
+
+    def _sleep(self, timeout_s: float | None) -> None:
+        """Until something is there. Raises Empty."""
+        inbox, hub = self.inbox, self._hub
+        end_s = 0.0 if timeout_s is None else time.monotonic() + timeout_s
+        while not inbox:
+            if hub is None:
+                self.bell.wait(timeout_s)
+            else:
+                hub.wait(self, timeout_s)
+            if timeout_s is not None and not inbox and (timeout_s := end_s - time.monotonic()) <= 0:
                 raise Empty
-            return self.inbox.get_nowait()
-        item = self.inbox.get(timeout=timeout_s)
-        if self._mailbox is not None:
-            self._mailbox.acquire()
-        return item
 
     def end(self) -> None:
         """Have the baton again if it was put down, whatever happened."""
-        if self._mailbox is None or self._mailbox.holds():
+        if self.baton is None or self.baton.holds():
             return
         if self._at_once is not None:
-            self._at_once.reclaim(self._waiter)
+            self._at_once.reclaim(self.bell)
         else:
-            self._mailbox.acquire()
+            self.baton.acquire()
+
+
+AnyWaiting: TypeAlias = "Waiting | RingWaiting"
 
 
 class Chains:
@@ -84,26 +180,23 @@ class Chains:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._waiting: dict[int, list[Waiting]] = {}
+        self._waiting: dict[int, list[AnyWaiting]] = {}
         self._stuck: dict[int, int] = {}
 
-    def enter(self, waiting: Waiting) -> None:
+    def enter(self, waiting: AnyWaiting) -> None:
         with self._mutex:
             self._waiting.setdefault(waiting.chain, []).append(waiting)
 
-    def leave(self, waiting: Waiting) -> list[Any]:
+    def leave(self, waiting: AnyWaiting) -> list[Any]:
         """The thread no longer waits; returns calls that came too late for it."""
         with self._mutex:
             stack = self._waiting[waiting.chain]
             stack.remove(waiting)
             if not stack:
                 del self._waiting[waiting.chain]
-        late = []
-        while not waiting.inbox.empty():
-            item = waiting.inbox.get()
-            if not isinstance(item, (Envelope, ChannelClosed)):
-                late.append(item)
-        return late
+        if not waiting.inbox:
+            return []
+        return [item for item in waiting.inbox if not isinstance(item, (Envelope, ChannelClosed))]
 
     def offer(self, chain: int, call: object) -> bool:
         """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do."""
@@ -111,7 +204,7 @@ class Chains:
             return False
         with self._mutex:
             stack = self._waiting.get(chain)
-            if not stack or stack[-1].inbox.qsize() >= MAX_OFFERED:
+            if not stack or len(stack[-1].inbox) >= MAX_OFFERED:
                 return False
             stack[-1].deliver(call)
             return True

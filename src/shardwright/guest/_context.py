@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
+from collections import deque
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from shardwright.model.ids import NO_SESSION, SessionNumber
 
@@ -19,8 +23,7 @@ class Life:
         self.over = False
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(msgspec.Struct, frozen=True):
     """The context of one call. ``chain`` is 0 outside any call: the next call begins a chain of its own.
 
     ``deadline_ns`` is absolute CLOCK_MONOTONIC nanoseconds, 0 for none. ``session_name`` is for people. ``life`` is the
@@ -33,7 +36,7 @@ class CallContext:
     deadline_ns: int = 0
     trace_id: bytes = b"\0" * 16
     span_id: int = 0
-    life: Life | None = field(default=None, compare=False, repr=False)
+    life: Life | None = None
 
     @property
     def over(self) -> bool:
@@ -60,6 +63,17 @@ NOWHERE = CallContext()
 current_call: ContextVar[CallContext] = ContextVar("shardwright_call", default=NOWHERE)
 
 
+_drawn: deque[int] = deque()  # identifiers that the kernel gave, and nobody has used yet
+_DRAW = struct.Struct("<128Q")
+
+
 def new_identifier() -> int:
     """A non-zero random u64; from the kernel, so that forks of one template never agree."""
-    return int.from_bytes(os.urandom(8), "little") | 1
+    while True:
+        try:
+            return _drawn.pop() | 1
+        except IndexError:
+            _drawn.extend(_DRAW.unpack(os.urandom(_DRAW.size)))
+
+
+os.register_at_fork(after_in_child=_drawn.clear)

@@ -46,7 +46,8 @@ class Enter(_Message, frozen=True, tag="enter"):
     """To a shard: begin. Descriptors: its log; with ``terminal``, standard input, output and error instead.
 
     To a gateway also its settings (msgpack of ``GatewaySettings``), and further descriptors: the sockets to listen on.
-    The last ``entrances`` descriptors are those of control groups, for a fork of a template to go into.
+    The last ``entrances`` descriptors are those of control groups, for a fork of a template to go into. ``rings``: its channels
+    go through shared memory, as far as can be.
     """
 
     shard: str
@@ -54,6 +55,7 @@ class Enter(_Message, frozen=True, tag="enter"):
     terminal: bool = False
     gateway: bytes = b""
     entrances: int = 0
+    rings: bool = False
 
 
 class SessionBegins(_Message, frozen=True, tag="session+"):

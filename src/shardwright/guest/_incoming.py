@@ -7,6 +7,7 @@ import copy
 import inspect
 import time
 from contextvars import Context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,7 +48,6 @@ class IncomingCall:
         "memo",
         "owner",
         "task",
-        "what",
     )
 
     def __init__(self, owner: Responder, link: Link, envelope: Envelope) -> None:
@@ -62,16 +62,23 @@ class IncomingCall:
         self.life = Life()
         self.task: asyncio.Task[None] | None = None
         self.memo: Any = None
-        self.what = "reading an attribute"
 
     def __repr__(self) -> str:
         return f"<IncomingCall {self.what} from {self.link.peer.shard}>"
+
+    @property
+    def what(self) -> str:
+        """What is called, for people."""
+        if self.entry is None:
+            return "reading an attribute"
+        return f"{self.owner.definition.component}.{self.entry.name}()"
 
     # -- the hub's thread --------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Raises NotPermitted, DeadlineExceeded."""
-        envelope, peer, owner = self.envelope, self.link.peer, self.owner
+        envelope, link, owner = self.envelope, self.link, self.owner
+        peer = link.peer
         if not peer.may_call or (peer.sessions is not None and envelope.session not in peer.sessions):
             raise NotPermitted(
                 f"{peer.shard} may not call {owner.definition.component} for this session", outcome="not started"
@@ -80,11 +87,15 @@ class IncomingCall:
             entries = owner.definition.entry_points
             if envelope.method >= len(entries):
                 raise NotPermitted(f"{owner.definition.component} has no entry point {envelope.method}")
-            self.entry = entries[envelope.method]
-            self.what = f"{owner.definition.component}.{self.entry.name}()"
-            self.is_async = self.entry.is_async
-            if self.entry.kind is not EntryKind.METHOD and not owner.permits(peer).may_call(self.entry):
+            self.entry = entry = entries[envelope.method]
+            self.is_async = entry.is_async
+            if (
+                envelope.method not in link.permitted
+                and entry.kind is not EntryKind.METHOD
+                and not owner.permits(peer).may_call(entry)
+            ):
                 raise self._closed(self.what)
+            link.permitted.add(envelope.method)
         if envelope.deadline_ns and time.monotonic_ns() > envelope.deadline_ns:
             raise DeadlineExceeded(f"{self.what}: the deadline had passed", outcome="not started")
 
@@ -129,7 +140,7 @@ class IncomingCall:
     def _run(self) -> None:
         try:
             result = self._enter()
-            if inspect.iscoroutine(result):
+            if isinstance(result, CoroutineType):
                 # a function that was not seen to be a coroutine function, but is one
                 try:
                     self.owner.loop.start(self, result)
@@ -218,6 +229,14 @@ class IncomingCall:
             raise NotPermitted(f"{self.what} is a method and needs its object", outcome="not started")
 
     def _arguments(self, value: Any) -> tuple[int | None, tuple[Any, ...], dict[str, Any]]:
+        if (
+            type(value) is tuple
+            and len(value) == 3
+            and value[0] is None
+            and type(value[1]) is tuple
+            and value[2] is None
+        ):
+            return None, value[1], {}  # the usual case
         match value:
             case (int() | None as target, tuple() as args, None):
                 return target, args, {}

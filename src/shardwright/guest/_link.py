@@ -12,14 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, DeadlineExceeded, ProtocolViolation
+from shardwright.guest._chains import Patience
 from shardwright.guest._hub import Hub
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.transport import CallCodec, PickleCodec, pack, unpack
+
+if TYPE_CHECKING:
+    from shardwright.guest._ring_hub import RingHub
 
 _REPLIES = frozenset({Kind.RESULT, Kind.ERROR})
 REPLY_PATIENCE_NS = 5_000_000_000  # a caller that does not take its reply for so long is cut off
@@ -67,7 +71,7 @@ class Link:
         channel: Channel,
         peer: Peer,
         codec: CallCodec,
-        hub: Hub,
+        hub: Hub | RingHub,
         incoming: Incoming | None,
         enter: Callable[[Link], None] | None = None,
     ) -> None:
@@ -84,6 +88,10 @@ class Link:
         self._retired = False
         self._left: deque[Envelope] | None = None  # what the hub's thread leaves to a writing thread, if there is one
         self.parking: Parking | None = None
+        self.arrived: deque[memoryview] = deque()
+        self.patience = Patience()
+        self.permitted: set[int] = set()  # entry points that the peer was found to be permitted
+        self.hears_calls = True  # whether the peer may send anything but replies
         if enter is not None:
             enter(self)
         hub.add(self)
@@ -101,6 +109,16 @@ class Link:
         """Outgoing calls that wait for a reply."""
         return len(self._pending)
 
+    @property
+    def expecting(self) -> bool:
+        """Whether a message may come at any time, or is waited for."""
+        return self.hears_calls or bool(self._pending)
+
+    @property
+    def hub(self) -> Hub | RingHub:
+        """Who reads the channel."""
+        return self._hub
+
     def next_id(self) -> int:
         return next(self._ids)
 
@@ -113,7 +131,7 @@ class Link:
                 raise ChannelClosed(f"{self.peer.shard} is gone")
             self._pending[envelope.call_id] = ticket
         try:
-            self._send(envelope, envelope.deadline_ns)
+            self._send(envelope, envelope.deadline_ns, getattr(ticket, "step_back", None))
         except BaseException as error:
             with self._mutex:
                 mine = self._pending.pop(envelope.call_id, None)
@@ -165,13 +183,21 @@ class Link:
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _send(self, envelope: Envelope, deadline_ns: int) -> None:
+    def _send(self, envelope: Envelope, deadline_ns: int, step_back: Callable[[], None] | None = None) -> None:
+        """``step_back`` is called when the send must wait."""
         parking = self.parking
         if parking is None or not parking.holds():
-            self.channel.send(pack(envelope), deadline_ns=deadline_ns)
+            self.channel.send(pack(envelope), deadline_ns=deadline_ns, before_waiting=step_back)
             return
+        let_go = parking.release
+
+        def before_waiting() -> None:
+            if step_back is not None:
+                step_back()
+            let_go()
+
         try:
-            self.channel.send(pack(envelope), deadline_ns=deadline_ns, before_waiting=parking.release)
+            self.channel.send(pack(envelope), deadline_ns=deadline_ns, before_waiting=before_waiting)
         finally:
             if not parking.holds():
                 parking.acquire()
@@ -214,7 +240,7 @@ class Link:
 
     # -- the hub's thread --------------------------------------------------------------------------------------
 
-    def on_frame(self, frame: memoryview) -> None:
+    def on_frame(self, frame: bytes | memoryview) -> None:
         try:
             envelope = unpack(frame)
         except ProtocolViolation as violation:
@@ -228,6 +254,21 @@ class Link:
             self._close_retired()
         elif self._incoming is not None:
             self._incoming.on_message(self, envelope)
+
+    def take_own(self, waiting: Any, frame: bytes | memoryview, arrived: deque[Any]) -> bool:
+        """As ``Reader``: the first message that has arrived, if it is the reply that ``waiting`` waits for."""
+        inbox = waiting.inbox
+        try:
+            envelope = unpack(frame)
+        except ProtocolViolation:
+            return False
+        if envelope.kind not in _REPLIES or self._pending.get(envelope.call_id) is not waiting:
+            return False
+        with self._mutex:
+            self._pending.pop(envelope.call_id, None)
+        inbox.append(envelope)
+        arrived.popleft()
+        return not self._retired  # to close it is for another
 
     def on_closed(self, reason: ChannelClosed) -> None:
         with self._mutex:

@@ -11,6 +11,13 @@ resumer, else to a worker with the oldest queued call, and only if neither exist
 its own that just the giver releases, so no wake-up is lost. New calls never overtake resumers, resumers are finite, so
 no queued call starves as long as running calls end or wait. Worker threads are bounded: when all of them wait for other
 shards, a further call is refused (Overloaded) instead of queued, for nobody here could be sure ever to run it.
+
+An idle worker reads (``_hub``), if nobody else does: then a call that may run at once is run by the thread that read it.
+While it reads it is ``_reading``, and not among the idle. It is given a call, together with the baton, in ``found``: by itself
+when it reads one, by others where no worker is idle, and then it is woken from its reading.
+Where the hub has ears (rings), all idle workers wait there, and whichever of them reads runs what it finds.
+
+A little beyond 400 lines: who has the baton, and who gets it next, is decided in one place.
 """
 
 from __future__ import annotations
@@ -18,12 +25,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shardwright.errors import Overloaded
+from shardwright.guest._bell import Bell
+
+if TYPE_CHECKING:
+    from shardwright.guest._hub import Hub
+    from shardwright.guest._ring_hub import RingHub
 
 Work = Callable[[], None]  # must not raise
 MAX_WORKERS = 256
-_LONGEST_WAIT_S = 1e9  # what a lock still accepts
+_READ_EVERY = 8  # calls out of the queue, by a worker beside which nobody reads
 
 
 class Mailbox:
@@ -39,10 +52,14 @@ class Mailbox:
         self._held = False
         self._holder: int | None = None
         self._queue: deque[Work] = deque()
-        self._resumers: deque[Waiter] = deque()
+        self._resumers: deque[AnyWaiter] = deque()
         self._idle: list[_Worker] = []
         self._workers = 0
         self._closed = False
+        self._reading: _Worker | None = None
+        self._by_thread: dict[int, _Worker] = {}
+        self.threads: set[int] = set()  # of its workers
+        self.hub: Hub | RingHub | None = None  # what idle workers read
 
     def __repr__(self) -> str:
         return (
@@ -73,17 +90,34 @@ class Mailbox:
                     )
                 self._queue.append(work)
                 return
-            worker = self._take_worker()
-            if worker is None:
-                raise Overloaded(f"{self._name}: all {self._max_workers} threads of the shard wait for other shards")
+            hub = self.hub
+            if hub is not None and hub.has_ears:
+                mine = self._by_thread.get(threading.get_ident())
+                if mine is not None and mine.listens:  # it reads: so it runs that itself, when it has read the rest
+                    mine.listens = False
+                    self._idle.remove(mine)
+                    mine.found = work
+                    self._holder = mine.thread
+                    self._held = True
+                    return
+            reading = self._reading
+            if reading is not None and reading.thread == threading.get_ident() and reading.found is None:
+                self._queue.append(work)
+                reading.found = self._queue.popleft()
+                self._holder = reading.thread
+                self._held = True
+                return
+            if self.hub is not None:
+                self.hub.gave = True
             self._held = True
-        try:
-            worker.give(work)
-        except RuntimeError as error:  # no thread to be had: the limit of processes is reached
-            with self._mutex:
-                self._workers -= 1
+            try:
+                if self._hand(work):
+                    return
+            except RuntimeError as error:  # no thread to be had: the limit of processes is reached
                 self._pass_on()
-            raise Overloaded(f"{self._name}: no thread for a further call: {error}") from None
+                raise Overloaded(f"{self._name}: no thread for a further call: {error}") from None
+            self._held = False
+            raise Overloaded(f"{self._name}: all {self._max_workers} threads of the shard wait for other shards")
 
     @property
     def holder(self) -> int | None:
@@ -107,7 +141,8 @@ class Mailbox:
             waiter = Waiter()
             self._resumers.append(waiter)
         try:
-            waiter.wait()
+            while not waiter.given:
+                waiter.wait(None)
             self._holder = threading.get_ident()
         except BaseException:
             with self._mutex:
@@ -128,7 +163,7 @@ class Mailbox:
 
     # -- a thread that waits for something, and for the baton, at once ---------------------------------------------
 
-    def resume(self, waiter: Waiter) -> None:
+    def resume(self, waiter: AnyWaiter) -> None:
         """What ``waiter`` waits for is there: it gets the baton when its turn comes, and not before is it woken.
 
         Any thread. Nothing happens when it was asked for already; ``park`` allows it anew.
@@ -143,24 +178,47 @@ class Mailbox:
             self._held = True
             waiter.wake()
 
-    def wait(self, waiter: Waiter, timeout_s: float | None = None) -> bool:
-        """Wait for ``resume``, and the turn; True: the calling thread has the baton. Interrupted or late, call ``reclaim``."""
-        if not waiter.wait(timeout_s):
-            return False
-        self._holder = threading.get_ident()
-        return True
+    def ask(self, waiter: AnyWaiter) -> bool:
+        """What ``waiter`` waits for was seen to be there: it gets the baton, ahead of queued calls. Whether it has it now."""
+        with self._mutex:
+            if not waiter.asked:
+                waiter.asked = True
+                if not self._held:
+                    self._held = waiter.given = True
+                else:
+                    self._resumers.append(waiter)
+            return waiter.given
 
-    def park(self, waiter: Waiter) -> None:
+    def taken(self, thread: int) -> None:
+        """The calling thread goes on with the baton that it was given as a waiter."""
+        self._holder = thread
+
+    def claim(self, waiter: Waiter) -> None:
+        """``ask``, and wait for it. Interrupted, ``reclaim``."""
+        self.ask(waiter)
+        while not waiter.given:
+            waiter.wait(None)
+        self._holder = threading.get_ident()
+
+    def put_down(self, waiter: AnyWaiter) -> Any:
+        """The same as ``park``; whoever got the baton is owed a word, which the caller is to ``pay``. None: nobody is."""
+        with self._mutex:
+            waiter.asked = waiter.given = False
+            if self._held and self._holder == threading.get_ident():
+                return self._pass_on(owing=True)
+        return None
+
+    def park(self, waiter: AnyWaiter) -> None:
         """Put the baton down, to ``wait`` again. What came meanwhile is to be looked for after this.
 
         As ``release``, it never takes the baton from another: an interrupted ``acquire`` may have come before.
         """
         with self._mutex:
-            waiter.asked = False
+            waiter.asked = waiter.given = False
             if self._held and self._holder == threading.get_ident():
                 self._pass_on()
 
-    def reclaim(self, waiter: Waiter) -> None:
+    def reclaim(self, waiter: AnyWaiter) -> None:
         """Take the baton although what was waited for did not come, or nobody looked; as ``acquire``."""
         with self._mutex:
             given = waiter.asked and waiter not in self._resumers
@@ -171,17 +229,24 @@ class Mailbox:
         if not given:
             self.acquire()
 
-    def _pass_on(self) -> None:
-        """Give the baton to the next one, or free it. Called under the mutex."""
+    def _pass_on(self, *, owing: bool = False) -> Any:
+        """Give the baton to the next one, or free it. Called under the mutex.
+
+        ``owing``: the next one is told, but if that can be left to the caller not woken; returns its ear then.
+        """
         self._holder = None
         if self._resumers:
-            self._resumers.popleft().wake()
-            return
+            return _tell(self._resumers.popleft(), owing=owing)
         if self._queue:
-            worker = self._take_worker()
-            if worker is not None and self._handed(worker):
-                return
+            try:
+                found = self._hand(self._queue[0], owing=owing)
+                if found:
+                    self._queue.popleft()
+                    return None if found is True else found
+            except RuntimeError:
+                pass  # no thread to be had: it stays in the queue
         self._held = False
+        return None
 
     def close(self) -> None:
         """End idle workers; queued calls are dropped, running ones end by themselves."""
@@ -189,58 +254,157 @@ class Mailbox:
             self._closed = True
             self._queue.clear()
             idle, self._idle = self._idle, []
-        for worker in idle:
-            worker.give(None)
+            for worker in idle:
+                worker.ends = True
+                if worker.listens:
+                    worker.ear.wake()
+                else:
+                    worker.give(None)
 
-    def _handed(self, worker: _Worker) -> bool:
-        """Give the oldest queued call to a worker; False when no thread is to be had: then it stays in the queue."""
-        try:
-            worker.give(self._queue[0])
-        except RuntimeError:
-            self._workers -= 1
-            return False
-        self._queue.popleft()
-        return True
+    def _hand(self, work: Work, *, owing: bool = False) -> Any:
+        """Give a call to a worker, with the baton; False when there are too many. Called under the mutex.
 
-    def _take_worker(self) -> _Worker | None:
-        """An idle worker, or a new one; None when there are too many. Called under the mutex."""
+        Raises RuntimeError when no thread is to be had; then nothing was given. ``owing`` as in ``_pass_on``.
+        """
         if self._idle:
-            return self._idle.pop()
+            worker = self._idle.pop()
+            if not worker.listens:
+                worker.give(work)
+                return True
+            worker.listens = False
+            worker.found = work
+            if owing:
+                worker.ear.owe()
+                return worker.ear
+            worker.ear.wake()
+            return True
+        reading = self._reading
+        if reading is not None and reading.found is None:
+            reading.found = work
+            assert self.hub is not None
+            self.hub.poke()
+            return True
         if self._workers >= self._max_workers:
-            return None
+            return False
+        _Worker(self, f"{self._name}-{self._workers + 1}").give(work)
         self._workers += 1
-        return _Worker(self, f"{self._name}-{self._workers}")
+        return True
 
     def _next(self, worker: _Worker) -> Work | None:
         """The worker that has the baton asks for more; None says: be idle, the baton is no longer yours."""
+        hub = self.hub
+        if hub is not None and hub.has_ears:
+            return self._next_at_ear(worker, hub)
+        work: Work | None = None
         with self._mutex:
-            if self._resumers:
+            if self._resumers:  # that one will read, when it has nothing else to do
                 self._holder = None
                 self._resumers.popleft().wake()
-            elif self._queue:
-                return self._queue.popleft()
+                self._idle.append(worker)
+                return None
+            if self._queue:
+                work = self._queue.popleft()
             else:
                 self._holder = None
                 self._held = False
-            self._idle.append(worker)
-            return None
+                if hub is None or self._closed or self._reading is not None:
+                    self._idle.append(worker)
+                    return None
+                self._reading = worker
+        if work is not None:
+            worker.hurried += 1
+            if hub is not None and not worker.hurried % _READ_EVERY:
+                hub.glance(self)
+            return work
+        assert hub is not None
+        try:
+            hub.read_until_found(worker)
+        finally:
+            with self._mutex:
+                self._reading = None
+                work, worker.found = worker.found, None
+                if work is None and self._queue and not self._held:  # it came when no thread was to be had
+                    work = self._queue.popleft()
+                    self._held = True
+                if work is None:
+                    self._idle.append(worker)
+        return work
+
+    def _next_at_ear(self, worker: _Worker, hub: Hub | RingHub) -> Work | None:
+        """The same, where idle workers wait for messages like everybody else."""
+        if worker.ear is None:
+            worker.ear = hub.ear()
+            self._by_thread[worker.thread] = worker
+        work: Work | None = None
+        owed: Any = None
+        with self._mutex:
+            if self._queue and not self._resumers:
+                work = self._queue.popleft()
+            else:
+                owed = self._pass_on(owing=True)
+                self._idle.append(worker)
+                worker.listens = worker.ear is not None and not self._closed
+        if work is not None:
+            worker.hurried += 1
+            if not worker.hurried % _READ_EVERY:
+                hub.glance(self)
+            return work
+        if worker.listens or worker.found is not None:
+            hub.read_until_found(worker, owed)
+        elif owed is not None:
+            owed.pay()
+        with self._mutex:
+            worker.listens = False
+            work, worker.found = worker.found, None
+        return work
 
 
-class Waiter:
-    """A binary semaphore that is waited for as often as it is released. ``asked``: it is to get the baton, or has it."""
+class AnyWaiter(Protocol):
+    """Who waits for the baton. ``asked``: it is to get it, or has it; ``given``: it has it.
 
-    __slots__ = ("_lock", "asked")
+    ``owed_at``: where it can be owed a word.
+    """
+
+    asked: bool
+    given: bool
+
+    @property
+    def owed_at(self) -> Any: ...
+
+    def wake(self) -> None:
+        """It has the baton: it is to know."""
+
+
+def _tell(waiter: AnyWaiter, *, owing: bool) -> Any:
+    """It has the baton. Its ear, if the caller owes it a word; None when it has been woken."""
+    ear = waiter.owed_at
+    if not owing or ear is None:
+        waiter.wake()
+        return None
+    waiter.given = True
+    ear.owe()
+    return ear
+
+
+class Waiter(Bell):
+    """Who waits for the baton. ``asked``: it is to get it, or has it; ``given``: it has it.
+
+    It may be rung for other reasons as well.
+    """
+
+    __slots__ = ("asked", "given")
+    owed_at = None
 
     def __init__(self, *, asked: bool = False) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
         self.asked = asked
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        return self._lock.acquire(True, -1 if timeout_s is None else min(timeout_s, _LONGEST_WAIT_S))
+        self.given = asked
 
     def wake(self) -> None:
-        self._lock.release()
+        """It has the baton."""
+        self.given = True
+        self.ring()
 
 
 class _Worker:
@@ -251,27 +415,38 @@ class _Worker:
         self._given: deque[Work | None] = deque()
         self._wake = threading.Lock()
         self._wake.acquire()
-        self._thread: threading.Thread | None = None
         self._name = name
+        self.thread = 0
+        self.found: Work | None = None  # while it reads
+        self.hurried = 0  # calls out of the queue
+        self.ear: Any = None  # where it waits while it is idle, if its hub has such places
+        self.listens = False  # it is idle, and waits there
+        self.ends = False
+
+    @property
+    def baton(self) -> Mailbox:
+        return self._mailbox
 
     def give(self, work: Work | None) -> None:
         """Raises RuntimeError when its thread cannot be started; then nothing was given."""
-        if self._thread is None:
+        if not self.thread:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
-            self._thread = thread
+            self.thread = thread.ident or 0
+            self._mailbox.threads.add(self.thread)
         self._given.append(work)
         self._wake.release()
 
     def _run(self) -> None:
         mailbox = self._mailbox
+        ident = threading.get_ident()
         while True:
             self._wake.acquire()
             work = self._given.popleft()
             if work is None:
                 return
             while work is not None:
-                mailbox._holder = threading.get_ident()
+                mailbox._holder = ident
                 work()
                 work = mailbox._next(self)
             if mailbox._closed:

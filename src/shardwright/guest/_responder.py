@@ -19,7 +19,7 @@ from shardwright.errors import (
 )
 from shardwright.guest._chains import Chains
 from shardwright.guest._incoming import IncomingCall
-from shardwright.guest._kept import KeptBytes, most_bytes
+from shardwright.guest._kept import SMALL_BYTES, KeptBytes, most_bytes
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
@@ -126,7 +126,8 @@ class Responder:
         call = self.open_web(link, envelope) if is_web else IncomingCall(self, link, envelope)
         try:
             call.check()
-            self.kept.take(call, link.peer.shard, sum(map(len, envelope.buffers), len(envelope.payload)))
+            if envelope.buffers or len(envelope.payload) >= SMALL_BYTES:
+                self.kept.take(call, link.peer.shard, sum(map(len, envelope.buffers), len(envelope.payload)))
             self._running[id(link), envelope.call_id] = call
             if call.is_async:
                 if self.chains.stuck(envelope.chain):

@@ -9,15 +9,18 @@ import contextlib
 import importlib
 import os
 import resource
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from msgspec.structs import replace
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import CallError, CutRefused, Fault, InternalError, NotPermitted, Overloaded
@@ -28,6 +31,7 @@ from shardwright.guest._control_messages import Counts
 from shardwright.guest._data import DataModules, Hidden
 from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
+from shardwright.guest._hubs import make_hub
 from shardwright.guest._kept import limits_within
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
@@ -51,6 +55,7 @@ from shardwright.transport import CallCodec, ClassTable, CodecLimits, HandleHook
 
 if TYPE_CHECKING:
     from shardwright.guest._cuts import Cuts
+    from shardwright.guest._ring_hub import RingHub
 
 LONG_SECRET = 8  # from so many characters on, a text that contains a secret shows it
 Import = Callable[[str], ModuleType]
@@ -152,7 +157,9 @@ class Runtime:
         self.responder.let_go = self.let_go
         self.caller.outside_calls = self._outside_calls
         self._farewells: deque[list[Held]] = deque()
-        self._hub: Hub | None = None
+        self._hub: Hub | RingHub | None = None
+        self._private = namespace is not None
+        self._imported: set[str] = set()  # modules that were imported to their end, and are those of ``sys.modules``
         self._links: set[Link] = set()
         self._incoming: set[Link] = set()  # those by which others call
         self._mutex = threading.Lock()
@@ -160,16 +167,17 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<Runtime {self.shard or self.component}, {len(self._links)} links>"
 
-    def activate(self, shard: ShardId, binder: Binder[Link]) -> None:
-        """Begin to live as ``shard``."""
+    def activate(self, shard: ShardId, binder: Binder[Link], *, rings: bool = False) -> Hub | RingHub:
+        """Begin to live as ``shard``. ``rings``: that is what most of its channels will be."""
         self.shard = shard
         self.router.binder = binder
-        self._hub = Hub(f"{shard}-hub")
+        hub = self._hub = self.mailbox.hub = make_hub(f"{shard}-hub", rings=rings)
         if self.cuts is not None:
             self.cuts.active = True
         if self.web.serves_applications:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
                 self.mailbox.submit(partial(Context().run, self.web.look))
+        return hub
 
     # -- links -------------------------------------------------------------------------------------------------
 
@@ -181,8 +189,12 @@ class Runtime:
         if not outgoing and self._links_of(peer.shard) >= max_links_of_a_peer():
             channel.close()
             raise Overloaded(f"{peer.shard} has too many channels to {self.shard} already")
-        enter = self._enter if outgoing else self._enter_incoming
+        enter = self._enter_outgoing if outgoing else self._enter_incoming
         return Link(channel, peer, self.codec(caller, callee), self._hub, self, enter)
+
+    def _enter_outgoing(self, link: Link) -> None:
+        link.hears_calls = False
+        self._enter(link)
 
     def _enter_incoming(self, link: Link) -> None:
         with self._mutex:
@@ -351,7 +363,13 @@ class Runtime:
 
     def resolve(self, module: str, qualname: str) -> Any:
         """The object that an entry point names, in this shard's own modules."""
-        found: Any = self.import_module(module)
+        found: Any = sys.modules.get(module) if module in self._imported else None
+        if found is None:
+            found = self.import_module(module)
+            if not self._private:
+                self._imported.add(module)
+        if "." not in qualname:
+            return getattr(found, qualname)
         for part in qualname.split("."):
             found = getattr(found, part)
         return found

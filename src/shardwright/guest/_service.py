@@ -1,4 +1,4 @@
-"""The mark on threads that others wait for: the hub, the control thread, the node's loop.
+"""The mark on threads that others wait for: the hub's, the control thread, the node's loop, and whoever reads just now.
 
 User code may come to run on them unasked, as a ``__del__`` that the garbage collector runs wherever it happens to run.
 If it called another shard there, the thread that should bring the reply would wait for it.
@@ -14,7 +14,14 @@ class _Mark(threading.local):
     work = ""
 
 
+class _Reads(threading.local):
+    """``for_others``: this thread reads every channel just now (see ``_hub``)."""
+
+    for_others = False
+
+
 _mark = _Mark()
+reads = _Reads()
 _services: dict[int, tuple[threading.Thread, str]] = {}
 
 
@@ -28,8 +35,13 @@ def serves(work: str) -> None:
 
 
 def service_of_this_thread() -> str:
-    """What the calling thread does for others; empty for a thread that may wait."""
+    """What the calling thread does for others, as long as it lives; empty for a thread that may wait."""
     return _mark.work
+
+
+def service_now() -> str:
+    """The same, and also for a thread that does so for a moment only."""
+    return "the reading of every channel" if reads.for_others else _mark.work
 
 
 def services() -> Mapping[int, str]:

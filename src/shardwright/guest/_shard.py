@@ -45,6 +45,7 @@ from shardwright.guest._control_messages import (
 from shardwright.guest._debug import Debugging
 from shardwright.guest._ends import exit_of, flush_at_exit, uncaught
 from shardwright.guest._frames import note_shards
+from shardwright.guest._hubs import RINGS, transport_of
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._router import WHY_PATIENCE_S, Route
@@ -175,19 +176,21 @@ class Shard:
     def __init__(self, runtime: Runtime, control: ControlSocket, transports: Mapping[str, Transport]) -> None:
         self.runtime = runtime
         self.control = control
-        self.transports = transports
+        self.transports = dict(transports)
         self.binder = ControlBinder(control)
         self._main: SimpleQueue[RunMain | None] = SimpleQueue()
         self._stopping = False
         self._debugging: Debugging
 
-    def enter(self, shard: ShardId, secrets: Mapping[str, str]) -> None:
+    def enter(self, shard: ShardId, secrets: Mapping[str, str], *, rings: bool = False) -> None:
         """Become ``shard``: secrets into the environment, threads started, messages of the node heard."""
         os.environ.update(secrets)
         self.runtime.secrets = tuple(filter(None, secrets.values()))
         install_policy(lambda: self.runtime.mailbox)
-        self.runtime.activate(shard, self.binder)
         runtime = self.runtime
+        own = transport_of(runtime.activate(shard, self.binder, rings=rings))
+        if own is not None:
+            self.transports[RINGS] = own
         self._debugging = Debugging(runtime.plan, runtime.component, shard, self._send, self.note)
         self._debugging.install_hook()
         threading.Thread(target=self._listen, name=f"{shard}-control", daemon=True).start()

@@ -219,7 +219,7 @@ class Face:
         return self._dressed(method, name, qualname, text, doc, 0)
 
     def _stub(self, definition: ShardDefinition, entry: EntryPoint) -> Callable[..., Any]:
-        call = self._proxies.call
+        call = self._proxies.caller.call
 
         def stub(*args: Any, **kwargs: Any) -> Any:
             try:

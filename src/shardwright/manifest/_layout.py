@@ -361,6 +361,12 @@ _POLICY = Table(
             "Time that shards outlive a lost node process, waiting for it to return; 0 ends them at once.",
             default="0s",
         ),
+        "transport": Key(
+            Choice(("auto", "shm", "socket")),
+            "How messages go between shards of one node: through shared memory where the sandboxes of both sides permit it, "
+            "else through Unix sockets; or only one of them.",
+            default="auto",
+        ),
     }
 )
 

@@ -204,6 +204,7 @@ class Policy:
     reserve: Resources = Resources()
     overcommit_cpu: float = 1.0
     node_grace_s: float = 0.0
+    transport: str = "auto"  # or the name of the only one to use between shards
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from shardwright.model.shard import GATEWAY_COMPONENT, ShardDefinition, ShardPla
 from shardwright.node._made_for import MadeFor
 from shardwright.node._port import ShardPort
 from shardwright.node._shards import Shards
-from shardwright.transport.socket import SocketTransport
+from shardwright.node._wires import Wires
 
 CLIENT = Peer(ComponentName("node"), ShardId("node"))
 """The identity under which the node's own process calls."""
@@ -46,10 +46,9 @@ class Sessions(Protocol):
 class Bindings:
     """All bindings of one node. Use from its event loop alone."""
 
-    def __init__(self, plan: ShardPlan, transport: Transport, shards: Shards, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, plan: ShardPlan, wires: Wires, shards: Shards, sessions: Sessions, clock: Clock) -> None:
         self._plan = plan
-        self._transport = transport
-        self._to_gateway: Transport = transport if transport.name == "socket" else SocketTransport()
+        self._wires = wires
         self._shards = shards
         self._sessions = sessions
         self._clock = clock
@@ -83,7 +82,7 @@ class Bindings:
             raise NodeError(self._failure, remedy="start the node again")
         component = ComponentName(bind.component)
         if component == CLIENT.component and self.serve_from_client is not None:
-            ours, theirs = self._between(caller).pair()
+            ours, theirs = self._between(caller, component).pair()
             self.serve_from_client(caller, theirs)
             return [(CLIENT, ours)]
         number = self._permitted(caller, bind)
@@ -129,10 +128,10 @@ class Bindings:
             if bind.session:
                 self._sessions.introduce(SessionNumber(bind.session), shard)
             try:
-                ours, theirs = self._between(caller).pair()
+                ours, theirs = self._between(caller, component).pair()
             except BaseException:
                 for _, endpoint in links:
-                    self._between(caller).dispose(endpoint)
+                    self._wires.dispose(endpoint)
                 raise
             port.accept(Peer(caller.component, caller.shard, sessions), theirs)
             links.append((Peer(component, shard), ours))
@@ -140,9 +139,8 @@ class Bindings:
             raise ShardLost(f"{component} ended just now", outcome="not started")
         return links
 
-    def _between(self, caller: Peer) -> Transport:
-        """A gateway hears sockets alone, also where all else is in one process."""
-        return self._to_gateway if caller.component == GATEWAY_COMPONENT else self._transport
+    def _between(self, caller: Peer, callee: ComponentName) -> Transport:
+        return self._wires.between(caller.component, callee)
 
     async def _acquired(self, caller: Peer, number: SessionNumber, definition: ShardDefinition, bind: Bind) -> ShardId:
         """The shard of the route; a shard cannot have others made without limit. Raises Overloaded."""
@@ -288,7 +286,7 @@ class Bindings:
             self._callers[callee.component].pop(caller.shard, None)
             return
         try:
-            ours, theirs = self._between(caller).pair()
+            ours, theirs = self._between(caller, callee.component).pair()
         except OSError as error:  # it has another instance
             self._sessions.record("failure", f"{caller.shard} cannot be linked to it: {error}", shard=callee.shard)
             return

@@ -12,15 +12,17 @@ import difflib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from shardwright.contracts.transport import Transport
 from shardwright.errors import CallError, CutRefused, InternalError, NodeError, NotPermitted
 from shardwright.guest import (
     NOWHERE,
+    RINGS,
     WHY_PATIENCE_S,
     Bind,
     CallContext,
@@ -29,7 +31,6 @@ from shardwright.guest import (
     DataModules,
     Handle,
     Hidden,
-    Hub,
     Link,
     Namespace,
     Proxies,
@@ -37,13 +38,16 @@ from shardwright.guest import (
     Router,
     current_call,
     edge_codec,
+    make_hub,
     public_module,
+    transport_of,
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition, ShardPlan
 from shardwright.node._core import CLIENT, Core
+from shardwright.transport.socket import SocketTransport
 
 
 class Incoming(Protocol):
@@ -75,8 +79,11 @@ class Client:
         self._core = core
         self._loop = loop
         self._loop_thread = threading.get_ident()
-        self._transport = transport
-        self._hub = Hub("client-hub")
+        self._hub = make_hub("client-hub", rings=transport.name == RINGS)
+        self._transports: dict[str, Transport] = {"socket": SocketTransport(), transport.name: transport}
+        own = transport_of(self._hub)
+        if own is not None:
+            self._transports[RINGS] = own
         self.router = Router(self)
         self.handle_sessions: dict[tuple[str, int], CallContext] = {}  # in which session each handle was received
         self._caller = _ClientCaller(self)
@@ -228,9 +235,10 @@ class Client:
 
     def _link(self, peer: Peer, endpoint: Endpoint) -> Link:
         codec = edge_codec(self._plan, CLIENT.component, peer.component, self._value_class, self.handles_of_links())
-        return Link(self._transport.open(endpoint), peer, codec, self._hub, self, self._enter)
+        return Link(self._transports[endpoint.transport].open(endpoint), peer, codec, self._hub, self, self._enter)
 
     def _enter(self, link: Link) -> None:
+        link.hears_calls = self.incoming is not None
         with self._mutex:
             self._links.add(link)
 

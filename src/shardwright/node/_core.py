@@ -19,7 +19,6 @@ from typing import Any, Protocol
 from shardwright.composition import Composer, ShardRecord, needs_of
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.sandbox import Exit
-from shardwright.contracts.transport import Transport
 from shardwright.controller import KeepMinimum, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
 from shardwright.guest import (
@@ -53,6 +52,7 @@ from shardwright.node._numbers import Numbers
 from shardwright.node._overview import Overview
 from shardwright.node._port import ShardPort
 from shardwright.node._shards import STOP_GRACE_S, Shards
+from shardwright.node._wires import Wires
 from shardwright.placement import Capacity
 from shardwright.telemetry import EventLog
 
@@ -85,7 +85,7 @@ class LiveSession:
 
 
 class Core:
-    """The running node. ``launcher`` makes shards, ``transport`` their channels. To be made on the node's loop."""
+    """The running node. ``launcher`` makes shards, ``wires`` their channels. To be made on the node's loop."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Core:
         plan: ShardPlan,
         *,
         capacity: Capacity,
-        transport: Transport,
+        wires: Wires,
         journal: Journal,
         events: EventLog,
         clock: Clock,
@@ -108,7 +108,7 @@ class Core:
         self.plan = plan
         self.events = events
         self.journal = journal
-        self.transport = transport
+        self.wires = wires
         self._mask = mask or Mask()
         self.logs = Logs(self._session_of, conceal=self._mask.text)
         self._clock = clock
@@ -127,7 +127,7 @@ class Core:
             monitor, self.shards, components, scopes, capacity.left(), lambda: len(self.sessions()), clock
         )
         self.overview = Overview(self.shards, self.sessions, journal, self._mask, clock)
-        self.bindings = Bindings(plan, transport, self.shards, self, clock)
+        self.bindings = Bindings(plan, wires, self.shards, self, clock)
         self.questions = Questions()
         self.gateway_sessions = GatewaySessions(plan, manifest.gateway, self)
         self._sessions: dict[SessionNumber, LiveSession] = {}

@@ -80,7 +80,7 @@ def examine_application(
 
 def _extension() -> Finding:
     if shm.available():
-        return Finding("extension", True, "built; channels do not use it yet")
+        return Finding("extension", True, "built; shards of one node speak through shared memory")
     what, _, remedy = shm.reason().partition("; ")
     return Finding("extension", False, f"{what}; sockets serve", remedy)
 

@@ -270,6 +270,7 @@ class Keeper:
                 return Described(
                     message.request, self._backend.capacity(), enforces, self._backend.reason, self._swept, os.getpid(),
                     {name: self._trouble(name) for name in message.try_backends},
+                    {name: backend.capabilities().transports for name, backend in self._backends.items()},
                 ), []  # fmt: skip
         raise ShardwrightError(f"the keeper does not know {type(message).__name__}")
 

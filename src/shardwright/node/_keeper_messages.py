@@ -112,6 +112,7 @@ class Described(_Message, frozen=True, tag="described"):
     swept: tuple[str, ...]
     pid: int
     troubles: dict[str, str] = {}
+    transports: dict[str, tuple[str, ...]] = {}  # that reach into sandboxes, by backend
 
 
 class Done(_Message, frozen=True, tag="done"):

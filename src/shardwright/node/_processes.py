@@ -83,7 +83,9 @@ class ProcessLauncher(Launcher):
         *,
         testing: Testing | None = None,
         ingress: Ingress | None = None,
+        rings: bool = False,
     ) -> None:
+        self._rings = rings
         self._testing = testing
         self._events = events
         self._keeper = keeper
@@ -431,7 +433,7 @@ class ProcessLauncher(Launcher):
                 msgspec.msgpack.encode(self._ingress.settings),
                 (*descriptors, *self._ingress.copies()),
             )
-        message = Enter(port.shard, secrets, terminal, settings, len(entrances))
+        message = Enter(port.shard, secrets, terminal, settings, len(entrances), self._rings)
         port.send(message, (*descriptors, *entrances))
 
     # -- starting ----------------------------------------------------------------------------------------------

@@ -20,18 +20,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardwright.contracts.clock import SystemClock
+from shardwright.contracts.transport import Transport
 from shardwright.errors import ManifestError, NodeError
-from shardwright.guest import Finished, Testing, serves
+from shardwright.guest import RINGS, Finished, Testing, serves
 from shardwright.manifest import capacity_problems, load
 from shardwright.model.ids import ComponentName, SessionNumber
 from shardwright.model.manifest import Gateway, Manifest
-from shardwright.model.shard import ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.monitoring import Exposition, exposition
 from shardwright.node._api import ApiServer
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import measured_plan, not_enforced, plan_to_start
 from shardwright.node._client import Client
-from shardwright.node._core import Core, LiveSession
+from shardwright.node._core import CLIENT, Core, LiveSession
 from shardwright.node._ingress import Ingress
 from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
@@ -47,9 +48,11 @@ from shardwright.node._session_names import check_name
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus
 from shardwright.node._testing import Bench
+from shardwright.node._wires import Wires
 from shardwright.placement import Capacity
 from shardwright.sharding import cut_components
 from shardwright.telemetry import EventLog, OwnLog
+from shardwright.transport import shm
 from shardwright.transport.inproc import InprocTransport
 from shardwright.transport.socket import SocketTransport
 
@@ -160,11 +163,11 @@ class Running:
     async def _open(self) -> None:
         self._opening = asyncio.current_task()
         manifest = self.manifest
-        transport = InprocTransport() if self.options.inproc else SocketTransport()
         state = self.options.state or state_folder(self._environment) / manifest.app
         self._journal = journal = Journal(state / "journal.sqlite3", f"{os.getpid()}")
         terminal = self._terminal_component()
         surroundings = Surroundings(self._environment, os.getcwd(), self.options.argv or (sys.argv[0],), self._secrets)
+        reached: Mapping[str, tuple[str, ...]] = {}
         if self.options.inproc:
             total = machine_capacity()
         else:
@@ -172,6 +175,7 @@ class Running:
             self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone, form)
             described = await self._keeper.describe()
             total = described.capacity
+            reached = described.transports
         problems = capacity_problems(manifest, total)
         if problems:
             raise ManifestError("the manifest asks for more than this machine has", problems=problems)
@@ -181,8 +185,9 @@ class Running:
                 self.plan, self._told(manifest.gateway), self._keeper, state, given, self._token
             )
         capacity = Capacity(total, manifest.policy.reserve, manifest.policy.overcommit_cpu)
+        wires = self._wires(reached)
         self.core = Core(
-            manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
+            manifest, self.plan, capacity=capacity, wires=wires, journal=journal, events=self.events,
             clock=self._clock, terminal=terminal, mask=self._mask, gateway=self.ingress is not None,
         )  # fmt: skip
         if self._keeper is not None:
@@ -190,21 +195,22 @@ class Running:
             self.core.numbers.keeper_up = lambda: keeper.alive
         if journal.set_aside is not None:
             self.core.record("journal", f"its file could not be read, and is now {journal.set_aside}")
-        self.client = Client(self.plan, self.core, self._loop, transport)
-        self.onlooker = Client(self.plan, self.core, self._loop, transport, data_alone=True)  # for other terminals
+        own = wires.between(CLIENT.component)
+        self.client = Client(self.plan, self.core, self._loop, own)
+        self.onlooker = Client(self.plan, self.core, self._loop, own, data_alone=True)  # for other terminals
         if self.options.testing is not None:
             self.bench = Bench(self.plan, self.core, self.client, self._loop)
         launcher: Launcher
         if self._keeper is None:
             launcher = self._inproc = InprocLauncher(
-                manifest, self.plan, surroundings, transport, self.core, testing=self.options.testing is not None,
-                ingress=self.ingress,
+                manifest, self.plan, surroundings, wires.between(CLIENT.component), self.core,
+                testing=self.options.testing is not None, ingress=self.ingress,
             )  # fmt: skip
             self.core.record("limits", "all shards share this process: limits are booked, and not enforced")
         else:
             launcher = ProcessLauncher(
                 self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core,
-                testing=self.options.testing, ingress=self.ingress,
+                testing=self.options.testing, ingress=self.ingress, rings=RINGS in wires.names,
             )  # fmt: skip
             if described.reason:
                 self.core.record("limits", described.reason)
@@ -371,6 +377,35 @@ class Running:
             self._loop.call_soon_threadsafe(end)
             done.result(30)
 
+    def _wires(self, reached: Mapping[str, tuple[str, ...]]) -> Wires:
+        """What joins the parts of this node; ``reached`` says which transports reach into the sandboxes of each backend."""
+        sockets = SocketTransport()
+        if self.options.inproc:
+            private = InprocTransport()
+            # a gateway hears sockets alone
+            return Wires(
+                (private, sockets),
+                lambda name: (sockets.name,) if name == GATEWAY_COMPONENT else (private.name, sockets.name),
+            )
+        wanted = self.manifest.policy.transport
+        transports: list[Transport] = []
+        if wanted != sockets.name:
+            if shm.available():
+                transports.append(shm.RingTransport())
+            elif wanted != "auto":
+                raise NodeError(f"[policy] transport is {wanted!r}, which is not to be had: {shm.reason()}")
+        if wanted in ("auto", sockets.name):
+            transports.append(sockets)
+        names = tuple(transport.name for transport in transports)
+
+        def reach(component: ComponentName) -> tuple[str, ...]:
+            launcher = self.core.launcher
+            if component == CLIENT.component or launcher is None:
+                return names
+            return reached.get(launcher.isolation(component), (sockets.name,))
+
+        return Wires(transports, reach)
+
     async def status(self) -> list[ShardStatus]:
         """All shards, with their usage now."""
         core = self.core
@@ -384,7 +419,7 @@ class Running:
                 id=r.id, component=r.component, status=str(r.status), pid=core.ports()[r.id].pid if r.id in core.ports() else 0,
                 scope=str(self.plan.definition(r.component).scope), key=r.key,
                 sessions=tuple(names[n] for n in r.sessions if n in names), start=core.launcher.how(r.component),
-                isolation=core.launcher.isolation(r.component), transport=core.transport.name,
+                isolation=core.launcher.isolation(r.component), transport=core.wires.between(r.component).name,
                 guarantee_cpu=r.limits.guarantee.cpu,
                 guarantee_memory_bytes=r.limits.guarantee.memory_bytes, ceiling_cpu=r.limits.ceiling.cpu,
                 ceiling_memory_bytes=r.limits.ceiling.memory_bytes, usage=usages.get(r.id), age_s=now - r.created_s,

@@ -17,10 +17,10 @@ def test_a_call_goes_to_the_latest_waiting_thread_of_its_chain() -> None:
     chains.enter(first)
     chains.enter(second)
     assert chains.offer(5, "call")
-    assert second.inbox.get_nowait() == "call" and first.inbox.empty()
+    assert second.inbox.popleft() == "call" and not first.inbox
     assert chains.leave(second) == []
     assert chains.offer(5, "other")
-    assert first.inbox.get_nowait() == "other"
+    assert first.inbox.popleft() == "other"
 
 
 def test_nobody_waits_on_chain_0_nor_on_one_that_nobody_entered() -> None:

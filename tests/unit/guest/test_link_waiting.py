@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
 import pytest
@@ -68,7 +69,11 @@ def test_the_hub_survives_a_channel_that_was_closed_behind_its_back(wires: Any) 
 
 def test_a_defect_of_the_reading_thread_is_told_to_all_and_said(wires: Any, capsys: pytest.CaptureFixture[str]) -> None:
     class Defect:
-        channel: Any
+        expecting = False
+
+        def __init__(self, channel: Any) -> None:
+            self.channel = channel
+            self.arrived: deque[memoryview] = deque()
 
         def on_frame(self, frame: memoryview) -> None: ...
 
@@ -79,15 +84,18 @@ def test_a_defect_of_the_reading_thread_is_told_to_all_and_said(wires: Any, caps
     link, _ = wires.link()
     link.begin(Envelope(Kind.CALL, link.next_id()), waiting)
     ours, theirs = wires.transport.pair()
-    defect = Defect()
-    defect.channel = wires.transport.open(ours)
+    defect = Defect(wires.transport.open(ours))
     wires.transport.dispose(theirs)  # the end that it will hear of
     wires.hub.add(defect)
     assert waiting.told.wait(LONG) and "defect of Shardwright" in str(waiting.outcome)
     wires.hub._thread.join(LONG)
     assert "ZeroDivisionError" in capsys.readouterr().err
-    late, _ = wires.link()
-    assert late.closed
+    try:
+        late, _ = wires.link()
+    except ChannelClosed:
+        pass  # a ring does not even open
+    else:
+        assert late.closed
 
 
 def test_a_send_that_waits_puts_the_baton_down_and_sends_what_was_there(wires: Any) -> None:
@@ -135,16 +143,17 @@ def test_the_reading_thread_waits_for_nobody(wires: Any) -> None:
         def on_link_closed(self, link: Link) -> None: ...
 
     slow, slow_far = wires.link("slow-00000001", Refusing())
-    # fill the socket, so that not even a part of the large one is taken
-    while True:
-        try:
-            slow.channel.send([bytes(1024)], before_waiting=_link._would_wait)
-        except TimeoutError:
-            break
+    # fill the channel, so that not even a part of the large one is taken
+    for size in (1024, 0):
+        while True:
+            try:
+                slow.channel.send([bytes(size)], before_waiting=_link._would_wait)
+            except TimeoutError:
+                break
     slow_far.send(pack(Envelope(Kind.CALL, 1)))
     assert from_hub.wait(LONG)
     assert answers(*wires.link())
-    while len(frame := slow_far.receive(timeout_s=LONG)) == 1024:
+    while len(frame := slow_far.receive(timeout_s=LONG)) in (0, 1024):
         pass
     assert unpack(frame).call_id == 7 and unpack(slow_far.receive(timeout_s=LONG)).call_id == 8
     assert not slow.closed

@@ -166,10 +166,10 @@ def test_an_interrupted_wait_takes_nothing_and_keeps_nobody_waiting(
     mailbox.submit(gate)
     assert gate.begun.wait(LONG)
 
-    def interrupted(self: Waiter) -> None:
+    def interrupted(self: Waiter, timeout_s: float | None) -> None:
         raise KeyboardInterrupt
 
-    def interrupted_late(self: Waiter) -> None:
+    def interrupted_late(self: Waiter, timeout_s: float | None) -> None:
         gate.let.set()
         assert self._lock.acquire(timeout=LONG)  # it was handed over
         raise KeyboardInterrupt

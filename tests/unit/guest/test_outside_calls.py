@@ -115,6 +115,8 @@ def test_the_end_of_a_session_lets_go_where_user_code_may_wait(built: Any) -> No
     assert within(10, lambda: built.runtimes["maker"].session_ends(SessionNumber(1))) is None
     witness = built.runtimes["witness"].import_module("witness")
     eventually(lambda: witness.seen == [7])
+    maker = built.runtimes["maker"].import_module("maker")
+    eventually(lambda: bool(maker.left))  # it has heard, too, that it was
     del box
 
 

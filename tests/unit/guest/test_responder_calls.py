@@ -72,6 +72,7 @@ SHOP = """
         return asyncio.run(stock.later(n))
 
     async def gives_up():
+        await stock.later(0)  # so that nothing is left to bind
         task = asyncio.ensure_future(stock.forever())
         await asyncio.sleep(0.05)
         task.cancel()

@@ -184,6 +184,45 @@ def test_after_the_grace_another_reads(bell, channels):
     standby.end()
 
 
+def test_the_end_of_a_loan_lets_the_standby_read_though_it_sleeps_for_an_earlier_one(bell, channels):
+    ((near, far),) = channels()
+    mine, standby = lender(bell, near, far)
+    mine.lend(200 * MS)
+    far.send([b"first"])  # wakes the standby, which sleeps on until the grace is over
+    until(lambda: not bell.sleeping)
+    assert mine.reclaim()
+    assert bell.take(64) == [(near, b"first")]
+    mine.lend(10**12)
+    far.send([b"second"])
+    mine.leave()  # which is the end of the grace, whether the standby was asleep for one or for the other
+    assert standby.heard.wait(20)
+    assert standby.read == [(near, b"second")]
+    standby.end()
+
+
+def test_who_is_owed_a_word_is_roused_by_the_wait_of_another_or_after_a_while_by_the_watcher(bell, channels):
+    channels()  # without any there is no watcher
+    first, second = bell.waiter(), bell.waiter()
+    while first.wait(0) == READS:  # the far end rang when it was opened
+        assert bell.take(64) == []
+    outcomes = []
+
+    def sleeps():
+        outcomes.append(first.wait(PATIENCE_NS))
+
+    for pay in (lambda: second.wait(MS, first), first.pay, lambda: None):
+        thread = threading.Thread(target=sleeps)
+        thread.start()
+        until(lambda: bell.sleeping)
+        first.owe()
+        pay()
+        thread.join(20)
+        assert outcomes.pop() == WOKEN
+    with pytest.raises(TypeError, match="same doorbell"):
+        second.wait(0, Doorbell().waiter())
+    assert second.wait(0, None) == TIMED_OUT
+
+
 def test_messages_are_taken_in_turn_with_the_tags_of_their_channels(bell, channels):
     pairs = channels(70)  # more than one word of the bell
     for number, (near, far) in enumerate(pairs):

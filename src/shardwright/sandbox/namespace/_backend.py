@@ -68,7 +68,7 @@ class NamespaceBackend(ProcessBackend):
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            transports=("socket",),
+            transports=("shm", "socket"),
             starts=("spawn", "template"),
             isolates=("memory", "files", "network", "pids"),
             enforces=self.groups.enforces,

@@ -67,7 +67,7 @@ class ProcessBackend(SandboxBackend):
     def capabilities(self) -> Capabilities:
         """It isolates nothing: processes of one user can read each other's memory and files."""
         return Capabilities(
-            transports=("socket",), starts=("spawn", "template"), isolates=(), enforces=self.groups.enforces
+            transports=("shm", "socket"), starts=("spawn", "template"), isolates=(), enforces=self.groups.enforces
         )
 
     def launch(self, spec: LaunchSpec) -> ProcessSandbox:

@@ -306,12 +306,14 @@ pass_on(struct sw_bell *bell, bool lent)
         return;
     }
     unpark(bell, next);
+    if (lent && bell->waiters[next].ticking) {
+        nobody_sleeps(bell); /* it wakes by itself when an earlier grace is over, and looks then: no message need wake it */
+        return;
+    }
     say_who_sleeps(bell, (uint32_t)next + 1);
     if (pending(bell)) {
         say_who_sleeps(bell, 0);
-        if (!(lent && bell->waiters[next].ticking)) {
-            wake_slot(bell, next);
-        }
+        wake_slot(bell, next);
     }
 }
 
@@ -342,8 +344,12 @@ give_up(struct sw_bell *bell, int32_t slot)
     }
     if (bell->lender == slot) {
         bell->lender = -1;
-        if (bell->holder >= 0 && bell->holder_asleep && pending(bell)) {
-            wake_slot(bell, bell->holder); /* its grace is over */
+        if (bell->holder >= 0 && bell->holder_asleep) {
+            say_who_sleeps(bell, (uint32_t)bell->holder + 1); /* nobody was named if it ticks */
+            if (pending(bell)) {
+                say_who_sleeps(bell, 0);
+                wake_slot(bell, bell->holder); /* its grace is over */
+            }
         } else if (bell->holder < 0 && bell->loop_fd >= 0) {
             let_loop_listen(bell);
         }
@@ -371,7 +377,7 @@ sw_bell_begin(struct sw_bell *bell, int32_t slot)
     struct sw_waiter *waiter = &bell->waiters[slot];
     enum sw_waited outcome = SW_MUST_SLEEP;
     if (waiter->token || bell->closed) {
-        waiter->token = false;
+        waiter->token = waiter->owed = false;
         give_up(bell, slot);
         outcome = SW_WOKEN;
     } else if (take_role(bell, slot)) {
@@ -447,7 +453,7 @@ sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spi
         const int64_t now = graced || (slept && until_ns != SW_NEVER) ? sw_now() : 0;
         int64_t limit = until_ns;
         if (waiter->token || bell->closed) {
-            waiter->token = false;
+            waiter->token = waiter->owed = false;
             give_up(bell, slot);
             pthread_mutex_unlock(&bell->mutex);
             return SW_WOKEN;
@@ -505,6 +511,43 @@ sw_bell_wake(struct sw_bell *bell, int32_t slot)
     pthread_mutex_lock(&bell->mutex);
     bell->waiters[slot].token = true;
     wake_slot(bell, slot);
+    pthread_mutex_unlock(&bell->mutex);
+}
+
+/* The same, but that it is not roused: whoever owes it that pays later; if he does not, the watcher will. */
+void
+sw_bell_owe(struct sw_bell *bell, int32_t slot)
+{
+    pthread_mutex_lock(&bell->mutex);
+    bell->waiters[slot].token = bell->waiters[slot].owed = true;
+    atomic_store_explicit(&bell->owing, true, memory_order_relaxed);
+    pthread_mutex_unlock(&bell->mutex);
+}
+
+void
+sw_bell_pay(struct sw_bell *bell, int32_t slot)
+{
+    pthread_mutex_lock(&bell->mutex);
+    if (bell->waiters[slot].owed) {
+        bell->waiters[slot].owed = false;
+        wake_slot(bell, slot);
+    }
+    pthread_mutex_unlock(&bell->mutex);
+}
+
+void
+sw_bell_pay_all(struct sw_bell *bell)
+{
+    if (!atomic_exchange(&bell->owing, false)) {
+        return;
+    }
+    pthread_mutex_lock(&bell->mutex);
+    for (uint32_t n = 0; n < bell->room_for_waiters; n++) {
+        if (bell->waiters[n].used && bell->waiters[n].owed) {
+            bell->waiters[n].owed = false;
+            wake_slot(bell, (int32_t)n);
+        }
+    }
     pthread_mutex_unlock(&bell->mutex);
 }
 

@@ -52,6 +52,7 @@ struct sw_waiter {
     bool asleep;  /* in the kernel, or on its way there: a wake must change the slot's word */
     bool ticking; /* asleep until a grace ends, which it will see to by itself */
     bool token;   /* `wake` was called */
+    bool owed;    /* by `owe`: whoever did so has yet to rouse it */
 };
 
 struct sw_end;
@@ -63,6 +64,7 @@ struct sw_bell {
     int own_fd;   /* an eventfd that nobody else has */
     bool own_set; /* it is readable */
     _Atomic bool poked;
+    _Atomic bool owing; /* somebody was told to end its wait, and may not have been roused for it */
     _Atomic uint32_t partner_cpu; /* of the peer with whom we last spoke */
     _Atomic uint32_t words;       /* how many of `rung` are in use */
     _Atomic uint64_t local[SW_BELL_WORDS]; /* bits that were taken from the page, or set by ourselves */
@@ -111,6 +113,9 @@ enum sw_waited sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_n
 void sw_bell_abandon(struct sw_bell *bell, int32_t slot);
 
 void sw_bell_wake(struct sw_bell *bell, int32_t slot);
+void sw_bell_owe(struct sw_bell *bell, int32_t slot);
+void sw_bell_pay(struct sw_bell *bell, int32_t slot);
+void sw_bell_pay_all(struct sw_bell *bell);
 void sw_bell_leave(struct sw_bell *bell, int32_t slot);
 void sw_bell_lend(struct sw_bell *bell, int32_t slot, int64_t grace_ns);
 bool sw_bell_reclaim(struct sw_bell *bell, int32_t slot);

@@ -97,9 +97,18 @@ class RingChannel(Channel):
         self._failure: ChannelClosed | None = None  # to be raised by the next ``receive_ready``
         self.push: Callable[[Sequence[Part]], int] = self._end.push
         self.take: Callable[[], bytes | memoryview | None] = self._end.take
+        # for who must not wait, and comes again: what is larger than the ring, piece by piece
+        self.begin: Callable[[int], int] = self._end.begin
+        self.push_more: Callable[[Part, int], int] = self._end.push_more
+        self.finish: Callable[[], bool] = self._end.finish
 
     def __repr__(self) -> str:
         return f"<RingChannel {self._end.why_closed or 'open'}>"
+
+    @property
+    def capacity(self) -> int:
+        """Of each way, in bytes."""
+        return self._end.capacity
 
     @property
     def tag(self) -> Any:

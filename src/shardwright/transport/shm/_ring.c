@@ -552,10 +552,18 @@ static PyObject *
 waiter_wait(Waiter *self, PyObject *const *args, Py_ssize_t count)
 {
     long long timeout_ns = -1;
-    if (count > 1) {
-        return PyErr_Format(PyExc_TypeError, "wait takes at most 1 argument, not %zd", count);
+    Waiter *other = NULL;
+    if (count > 2) {
+        return PyErr_Format(PyExc_TypeError, "wait takes at most 2 arguments, not %zd", count);
     }
-    if (count == 1) {
+    if (count == 2 && args[1] != Py_None) {
+        if (Py_TYPE(args[1]) != Py_TYPE((PyObject *)self) || ((Waiter *)args[1])->doorbell != self->doorbell) {
+            PyErr_SetString(PyExc_TypeError, "the other must be a waiter of the same doorbell");
+            return NULL;
+        }
+        other = (Waiter *)args[1];
+    }
+    if (count >= 1) {
         timeout_ns = PyLong_AsLongLong(args[0]);
         if (timeout_ns == -1 && PyErr_Occurred()) {
             return NULL;
@@ -567,6 +575,9 @@ waiter_wait(Waiter *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     enum sw_waited outcome = sw_bell_begin(bell, self->slot);
+    if (other != NULL && (outcome == SW_WOKEN || (outcome == SW_MUST_SLEEP && timeout_ns == 0))) {
+        sw_bell_pay(bell, other->slot);
+    }
     if (outcome == SW_MUST_SLEEP) {
         if (timeout_ns == 0) {
             sw_bell_abandon(bell, self->slot);
@@ -574,6 +585,9 @@ waiter_wait(Waiter *self, PyObject *const *args, Py_ssize_t count)
         }
         const int64_t until_ns = deadline(timeout_ns);
         Py_BEGIN_ALLOW_THREADS
+        if (other != NULL) { /* now, when it need not wait for the interpreter as well */
+            sw_bell_pay(bell, other->slot);
+        }
         outcome = sw_bell_sleep(bell, self->slot, until_ns, true);
         Py_END_ALLOW_THREADS
         if (outcome == SW_INTERRUPTED) {
@@ -593,6 +607,24 @@ waiter_wake(Waiter *self, PyObject *Py_UNUSED(nothing))
 {
     if (self->doorbell->generation == sw_generation()) {
         sw_bell_wake(&self->doorbell->bell, self->slot);
+    }
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
+waiter_owe(Waiter *self, PyObject *Py_UNUSED(nothing))
+{
+    if (self->doorbell->generation == sw_generation()) {
+        sw_bell_owe(&self->doorbell->bell, self->slot);
+    }
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *
+waiter_pay(Waiter *self, PyObject *Py_UNUSED(nothing))
+{
+    if (self->doorbell->generation == sw_generation()) {
+        sw_bell_pay(&self->doorbell->bell, self->slot);
     }
     return Py_NewRef(Py_None);
 }
@@ -638,7 +670,9 @@ waiter_reads(Waiter *self, void *Py_UNUSED(closure))
 
 static PyMethodDef waiter_methods[] = {
     {"wait", (PyCFunction)(void (*)(void))waiter_wait, METH_FASTCALL,
-     PyDoc_STR("wait(timeout_ns=-1, /) -> int\n\nREADS, WOKEN or TIMED_OUT.")},
+     PyDoc_STR("wait(timeout_ns=-1, other=None, /) -> int\n\nREADS, WOKEN or TIMED_OUT.")},
+    {"owe", (PyCFunction)waiter_owe, METH_NOARGS, PyDoc_STR("As wake, but only pay rouses it.")},
+    {"pay", (PyCFunction)waiter_pay, METH_NOARGS, PyDoc_STR("Rouse it, if that was owed.")},
     {"wake", (PyCFunction)waiter_wake, METH_NOARGS, PyDoc_STR("End the present or next wait with WOKEN.")},
     {"leave", (PyCFunction)waiter_leave, METH_NOARGS, PyDoc_STR("Give the role up.")},
     {"lend", (PyCFunction)waiter_lend, METH_O, PyDoc_STR("Give the role up, to be back soon.")},

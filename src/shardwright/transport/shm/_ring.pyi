@@ -83,8 +83,8 @@ class Doorbell(Generic[_Tag]):
 class Waiter:
     """A place where one thread waits, for the reading role or for a word from the thread that has it."""
 
-    def wait(self, timeout_ns: int = -1, /) -> int:
-        """Read, or be woken. See ``_channel``. Returns
+    def wait(self, timeout_ns: int = -1, other: Waiter | None = None, /) -> int:
+        """Read, or be woken. What ``other`` is owed is paid, unless this returns READS at once. See ``_channel``. Returns
 
         READS: this waiter has the role, and ``Doorbell.ready`` may name channels. It keeps the role until it calls
         ``leave``, or ``wait`` returns something else.
@@ -96,6 +96,14 @@ class Waiter:
 
     def wake(self) -> None:
         """End this waiter's present or next ``wait`` with WOKEN. Any thread. A system call only when it sleeps."""
+
+    def owe(self) -> None:
+        """The same, but it is roused by ``pay``, or by the ``wait`` of which it is the ``other``: then the thread that it needs
+        (for the interpreter's lock) has gone to sleep. Should that not come, it is roused within 50 ms all the same.
+        """
+
+    def pay(self) -> None:
+        """Rouse it, if it is owed that."""
 
     def leave(self) -> None:
         """Give the role up: to the one who began to wait last, of those who wait. Nothing if it has none."""

@@ -69,7 +69,7 @@ class RingTransport(Transport):
             raise ChannelClosed(f"descriptor {descriptor} cannot be opened as a channel: {error}") from None
         try:
             return RingChannel(descriptor, max_message_bytes=self.max_message_bytes, doorbell=self.doorbell)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: the doorbell was closed
             raise ChannelClosed(f"descriptor {descriptor} cannot be opened as a channel: {error}") from None
 
     def dispose(self, endpoint: Endpoint) -> None:

@@ -92,6 +92,9 @@ look_everywhere(void)
             sw_bell_mark(end->bell, end->index);
             sw_bell_rouse(end->bell);
         }
+        if (end != NULL) {
+            sw_bell_pay_all(end->bell);
+        }
     }
     pthread_mutex_unlock(&mutex);
 }

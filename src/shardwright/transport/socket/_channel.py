@@ -24,6 +24,7 @@ import select
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from socket import MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_RDWR, socket
 
@@ -237,6 +238,70 @@ class SocketChannel(Channel):
                 self._receiving.release()
             if self._released:
                 self._let_go()
+
+    keeps_on_interrupt = True
+
+    def take_ready(self, into: deque[memoryview]) -> None:
+        """As the contract says. It leaves no whole message in our buffer, so that the socket alone is to be polled."""
+        held = False
+        try:
+            (held,) = map(self._receiving.acquire, (False,))
+            if held:
+                self._take_all(into)
+        finally:
+            if held:
+                self._receiving.release()
+            if self._released:
+                self._let_go()
+
+    def _take_all(self, into: deque[memoryview]) -> None:
+        before = len(into)
+        while True:
+            while self._move(into):
+                pass
+            if len(into) > before:
+                return
+            if self._why_closed:
+                raise ChannelClosed(self._why_closed)
+            if not self._read(1):  # a deadline that has passed
+                return
+
+    def _move(self, into: deque[memoryview]) -> bool:
+        """Move the next message to ``into`` if all of it is here.
+
+        No signal is looked for between taking it out of our buffer and the call that appends it: an interrupt finds it
+        in one of the two places.
+        """
+        append = into.append
+        if self._large is None and (have := self._end - self._start - _HEADER.size) >= 0:
+            (size,) = _HEADER.unpack_from(self._ahead, self._start)
+            if have >= size:
+                body = self._start + _HEADER.size
+                end = body + size
+                message = memoryview(bytearray(self._ahead[body:end]))
+                if end == self._end:
+                    self._start = self._end = 0
+                    append(message)
+                else:
+                    self._start = end
+                    append(message)
+                return True
+            if into and size > self._max_message_bytes:  # those before it are heard first
+                self._abort("the peer announced a message larger than this channel carries")
+                return False
+        elif self._large is not None and self._filled == self._large_size:
+            message = memoryview(self._large)
+            self._large = None
+            append(message)
+            return True
+        self._take()  # makes room for the rest of it
+        return False
+
+    def arrivals_fileno(self) -> int:
+        with self._receiving:
+            if self._released:
+                raise ChannelClosed(self._why_closed)
+            return self._socket.fileno()
 
     def _make_room(self) -> None:
         """For what comes next, where no whole message is here."""

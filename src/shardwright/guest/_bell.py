@@ -1,0 +1,27 @@
+"""What wakes a sleeping thread."""
+
+from __future__ import annotations
+
+import threading
+
+_LONGEST_WAIT_S = 1e9  # what a lock still accepts
+
+
+class Bell:
+    """Wakes one thread. Rung while nobody waits, it wakes the next one that does; ringing twice is ringing once."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        return self._lock.acquire(True, -1 if timeout_s is None else min(timeout_s, _LONGEST_WAIT_S))
+
+    def ring(self) -> None:
+        if self._lock.locked():
+            try:
+                self._lock.release()
+            except RuntimeError:
+                pass  # another was quicker
