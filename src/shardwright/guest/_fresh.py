@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import select
 import signal
 import sys
 from types import TracebackType
@@ -63,10 +64,10 @@ def prepare() -> None:
 
 def refresh(watch: SeedWatch) -> None:
     """Give this process randomness of its own. To be called in the child, before user code runs."""
-    if watch.random_state is None:
-        random.seed()
-    else:
-        random.setstate(watch.random_state)  # Python itself seeds anew after a fork
+    if watch.random_state is not None:
+        random.setstate(
+            watch.random_state
+        )  # else Python itself has seeded it anew: ``random`` sees to that at each fork
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None and not watch.numpy_seeded:
         numpy_random.seed()
@@ -89,9 +90,6 @@ def hold_lifeline(descriptor: int) -> int:
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, os.O_RDONLY | os.O_NONBLOCK | os.O_ASYNC)
-    try:
-        if os.read(own, 1) == b"":  # it closed before we asked
-            os.killpg(os.getpgrp(), signal.SIGKILL)
-    except BlockingIOError:
-        pass
+    if select.select((own,), (), (), 0)[0]:  # nothing is ever written to it: it closed before we asked
+        os.killpg(os.getpgrp(), signal.SIGKILL)
     return own

@@ -148,11 +148,16 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<Runtime {self.shard or self.component}, {len(self._links)} links>"
 
+    def open(self) -> None:
+        """What ``activate`` does first, for who has the time before: in the process that uses it, after any fork."""
+        if self._hub is None:
+            self._hub = Hub(f"{self.shard or self.component}-hub")
+
     def activate(self, shard: ShardId, binder: Binder[Link]) -> None:
         """Begin to live as ``shard``."""
         self.shard = shard
         self.router.binder = binder
-        self._hub = Hub(f"{shard}-hub")
+        self.open()
         if self.web.serves_applications:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
                 self.mailbox.submit(partial(Context().run, self.web.look))

@@ -190,6 +190,7 @@ class Keeper:
                 return Reserved(message.request), list(backend.reserve(message.shard, message.limits))
             case Adopt():
                 backend = self._backend_of(message.handle.backend)
+                backend.give(message.reserved, message.handle.shard)
                 return self._started(message.request, backend.adopt(message.handle, message.limits))
             case Resize():
                 return Applied(message.request, self._sandbox(message.shard).resize(message.limits)), []

@@ -191,9 +191,12 @@ class KeeperClient:
         _, received = await self._ask(Reserve(next(self._ids), shard, limits, backend), [])
         return received
 
-    async def adopt(self, handle: SandboxHandle, limits: Limits) -> tuple[SandboxHandle, int] | None:
-        """Put a forked process under limits; None when it has ended."""
-        answer, received = await self._ask(Adopt(next(self._ids), handle, limits), [])
+    async def adopt(
+        self, handle: SandboxHandle, limits: Limits, reserved: ShardId | None = None
+    ) -> tuple[SandboxHandle, int] | None:
+        """Put a forked process under limits, in the control groups that were ``reserved`` (by default for its shard's
+        name); None when it has ended."""
+        answer, received = await self._ask(Adopt(next(self._ids), handle, limits, reserved or handle.shard), [])
         return (answer.handle, _pidfd(received)) if answer.handle is not None else None
 
     async def resize(self, shard: ShardId, limits: Limits) -> Limits:

@@ -39,10 +39,11 @@ class Reserve(_Message, frozen=True, tag="reserve"):
 
 
 class Adopt(_Message, frozen=True, tag="adopt"):
-    """Take over a process that a template forked, under these limits."""
+    """Take over a process that a template forked, under these limits. ``reserved``: by what name its control groups were."""
 
     handle: SandboxHandle
     limits: Limits
+    reserved: str
 
 
 class Resize(_Message, frozen=True, tag="resize"):

@@ -20,8 +20,9 @@ from shardwright.errors import ComponentImportError, NodeError, SandboxError, Sh
 from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Note, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
-from shardwright.model.manifest import Component, Manifest, Start, implicit
+from shardwright.model.manifest import Component, Manifest, ScopeKind, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._ahead import Ahead, Nobody
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, parent_of, remedy_of
@@ -95,6 +96,7 @@ class ProcessLauncher(Launcher):
         self._closing = False
         self._numbers = 0  # of code that was staged, and of templates that were renewed
         self._renewing: dict[ComponentName, asyncio.Task[None]] = {}
+        self._ahead = Ahead(self._begin_fork, self._end_nobody)
 
     async def prepare(self) -> None:
         wanted = [
@@ -147,7 +149,8 @@ class ProcessLauncher(Launcher):
         if found is not None and found.status is None and not found.out_of_memory:
             # a forked shard is its template's child: that one knows, and says so about now
             template = self._templates.get(port.component)
-            status = await template.exit_of(port.shard) if template is not None else None
+            name = (isinstance(port, GuestPort) and port.forked_as) or port.shard
+            status = await template.exit_of(name) if template is not None else None
             return Exit(status)
         return found
 
@@ -162,6 +165,7 @@ class ProcessLauncher(Launcher):
         for task in self._renewing.values():
             task.cancel()
         await asyncio.gather(*self._renewing.values(), return_exceptions=True)
+        await self._ahead.close()
         for template in list(self._templates.values()):
             template.port.close("the node ends")
         await self._keeper.close()
@@ -224,9 +228,13 @@ class ProcessLauncher(Launcher):
                     remedy='use start = "auto" or "spawn"',
                 )
             return ready.reason[:MAX_REASON]
-        own_network = not self._component(component, code).network.egress
+        declared = self._component(component, code)
+        own_network = not declared.network.egress
         made = Template(
             port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network
+        )
+        made.again = component != GATEWAY_COMPONENT and (
+            code.plan.definition(component).scope.kind is not ScopeKind.SHARED or declared.scale.max > 1
         )
         made.watch()
         return made
@@ -264,6 +272,7 @@ class ProcessLauncher(Launcher):
             self._spawned.pop(name, None)
             if old is not None:
                 old.replaced = True
+                self._ahead.drop(old)
                 old.port.close("its code was replaced")
         self._templates.update(templates)
         self._spawned.update(spawned)
@@ -289,12 +298,14 @@ class ProcessLauncher(Launcher):
             return
         self._templates[component] = made
         old.replaced = True
+        self._ahead.drop(old)
         old.port.close("it forked often enough")
         self._events.record("template renewed", f"after {old.forks} forks", component=component, shard=made.port.shard)
 
     async def _template_gone(self, template: Template) -> None:
         """It ended, or was cut off: the next start makes another."""
         port = template.port
+        self._ahead.drop(template)
         if self._closing:
             return
         reason = port.closed
@@ -305,31 +316,21 @@ class ProcessLauncher(Launcher):
         self._events.record("template lost", reason, component=port.component, shard=port.shard)
 
     async def _fork(self, template: Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
-        ours, theirs = control_pair()
-        port = GuestPort(shard, template.port.component, ours)
-        # its control groups are made while it is forked
-        reserving = asyncio.ensure_future(self._keeper.reserve(shard, limits, template.backend))
-        entrances: list[int] = []
+        nobody = None if terminal else self._ahead.take(template, limits)
+        if nobody is None:
+            nobody = await self._begin_fork(template, shard, limits)
+        port = nobody.port
+        port.shard = shard
+        backend = template.backend
         try:
-            forked = template.fork(shard, theirs.detach())
-            hello = await self._expect(port, Hello, forked)
-            template.forked(shard)
-            self._check(hello)
-            if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
-                raise StartFailed(f"{shard} is no child of its template")
-            backend = template.backend
             handle = SandboxHandle(1, backend, shard, port.pid, process_start_ticks(port.pid) or 0)
-            entrances = await reserving
-            self._enter(port, terminal, tuple(entrances))
-            adopted = await self._keeper.adopt(handle, limits)
+            self._enter(port, terminal, tuple(nobody.entrances))
+            adopted = await self._keeper.adopt(handle, limits, nobody.name)
             if adopted is None:
                 raise StartFailed(f"{shard} ended before it began")
             self._watch(port, adopted[1])
         except BaseException as error:
-            template.forked(shard)
-            if not entrances:
-                await self._close_reserved(reserving)
-            await self._clean_up(port)
+            await self._clean_up(port, nobody.name)
             if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
                 raise TemplateEnded(f"{shard} was not forked: {error.message}") from error
             raise
@@ -343,10 +344,40 @@ class ProcessLauncher(Launcher):
                 raise StartFailed(
                     f"{shard} did not close its walls: {trouble}", remedy="its template is not to be trusted"
                 )
-            return port
         except BaseException:
             await self._clean_up(port)
             raise
+        if not terminal and template.again:
+            self._ahead.soon(template, limits)
+        return port
+
+    async def _begin_fork(self, template: Template, name: ShardId, limits: Limits) -> Nobody:
+        """A fork that said hello, and control groups for it. Raises StartFailed, TemplateEnded, SandboxError, OSError."""
+        ours, theirs = control_pair()
+        port = GuestPort(name, template.port.component, ours)
+        port.forked_as = name
+        # its control groups are made while it is forked
+        reserving = asyncio.ensure_future(self._keeper.reserve(name, limits, template.backend))
+        try:
+            forked = template.fork(name, theirs.detach())
+            hello = await self._expect(port, Hello, forked)
+            self._check(hello)
+            if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
+                raise StartFailed(f"{name} is no child of its template")
+            return Nobody(template, port, name, limits, await reserving)
+        except BaseException as error:
+            await self._close_reserved(reserving)
+            await self._clean_up(port)
+            if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
+                raise TemplateEnded(f"{name} was not forked: {error.message}") from error
+            raise
+        finally:
+            template.forked(name)
+
+    async def _end_nobody(self, nobody: Nobody) -> None:
+        for entrance in nobody.entrances:
+            os.close(entrance)
+        await self._clean_up(nobody.port)
 
     @staticmethod
     async def _close_reserved(reserving: asyncio.Future[list[int]]) -> None:
@@ -505,6 +536,9 @@ class ProcessLauncher(Launcher):
         self._pidfds.add(pidfd)
         loop.add_reader(pidfd, ended)
 
-    async def _clean_up(self, port: GuestPort) -> None:
+    async def _clean_up(self, port: GuestPort, reserved: ShardId | None = None) -> None:
         with contextlib.suppress(SandboxError, NodeError):
             await asyncio.shield(self.end(port))
+        if reserved is not None and reserved != port.shard:
+            with contextlib.suppress(SandboxError, NodeError):
+                await asyncio.shield(self._keeper.delete(reserved))

@@ -39,6 +39,7 @@ class Template:
         self._exits: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         self.replaced = False  # its end is no loss
+        self.again = False  # whether more shards than one may be forked of it
         self.forks = 0
 
     def watch(self) -> None:
