@@ -115,6 +115,7 @@ TOOLS = """
     from shardwright.guest._link import Link
     from shardwright.model.envelope import Envelope, Kind, PayloadCodec
     from shardwright.transport import pack
+    gc.unfreeze()
     shard = [o for o in gc.get_objects() if isinstance(o, Shard)][-1]
     control, runtime = shard.control, shard.runtime
     links = list(runtime._links)

@@ -196,7 +196,7 @@ class KeeperClient:
     ) -> tuple[SandboxHandle, int] | None:
         """Put a forked process under limits, in the control groups that were ``reserved`` (by default for its shard's
         name); None when it has ended."""
-        answer, received = await self._ask(Adopt(next(self._ids), handle, limits, reserved or handle.shard), [])
+        answer, received = await self._ask(Adopt(next(self._ids), handle, limits, reserved or ""), [])
         return (answer.handle, _pidfd(received)) if answer.handle is not None else None
 
     async def resize(self, shard: ShardId, limits: Limits) -> Limits:

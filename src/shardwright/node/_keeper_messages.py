@@ -43,7 +43,7 @@ class Adopt(_Message, frozen=True, tag="adopt"):
 
     handle: SandboxHandle
     limits: Limits
-    reserved: str
+    reserved: str = ""
 
 
 class Resize(_Message, frozen=True, tag="resize"):

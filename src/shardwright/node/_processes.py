@@ -99,6 +99,11 @@ class ProcessLauncher(Launcher):
         self._ahead = Ahead(self._begin_fork, self._end_nobody)
 
     async def prepare(self) -> None:
+        asked = {self._isolation_of(definition.component, self._code) for definition in self._code.plan.definitions}
+        if containers := asked - {"process", "namespace"}:
+            for name, trouble in (await self._keeper.describe(tuple(sorted(containers)))).troubles.items():
+                if trouble:
+                    raise StartFailed(f"isolation {name} cannot be had: {trouble}", remedy="see `shardwright doctor`")
         wanted = [
             d.component
             for d in self._code.plan.definitions
@@ -185,6 +190,8 @@ class ProcessLauncher(Launcher):
     def _start_of(self, name: ComponentName, code: _Code | None = None) -> Start:
         code = code or self._code
         start = code.plan.definition(name).start
+        if self._isolation_of(name, code).startswith("oci:"):
+            return Start.SPAWN  # a process of one container cannot be forked into another
         if start is Start.AUTO and code.surroundings.secrets.get(name):
             return Start.SPAWN  # a template holds no keys, and code may read them while it is imported
         return start
@@ -321,35 +328,35 @@ class ProcessLauncher(Launcher):
             nobody = await self._begin_fork(template, shard, limits)
         port = nobody.port
         port.shard = shard
-        backend = template.backend
         try:
-            handle = SandboxHandle(1, backend, shard, port.pid, process_start_ticks(port.pid) or 0)
-            self._enter(port, terminal, tuple(nobody.entrances))
-            adopted = await self._keeper.adopt(handle, limits, nobody.name)
-            if adopted is None:
-                raise StartFailed(f"{shard} ended before it began")
-            self._watch(port, adopted[1])
+            await self._name(nobody, limits, terminal)
         except BaseException as error:
             await self._clean_up(port, nobody.name)
             if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
                 raise TemplateEnded(f"{shard} was not forked: {error.message}") from error
             raise
-        try:
-            await self._expect(port, Ready)
-            if folder := outside_of(port.pid, adopted[0].control_groups):
-                raise StartFailed(f"{shard} did not enter its control group {folder}")
-            if backend == "namespace" and (
-                trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)
-            ):
-                raise StartFailed(
-                    f"{shard} did not close its walls: {trouble}", remedy="its template is not to be trusted"
-                )
-        except BaseException:
-            await self._clean_up(port)
-            raise
-        if not terminal and template.again:
+        if template.again and not terminal:
             self._ahead.soon(template, limits)
         return port
+
+    async def _name(self, nobody: Nobody, limits: Limits, terminal: bool) -> None:
+        """Tell a fork who it is; it is ready then, behind its walls. Raises StartFailed, SandboxError."""
+        port, template = nobody.port, nobody.template
+        handle = SandboxHandle(1, template.backend, port.shard, port.pid, process_start_ticks(port.pid) or 0)
+        self._enter(port, terminal, tuple(nobody.entrances))
+        adopted = await self._keeper.adopt(handle, limits, nobody.name)
+        if adopted is None:
+            raise StartFailed(f"{port.shard} ended before it began")
+        self._watch(port, adopted[1])
+        await self._expect(port, Ready)
+        if folder := outside_of(port.pid, adopted[0].control_groups):
+            raise StartFailed(f"{port.shard} did not enter its control group {folder}")
+        if template.backend == "namespace" and (
+            trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)
+        ):
+            raise StartFailed(
+                f"{port.shard} did not close its walls: {trouble}", remedy="its template is not to be trusted"
+            )
 
     async def _begin_fork(self, template: Template, name: ShardId, limits: Limits) -> Nobody:
         """A fork that said hello, and control groups for it. Raises StartFailed, TemplateEnded, SandboxError, OSError."""
@@ -407,7 +414,7 @@ class ProcessLauncher(Launcher):
         declared = self._component(component, code)
         environment = surroundings.environment_of(declared)
         backend, sight, walls = self._isolation_of(component, code), Sight(), None
-        if backend == "namespace":
+        if backend != "process":
             environment.pop("TMPDIR", None)  # it has a temporary folder of its own
             sight = sight_of(declared, code.manifest, code.plan.root, environment, surroundings.working_directory)
             walls = walls_of(sight)
