@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable
@@ -99,9 +100,11 @@ def test_containers_do_not_start_from_templates(tmp_path: Path) -> None:
         shardwright.start(app, state=tmp_path / "state")
 
 
-def test_what_the_runtime_says_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+def test_what_the_runtime_says_is_told_and_nothing_is_left(request: pytest.FixtureRequest) -> None:
     need("runc")
-    failing = tmp_path / "failing"
+    folder = tempfile.TemporaryDirectory(dir="/var/tmp")  # runtimes do not see the /tmp of the machine
+    request.addfinalizer(folder.cleanup)
+    failing = Path(folder.name, "failing")
     failing.write_text("""#!/bin/sh\necho '{"level": "error", "msg": "no room here"}' > "$4"\nexit 3\n""")
     failing.chmod(0o755)
     backend = OciBackend(str(failing))

@@ -14,6 +14,7 @@ from shardwright.node._api_client import (
 from shardwright.node._api_messages import describe
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import lacking_secrets, unbuilt
+from shardwright.node._container_trial import container_trial
 from shardwright.node._doctor import examine_application, examine_machine, unenforced
 from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
 from shardwright.node._logs import LogLine
@@ -47,6 +48,7 @@ __all__ = [
     "ShardStatus",
     "astart",
     "choose",
+    "container_trial",
     "describe",
     "examine_application",
     "examine_machine",

@@ -92,6 +92,11 @@ class OciBackend(NamespaceBackend):
         """Whether there is such a program at all."""
         return self._found() is not None
 
+    @property
+    def program(self) -> str:
+        """Its path. Raises SandboxError where there is none, or no right to use it."""
+        return self._program()
+
     def _found(self) -> str | None:
         found = self._runtime if "/" in self._runtime else shutil.which(self._runtime, path=_PATH)
         return found if found is not None and os.access(found, os.X_OK) else None

@@ -29,6 +29,7 @@ _BOOKS = "/run"  # hidden by an empty one, in init's mount namespace alone
 _BUNDLE, _STATE, _LOG, _PID = f"{_BOOKS}/bundle", f"{_BOOKS}/state", f"{_BOOKS}/log", f"{_BOOKS}/pid"
 _CGROUPS = "/sys/fs/cgroup"
 _FIRST = 3
+_SAID = 126  # it could not be run, and has said so
 # Runtimes pass descriptors on by their count, and add HOME: where numbers have gaps, or there is no HOME, the guest's
 # interpreter puts that right before it becomes the guest.
 _MEND = """\
@@ -161,7 +162,10 @@ class ContainerChild(BoxChild):
                 environment,
             )  # fmt: skip
         except BaseException as error:
-            self._fail(error)
+            with contextlib.suppress(OSError):
+                reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+                os.write(self._said, f"{container.runtime} cannot be run: {reason}".encode("utf-8", "replace"))
+        os._exit(_SAID)
 
     def _made(self, runtime: int, news: int) -> NoReturn:
         """Init's life: reap; tell how the container's first process ended, and go."""
@@ -169,6 +173,8 @@ class ContainerChild(BoxChild):
         while runtime not in ended:
             pid, status = os.waitpid(-1, 0)
             ended[pid] = os.waitstatus_to_exitcode(status)
+        if ended[runtime] == _SAID:
+            os._exit(_SAID)
         if ended[runtime] != 0:
             raise ChildProcessError(_reason(ended[runtime]))
         with open(_PID, encoding="ascii") as file:
