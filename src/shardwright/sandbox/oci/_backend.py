@@ -14,7 +14,7 @@ from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups, remo
 from shardwright.sandbox._linux._mounts import hierarchies
 from shardwright.sandbox.namespace import NamespaceBackend, NamespaceSandbox
 from shardwright.sandbox.namespace._start import BoxPlan, Started, start
-from shardwright.sandbox.oci._start import Container, ContainerChild
+from shardwright.sandbox.oci._start import Container, ContainerChild, described
 
 _PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin"
 _SWEEP_S = 2.0
@@ -120,14 +120,14 @@ class OciBackend(NamespaceBackend):
         return sandbox
 
     def _begin(self, plan: BoxPlan, group: ControlGroup | None) -> Started:
-        container = self._container(group)
+        container = self._container(plan, group)
         try:
             return start(plan, lambda plan, said, status: ContainerChild(plan, said, status, container))
         except SandboxError:
             _remove_beside(group.paths if group is not None else ())
             raise
 
-    def _container(self, group: ControlGroup | None) -> Container:
+    def _container(self, plan: BoxPlan, group: ControlGroup | None) -> Container:
         found = hierarchies(_ROOT, "/proc")
         seen: dict[str, str] = {}
         unseen: list[str] = []
@@ -143,11 +143,13 @@ class OciBackend(NamespaceBackend):
         path = (
             "/" + "/".join(group.paths[0].rsplit("/", 2)[-2:]) if group is not None and group.paths else "/shardwright"
         )
+        made, passed = described(plan, path, sys.executable)
         return Container(
             runtime=self._program(),
             options=_OPTIONS.get(os.path.basename(self._runtime), ()),
             control_group=path,
             seen=seen,
             unseen=tuple(unseen),
-            interpreter=sys.executable,
+            config=made,
+            descriptors=passed,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from shardwright.sandbox.namespace import NAMESPACES
 from shardwright.sandbox.namespace._syscalls import ALLOWED
@@ -98,6 +99,7 @@ def _all_but(denied: Sequence[int], bits: int) -> list[tuple[int, int]]:
     return found
 
 
+@cache
 def _seccomp(architecture: str) -> dict[str, object]:
     """The profile of ``namespace._seccomp`` in the runtime specification's words."""
 

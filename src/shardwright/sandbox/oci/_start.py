@@ -62,7 +62,33 @@ class Container:
     control_group: str
     seen: Mapping[str, str]
     unseen: tuple[str, ...]
-    interpreter: str
+    config: bytes
+    descriptors: Mapping[int, int]  # as the runtime gets them: without gaps
+
+
+def described(plan: BoxPlan, control_group: str, interpreter: str) -> tuple[bytes, dict[int, int]]:
+    """The configuration of a container, and the descriptors that the runtime is to pass on. Worked out before any fork."""
+    numbers = sorted(set(plan.descriptors) - {0, 1, 2})
+    arguments = list(plan.arguments)
+    homeless = "" if "HOME" in plan.environment else "1"
+    if homeless or numbers != list(range(_FIRST, _FIRST + len(numbers))):
+        arguments = [interpreter, "-I", "-S", "-c", _MEND, str(len(numbers)), *map(str, numbers), homeless, *arguments]
+    passed = {number: plan.descriptors[number] for number in (0, 1, 2) if number in plan.descriptors}
+    passed |= {_FIRST + index: plan.descriptors[number] for index, number in enumerate(numbers)}
+    made = config(
+        arguments=arguments,
+        environment=plan.environment,
+        working_directory=plan.working_directory,
+        root=_root.STAGE,
+        host_name=plan.host_name,
+        network=plan.network,
+        inner_ids=plan.inner_ids,
+        outer_ids=plan.outer_ids,
+        control_group=control_group,
+        open_files=plan.open_files,
+        machine=platform.machine(),
+    )
+    return made, passed
 
 
 class ContainerChild(BoxChild):
@@ -118,46 +144,23 @@ class ContainerChild(BoxChild):
             self._fail(error)
 
     def _write_bundle(self) -> None:
-        plan = self._plan
         _libc.mount("books", _BOOKS, "tmpfs", _libc.MS_NOSUID | _libc.MS_NODEV, "mode=0700,size=16m")
         os.mkdir(_BUNDLE)
-        numbers = sorted(set(plan.descriptors) - {0, 1, 2})
-        arguments = list(plan.arguments)
-        homeless = "" if "HOME" in plan.environment else "1"
-        if homeless or numbers != list(range(_FIRST, _FIRST + len(numbers))):
-            mended = [str(len(numbers)), *map(str, numbers), homeless]
-            arguments = [self._container.interpreter, "-I", "-S", "-c", _MEND, *mended, *arguments]
-        self._descriptors = {number: plan.descriptors[number] for number in (0, 1, 2) if number in plan.descriptors}
-        self._descriptors |= {_FIRST + index: plan.descriptors[number] for index, number in enumerate(numbers)}
-        self._count = len(numbers)
         with open(f"{_BUNDLE}/config.json", "wb") as file:
-            file.write(
-                config(
-                    arguments=arguments,
-                    environment=plan.environment,
-                    working_directory=plan.working_directory,
-                    root=_root.STAGE,
-                    host_name=plan.host_name,
-                    network=plan.network,
-                    inner_ids=plan.inner_ids,
-                    outer_ids=plan.outer_ids,
-                    control_group=self._container.control_group,
-                    open_files=plan.open_files,
-                    machine=platform.machine(),
-                )
-            )
+            file.write(self._container.config)
 
     def _run(self) -> NoReturn:
         container = self._container
         try:
-            self._said = arrange(self._descriptors, self._said)
+            self._said = arrange(container.descriptors, self._said)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             environment = {"PATH": os.defpath, "XDG_RUNTIME_DIR": _BOOKS}
+            passed = sum(number >= _FIRST for number in container.descriptors)
             os.execve(
                 container.runtime,
                 [
                     container.runtime, *container.options, "--root", _STATE, "--log", _LOG, "--log-format", "json",
-                    "run", "--detach", "--bundle", _BUNDLE, "--pid-file", _PID, "--preserve-fds", str(self._count), "shard",
+                    "run", "--detach", "--bundle", _BUNDLE, "--pid-file", _PID, "--preserve-fds", str(passed), "shard",
                 ],
                 environment,
             )  # fmt: skip
