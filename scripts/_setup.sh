@@ -6,6 +6,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 oldest="3.11"
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
+unset PYTHONDONTWRITEBYTECODE # else every process compiles again what is not kept
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 say() { printf '== %s\n' "$*"; }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +91,41 @@ def test_a_room_says_what_is_public(room: str) -> None:
              if isinstance(target, ast.Name)}  # fmt: skip
     assert ast.get_docstring(tree), f"{room} has no docstring"
     assert not imports or "__all__" in names, f"{room} re-exports without __all__"
+
+
+def faces() -> list[str]:
+    return [room for room in ROOMS if "lazily(" in (SOURCE / room / "__init__.py").read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("room", faces())
+def test_a_lazy_face_has_what_the_types_say(room: str) -> None:
+    """What type checkers read, what ``__all__`` says and what is imported at first use are the same names."""
+    package = f"shardwright.{room}"
+    tree = ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))
+    (typed,) = (vertex for vertex in tree.body if isinstance(vertex, ast.If))
+    seen = {(v.module, alias.name) for v in typed.body if isinstance(v, ast.ImportFrom) for alias in v.names}
+    (table,) = (v.value.args[1] for v in tree.body if isinstance(v, ast.Assign) and isinstance(v.value, ast.Call))
+    homes = ast.literal_eval(table)
+    assert {(f"{package}.{home}", name) for home, names in homes.items() for name in names.split()} == seen
+    face = importlib.import_module(package)
+    assert {name for _, name in seen} <= set(face.__all__)
+    assert all(hasattr(face, name) for name in face.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        getattr(face, "no_such_name")  # noqa: B009
+
+
+LEAN = {
+    "shardwright.node._keeper": ("asyncio", "sqlite3", "ssl", "shardwright.node._core", "shardwright.guest._hub"),
+    "shardwright.cli._ask": ("asyncio", "sqlite3", "ssl", "numpy", "shardwright.node._core", "shardwright.sharding"),
+    "shardwright.guest.__main__": ("sqlite3", "numpy", "rich", "structlog", "shardwright.node", "shardwright.testing"),
+}
+
+
+@pytest.mark.parametrize("module", LEAN)
+def test_what_starts_often_imports_little(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in {LEAN[module]!r} if name in sys.modules], len(sys.modules))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("[] "), done.stdout
 
 
 # -- requirements ------------------------------------------------------------------------------------------------

@@ -15,6 +15,10 @@ pytest_plugins = ("pytester",)
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # ours alone where nothing else matters: loading all that is installed takes longer than most of these runs
 ALONE = ("-p", "shardwright.testing._plugin")
+# What is installed beside it, which takes seconds to import and has no part in these tests.
+WITHOUT = tuple(
+    word for name in ("faker", "schemathesis", "hypothesispytest", "anyio") for word in ("-p", f"no:{name}")
+)
 MODES = {"processes": ("--shardwright",), "inproc": ("--shardwright", "--shardwright-inproc")}
 
 
@@ -23,9 +27,9 @@ def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     """Run pytest in a process of its own, in the folder of the test."""
 
     def run(*args: str) -> pytest.RunResult:
-        alone = () if "-n" in args else ALONE
+        alone = WITHOUT if "-n" in args else ALONE
         with pytest.MonkeyPatch.context() as patch:
-            if alone:
+            if alone is ALONE:
                 patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
             return pytester.runpytest_subprocess(*alone, *args, timeout=100)
 

@@ -18,14 +18,18 @@ from plugin_apps import SHOP_TESTS, write_shop
 pytest_plugins = ("pytester",)
 # ours alone where nothing else matters: loading all that is installed takes longer than most of these runs
 ALONE = ("-p", "shardwright.testing._plugin")
+# What is installed beside it, which takes seconds to import and has no part in these tests.
+WITHOUT = tuple(
+    word for name in ("faker", "schemathesis", "hypothesispytest", "anyio") for word in ("-p", f"no:{name}")
+)
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     def run(*args: str) -> pytest.RunResult:
-        alone = () if "-n" in args else ALONE
+        alone = WITHOUT if "-n" in args else ALONE
         with pytest.MonkeyPatch.context() as patch:
-            if alone:
+            if alone is ALONE:
                 patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
             return pytester.runpytest_subprocess(*alone, *args, timeout=100)
 
@@ -79,7 +83,7 @@ def test_the_debugger_opens_where_the_shard_failed(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]
 ) -> None:
     write_shop(pytester.path, test_fails="from shop import store\ndef test_fails():\n    store.notify('x')\n")
-    command = [sys.executable, "-m", "pytest", "--shardwright", "-x", "--pdb"]
+    command = [sys.executable, "-m", "pytest", *WITHOUT, "--shardwright", "-x", "--pdb"]
     done = subprocess.run(
         command,
         cwd=pytester.path,
@@ -118,7 +122,7 @@ def test_ctrl_c_leaves_nothing(pytester: pytest.Pytester, where: str) -> None:
         "from pathlib import Path\ndef pytest_runtest_call(item):\n    Path('begun').write_text('yes')\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "--shardwright"],
+        [sys.executable, "-m", "pytest", *WITHOUT, "--shardwright"],
         cwd=pytester.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip

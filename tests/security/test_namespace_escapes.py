@@ -282,7 +282,7 @@ def _unsandboxed(sources: dict[str, str], world: dict[str, Any]) -> dict[str, An
         "\ngiven = json.load(sys.stdin)\nprint(json.dumps(run(given['sources'], given['world'], True)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps({"sources": sources, "world": world}), capture_output=True,
+        [sys.executable, "-S", "-c", code], input=json.dumps({"sources": sources, "world": world}), capture_output=True,
         text=True, timeout=100, check=True,
     )  # fmt: skip
     told: dict[str, Any] = json.loads(done.stdout)

@@ -2,49 +2,61 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 import click
 
-from shardwright.cli import _ask, _attach, _author, _bench, _demo, _doctor, _operate, _reload, _run, _simulate, _stack
 from shardwright.cli._errors import BROKEN_PIPE, INTERRUPTED, report
 from shardwright.cli._invocation import Invocation
 
-_GROUPS: tuple[tuple[str, tuple[click.Command, ...]], ...] = (
-    ("Prepare an application", (_author.init, _author.plan, _author.explain, _author.schema, _doctor.doctor)),
-    ("Run it", (_run.run, _demo.demo)),
-    ("Measure it", (_bench.bench, _simulate.simulate)),
-    ("Develop it, while it runs", (_stack.stack, _attach.attach, _reload.reload)),
+# Where each command is: its module is imported when it is asked for, so that `ps` does not wait for what `run` needs.
+_GROUPS: tuple[tuple[str, dict[str, str]], ...] = (
+    (
+        "Prepare an application",
+        {"init": "_author", "plan": "_author", "explain": "_author", "schema": "_author", "doctor": "_doctor"},
+    ),
+    ("Run it", {"run": "_run", "demo": "_demo"}),
+    ("Measure it", {"bench": "_bench", "simulate": "_simulate"}),
+    ("Develop it, while it runs", {"stack": "_stack", "attach": "_attach", "reload": "_reload"}),
     (
         "Look at and steer a running node, from any terminal",
-        (
-            _ask.ps,
-            _operate.ready,
-            _ask.call,
-            _ask.logs,
-            _ask.events,
-            _ask.sessions,
-            _ask.decisions,
-            _operate.metrics,
-            _ask.resize,
-            _ask.stop,
-        ),
+        {
+            "ps": "_ask",
+            "ready": "_operate",
+            "call": "_ask",
+            "logs": "_ask",
+            "events": "_ask",
+            "sessions": "_ask",
+            "decisions": "_ask",
+            "metrics": "_operate",
+            "resize": "_ask",
+            "stop": "_ask",
+        },
     ),
 )
+_HOME = {name: module for _, commands in _GROUPS for name, module in commands.items()}
 
 
 class _Grouped(click.Group):
     """Commands listed by purpose, in the order in which a new user needs them."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, commands in _GROUPS:
+        for title, names in _GROUPS:
             with formatter.section(title):
+                commands = [command for name in names if (command := self.get_command(ctx, name))]
                 formatter.write_dl([(c.name or "", c.get_short_help_str(90)) for c in commands])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [command.name or "" for _, commands in _GROUPS for command in commands]
+        return list(_HOME)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _HOME and cmd_name not in self.commands:
+            command = getattr(importlib.import_module(f"shardwright.cli.{_HOME[cmd_name]}"), cmd_name)
+            self.add_command(command, cmd_name)
+        return super().get_command(ctx, cmd_name)
 
 
 @click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -63,11 +75,6 @@ def _shardwright() -> None:
     Exit status: 0 done, 1 it was tried and failed, 2 what was given cannot be used, 3 no node answers, 70 a defect of
     Shardwright. `run` exits with the program's own status.
     """
-
-
-for _, _commands in _GROUPS:
-    for _command in _commands:
-        _shardwright.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,132 +1,139 @@
 """What runs inside a wall, and the halves of it that the node uses too: calls, control messages, inproc shards."""
 
-from shardwright.guest._asgi import BadApplication
-from shardwright.guest._caller import Caller
-from shardwright.guest._chains import Chains
-from shardwright.guest._context import NOWHERE, CallContext, current_call
-from shardwright.guest._control import HEADER, MAX_FROM_GUEST, VERSION, ControlSocket, decode_from_guest, frame
-from shardwright.guest._control_messages import (
-    Accept,
-    AskCounts,
-    AskLoad,
-    AskNode,
-    AskStacks,
-    Attach,
-    Attached,
-    Because,
-    BeginSession,
-    Bind,
-    Bound,
-    BreakIn,
-    Counts,
-    Detach,
-    Ended,
-    EndSession,
-    Enter,
-    Failed,
-    Finished,
-    Forget,
-    Fork,
-    Forked,
-    FrameLine,
-    FromGateway,
-    Hello,
-    Init,
-    Load,
-    NodeTold,
-    Note,
-    Offer,
-    Ready,
-    Retire,
-    RunMain,
-    SessionBegins,
-    SessionBegun,
-    SessionEnds,
-    Stack,
-    Stacks,
-    StacksTo,
-    Stop,
-    Unbind,
-    UseSessions,
-    Why,
-)
-from shardwright.guest._exchange import (
-    CREDIT,
-    MAX_BATCH,
-    MAX_EVENTS,
-    MAX_WEBSOCKET_MESSAGE,
-    PIECE,
-    WINDOW,
-    Inflow,
-    Joiner,
-    Outflow,
-    cost,
-    payload_of,
-    payloads,
-    pieces,
-    read_credit,
-)
-from shardwright.guest._frames import beyond, note_shards
-from shardwright.guest._handles import Handle, HandleType
-from shardwright.guest._hub import Hub
-from shardwright.guest._keys import key_of
-from shardwright.guest._link import Link
-from shardwright.guest._loop import ShardLoop, install_policy
-from shardwright.guest._mailbox import Mailbox
-from shardwright.guest._modules import GeneratedFinder
-from shardwright.guest._namespace import Namespace, public_module
-from shardwright.guest._objects import Objects
-from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches, refill
-from shardwright.guest._responder import Responder
-from shardwright.guest._router import WHY_PATIENCE_S, Binder, Route, Router
-from shardwright.guest._runtime import Runtime, edge_codec
-from shardwright.guest._service import serves
-from shardwright.guest._shard import EXIT_DEFECT, ControlBinder, refusal, run_program
-from shardwright.guest._stacks import STACKS_SIGNAL, stacks
-from shardwright.guest._stubs import Proxies
-from shardwright.guest._template import ImportFailed, import_modules
-from shardwright.guest._testing import Patch, Patched, Testing
-from shardwright.guest._wanted_walls import Walls
-from shardwright.guest._web_messages import (
-    CONTINUE,
-    Answer,
-    ApplicationEvent,
-    Asked,
-    ClientEvent,
-    ClientFault,
-    Continue,
-    DenialBody,
-    DenialStart,
-    Describe,
-    Described,
-    EarlyHint,
-    Failure,
-    FunctionReply,
-    FunctionRequest,
-    Headers,
-    HttpDisconnect,
-    HttpRequest,
-    Open,
-    ResponseBody,
-    ResponseStart,
-    ResponseTrailers,
-    Returned,
-    Status,
-    WebSocketAccept,
-    WebSocketClose,
-    WebSocketConnect,
-    WebSocketDisconnect,
-    WebSocketReceive,
-    WebSocketSend,
-    check_headers,
-    client_event,
-    decode_answer,
-    decode_application_events,
-    decode_asked,
-    decode_client_events,
-    decode_failure,
-    encode_web,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shardwright._lazy import lazily
+
+if TYPE_CHECKING:
+    from shardwright.guest._asgi import BadApplication
+    from shardwright.guest._caller import Caller
+    from shardwright.guest._chains import Chains
+    from shardwright.guest._context import NOWHERE, CallContext, current_call
+    from shardwright.guest._control import HEADER, MAX_FROM_GUEST, VERSION, ControlSocket, decode_from_guest, frame
+    from shardwright.guest._control_messages import (
+        Accept,
+        AskCounts,
+        AskLoad,
+        AskNode,
+        AskStacks,
+        Attach,
+        Attached,
+        Because,
+        BeginSession,
+        Bind,
+        Bound,
+        BreakIn,
+        Counts,
+        Detach,
+        Ended,
+        EndSession,
+        Enter,
+        Failed,
+        Finished,
+        Forget,
+        Fork,
+        Forked,
+        FrameLine,
+        FromGateway,
+        Hello,
+        Init,
+        Load,
+        NodeTold,
+        Note,
+        Offer,
+        Ready,
+        Retire,
+        RunMain,
+        SessionBegins,
+        SessionBegun,
+        SessionEnds,
+        Stack,
+        Stacks,
+        StacksTo,
+        Stop,
+        Unbind,
+        UseSessions,
+        Why,
+    )
+    from shardwright.guest._exchange import (
+        CREDIT,
+        MAX_BATCH,
+        MAX_EVENTS,
+        MAX_WEBSOCKET_MESSAGE,
+        PIECE,
+        WINDOW,
+        Inflow,
+        Joiner,
+        Outflow,
+        cost,
+        payload_of,
+        payloads,
+        pieces,
+        read_credit,
+    )
+    from shardwright.guest._frames import beyond, note_shards
+    from shardwright.guest._handles import Handle, HandleType
+    from shardwright.guest._hub import Hub
+    from shardwright.guest._keys import key_of
+    from shardwright.guest._link import Link
+    from shardwright.guest._loop import ShardLoop, install_policy
+    from shardwright.guest._mailbox import Mailbox
+    from shardwright.guest._modules import GeneratedFinder
+    from shardwright.guest._namespace import Namespace, public_module
+    from shardwright.guest._objects import Objects
+    from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches, refill
+    from shardwright.guest._responder import Responder
+    from shardwright.guest._router import WHY_PATIENCE_S, Binder, Route, Router
+    from shardwright.guest._runtime import Runtime, edge_codec
+    from shardwright.guest._service import serves
+    from shardwright.guest._shard import EXIT_DEFECT, ControlBinder, refusal, run_program
+    from shardwright.guest._stacks import STACKS_SIGNAL, stacks
+    from shardwright.guest._stubs import Proxies
+    from shardwright.guest._template import ImportFailed, import_modules
+    from shardwright.guest._testing import Patch, Patched, Testing
+    from shardwright.guest._wanted_walls import Walls
+    from shardwright.guest._web_messages import (
+        CONTINUE,
+        Answer,
+        ApplicationEvent,
+        Asked,
+        ClientEvent,
+        ClientFault,
+        Continue,
+        DenialBody,
+        DenialStart,
+        Describe,
+        Described,
+        EarlyHint,
+        Failure,
+        FunctionReply,
+        FunctionRequest,
+        Headers,
+        HttpDisconnect,
+        HttpRequest,
+        Open,
+        ResponseBody,
+        ResponseStart,
+        ResponseTrailers,
+        Returned,
+        Status,
+        WebSocketAccept,
+        WebSocketClose,
+        WebSocketConnect,
+        WebSocketDisconnect,
+        WebSocketReceive,
+        WebSocketSend,
+        check_headers,
+        client_event,
+        decode_answer,
+        decode_application_events,
+        decode_asked,
+        decode_client_events,
+        decode_failure,
+        encode_web,
+    )
 
 __all__ = [
     "CONTINUE",
@@ -276,3 +283,53 @@ __all__ = [
     "serves",
     "stacks",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "_asgi": "BadApplication",
+        "_caller": "Caller",
+        "_chains": "Chains",
+        "_context": "CallContext NOWHERE current_call",
+        "_control": "ControlSocket HEADER MAX_FROM_GUEST VERSION decode_from_guest frame",
+        "_control_messages": (
+            "Accept AskCounts AskLoad AskNode AskStacks Attach Attached Because BeginSession Bind Bound BreakIn "
+            "Counts Detach EndSession Ended Enter Failed Finished Forget Fork Forked FrameLine FromGateway Hello "
+            "Init Load NodeTold Note Offer Ready Retire RunMain SessionBegins SessionBegun SessionEnds Stack "
+            "Stacks StacksTo Stop Unbind UseSessions Why"
+        ),
+        "_exchange": (
+            "CREDIT Inflow Joiner MAX_BATCH MAX_EVENTS MAX_WEBSOCKET_MESSAGE Outflow PIECE WINDOW cost payload_of "
+            "payloads pieces read_credit"
+        ),
+        "_frames": "beyond note_shards",
+        "_handles": "Handle HandleType",
+        "_hub": "Hub",
+        "_keys": "key_of",
+        "_link": "Link",
+        "_loop": "ShardLoop install_policy",
+        "_mailbox": "Mailbox",
+        "_modules": "GeneratedFinder",
+        "_namespace": "Namespace public_module",
+        "_objects": "Objects",
+        "_patching": "Patches REFERENCE TEST_PROCESS_DEFINITION refill",
+        "_responder": "Responder",
+        "_router": "Binder Route Router WHY_PATIENCE_S",
+        "_runtime": "Runtime edge_codec",
+        "_service": "serves",
+        "_shard": "ControlBinder EXIT_DEFECT refusal run_program",
+        "_stacks": "STACKS_SIGNAL stacks",
+        "_stubs": "Proxies",
+        "_template": "ImportFailed import_modules",
+        "_testing": "Patch Patched Testing",
+        "_wanted_walls": "Walls",
+        "_web_messages": (
+            "Answer ApplicationEvent Asked CONTINUE ClientEvent ClientFault Continue DenialBody DenialStart "
+            "Describe Described EarlyHint Failure FunctionReply FunctionRequest Headers HttpDisconnect "
+            "HttpRequest Open ResponseBody ResponseStart ResponseTrailers Returned Status WebSocketAccept "
+            "WebSocketClose WebSocketConnect WebSocketDisconnect WebSocketReceive WebSocketSend check_headers "
+            "client_event decode_answer decode_application_events decode_asked decode_client_events "
+            "decode_failure encode_web"
+        ),
+    },
+)

@@ -1,30 +1,37 @@
 """The composition root of one machine."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shardwright._lazy import lazily
 from shardwright.contracts.sandbox import Finding, Fingerprint
-from shardwright.node._activation import inherited as inherited_sockets
-from shardwright.node._api_client import (
-    Ambiguous,
-    ApiClient,
-    NoAnswer,
-    NodeAddress,
-    Refused,
-    choose,
-    running_nodes,
-)
-from shardwright.node._api_messages import describe
-from shardwright.node._api_sockets import runtime_folder
-from shardwright.node._checks import lacking_secrets, unbuilt
-from shardwright.node._container_trial import container_trial
-from shardwright.node._doctor import examine_application, examine_machine, unenforced
-from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
-from shardwright.node._logs import LogLine
-from shardwright.node._notify import Notifier
-from shardwright.node._numbers import Health
-from shardwright.node._reload import Reloaded
-from shardwright.node._running import Options, Running, plan
-from shardwright.node._state import state_folder
-from shardwright.node._status import ShardStatus, shard_object
-from shardwright.node._testing import Bench
+
+if TYPE_CHECKING:
+    from shardwright.node._activation import inherited_sockets
+    from shardwright.node._api_client import (
+        Ambiguous,
+        ApiClient,
+        NoAnswer,
+        NodeAddress,
+        Refused,
+        choose,
+        running_nodes,
+    )
+    from shardwright.node._api_messages import describe
+    from shardwright.node._api_sockets import runtime_folder
+    from shardwright.node._checks import lacking_secrets, unbuilt
+    from shardwright.node._container_trial import container_trial
+    from shardwright.node._doctor import examine_application, examine_machine, unenforced
+    from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
+    from shardwright.node._logs import LogLine
+    from shardwright.node._notify import Notifier
+    from shardwright.node._numbers import Health
+    from shardwright.node._reload import Reloaded
+    from shardwright.node._running import Options, Running, plan
+    from shardwright.node._state import state_folder
+    from shardwright.node._status import ShardStatus, shard_object
+    from shardwright.node._testing import Bench
 
 __all__ = [
     "Ambiguous",
@@ -63,3 +70,25 @@ __all__ = [
     "unbuilt",
     "unenforced",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "_activation": "inherited_sockets",
+        "_api_client": "Ambiguous ApiClient NoAnswer NodeAddress Refused choose running_nodes",
+        "_api_messages": "describe",
+        "_api_sockets": "runtime_folder",
+        "_checks": "lacking_secrets unbuilt",
+        "_container_trial": "container_trial",
+        "_doctor": "examine_application examine_machine unenforced",
+        "_face": "AsyncNode AsyncSession Node Session astart start",
+        "_logs": "LogLine",
+        "_notify": "Notifier",
+        "_numbers": "Health",
+        "_reload": "Reloaded",
+        "_running": "Options Running plan",
+        "_state": "state_folder",
+        "_status": "ShardStatus shard_object",
+        "_testing": "Bench",
+    },
+)

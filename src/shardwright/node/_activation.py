@@ -17,7 +17,7 @@ MOST = 64
 _REMEDY = "give this service one TCP socket in its .socket unit (ListenStream=), or none"
 
 
-def inherited(environment: Mapping[str, str], pid: int) -> tuple[tuple[str, socket.socket], ...]:
+def inherited_sockets(environment: Mapping[str, str], pid: int) -> tuple[tuple[str, socket.socket], ...]:
     """Listening stream sockets with their names, the caller's to close; none when none are meant for this process.
 
     Raises NodeError where what is handed over is no such socket; then nothing was taken.

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from shardwright.errors import NodeError
-from shardwright.node._launcher import parent_of
+from shardwright.node._parents import parent_of
 
 _NAME = re.compile(r"(?P<app>.+?)-(?P<pid>\d+)(?:-\d+)?\.sock")
 _LONGEST_NAME = 48  # of an application in a file's name; /proc/self/fd/N/NAME must fit into 107 bytes

@@ -48,7 +48,7 @@ from shardwright.node._keeper_messages import (
 )
 from shardwright.node._listen import addresses_of, listen
 from shardwright.sandbox.namespace import NamespaceBackend
-from shardwright.sandbox.oci import OciBackend, sweep_containers
+from shardwright.sandbox.oci import sweep_containers
 from shardwright.sandbox.process import ProcessBackend, end_descendants
 from shardwright.telemetry import LogFormat, OwnLog
 
@@ -240,6 +240,8 @@ class Keeper:
         """Raises SandboxError."""
         kind, _, runtime = name.partition(":")
         if name not in self._backends and kind == "oci" and runtime:
+            from shardwright.sandbox.oci import OciBackend  # few keepers need it
+
             self._backends[name] = OciBackend(runtime, self._backend.groups)
         if name not in self._backends:
             raise SandboxError(f"there is no backend {name!r}", remedy=f"choose from {', '.join(self._backends)}")
@@ -290,6 +292,8 @@ def main(argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # several descriptors for each sandbox
     form: LogFormat = "json" if argv[3:] == ["json"] else "pretty"
     Keeper(socket.socket(fileno=int(argv[1])), float(argv[2]), form, guard).run()
+    sys.stderr.flush()
+    os._exit(0)  # nothing is left to do, and taking the interpreter apart takes longer than all the rest
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def guarded(given_up: Collection[int]) -> int:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
-    sys.exit(status if status >= 0 else 128 - status)
+    sys.stderr.flush()
+    os._exit(status if status >= 0 else 128 - status)
 
 
 def _wait(pid: int) -> int:

@@ -123,14 +123,6 @@ def remedy_of(component: ComponentName, ended: Exit | None) -> str:
     return "its import must not end the process"
 
 
-def parent_of(pid: int) -> int | None:
-    """The parent's pid; None when there is no such process."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
 def read_secrets(manifest: Manifest, environment: Mapping[str, str]) -> dict[ComponentName, dict[str, str]]:
     """The values of all secrets. Raises NodeError that names the secret, never its value."""
     found: dict[ComponentName, dict[str, str]] = {}

@@ -25,8 +25,9 @@ from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ahead import Ahead, Nobody
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
-from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, parent_of, remedy_of
+from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, remedy_of
 from shardwright.node._logs import Logs
+from shardwright.node._parents import parent_of
 from shardwright.node._port import GuestPort, ShardPort, control_pair
 from shardwright.node._sight import sight_of, walls_of
 from shardwright.node._templates import Template, TemplateEnded

@@ -97,9 +97,9 @@ def cpu_ceiling_holds(trial: SandboxTrial) -> None:
         assert first is not None and last is not None
         cores = (last.cpu_s - first.cpu_s) / (stop - start)
         assert cores <= 0.55, f"took {cores:.3f} cores of 0.5"
-        assert last.throttled_s > 0 or cores < 0.45  # else others kept it from all that it may have
         best = max(best, cores)
         if best >= 0.45:
+            assert last.throttled_s > 0
             return
     raise AssertionError(f"got {best:.3f} cores of 0.5")
 

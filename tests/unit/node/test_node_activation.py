@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shardwright.errors import NodeError
-from shardwright.node._activation import inherited
+from shardwright.node._activation import inherited_sockets
 from shardwright.node._notify import Notifier
 
 
@@ -107,7 +107,7 @@ def child(code: str, descriptors: list[int], **environment: str) -> subprocess.C
     for number, descriptor in enumerate(high, 3):
         os.dup2(descriptor, number, inheritable=True)
     os.closerange(50, 100)
-    from shardwright.node._activation import inherited
+    from shardwright.node._activation import inherited_sockets
     environment = dict(os.environ, LISTEN_PID=str(os.getpid()))
     """
     return subprocess.run(
@@ -122,7 +122,7 @@ def test_sockets_come_with_their_names_and_go_to_nobody_else() -> None:
         ports = [str(one.getsockname()[1]), str(two.getsockname()[1])]
         found = child(
             """
-            for name, sock in inherited(environment, os.getpid()):
+            for name, sock in inherited_sockets(environment, os.getpid()):
                 print(name, sock.getsockname()[1], sock.get_inheritable(), sock.fileno())
             """,
             [one.fileno(), two.fileno()],
@@ -148,15 +148,15 @@ def test_what_is_no_listening_socket_is_refused(what: str, tmp_path: Path) -> No
             "a connection": idle.fileno(),
             "a Unix socket": pair[0].fileno(),
         }
-        found = child("inherited(environment, os.getpid())", [given[what]], LISTEN_FDS="1")
+        found = child("inherited_sockets(environment, os.getpid())", [given[what]], LISTEN_FDS="1")
     assert found.returncode == 1
     assert "NodeError: descriptor 3, of those handed over" in found.stderr
 
 
 def test_what_is_meant_for_others_is_left_alone() -> None:
-    assert inherited({}, 5) == ()
-    assert inherited({"LISTEN_PID": "4", "LISTEN_FDS": "1"}, 5) == ()
-    assert inherited({"LISTEN_PID": "5", "LISTEN_FDS": "0"}, 5) == ()
+    assert inherited_sockets({}, 5) == ()
+    assert inherited_sockets({"LISTEN_PID": "4", "LISTEN_FDS": "1"}, 5) == ()
+    assert inherited_sockets({"LISTEN_PID": "5", "LISTEN_FDS": "0"}, 5) == ()
     for count in ("", "many", "-1", "1000000"):
         with pytest.raises(NodeError):
-            inherited({"LISTEN_PID": "5", "LISTEN_FDS": count}, 5)
+            inherited_sockets({"LISTEN_PID": "5", "LISTEN_FDS": count}, 5)

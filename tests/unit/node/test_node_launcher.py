@@ -32,7 +32,8 @@ from shardwright.node._keeper_messages import (
     from_keeper,
     to_keeper,
 )
-from shardwright.node._launcher import PASSED_ON, THREADS, Surroundings, end_in_words, parent_of, read_secrets
+from shardwright.node._launcher import PASSED_ON, THREADS, Surroundings, end_in_words, read_secrets
+from shardwright.node._parents import parent_of
 
 MANIFEST = """
 [app]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 
 from shardwright.contracts.sandbox import Capabilities, Finding, LaunchSpec
 from shardwright.errors import SandboxError
-from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups, remove_folders, stale_folders
+from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
 from shardwright.sandbox._linux._mounts import hierarchies
 from shardwright.sandbox.namespace import NamespaceBackend, NamespaceSandbox
 from shardwright.sandbox.namespace._start import BoxPlan, Started, start
 from shardwright.sandbox.oci._start import Container, ContainerChild, described
+from shardwright.sandbox.oci._sweep import CGROUPS, remove_beside
 
 _PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin"
-_SWEEP_S = 2.0
-_ROOT = "/sys/fs/cgroup"
 _OPTIONS = {"runsc": ("--platform=ptrace", "--network=none", "--ignore-cgroups")}
 
 
@@ -29,22 +26,7 @@ class OciSandbox(NamespaceSandbox):
         if self.deleted:
             return
         super().delete()
-        _remove_beside(self.handle.control_groups)
-
-
-def _remove_beside(control_groups: Iterable[str]) -> None:
-    """What a runtime made for a container in hierarchies that are not ours."""
-    tops = set(hierarchies(_ROOT, "/proc").tops.values())
-    for folder in {os.path.join(*path.rsplit("/", 2)[-2:]) for path in control_groups}:
-        for path in (f"{top}/{inner}" for top in tops for inner in (folder, os.path.dirname(folder))):
-            with contextlib.suppress(OSError):  # gone, or in use by another of ours
-                os.rmdir(path)
-
-
-def sweep_containers() -> tuple[str, ...]:
-    """Remove what runtimes made for dead keepers beside the control groups that all backends share; what it was."""
-    tops = sorted(set(hierarchies(_ROOT, "/proc").tops.values()))
-    return tuple(folder for top in tops for folder in stale_folders(top, "", ()) if remove_folders([folder], _SWEEP_S))
+        remove_beside(self.handle.control_groups)
 
 
 class OciBackend(NamespaceBackend):
@@ -124,11 +106,11 @@ class OciBackend(NamespaceBackend):
         try:
             return start(plan, lambda plan, said, status: ContainerChild(plan, said, status, container))
         except SandboxError:
-            _remove_beside(group.paths if group is not None else ())
+            remove_beside(group.paths if group is not None else ())
             raise
 
     def _container(self, plan: BoxPlan, group: ControlGroup | None) -> Container:
-        found = hierarchies(_ROOT, "/proc")
+        found = hierarchies(CGROUPS, "/proc")
         seen: dict[str, str] = {}
         unseen: list[str] = []
         if found.controllers:
@@ -136,7 +118,7 @@ class OciBackend(NamespaceBackend):
                 top = found.tops[name]
                 if folder != top:
                     seen[top] = folder
-            if found.unified_top and found.unified_top != _ROOT:
+            if found.unified_top and found.unified_top != CGROUPS:
                 unseen.append(found.unified_top)  # beside version 1, where runtimes expect nothing or all of it
         elif found.unified and found.unified != found.unified_top:
             seen[found.unified_top] = found.unified
