@@ -324,16 +324,16 @@ class ProcessLauncher(Launcher):
         self._events.record("template lost", reason, component=port.component, shard=port.shard)
 
     async def _fork(self, template: Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
-        nobody = None if terminal else self._ahead.take(template, limits)
-        if nobody is None:
-            nobody = await self._begin_fork(template, shard, limits)
+        ahead = None if terminal else self._ahead.take(template, limits)
+        nobody = ahead if ahead is not None else await self._begin_fork(template, shard, limits)
         port = nobody.port
         port.shard = shard
         try:
             await self._name(nobody, limits, terminal)
         except BaseException as error:
             await self._clean_up(port, nobody.name)
-            if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
+            again = isinstance(error, StartFailed) and (ahead is not None or await template.has_ended(TEMPLATE_END_S))
+            if isinstance(error, StartFailed) and again:  # one that waited may have come to harm meanwhile
                 raise TemplateEnded(f"{shard} was not forked: {error.message}") from error
             raise
         if template.again and not terminal:

@@ -16,7 +16,7 @@ _EXITS_KEPT = 256  # reports of a template that nobody asked for
 
 
 class TemplateEnded(StartFailed):
-    """A fork was asked of a template that was about to end; another template may do."""
+    """A fork was asked of a template that was about to end, or came to harm while it waited; another attempt may do."""
 
 
 class Template:
