@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -350,14 +351,17 @@ class ProcessLauncher(Launcher):
             raise StartFailed(f"{port.shard} ended before it began")
         self._watch(port, adopted[1])
         await self._expect(port, Ready)
+        own_network = template.own_network
         if folder := outside_of(port.pid, adopted[0].control_groups):
-            raise StartFailed(f"{port.shard} did not enter its control group {folder}")
-        if template.backend == "namespace" and (
-            trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)
+            trouble, remedy = f"did not enter its control group {folder}", ""
+        elif template.backend == "namespace" and (
+            walls := walls_trouble(port.pid, template.port.pid, own_network=own_network)
         ):
-            raise StartFailed(
-                f"{port.shard} did not close its walls: {trouble}", remedy="its template is not to be trusted"
-            )
+            trouble, remedy = f"did not close its walls: {walls}", "its template is not to be trusted"
+        else:
+            return
+        if not _has_ended(adopted[1]):  # else there was nothing left to look at, and its end is told as any other
+            raise StartFailed(f"{port.shard} {trouble}", remedy=remedy)
 
     async def _begin_fork(self, template: Template, name: ShardId, limits: Limits) -> Nobody:
         """A fork that said hello, and control groups for it. Raises StartFailed, TemplateEnded, SandboxError, OSError."""
@@ -550,3 +554,7 @@ class ProcessLauncher(Launcher):
         if reserved is not None and reserved != port.shard:
             with contextlib.suppress(SandboxError, NodeError):
                 await asyncio.shield(self._keeper.delete(reserved))
+
+
+def _has_ended(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 0)[0])
