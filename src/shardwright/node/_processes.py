@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ FORKS_OF_A_TEMPLATE = (
     1000  # then another takes its place: what all forks of one share (address layout, hash seed) changes
 )
 TEMPLATE_END_S = 0.5
+LOOKS, LOOK_S = 3, 0.02  # at a fork that seems to be elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,8 @@ class ProcessLauncher(Launcher):
             found = await self._keeper.delete(port.shard)
         finally:
             self._logs.drain()
-        if found is not None and found.status is None and not found.out_of_memory:
+        forked = isinstance(port, GuestPort) and port.forked_as is not None
+        if (found is None and forked) or (found is not None and found.status is None and not found.out_of_memory):
             # a forked shard is its template's child: that one knows, and says so about now
             template = self._templates.get(port.component)
             name = (isinstance(port, GuestPort) and port.forked_as) or port.shard
@@ -347,21 +348,29 @@ class ProcessLauncher(Launcher):
         handle = SandboxHandle(1, template.backend, port.shard, port.pid, process_start_ticks(port.pid) or 0)
         self._enter(port, terminal, tuple(nobody.entrances))
         adopted = await self._keeper.adopt(handle, limits, nobody.name)
-        if adopted is None:
-            raise StartFailed(f"{port.shard} ended before it began")
+        if adopted is None:  # it has ended; if it was ready before, that is told as any other end
+            await self._expect(port, Ready)
+            await self._keeper.delete(nobody.name)
+            return
         self._watch(port, adopted[1])
         await self._expect(port, Ready)
-        own_network = template.own_network
-        if folder := outside_of(port.pid, adopted[0].control_groups):
-            trouble, remedy = f"did not enter its control group {folder}", ""
-        elif template.backend == "namespace" and (
-            walls := walls_trouble(port.pid, template.port.pid, own_network=own_network)
-        ):
-            trouble, remedy = f"did not close its walls: {walls}", "its template is not to be trusted"
-        else:
-            return
-        if not _has_ended(adopted[1]):  # else there was nothing left to look at, and its end is told as any other
-            raise StartFailed(f"{port.shard} {trouble}", remedy=remedy)
+        for _ in range(LOOKS):
+            if not (trouble := self._outside(port, template, adopted[0].control_groups)):
+                return
+            await asyncio.sleep(LOOK_S)  # threads that end are listed for a moment, and in no group any more
+            if not port.alive():  # there was nothing left to look at, and its end is told as any other
+                return
+        raise StartFailed(f"{port.shard} {trouble}", remedy="its template is not to be trusted")
+
+    @staticmethod
+    def _outside(port: GuestPort, template: Template, control_groups: Collection[str]) -> str:
+        """What is wrong with where a fork is, seen from here; empty when it is where it should be."""
+        if folder := outside_of(port.pid, control_groups):
+            return f"did not enter its control group {folder}"
+        if template.backend != "namespace":
+            return ""
+        walls = walls_trouble(port.pid, template.port.pid, own_network=template.own_network)
+        return f"did not close its walls: {walls}" if walls else ""
 
     async def _begin_fork(self, template: Template, name: ShardId, limits: Limits) -> Nobody:
         """A fork that said hello, and control groups for it. Raises StartFailed, TemplateEnded, SandboxError, OSError."""
@@ -554,7 +563,3 @@ class ProcessLauncher(Launcher):
         if reserved is not None and reserved != port.shard:
             with contextlib.suppress(SandboxError, NodeError):
                 await asyncio.shield(self._keeper.delete(reserved))
-
-
-def _has_ended(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
