@@ -78,6 +78,14 @@ setup_native_tools() {
     echo "   (no valgrind, spin or clang: some tests of the C extension are skipped)" >&2
 }
 
+# What makes containers of shards. Both live in /usr/sbin or /usr/bin, which not every path has.
+setup_containers() {
+    local path=$PATH:/usr/sbin:/sbin
+    PATH=$path command -v runc >/dev/null && PATH=$path command -v crun >/dev/null && return 0
+    may_install_packages && install_packages runc crun && return 0
+    echo "   (no runc or crun: the tests of shards in containers are skipped)" >&2
+}
+
 can_compile() {
     { command -v "${CC:-cc}" || command -v gcc; } >/dev/null 2>&1 &&
         "$1" -I -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'

@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 import pytest
 
+from containers import RUNTIMES, need
 from shardwright.contracts.sandbox import LaunchSpec, Sandbox, SandboxBackend
 from shardwright.model.ids import ShardId
 from shardwright.sandbox import become_subreaper
 from shardwright.sandbox._linux._cgroup import NoCgroups
 from shardwright.sandbox.namespace import NamespaceBackend
+from shardwright.sandbox.oci import OciBackend
 from shardwright.sandbox.process import ProcessBackend
 from shardwright.testing import SANDBOX_CHECKS, SandboxCheck, check_sandbox_backend
 
@@ -55,6 +57,19 @@ def test_namespace(check: SandboxCheck) -> None:
 )
 def test_namespace_without_control_groups(check: SandboxCheck) -> None:
     assert check_sandbox_backend(BACKENDS["namespace-without-cgroups"], only=check.name) == (check.name,)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
+def test_containers(check: SandboxCheck, runtime: str) -> None:
+    need(runtime)
+    done = check_sandbox_backend(lambda: OciBackend(runtime), only=check.name)
+    if check.start != "spawn":
+        assert not done, "containers do not start from templates"
+        return
+    if not done:
+        pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
+    assert done == (check.name,)
 
 
 FAMILY = """

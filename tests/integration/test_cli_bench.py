@@ -73,8 +73,13 @@ def test_a_second_benchmark_waits_for_the_first(tmp_path: Path) -> None:
 def test_starts_are_measured_beside_a_plain_fork(tmp_path: Path, record_exercised: Callable[[str, int], None]) -> None:
     ended = shardwright(tmp_path, "bench", "start", "--rounds", "2", "--shards", "3", "--json", timeout=110)
     assert ended.returncode == 0, ended.stderr
-    records = {record["backend"]: record for record in json.loads(ended.stdout)["records"]}
+    found = json.loads(ended.stdout)["records"]
+    records = {record["backend"]: record for record in found if record["case"] == "start"}
     assert "process" in records
+    in_a_row = [record for record in found if record["case"] == "start in a row"]
+    assert {record["backend"] for record in in_a_row} == records.keys()
+    for record in (record for record in found if record["case"] == "container"):
+        assert 0 < record["ready_min_ms"] <= record["ready_p50_ms"] and record["by_hand_p50_ms"] > 0
     for record in records.values():
         assert 0 < record["fork_p50_ms"] < record["ready_p50_ms"] and record["ready_min_ms"] <= record["ready_p50_ms"]
         assert 0 < record["plain_fork_p50_ms"] < record["fresh_interpreter_p50_ms"]
@@ -107,3 +112,15 @@ def test_calls_are_measured_beside_the_floor_and_other_ways(
 def test_sizes_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     ended = shardwright(tmp_path, "bench", "call", "--sizes", "small")
     assert ended.returncode == 2 and "no numbers" in ended.stderr
+
+
+def test_sessions_are_measured_beside_their_floor(tmp_path: Path, record_exercised: Callable[[str, int], None]) -> None:
+    ended = shardwright(tmp_path, "bench", "compose", "--rounds", "1", "--json", timeout=110)
+    assert ended.returncode == 0, ended.stderr
+    records = json.loads(ended.stdout)["records"]
+    of_process = {(r["case"], r["shards"], r["warm"]) for r in records if r["backend"] == "process"}
+    composed = {("compose", shards, warm) for shards in (1, 5) for warm in (True, False)}
+    assert of_process == composed | {("at once", 50, False)}
+    for record in records:
+        assert 0 < record["min_us"] <= record["p50_us"] <= record["answered_p50_us"] and record["floor_p50_us"] > 0
+    record_exercised("kinds of composition that were measured", len(records))

@@ -96,6 +96,7 @@ TOOLS = """
     from shardwright.guest._shard import Shard
     from shardwright.guest._context import current_call
     from shardwright.model.envelope import Envelope, Kind
+    gc.unfreeze()
     runtime = [o for o in gc.get_objects() if isinstance(o, Shard)][-1].runtime
     account = broker.account()
     bank.balance("a")

@@ -30,6 +30,7 @@ EVIL = """
     def crowd(count):
         from shardwright.guest._control_messages import Bind
         from shardwright.guest._shard import Shard
+        gc.unfreeze()
         control = [o for o in gc.get_objects() if isinstance(o, Shard)][-1].control
         for number in range(count):
             control.send(Bind(100_000 + number, "clerk", 0))

@@ -19,6 +19,7 @@ import pytest
 
 import escapes
 import shardwright
+from containers import RUNTIMES, need
 
 REPOSITORY = Path(__file__).parent.parent.parent
 MANIFEST = """
@@ -239,6 +240,40 @@ def test_every_attempt_succeeds_without_a_sandbox_and_none_within(
     record_exercised("escapes that succeed without a sandbox and not from a shard", len(plain) - len(lacking))
     record_exercised("escapes attempted by a template while it is imported", len(from_template))
     record_exercised("escapes that this machine cannot show", len(lacking))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_no_attempt_succeeds_within_a_container(
+    machine: dict[str, Any], tmp_path: Path, runtime: str, record_exercised: Callable[[str, int], None]
+) -> None:
+    """The same attempts, which the test above shows to succeed without a sandbox."""
+    need(runtime)
+    app, state = _application(tmp_path), tmp_path / "state"
+    manifest = app / "shardwright.toml"
+    manifest.write_text(manifest.read_text().replace('isolation = "namespace"', f'isolation = "oci:{runtime}"'))
+    sources = {attempt.key: attempt.source for attempt in escapes.attempts()}
+    world = _world(machine, app, state)
+    with shardwright.start(app, state=state) as node, node.session("one") as one, node.session("two") as two:
+        one.call("hostile.pid"), two.call("hostile.pid")
+        running = node.shards()
+        sibling = next(s.pid for s in running if s.component == "hostile" and "two" in s.sessions)
+        assert {s.isolation for s in running} == {f"oci:{runtime}"}
+        world["api"] = str(next(Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*.sock")))
+        world["pids"] = {
+            "a process of the machine": machine["victim"],
+            "another shard": sibling,
+            "the template": next(s.pid for s in running if s.component == "other"),  # there is none: any other
+            "the keeper": _only_child(node.running.core.launcher._keeper.pid),  # type: ignore[union-attr]
+            "the node": os.getpid(),
+        }
+        (app / "shared" / "plan").write_text("x")
+        walled = _outside(
+            json.loads(one.call("hostile.attempt", json.dumps({"sources": sources, "world": world}))), machine
+        )
+        assert (app / "shared" / "plan").read_text() == "x"
+    assert walled.keys() == sources.keys()
+    assert not _succeeded(walled), json.dumps(_succeeded(walled), indent=1)
+    record_exercised(f"escapes attempted from a container of {runtime}", len(walled))
 
 
 def _unsandboxed(sources: dict[str, str], world: dict[str, Any]) -> dict[str, Any]:

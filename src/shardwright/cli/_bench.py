@@ -15,15 +15,16 @@ from typing import Any
 import click
 import psutil
 
-from shardwright.cli import _bench_call, _bench_gateway, _bench_start
+from shardwright.cli import _bench_call, _bench_compose, _bench_gateway, _bench_start
 from shardwright.cli._invocation import Invocation, common_options
 
 _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us", "p99_us", "p99_over_p50",
           "cpu_us_per_request")  # fmt: skip
 
 
-_OF_STARTS = ("backend", "fork_p50_ms", "ready_p50_ms", "plain_fork_p50_ms", "fresh_interpreter_p50_ms", "shards",
-              "private_mib", "pss_mib", "mem_available_drop_mib")  # fmt: skip
+_OF_STARTS = ("case", "backend", "fork_p50_ms", "ready_p50_ms", "plain_fork_p50_ms", "by_hand_p50_ms",
+              "fresh_interpreter_p50_ms", "shards", "private_mib", "pss_mib", "mem_available_drop_mib")  # fmt: skip
+_OF_SESSIONS = ("case", "backend", "shards", "warm", "p50_us", "min_us", "answered_p50_us", "floor_p50_us")
 
 
 _OF_CALLS = ("case", "trust", "transport", "placement", "size", "in_flight", "gap_us", "p50_us", "p99_us", "per_second",
@@ -97,12 +98,29 @@ def calls(invocation: Invocation, seconds: float, rounds: int, sizes: str, peers
 def start_shards(invocation: Invocation, rounds: int, shards: int) -> None:
     """From nothing to a shard's first answer by a template with grpc and numpy loaded, beside a plain fork of the same.
 
+    `start` is a start now and then: the template has forked ahead for it. `start in a row` is one right after another, for
+    which it has not. `container` is a bare interpreter's first word from an OCI runtime, beside the same by hand.
+
     \b
     Examples:
       shardwright bench start
       shardwright bench start --rounds 200 --shards 0 --json
     """
     _measured(invocation, _OF_STARTS, ("numpy", "grpcio"), lambda say: _bench_start.measure(rounds, shards, say))
+
+
+@bench.command("compose")
+@click.option("--rounds", default=60, show_default=True, type=click.IntRange(1, 10_000), help="Sessions of each case.")
+@common_options
+def compose(invocation: Invocation, rounds: int) -> None:
+    """Sessions of one and of five shards, warm and from templates, and fifty at once; beside each its floor.
+
+    \b
+    Examples:
+      shardwright bench compose
+      shardwright bench compose --rounds 200 --json
+    """
+    _measured(invocation, _OF_SESSIONS, (), lambda say: _bench_compose.measure(rounds, say))
 
 
 def _measured(

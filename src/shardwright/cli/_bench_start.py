@@ -18,11 +18,12 @@ from typing import Any
 
 import psutil
 
-from shardwright.node import Node, examine_machine, start
+from shardwright.node import Node, container_trial, examine_machine, start
 
+RUNTIMES = ("runc", "crun")
 LOADED = ("grpc", "numpy")  # what makes a template heavy, as far as it is installed
 _MIB = 2**20
-_SETTLE_S = 0.05  # between two starts, so that the end of one is not measured in the next
+_SETTLE_S = 0.08  # between two starts, so that the end of one is not measured in the next
 _MANIFEST = """
 [app]
 name = "bench-start-{backend}"
@@ -74,6 +75,8 @@ def measure(rounds: int, shards: int, say: Callable[[str], None]) -> list[dict[s
     fresh: list[float] = []
     begun: dict[str, list[float]] = {}
     answered: dict[str, list[float]] = {}
+    plain_in_a_row: list[float] = []
+    in_a_row: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         forker = stack.enter_context(
             subprocess.Popen(
@@ -101,23 +104,69 @@ def measure(rounds: int, shards: int, say: Callable[[str], None]) -> list[dict[s
                     session.call("heavy.ping")
                     answered.setdefault(backend, []).append(time.perf_counter() - before)
                 time.sleep(_SETTLE_S)
+        for number in range(rounds):  # as fast as they go: nothing was forked ahead
+            plain_in_a_row.append(_forked(forker))
+            for backend, node in nodes.items():
+                with node.session(f"first-{number}") as session:  # takes what was forked ahead
+                    session.call("heavy.ping")
+                before = time.perf_counter()
+                with node.session(f"second-{number}") as session:
+                    session.call("heavy.ping")
+                    in_a_row.setdefault(backend, []).append(time.perf_counter() - before)
         say(f"{rounds} starts of each; now {shards} idle shards of each")
-        return [
-            {
-                "case": "start",
-                "backend": backend,
-                "loaded": ", ".join(there),
-                "fork_p50_ms": _ms(begun[backend]),
-                "ready_p50_ms": _ms(answered[backend]),
-                "ready_min_ms": round(min(answered[backend]) * 1e3, 3),
-                "plain_fork_p50_ms": _ms(plain),
-                "fresh_interpreter_p50_ms": _ms(fresh),
-                "ratio_to_plain_fork": round(median(answered[backend]) / median(plain), 2),
-                "rounds": rounds,
-                **_memory(node, shards),
-            }
-            for backend, node in nodes.items()
-        ]
+        return (
+            [
+                {
+                    "case": "start",
+                    "backend": backend,
+                    "loaded": ", ".join(there),
+                    "fork_p50_ms": _ms(begun[backend]),
+                    "ready_p50_ms": _ms(answered[backend]),
+                    "ready_min_ms": round(min(answered[backend]) * 1e3, 3),
+                    "plain_fork_p50_ms": _ms(plain),
+                    "fresh_interpreter_p50_ms": _ms(fresh),
+                    "ratio_to_plain_fork": round(median(answered[backend]) / median(plain), 2),
+                    "rounds": rounds,
+                    **_memory(node, shards),
+                }
+                for backend, node in nodes.items()
+            ]
+            + [
+                {
+                    "case": "start in a row",
+                    "backend": backend,
+                    "loaded": ", ".join(there),
+                    "ready_p50_ms": _ms(in_a_row[backend]),
+                    "ready_min_ms": round(min(in_a_row[backend]) * 1e3, 3),
+                    "plain_fork_p50_ms": _ms(plain_in_a_row),
+                    "ratio_to_plain_fork": round(median(in_a_row[backend]) / median(plain_in_a_row), 2),
+                    "rounds": rounds,
+                }
+                for backend in nodes
+            ]
+            + measure_containers(max(3, rounds // 3))
+        )
+
+
+def measure_containers(rounds: int) -> list[dict[str, Any]]:
+    """A flat record for each OCI runtime that is there: the first word of a bare interpreter, and the same by hand."""
+    records = []
+    for runtime in RUNTIMES:
+        found = container_trial(runtime, rounds)
+        if found is not None:
+            ours, hand = median(found["ours_ms"]), median(found["by_hand_ms"])
+            records.append(
+                {
+                    "case": "container",
+                    "backend": f"oci:{runtime}",
+                    "ready_p50_ms": round(ours, 3),
+                    "ready_min_ms": round(min(found["ours_ms"]), 3),
+                    "by_hand_p50_ms": round(hand, 3),
+                    "ratio_to_by_hand": round(ours / hand, 3),
+                    "rounds": rounds,
+                }
+            )
+    return records
 
 
 def _ms(values: list[float]) -> float:

@@ -23,7 +23,7 @@ from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready
 from shardwright.guest._ends import flush_at_exit
 from shardwright.guest._fresh import hold_lifeline, prepare
 from shardwright.guest._origin import remember_origins, tag_records
-from shardwright.guest._output import tag_output
+from shardwright.guest._output import tag_output, tag_streams, untag_streams
 from shardwright.guest._runtime import Runtime
 from shardwright.guest._shard import Shard
 from shardwright.guest._template import ForkServer, ImportFailed, announce, import_component, prepare_imports
@@ -100,6 +100,8 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     prepare()
     sys.stdout.flush()
     sys.stderr.flush()
+    shard = None if runtime.component == GATEWAY_COMPONENT else Shard(runtime, {"socket": SocketTransport()})
+    _become_talkative()
     gc.collect()
     gc.freeze()  # what is shared stays shared: the collector will not touch it in the children
     announce(control, imported)
@@ -113,18 +115,27 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     try:
         if fence is not None:
             fence.enter()  # while the node makes its control groups
-        shard = _enter(control, runtime, init.walls, forked=True)
+        if shard is not None:
+            runtime.open(rings=init.rings)
+        serving = _enter(control, runtime, init.walls, shard, forked=True)
     except SandboxError as error:
         announce(control, ImportFailed(error.message, ""))
         return 1
     announce(control, imported)
-    return _serve(shard)
+    return _serve(serving)
+
+
+def _become_talkative() -> None:
+    """What user code prints and logs from now on says whose it is. Before a fork: then forks have nothing to do for it."""
+    tag_streams()
+    remember_origins()
+    tag_records()
 
 
 def _spawned(control: ControlSocket, init: Init) -> int:
     _notice(control, init.walls)
     runtime = _runtime(init)
-    shard = _enter(control, runtime, init.walls, forked=False)
+    shard = _enter(control, runtime, init.walls, None, forked=False)
     try:
         imported = import_component(runtime)
     except ImportFailed as failed:
@@ -156,7 +167,9 @@ class Serving(Protocol):
     def serve(self) -> int: ...
 
 
-def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, forked: bool) -> Serving:
+def _enter(
+    control: ControlSocket, runtime: Runtime, walls: Walls | None, shard: Shard | None, *, forked: bool
+) -> Serving:
     message, descriptors = control.receive()
     if not isinstance(message, Enter):
         raise ChannelClosed("the node did not say who this is")
@@ -169,6 +182,7 @@ def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, for
 
         close_walls(walls, forked=forked)
     if message.terminal:
+        untag_streams()
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
             os.close(descriptor)
@@ -177,15 +191,17 @@ def _enter(control: ControlSocket, runtime: Runtime, walls: Walls | None, *, for
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:
         tag_output(descriptors[0], descriptors[1])
-    remember_origins()
-    tag_records()
+    if not forked:
+        remember_origins()
+        tag_records()
     if runtime.component == GATEWAY_COMPONENT:
         ours = importlib.import_module(runtime.definition.code.primary)  # from a room above this one
         gateway: Serving = ours.enter(runtime.plan, control, message, descriptors[2:])
         return gateway
     runtime.entered()
-    shard = Shard(runtime, control, {"socket": SocketTransport()})
-    shard.enter(ShardId(message.shard), message.secrets, rings=message.rings)
+    if shard is None:
+        shard = Shard(runtime, {"socket": SocketTransport()})
+    shard.enter(control, ShardId(message.shard), message.secrets, rings=message.rings)
     return shard
 
 

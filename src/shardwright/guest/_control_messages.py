@@ -25,6 +25,7 @@ class Init(_Message, frozen=True, tag="init"):
     """Who you are, and the plan (msgpack of ShardPlan). ``role`` is "template" or "shard".
 
     ``testing``: a test run started this node; only then may it send Patch. ``walls``: you are in a sandbox of namespaces.
+    ``rings``: as in Enter.
     """
 
     plan: bytes
@@ -34,6 +35,7 @@ class Init(_Message, frozen=True, tag="init"):
     argv: tuple[str, ...]
     testing: Testing | None = None
     walls: Walls | None = None
+    rings: bool = False
 
 
 class Fork(_Message, frozen=True, tag="fork"):

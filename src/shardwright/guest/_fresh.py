@@ -64,10 +64,10 @@ def prepare() -> None:
 
 def refresh(watch: SeedWatch) -> None:
     """Give this process randomness of its own. To be called in the child, before user code runs."""
-    if watch.random_state is None:
-        random.seed()
-    else:
-        random.setstate(watch.random_state)  # Python itself seeds anew after a fork
+    if watch.random_state is not None:
+        random.setstate(
+            watch.random_state
+        )  # else Python itself has seeded it anew: ``random`` sees to that at each fork
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None and not watch.numpy_seeded:
         numpy_random.seed()

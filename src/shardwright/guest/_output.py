@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import sys
 import threading
 from typing import Any
 
@@ -154,6 +155,7 @@ class _LastResort(logging.Handler):
 
 
 _streams: list[TaggedStream] = []
+_plain: list[Any] = []  # the streams that those took the place of
 
 
 def end_lines() -> None:
@@ -164,20 +166,36 @@ def end_lines() -> None:
 
 def tag_output(descriptor: int, errors_descriptor: int) -> None:
     """Send descriptors 1 and 2 and Python's streams of this process to the log pipes, which this uses up."""
-    import sys
-
     os.dup2(descriptor, 1)
     os.dup2(errors_descriptor, 2)
     os.close(descriptor)
     os.close(errors_descriptor)
+    if not _streams:
+        tag_streams()
+
+
+def tag_streams() -> None:
+    """Python's streams of this process write tagged lines from now on, wherever descriptors 1 and 2 lead."""
     errors = TaggedStream(2, "stderr", beside=1)
     output = TaggedStream(1, "stdout")
+    _plain[:] = [sys.stdout, sys.stderr, logging.lastResort]
     _streams[:] = [output, errors]
+    _replace(output, errors, _LastResort(errors))
+
+
+def untag_streams() -> None:
+    """Back to what there was: this process writes to a terminal, or where its caller does."""
+    if _streams:
+        _replace(*_plain)
+        _streams.clear()
+
+
+def _replace(output: Any, errors: Any, last_resort: logging.Handler | None) -> None:
     # handlers that were configured at import hold the old streams: give them the new ones
     replaced = {id(sys.stdout): output, id(sys.stderr): errors}
     for logger in [logging.getLogger(), *map(logging.getLogger, list(logging.Logger.manager.loggerDict))]:
         for handler in getattr(logger, "handlers", ()):
             if isinstance(handler, logging.StreamHandler) and id(handler.stream) in replaced:
                 handler.setStream(replaced[id(handler.stream)])
-    sys.stdout, sys.stderr = replaced[id(sys.stdout)], replaced[id(sys.stderr)]
-    logging.lastResort = _LastResort(errors)
+    sys.stdout, sys.stderr = output, errors
+    logging.lastResort = last_resort

@@ -167,11 +167,17 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<Runtime {self.shard or self.component}, {len(self._links)} links>"
 
+    def open(self, *, rings: bool) -> Hub | RingHub:
+        """What ``activate`` does first, for who has the time before: in the process that uses it, after any fork."""
+        if self._hub is None:
+            self._hub = self.mailbox.hub = make_hub(f"{self.shard or self.component}-hub", rings=rings)
+        return self._hub
+
     def activate(self, shard: ShardId, binder: Binder[Link], *, rings: bool = False) -> Hub | RingHub:
         """Begin to live as ``shard``. ``rings``: that is what most of its channels will be."""
         self.shard = shard
         self.router.binder = binder
-        hub = self._hub = self.mailbox.hub = make_hub(f"{shard}-hub", rings=rings)
+        hub = self.open(rings=rings)
         if self.cuts is not None:
             self.cuts.active = True
         if self.web.serves_applications:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import os
@@ -171,29 +172,33 @@ def refusal(bound: Bound) -> ShardwrightError:
 
 
 class Shard:
-    """The life of a shard's process from Enter to its end."""
+    """The life of a shard's process from Enter to its end. Made before a fork, it costs its forks nothing."""
 
-    def __init__(self, runtime: Runtime, control: ControlSocket, transports: Mapping[str, Transport]) -> None:
+    def __init__(self, runtime: Runtime, transports: Mapping[str, Transport]) -> None:
         self.runtime = runtime
-        self.control = control
+        self.control: ControlSocket
+        self.binder: ControlBinder
         self.transports = dict(transports)
-        self.binder = ControlBinder(control)
+        install_policy(lambda: self.runtime.mailbox)
         self._main: SimpleQueue[RunMain | None] = SimpleQueue()
         self._stopping = False
         self._debugging: Debugging
 
-    def enter(self, shard: ShardId, secrets: Mapping[str, str], *, rings: bool = False) -> None:
+    def enter(self, control: ControlSocket, shard: ShardId, secrets: Mapping[str, str], *, rings: bool = False) -> None:
         """Become ``shard``: secrets into the environment, threads started, messages of the node heard."""
-        os.environ.update(secrets)
-        self.runtime.secrets = tuple(filter(None, secrets.values()))
-        install_policy(lambda: self.runtime.mailbox)
+        self.control = control
+        self.binder = ControlBinder(control)
+        if secrets:
+            os.environ.update(secrets)
+            self.runtime.secrets = tuple(filter(None, secrets.values()))
         runtime = self.runtime
         own = transport_of(runtime.activate(shard, self.binder, rings=rings))
         if own is not None:
             self.transports[RINGS] = own
         self._debugging = Debugging(runtime.plan, runtime.component, shard, self._send, self.note)
         self._debugging.install_hook()
-        threading.Thread(target=self._listen, name=f"{shard}-control", daemon=True).start()
+        # threading.Thread.start would wait until it runs, and there is no time to lose
+        _thread.start_new_thread(self._listen, ())
 
     def serve(self) -> int:
         """Serve until told to stop; the exit status. Runs on the main thread, which runs ``app.main`` where asked to."""
@@ -205,6 +210,7 @@ class Shard:
 
     def _listen(self) -> None:
         """The control thread. It ends with the process: a shard that does not hear the node must not go on."""
+        threading.current_thread().name = f"{self.runtime.shard}-control"
         serves("the conversation with the node")
         status = EXIT_DEFECT
         try:

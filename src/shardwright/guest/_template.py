@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from shardwright.guest._walls import Fence  # loads ctypes, which few guests need
 
 _KNOWN_POOLS = ("numpy", "scipy")  # their thread pools have at-fork handlers
+# signal.signal as the interpreter has it: what wraps it makes an enumeration of a handler that is none, and fails at it
+_set_handler: Callable[[int, int], object] = getattr(signal.signal, "__wrapped__", signal.signal)
+_SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,8 @@ class ForkServer:
 
     def run(self) -> int | None:
         """Returns a descriptor in a forked child (its control socket), None in the template when it is to end."""
+        # native pools with at-fork handlers are the threads that os.fork would warn of
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"shardwright\.guest\._template$")
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -211,18 +217,15 @@ class ForkServer:
                     os.close(descriptor)
                 continue
             try:
-                with warnings.catch_warnings(), self._fence.around_fork() if self._fence else contextlib.nullcontext():
-                    # native pools with at-fork handlers are the threads it would warn of
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    pid = os.fork()
+                pid = self._fork()
             except OSError as error:
                 for descriptor in descriptors:
                     os.close(descriptor)
                 self._control.send(Forked(message.shard, f"fork failed: {error}"))
                 continue
-            if pid == 0:
+            if pid == 0:  # whatever is touched from here on is a page that the fork has for itself
                 signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _set_handler(_SIGCHLD, _DEFAULT)
                 os.close(wake_read)
                 os.close(wake_write)
                 self._control.close()
@@ -231,6 +234,20 @@ class ForkServer:
             self._children[pid] = message.shard
             for descriptor in descriptors:  # the fork says that it is there
                 os.close(descriptor)
+
+    def _fork(self) -> int:
+        fence = self._fence
+        if fence is None:
+            return os.fork()
+        fence.before_fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            fence.after_fork()
+            raise
+        if pid:
+            fence.after_fork()
+        return pid
 
     def _become_shard(self, lifeline: int) -> None:
         os.setsid()

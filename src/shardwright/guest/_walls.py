@@ -10,14 +10,12 @@ The node looks at the result from outside before it lets anybody speak to the sh
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator
 
 from shardwright.errors import SandboxError
 from shardwright.guest._wanted_walls import Walls
@@ -38,6 +36,7 @@ _EXECUTE, _WRITE, _READ, _LIST, _MAKE_CHAR, _MAKE_BLOCK, _REFER, _TRUNCATE, _IOC
 _BIND_TCP, _CONNECT_TCP = 1, 2
 _SCRATCH = ("/tmp", "/dev/shm")
 _STAGE = "/.hidden/stage"
+_PIDS = ctypes.c_int(_NEWPID)
 
 
 def undumpable() -> None:
@@ -54,19 +53,19 @@ class Fence:
         self._covered = _mounted_beneath(_SCRATCH)
         undumpable()
 
-    @contextlib.contextmanager
-    def around_fork(self) -> Iterator[None]:
-        """The process forked inside is the first of a new pid namespace. Raises OSError before anything is forked."""
-        _checked(_LIBC.unshare(ctypes.c_int(_NEWPID)))
-        own = os.getpid()
-        try:
-            yield
-        finally:
-            if os.getpid() == own:
-                _checked(_LIBC.setns(ctypes.c_int(self._own_pids), ctypes.c_int(_NEWPID)))
+    def before_fork(self) -> None:
+        """The process that is forked next will be the first of a new pid namespace. Raises OSError."""
+        _checked(_LIBC.unshare(_PIDS))
+
+    def after_fork(self) -> None:
+        """In the template: forks are in its own pid namespace again. Raises OSError."""
+        _checked(_LIBC.setns(ctypes.c_int(self._own_pids), _PIDS))
 
     def enter(self) -> None:
-        """In the fork: namespaces, and in them what is its own. Raises SandboxError."""
+        """In the fork: namespaces, in them what is its own, and Landlock, after which it never mounts again.
+
+        Raises SandboxError. To be called with a single thread of Python's.
+        """
         os.close(self._own_pids)
         step = "make its namespaces"
         try:
@@ -81,6 +80,8 @@ class Fence:
             if self._walls.own_network:
                 step = "bring up its loopback"
                 _loopback_up()
+            step = "shut itself in (Landlock)"
+            _landlock(self._walls)
         except OSError as error:
             raise SandboxError(f"a fork of the template could not {step}: {error}") from error
 
@@ -106,6 +107,8 @@ class Fence:
 def close_walls(walls: Walls, *, forked: bool) -> None:
     """Give up what is left of power, in this process and all that it starts, for good. Raises SandboxError.
 
+    ``forked``: by a template, and it entered its namespaces (``Fence.enter``).
+
     To be called with a single thread of Python's, once the process is in its control groups.
     """
     step = "hide itself"
@@ -118,8 +121,9 @@ def close_walls(walls: Walls, *, forked: bool) -> None:
         _prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
         _drop_capabilities()
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        step = "shut itself in (Landlock)"
-        _landlock(walls)
+        if not forked:
+            step = "shut itself in (Landlock)"
+            _landlock(walls)
         if forked:
             step = "install its filter"
             _install(walls.tighten)
@@ -172,11 +176,12 @@ def _drop_capabilities() -> None:
     _checked(_LIBC.capset(ctypes.byref(header), ctypes.byref(values)))
 
 
-def _install(steps: bytes) -> None:
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
-    program = Program(len(steps) // 8, steps)
+
+def _install(steps: bytes) -> None:
+    program = _Program(len(steps) // 8, steps)
     zero = ctypes.c_ulong(0)
     _checked(_LIBC.prctl(ctypes.c_int(_PR_SET_SECCOMP), ctypes.c_ulong(_FILTER), ctypes.byref(program), zero, zero))
 

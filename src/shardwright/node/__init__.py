@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shardwright.node._api_messages import describe
     from shardwright.node._api_sockets import runtime_folder
     from shardwright.node._checks import lacking_secrets, measured_plan, unbuilt
+    from shardwright.node._container_trial import container_trial
     from shardwright.node._doctor import examine_application, examine_machine, unenforced
     from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
     from shardwright.node._logs import LogLine
@@ -67,6 +68,7 @@ __all__ = [
     "assumed",
     "astart",
     "choose",
+    "container_trial",
     "cores",
     "describe",
     "examine_application",
@@ -98,6 +100,7 @@ __getattr__ = lazily(
         "_api_messages": "describe",
         "_api_sockets": "runtime_folder",
         "_checks": "lacking_secrets measured_plan unbuilt",
+        "_container_trial": "container_trial",
         "_doctor": "examine_application examine_machine unenforced",
         "_face": "AsyncNode AsyncSession Node Session astart start",
         "_logs": "LogLine",

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from shardwright.errors import ManifestError, NodeError, PlanError
-from shardwright.model.manifest import Component, Manifest
+from shardwright.model.manifest import Component, Manifest, Start
 from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import read_secrets, read_token
 from shardwright.node._profiles import read_constants, read_profile
@@ -19,9 +19,15 @@ def unbuilt(manifest: Manifest) -> tuple[str, ...]:
     """What it asks for that this version does not have; weaker isolation is never given in place of stronger."""
     problems = [
         f"{manifest.place(f'components.{component.name}.isolation')}: components.{component.name}.isolation: "
-        f"{component.isolation!r} is not available in this version; expected {' or '.join(map(repr, BACKENDS))}"
+        f"{component.isolation!r} is not available in this version; expected {', '.join(map(repr, BACKENDS))} or 'oci:...'"
         for component in manifest.components
-        if component.isolation not in BACKENDS
+        if component.isolation not in BACKENDS and not component.isolation.startswith("oci:")
+    ]
+    problems += [
+        f"{manifest.place(f'components.{component.name}.start')}: components.{component.name}.start: "
+        f"shards in containers ({component.isolation}) cannot be forked from a template; expected 'auto' or 'spawn'"
+        for component in manifest.components
+        if component.isolation.startswith("oci:") and component.start is Start.TEMPLATE
     ]
     return tuple(problems)
 
@@ -93,7 +99,7 @@ def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ..
             "gpu_memory": ceiling.gpu_memory_bytes,
         }
         names += [f"limits.{name}" for name, amount in stated.items() if amount is not None and name not in enforces]
-        walled = component.isolation == "namespace"
+        walled = component.isolation not in ("auto", "process")
         if (component.files.read or component.files.write) and not walled:
             names.append("files")
         if component.network.egress and not walled:

@@ -17,9 +17,12 @@ from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
 from shardwright.node._state import REMEDY, folder_trouble, state_folder
 from shardwright.sandbox.namespace import NamespaceBackend
+from shardwright.sandbox.oci import OciBackend
 from shardwright.sandbox.process import ProcessBackend
 from shardwright.sharding import plan as plan_manifest
 from shardwright.transport import shm
+
+RUNTIMES = ("runc", "crun")  # those that ``oci:`` was run with
 
 
 def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
@@ -30,11 +33,15 @@ def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
         found = backend.fingerprint()
         capacity = backend.capacity()
         walls = spaces.finding()
+        containers = [
+            each.finding() for each in (OciBackend(name, backend.groups) for name in RUNTIMES) if each.is_there()
+        ]
     finally:
         backend.close()
     memory = format_bytes(capacity.memory_bytes) if capacity.memory_bytes is not None else "unknown memory"
     more = (
         walls,
+        *containers,
         Finding("capacity", True, f"{capacity.cpu:g} cores, {memory} to give to shards"),
         _extension(),
         _folder("sockets", runtime_folder(environment), "set XDG_RUNTIME_DIR to a folder of yours"),
@@ -64,6 +71,8 @@ def examine_application(
             Finding("manifest", False, problem, "take it out of the manifest, or run a version that has it")
         )
     findings += _secrets(manifest, environment)
+    for runtime in sorted({c.isolation[4:] for c in manifest.components if c.isolation.startswith("oci:")}):
+        findings.append(OciBackend(runtime).finding())
     needed = len(findings)
     for line in not_enforced(manifest, enforced):
         findings.append(Finding("limits", False, line))

@@ -48,6 +48,7 @@ from shardwright.node._keeper_messages import (
 )
 from shardwright.node._listen import addresses_of, listen
 from shardwright.sandbox.namespace import NamespaceBackend
+from shardwright.sandbox.oci import sweep_containers
 from shardwright.sandbox.process import ProcessBackend, end_descendants
 from shardwright.telemetry import LogFormat, OwnLog
 
@@ -83,7 +84,7 @@ class Keeper:
 
     def run(self) -> None:
         """Until the node is gone; then end everything."""
-        self._swept = self._backend.sweep()
+        self._swept = (*self._backend.sweep(), *sweep_containers())
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -104,8 +105,8 @@ class Keeper:
                 if wake_read in ready:
                     os.read(wake_read, 4096)
                 if wake_read in ready or ended:
-                    self._backend.end_strays(self._spaces.first_pids())
-                    self._backend.reap_orphans(self._spaces.first_pids())
+                    self._backend.end_strays(self._first_pids())
+                    self._backend.reap_orphans(self._first_pids())
                 if self._socket.fileno() in ready:
                     if not self._frames.gulp():
                         break
@@ -225,6 +226,8 @@ class Keeper:
                 return Reserved(message.request), list(backend.reserve(message.shard, message.limits))
             case Adopt():
                 backend = self._backend_of(message.handle.backend)
+                if message.reserved:
+                    backend.give(message.reserved, message.handle.shard)
                 adopted = backend.adopt(message.handle, message.limits)
                 if adopted is not None:
                     self._lifelines[message.handle.shard] = socket.socket(fileno=os.dup(descriptors[0]))
@@ -276,15 +279,27 @@ class Keeper:
 
     def _backend_of(self, name: str) -> ProcessBackend:
         """Raises SandboxError."""
+        kind, _, runtime = name.partition(":")
+        if name not in self._backends and kind == "oci" and runtime:
+            from shardwright.sandbox.oci import OciBackend  # few keepers need it
+
+            self._backends[name] = OciBackend(runtime, self._backend.groups)
         if name not in self._backends:
             raise SandboxError(f"there is no backend {name!r}", remedy=f"choose from {', '.join(self._backends)}")
         return self._backends[name]
 
+    def _first_pids(self) -> list[int]:
+        """Children of ours that are no orphans: the inits of sandboxes."""
+        return [
+            pid for each in self._backends.values() if isinstance(each, NamespaceBackend) for pid in each.first_pids()
+        ]
+
     def _trouble(self, name: str) -> str:
         """Why sandboxes of that backend cannot be made here; empty when they can."""
-        backend = self._backends.get(name)
-        if backend is None:
-            return f"there is no backend {name!r}"
+        try:
+            backend = self._backend_of(name)
+        except SandboxError as error:
+            return error.message
         return backend.trouble() if isinstance(backend, NamespaceBackend) else ""
 
     def _sandbox(self, shard: str) -> Sandbox:

@@ -204,12 +204,15 @@ class KeeperClient:
         _, received = await self._ask(Reserve(next(self._ids), shard, limits, backend), [])
         return received
 
-    async def adopt(self, handle: SandboxHandle, limits: Limits, lifeline: int) -> tuple[SandboxHandle, int] | None:
+    async def adopt(
+        self, handle: SandboxHandle, limits: Limits, lifeline: int, reserved: ShardId | None = None
+    ) -> tuple[SandboxHandle, int] | None:
         """Put a forked process under limits; None when it has ended.
 
-        ``lifeline``: the other end of its own; a copy goes to the keeper.
+        ``lifeline``: the other end of its own; a copy goes to the keeper. ``reserved``: by what name its control groups were
+        made, if not its shard's.
         """
-        answer, received = await self._ask(Adopt(next(self._ids), handle, limits), [lifeline])
+        answer, received = await self._ask(Adopt(next(self._ids), handle, limits, reserved or ""), [lifeline])
         return (answer.handle, _pidfd(received)) if answer.handle is not None else None
 
     async def resize(self, shard: ShardId, limits: Limits) -> Limits:

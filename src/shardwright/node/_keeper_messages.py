@@ -39,10 +39,14 @@ class Reserve(_Message, frozen=True, tag="reserve"):
 
 
 class Adopt(_Message, frozen=True, tag="adopt"):
-    """Take over a process that a template forked, under these limits. With it comes the other end of its lifeline."""
+    """Take over a process that a template forked, under these limits. With it comes the other end of its lifeline.
+
+    ``reserved``: by what name its control groups were made.
+    """
 
     handle: SandboxHandle
     limits: Limits
+    reserved: str = ""
 
 
 class Resize(_Message, frozen=True, tag="resize"):

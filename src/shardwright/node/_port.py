@@ -164,6 +164,7 @@ class GuestPort(ShardPort):
     def __init__(self, shard: ShardId, component: ComponentName, sock: socket.socket) -> None:
         self.shard = shard
         self.component = component
+        self.forked_as: ShardId | None = None  # by what name its template knows it, if one forked it
         self.pid = 0
         self._socket = sock
         sock.setblocking(False)

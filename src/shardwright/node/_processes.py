@@ -21,8 +21,9 @@ from shardwright.errors import NodeError, SandboxError, ShardwrightError, StartF
 from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Note, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
-from shardwright.model.manifest import Component, Manifest, Start, implicit
+from shardwright.model.manifest import Component, Manifest, ScopeKind, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._ahead import Ahead, Nobody
 from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
@@ -42,6 +43,7 @@ FORKS_OF_A_TEMPLATE = (
     1000  # then another takes its place: what all forks of one share (address layout, hash seed) changes
 )
 TEMPLATE_END_S = 0.5
+LOOKS, LOOK_S = 3, 0.02  # at a fork that seems to be elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,14 @@ class ProcessLauncher(Launcher):
         self._closing = False
         self._numbers = 0  # of code that was staged, and of templates that were renewed
         self._renewing: dict[ComponentName, asyncio.Task[None]] = {}
+        self._ahead = Ahead(self._begin_fork, self._end_nobody)
 
     async def prepare(self) -> None:
+        asked = {self._isolation_of(definition.component, self._code) for definition in self._code.plan.definitions}
+        if containers := asked - {"process", "namespace"}:
+            for name, trouble in (await self._keeper.describe(tuple(sorted(containers)))).troubles.items():
+                if trouble:
+                    raise StartFailed(f"isolation {name} cannot be had: {trouble}", remedy="see `shardwright doctor`")
         wanted = [
             d.component
             for d in self._code.plan.definitions
@@ -149,10 +157,12 @@ class ProcessLauncher(Launcher):
             found = await self._keeper.delete(port.shard)
         finally:
             self._logs.drain()
-        if found is not None and found.status is None and not found.out_of_memory:
+        forked = isinstance(port, GuestPort) and port.forked_as is not None
+        if (found is None and forked) or (found is not None and found.status is None and not found.out_of_memory):
             # a forked shard is its template's child: that one knows, and says so about now
             template = self._templates.get(port.component)
-            status = await template.exit_of(port.shard) if template is not None else None
+            name = (isinstance(port, GuestPort) and port.forked_as) or port.shard
+            status = await template.exit_of(name) if template is not None else None
             return Exit(status)
         return found
 
@@ -167,6 +177,7 @@ class ProcessLauncher(Launcher):
         for task in self._renewing.values():
             task.cancel()
         await asyncio.gather(*self._renewing.values(), return_exceptions=True)
+        await self._ahead.close()
         for template in list(self._templates.values()):
             template.port.close("the node ends")
         await self._keeper.close()
@@ -186,6 +197,8 @@ class ProcessLauncher(Launcher):
     def _start_of(self, name: ComponentName, code: _Code | None = None) -> Start:
         code = code or self._code
         start = code.plan.definition(name).start
+        if self._isolation_of(name, code).startswith("oci:"):
+            return Start.SPAWN  # a process of one container cannot be forked into another
         if start is Start.AUTO and code.surroundings.secrets.get(name):
             return Start.SPAWN  # a template holds no keys, and code may read them while it is imported
         return start
@@ -229,9 +242,13 @@ class ProcessLauncher(Launcher):
                     remedy='use start = "auto" or "spawn"',
                 )
             return ready.reason[:MAX_REASON]
-        own_network = not self._component(component, code).network.egress
+        declared = self._component(component, code)
+        own_network = not declared.network.egress
         made = Template(
             port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network
+        )
+        made.again = component != GATEWAY_COMPONENT and (
+            code.plan.definition(component).scope.kind is not ScopeKind.SHARED or declared.scale.max > 1
         )
         made.watch()
         return made
@@ -269,6 +286,7 @@ class ProcessLauncher(Launcher):
             self._spawned.pop(name, None)
             if old is not None:
                 old.replaced = True
+                self._ahead.drop(old)
                 old.port.close("its code was replaced")
         self._templates.update(templates)
         self._spawned.update(spawned)
@@ -294,12 +312,14 @@ class ProcessLauncher(Launcher):
             return
         self._templates[component] = made
         old.replaced = True
+        self._ahead.drop(old)
         old.port.close("it forked often enough")
         self._events.record("template renewed", f"after {old.forks} forks", component=component, shard=made.port.shard)
 
     async def _template_gone(self, template: Template) -> None:
         """It ended, or was cut off: the next start makes another."""
         port = template.port
+        self._ahead.drop(template)
         if self._closing:
             return
         reason = port.closed
@@ -310,51 +330,84 @@ class ProcessLauncher(Launcher):
         self._events.record("template lost", reason, component=port.component, shard=port.shard)
 
     async def _fork(self, template: Template, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
-        ours, theirs = control_pair()
-        port = GuestPort(shard, template.port.component, ours)
-        held, lifeline = socket.socketpair()  # ours until the keeper holds it
-        # its control groups are made while it is forked
-        reserving = asyncio.ensure_future(self._keeper.reserve(shard, limits, template.backend))
-        entrances: list[int] = []
+        ahead = None if terminal else self._ahead.take(template, limits)
+        nobody = ahead if ahead is not None else await self._begin_fork(template, shard, limits)
+        port = nobody.port
+        port.shard = shard
         try:
-            forked = template.fork(shard, theirs.detach(), lifeline.detach())
-            hello = await self._expect(port, Hello, forked)
-            template.forked(shard)
-            self._check(hello)
-            if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
-                raise StartFailed(f"{shard} is no child of its template")
-            backend = template.backend
-            handle = SandboxHandle(1, backend, shard, port.pid, process_start_ticks(port.pid) or 0)
-            entrances = await reserving
-            self._enter(port, terminal, tuple(entrances))
-            adopted = await self._keeper.adopt(handle, limits, held.fileno())
-            if adopted is None:
-                raise StartFailed(f"{shard} ended before it began")
-            self._watch(port, adopted[1])
+            await self._name(nobody, limits, terminal)
         except BaseException as error:
-            template.forked(shard)
-            if not entrances:
-                await self._close_reserved(reserving)
-            await self._clean_up(port)
-            if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
+            await self._clean_up(port, nobody.name)
+            again = isinstance(error, StartFailed) and (ahead is not None or await template.has_ended(TEMPLATE_END_S))
+            if isinstance(error, StartFailed) and again:  # one that waited may have come to harm meanwhile
                 raise TemplateEnded(f"{shard} was not forked: {error.message}") from error
             raise
         finally:
-            held.close()
-        try:
+            nobody.held.close()
+        if template.again and not terminal:
+            self._ahead.soon(template, limits)
+        return port
+
+    async def _name(self, nobody: Nobody, limits: Limits, terminal: bool) -> None:
+        """Tell a fork who it is; it is ready then, behind its walls. Raises StartFailed, SandboxError."""
+        port, template = nobody.port, nobody.template
+        handle = SandboxHandle(1, template.backend, port.shard, port.pid, process_start_ticks(port.pid) or 0)
+        self._enter(port, terminal, tuple(nobody.entrances))
+        adopted = await self._keeper.adopt(handle, limits, nobody.held.fileno(), nobody.name)
+        if adopted is None:  # it has ended; if it was ready before, that is told as any other end
             await self._expect(port, Ready)
-            if folder := outside_of(port.pid, adopted[0].control_groups):
-                raise StartFailed(f"{shard} did not enter its control group {folder}")
-            if backend == "namespace" and (
-                trouble := walls_trouble(port.pid, template.port.pid, own_network=template.own_network)
-            ):
-                raise StartFailed(
-                    f"{shard} did not close its walls: {trouble}", remedy="its template is not to be trusted"
-                )
-            return port
-        except BaseException:
+            await self._keeper.delete(nobody.name)
+            return
+        self._watch(port, adopted[1])
+        await self._expect(port, Ready)
+        for _ in range(LOOKS):
+            if not (trouble := self._outside(port, template, adopted[0].control_groups)):
+                return
+            await asyncio.sleep(LOOK_S)  # threads that end are listed for a moment, and in no group any more
+            if not port.alive():  # there was nothing left to look at, and its end is told as any other
+                return
+        raise StartFailed(f"{port.shard} {trouble}", remedy="its template is not to be trusted")
+
+    @staticmethod
+    def _outside(port: GuestPort, template: Template, control_groups: Collection[str]) -> str:
+        """What is wrong with where a fork is, seen from here; empty when it is where it should be."""
+        if folder := outside_of(port.pid, control_groups):
+            return f"did not enter its control group {folder}"
+        if template.backend != "namespace":
+            return ""
+        walls = walls_trouble(port.pid, template.port.pid, own_network=template.own_network)
+        return f"did not close its walls: {walls}" if walls else ""
+
+    async def _begin_fork(self, template: Template, name: ShardId, limits: Limits) -> Nobody:
+        """A fork that said hello, and control groups for it. Raises StartFailed, TemplateEnded, SandboxError, OSError."""
+        ours, theirs = control_pair()
+        port = GuestPort(name, template.port.component, ours)
+        port.forked_as = name
+        held, lifeline = socket.socketpair()  # ours until the keeper holds it
+        # its control groups are made while it is forked
+        reserving = asyncio.ensure_future(self._keeper.reserve(name, limits, template.backend))
+        try:
+            forked = template.fork(name, theirs.detach(), lifeline.detach())
+            hello = await self._expect(port, Hello, forked)
+            self._check(hello)
+            if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
+                raise StartFailed(f"{name} is no child of its template")
+            return Nobody(template, port, name, limits, held, await reserving)
+        except BaseException as error:
+            held.close()
+            await self._close_reserved(reserving)
             await self._clean_up(port)
+            if isinstance(error, StartFailed) and await template.has_ended(TEMPLATE_END_S):
+                raise TemplateEnded(f"{name} was not forked: {error.message}") from error
             raise
+        finally:
+            template.forked(name)
+
+    async def _end_nobody(self, nobody: Nobody) -> None:
+        nobody.held.close()
+        for entrance in nobody.entrances:
+            os.close(entrance)
+        await self._clean_up(nobody.port)
 
     @staticmethod
     async def _close_reserved(reserving: asyncio.Future[list[int]]) -> None:
@@ -384,7 +437,7 @@ class ProcessLauncher(Launcher):
         declared = self._component(component, code)
         environment = surroundings.environment_of(declared)
         backend, sight, walls = self._isolation_of(component, code), Sight(), None
-        if backend == "namespace":
+        if backend != "process":
             environment.pop("TMPDIR", None)  # it has a temporary folder of its own
             sight = sight_of(declared, code.manifest, code.plan.root, environment, surroundings.working_directory)
             walls = walls_of(sight)
@@ -409,7 +462,9 @@ class ProcessLauncher(Launcher):
             self._check(await self._expect(port, Hello))
             # the gateway runs no code of the application, and must not find any
             paths = () if component == GATEWAY_COMPONENT else (code.plan.root,)
-            port.send(Init(code.plan_bytes, component, role, paths, surroundings.argv, self._testing, walls))
+            port.send(
+                Init(code.plan_bytes, component, role, paths, surroundings.argv, self._testing, walls, self._rings)
+            )
             if role == "shard":
                 self._enter(port, terminal)
             ready = await self._expect(port, Ready)
@@ -512,6 +567,9 @@ class ProcessLauncher(Launcher):
         self._pidfds.add(pidfd)
         loop.add_reader(pidfd, ended)
 
-    async def _clean_up(self, port: GuestPort) -> None:
+    async def _clean_up(self, port: GuestPort, reserved: ShardId | None = None) -> None:
         with contextlib.suppress(SandboxError, NodeError):
             await asyncio.shield(self.end(port))
+        if reserved is not None and reserved != port.shard:
+            with contextlib.suppress(SandboxError, NodeError):
+                await asyncio.shield(self._keeper.delete(reserved))

@@ -16,7 +16,7 @@ _EXITS_KEPT = 256  # reports of a template that nobody asked for
 
 
 class TemplateEnded(StartFailed):
-    """A fork was asked of a template that was about to end; another template may do."""
+    """A fork was asked of a template that was about to end, or came to harm while it waited; another attempt may do."""
 
 
 class Template:
@@ -39,6 +39,7 @@ class Template:
         self._exits: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         self.replaced = False  # its end is no loss
+        self.again = False  # whether more shards than one may be forked of it
         self.forks = 0
 
     def watch(self) -> None:

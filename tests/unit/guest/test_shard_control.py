@@ -39,10 +39,10 @@ from shardwright.sharding import plan
 from shardwright.transport.socket import SocketTransport
 
 runtime = Runtime(plan(load(sys.argv[1], environment={})), ComponentName("only"))
-shard = Shard(runtime, ControlSocket(int(sys.argv[2])), {"socket": SocketTransport()})
+shard = Shard(runtime, {"socket": SocketTransport()})
 if sys.argv[3]:
     setattr(runtime, sys.argv[3], None)  # what the message is to do cannot be done
-shard.enter(ShardId("only-00000001"), {})
+shard.enter(ControlSocket(int(sys.argv[2])), ShardId("only-00000001"), {})
 
 def bind():
     try:

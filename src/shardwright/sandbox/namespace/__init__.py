@@ -2,7 +2,7 @@
 
 from shardwright.sandbox.namespace._backend import SCRATCH_BYTES, NamespaceBackend
 from shardwright.sandbox.namespace._sandbox import NamespaceSandbox
-from shardwright.sandbox.namespace._seccomp import tighten
+from shardwright.sandbox.namespace._seccomp import NAMESPACES, tighten
 from shardwright.sandbox.namespace._walls import walls_trouble
 
-__all__ = ["SCRATCH_BYTES", "NamespaceBackend", "NamespaceSandbox", "tighten", "walls_trouble"]
+__all__ = ["NAMESPACES", "SCRATCH_BYTES", "NamespaceBackend", "NamespaceSandbox", "tighten", "walls_trouble"]

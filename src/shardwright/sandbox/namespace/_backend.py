@@ -11,10 +11,10 @@ from shardwright.contracts.sandbox import Capabilities, Finding, Fingerprint, La
 from shardwright.errors import SandboxError
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
-from shardwright.sandbox._linux._procfs import children, process_stat
+from shardwright.sandbox._linux._procfs import children, process_stat, read_text
 from shardwright.sandbox.namespace import _seccomp
 from shardwright.sandbox.namespace._sandbox import NamespaceSandbox
-from shardwright.sandbox.namespace._start import BoxPlan, start
+from shardwright.sandbox.namespace._start import BoxPlan, Started, start
 from shardwright.sandbox.namespace._view import view_of
 from shardwright.sandbox.process import ProcessBackend
 
@@ -31,6 +31,7 @@ class NamespaceBackend(ProcessBackend):
     """
 
     name = "namespace"
+    _sandbox_type: type[NamespaceSandbox] = NamespaceSandbox
 
     def __init__(self, groups: ControlGroups | None = None, *, end_with_parent: bool = True) -> None:
         super().__init__(groups, end_with_parent=end_with_parent)
@@ -87,7 +88,7 @@ class NamespaceBackend(ProcessBackend):
             if not os.path.exists(path):
                 raise SandboxError(f"{path} does not exist", remedy="name a program and a folder of this machine")
         inner = os.geteuid(), os.getegid()
-        init, status = start(
+        begun = self._begin(
             BoxPlan(
                 arguments=spec.arguments,
                 environment=spec.environment,
@@ -104,10 +105,12 @@ class NamespaceBackend(ProcessBackend):
                 inner_ids=inner,
                 outer_ids=self._outer_ids() if inner[0] == 0 else inner,
                 open_files=_open_files(),
-            )
+            ),
+            group,
         )
+        init, status = begun.init, begun.status
         try:
-            pid = next(iter(children(init)), 0)
+            pid = next((pid for pid in children(init) if begun.first in (0, _inner_pid(pid))), 0)
             descriptor = os.pidfd_open(pid) if pid else -1
         except OSError as error:
             self._give_up(init, status)
@@ -119,9 +122,13 @@ class NamespaceBackend(ProcessBackend):
         handle = self._handle(spec.shard, pid, group)
         if group is not None:
             group.close()
-        sandbox = NamespaceSandbox(handle, descriptor, group, init=init, status=status, template=spec.template)
+        sandbox = self._sandbox_type(handle, descriptor, group, init=init, status=status, template=spec.template)
         self._sandboxes[pid] = sandbox
         return sandbox
+
+    def _begin(self, plan: BoxPlan, group: ControlGroup | None) -> Started:
+        """Raises SandboxError, and has left nothing then."""
+        return start(plan)
 
     @staticmethod
     def _give_up(init: int, status: int) -> None:
@@ -140,7 +147,13 @@ class NamespaceBackend(ProcessBackend):
     def _adopted(
         self, handle: SandboxHandle, descriptor: int, group: ControlGroup | None, mark: int | None
     ) -> NamespaceSandbox:
-        return NamespaceSandbox(handle, descriptor, group, init=_init_of(handle.pid))
+        return self._sandbox_type(handle, descriptor, group, init=_init_of(handle.pid))
+
+
+def _inner_pid(pid: int) -> int:
+    """The number of a process in its own pid namespace; 0 when there is no such process."""
+    lines = (read_text(f"/proc/{pid}/status") or "").splitlines()
+    return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), 0)
 
 
 def _init_of(pid: int) -> int | None:

@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -52,8 +52,17 @@ class BoxPlan:
     open_files: int
 
 
-def start(plan: BoxPlan) -> tuple[int, int]:
-    """Returns init's pid and the reading end of its status pipe, once the program has been loaded.
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Init's pid, the reading end of its status pipe, and by what number init knows the guest, if it has other children."""
+
+    init: int
+    status: int
+    first: int = 0
+
+
+def start(plan: BoxPlan, make: Callable[[BoxPlan, int, int], BoxChild] | None = None) -> Started:
+    """Once the program has been loaded.
 
     Raises SandboxError that says which step failed; then everything is gone and waited for. To be called with signals
     blocked, from a process with a single thread.
@@ -67,15 +76,15 @@ def start(plan: BoxPlan) -> tuple[int, int]:
             os.close(end)
         raise SandboxError(f"cannot fork: {error.strerror}", remedy="see the limits of processes and memory") from error
     if pid == 0:
-        _Child(plan, said_w, status_w).outer(news_w)
+        (make or BoxChild)(plan, said_w, status_w).outer(news_w)
     for end in (said_w, news_w, status_w):
         os.close(end)
     failure = answer(said_r, pid)
     os.waitpid(pid, 0)
-    init = os.read(news_r, 32)
+    init, _, first = os.read(news_r, 64).partition(b" ")
     os.close(news_r)
     if not failure and init:
-        return int(init), status_r
+        return Started(int(init), status_r, int(first or 0))
     os.close(status_r)
     if init:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
@@ -119,7 +128,7 @@ def _map_ids(pid: int | str, inner: tuple[int, int], outer: tuple[int, int]) -> 
             file.write(f"{inside} {outside} 1")
 
 
-class _Child:
+class BoxChild:
     """What the three processes do to themselves. Nothing here returns or raises."""
 
     def __init__(self, plan: BoxPlan, said: int, status: int) -> None:
@@ -131,9 +140,7 @@ class _Child:
     def outer(self, news: int) -> NoReturn:
         try:
             self._step = "leave the signals of the parent"
-            signal.set_wakeup_fd(-1)
-            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                signal.signal(number, signal.SIG_DFL)
+            self._default_signals()
             plan = self._plan
             owners = owner_map(plan.outer_ids)
             if os.geteuid() != 0:
@@ -160,6 +167,12 @@ class _Child:
             os._exit(0)
         except BaseException as error:
             self._fail(error)
+
+    @staticmethod
+    def _default_signals() -> None:
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
 
     def _init(self, mapped: int) -> NoReturn:
         plan = self._plan

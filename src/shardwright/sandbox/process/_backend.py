@@ -137,6 +137,11 @@ class ProcessBackend(SandboxBackend):
         self._reserved[shard] = group
         return group.entrances()
 
+    def give(self, reserved: str, shard: str) -> None:
+        """What was reserved under one name is for another shard."""
+        if reserved != shard and reserved in self._reserved:
+            self._reserved[shard] = self._reserved.pop(reserved)
+
     def cancel(self, shard: str) -> None:
         """What was reserved for it is not needed; who is in there already is ended."""
         group = self._reserved.pop(shard, None)
