@@ -19,6 +19,7 @@ from shardwright.controller._pool import (
     Refill,
     backoff_s,
 )
+from shardwright.controller._rounds import GIB, ComponentRow, LimitRounds, LimitStep, ScaleRounds, ShardRow
 from shardwright.controller._scale import Load, ScaleDecision, ScaleParams, decide_instances, staffing
 
 if TYPE_CHECKING:
@@ -52,17 +53,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU",
+    "GIB",
     "MEMORY",
     "MOST_SPARES",
     "REASONS",
     "ComponentPool",
+    "ComponentRow",
     "Container",
     "Evict",
     "KeepAlive",
     "KeepMinimum",
     "LimitDecision",
     "LimitParams",
+    "LimitRounds",
     "LimitState",
+    "LimitStep",
     "Load",
     "NeedParams",
     "Needs",
@@ -74,6 +79,8 @@ __all__ = [
     "Refill",
     "ScaleDecision",
     "ScaleParams",
+    "ScaleRounds",
+    "ShardRow",
     "SpareParams",
     "Windows",
     "actuations",

@@ -156,4 +156,5 @@ def _policy(given: dict[str, Any]) -> Policy:
         reserve=_resources(given.get("reserve", {})),
         overcommit_cpu=given.get("overcommit", {}).get("cpu", Policy().overcommit_cpu),
         node_grace_s=given.get("node_grace", Policy().node_grace_s),
+        tick_s=given.get("tick", Policy().tick_s),
     )

@@ -358,6 +358,12 @@ _POLICY = Table(
             "Time that shards outlive a lost node process, waiting for it to return; 0 ends them at once.",
             default="0s",
         ),
+        "tick": Key(
+            quantity(DURATION, parse_seconds),
+            "How often guarantees and numbers of instances are decided anew, between the bounds that the manifest states; "
+            "0 leaves them as they are.",
+            default="1s",
+        ),
     }
 )
 

@@ -75,7 +75,7 @@ MAX_SESSION_NAME = 200  # characters
 MAX_REFUSALS = 100  # of shards, in the journal
 KINDS = (
     "api", "attach", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue",
-    "ready", "refuse", "reload", "resize", "return", "stop", "swept",
+    "ready", "refuse", "reload", "resize", "return", "scale", "stop", "swept",
 )  # fmt: skip
 
 T = TypeVar("T")

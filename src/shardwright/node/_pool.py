@@ -79,6 +79,7 @@ class Pool:
                         self._events.record(
                             "refuse", decision.reason, component=action.component, inputs=decision.inputs
                         )
+                        self._events.lacks_room()
                         break
                     self._begin(decision)
             else:

@@ -82,6 +82,7 @@ async def resize(
                 composer.resize({shard: before[shard]})
                 core.record("failure", f"resize: {error}", shard=shard, component=record.component)
             else:  # (when cancelled, nobody knows what it came to: then the greater promise stays)
+                core.control.limiting.bounds[shard] = limits  # by which the controller goes from now on
                 composer.resize({shard: limits})
                 core.record(
                     "resize", "its limits were changed on request", shard=shard, component=record.component,

@@ -42,6 +42,7 @@ from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
 from shardwright.node._own_log import EventLines
 from shardwright.node._processes import ProcessLauncher
+from shardwright.node._recording import Recording
 from shardwright.node._reload import Reloaded, Reloader
 from shardwright.node._state import state_folder
 from shardwright.node._status import ShardStatus
@@ -80,6 +81,7 @@ class Options:
     log: OwnLog | None = None  # where the node says what it does
     api: bool = True  # answer other terminals over a Unix socket
     runtime: Path | None = None  # the folder of that socket; default by the environment
+    record: Path | None = None  # where what the controller sees and decides is written
     testing: Testing | None = None  # a test run starts it: its shards may be patched, and may call this process
 
 
@@ -177,13 +179,15 @@ class Running:
         self.core = Core(
             manifest, self.plan, capacity=capacity, transport=transport, journal=journal, events=self.events,
             clock=self._clock, terminal=terminal, mask=self._mask, gateway=self.ingress is not None,
+            recording=Recording(self.options.record, manifest.app) if self.options.record is not None else None,
         )  # fmt: skip
         if self._keeper is not None:
             keeper = self._keeper
             self.core.numbers.keeper_up = lambda: keeper.alive
         if journal.set_aside is not None:
             self.core.record("journal", f"its file could not be read, and is now {journal.set_aside}")
-        self.client = Client(self.plan, self.core, self._loop, transport)
+        self.client = client = Client(self.plan, self.core, self._loop, transport)
+        self.core.control.retire_at_client = lambda shard, lost: client.router.retire(shard, lost=lost)
         if self.options.testing is not None:
             self.bench = Bench(self.plan, self.core, self.client, self._loop)
         launcher: Launcher

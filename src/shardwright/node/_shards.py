@@ -88,6 +88,10 @@ class Shards:
         self._defect = ""  # of the regular work, the latest
         self._closing = False
 
+    @property
+    def components(self) -> Mapping[ComponentName, Component]:
+        return self._components
+
     def __repr__(self) -> str:
         return f"<Shards {len(self.ports)} running, {len(self._grants)} requests wait>"
 
@@ -222,7 +226,7 @@ class Shards:
             self._pool.start_failed(launch.component, error, now)
             self._events.record("failure", f"it did not start: {error}", component=launch.component, shard=launch.shard)
             self.perform(self.composer.start_failed(launch.shard, str(error), now), error)
-            self._events.shard_ended(launch.shard, str(error))
+            self._events.shard_ended(launch.shard, launch.component, str(error))
             self.freed()
             return
         now = self._clock.monotonic_s()
@@ -402,7 +406,7 @@ class Shards:
                 self._pool.lost(port.component, now)
             self.perform(loss.effects, Unlucky(f"{shard} was lost: {reason}"))
         by_itself = None if wanted or self._closing else ended
-        self._events.shard_ended(shard, reason, by_itself)
+        self._events.shard_ended(shard, port.component, reason, by_itself)
         if not self._closing:
             self.freed()
 
