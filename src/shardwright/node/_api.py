@@ -248,6 +248,8 @@ class ApiServer:
                 return answer_line({"sessions": self._sessions()})
             case AskDecisions():
                 journal = self._running.core.journal
+                if request.number is not None:
+                    return answer_line({"decisions": [journal.find(request.number)._asdict()]})
                 rows = journal.tail(max(1, min(request.count, 10_000)), kind=request.kind)
                 if not rows and request.kind is not None and request.kind not in KINDS:
                     raise Unusable(

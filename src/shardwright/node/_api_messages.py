@@ -69,10 +69,11 @@ class AskEvents(_Request, frozen=True, tag="events"):
 
 
 class AskDecisions(_Request, frozen=True, tag="decisions"):
-    """The latest rows of the journal, oldest first."""
+    """The latest rows of the journal, oldest first; or the one of that number."""
 
     count: int = 100
     kind: str | None = None
+    number: int | None = None
 
 
 class AskResize(_Request, frozen=True, tag="resize"):

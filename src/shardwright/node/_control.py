@@ -198,7 +198,7 @@ class Control:
             row = self._component_row(component, mine)
             decision, load = self.scale.decide(component, row, now)
             if self._recording is not None:
-                self._recording.scale(now, component, row, decision)
+                self._recording.scale(now, component, row, decision, self.scale.params)
             inputs = (
                 ("concurrency", row.concurrency), ("stable", load.stable), ("panic", load.panic),
                 ("arrivals_s", row.arrivals_s), ("instances", row.instances), ("wanted", decision.instances),
@@ -222,9 +222,13 @@ class Control:
             seen = self.observer.last(record.id)
             if seen is None:
                 continue
-            told |= math.isfinite(seen.concurrency)
-            # between two looks calls come and go: what it takes says more than how many run just then
-            concurrency += max(seen.demand, seen.concurrency if math.isfinite(seen.concurrency) else 0.0)
+            if math.isfinite(seen.concurrency):
+                told = True
+                if seen.concurrency == 0 and seen.arrivals_s == 0:
+                    continue  # what it takes is its own housekeeping
+                concurrency += seen.concurrency
+            # between two looks calls come and go: what it takes may say more than how many run just then
+            concurrency += max(0.0, seen.demand - (seen.concurrency if math.isfinite(seen.concurrency) else 0.0))
             arrivals_s += seen.arrivals_s if math.isfinite(seen.arrivals_s) else 0.0
             busy += seen.demand
         return ComponentRow(

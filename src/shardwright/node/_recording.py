@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shardwright.controller import ComponentRow, LimitStep, ScaleDecision, ShardRow
+from shardwright.controller import ComponentRow, LimitStep, ScaleDecision, ScaleParams, ShardRow
 from shardwright.errors import NodeError
 from shardwright.model.manifest import Component
 
@@ -51,10 +51,13 @@ class Recording:
     def done(self, now: float, step: LimitStep) -> None:
         self._write({"done": now, "step": (step.shard, step.cpu, step.memory_bytes, step.rises)})
 
-    def scale(self, now: float, component: Component, row: ComponentRow, decision: ScaleDecision) -> None:
+    def scale(
+        self, now: float, component: Component, row: ComponentRow, decision: ScaleDecision, params: ScaleParams
+    ) -> None:
         scale, usage = component.scale, component.usage
         bounds = (scale.min, scale.max, scale.target_concurrency, usage.max_instances, usage.latency_slo_s)
-        self._write({"scale": now, "row": asdict(row), "bounds": bounds, "decided": decision.instances})
+        self._write({"scale": now, "row": asdict(row), "bounds": bounds, "decided": decision.instances,
+                     "params": asdict(params)})  # fmt: skip
 
     def close(self) -> None:
         if not self._file.closed:
