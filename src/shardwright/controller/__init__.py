@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shardwright.controller._counted import CountedNeeds, PoolCost
 from shardwright.controller._pool import (
     ComponentPool,
     Evict,
@@ -60,6 +61,7 @@ __all__ = [
     "ComponentPool",
     "ComponentRow",
     "Container",
+    "CountedNeeds",
     "Evict",
     "KeepAlive",
     "KeepMinimum",
@@ -73,6 +75,7 @@ __all__ = [
     "Needs",
     "NodePolicies",
     "PoolAction",
+    "PoolCost",
     "PoolPolicy",
     "PoolState",
     "PooledShard",

@@ -156,5 +156,6 @@ def _policy(given: dict[str, Any]) -> Policy:
         reserve=_resources(given.get("reserve", {})),
         overcommit_cpu=given.get("overcommit", {}).get("cpu", Policy().overcommit_cpu),
         node_grace_s=given.get("node_grace", Policy().node_grace_s),
+        pool=given.get("pool", Policy().pool),
         tick_s=given.get("tick", Policy().tick_s),
     )

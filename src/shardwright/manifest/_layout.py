@@ -358,6 +358,12 @@ _POLICY = Table(
             "Time that shards outlive a lost node process, waiting for it to return; 0 ends them at once.",
             default="0s",
         ),
+        "pool": Key(
+            Choice(("minimum", "demand")),
+            "What the warm pool holds between warm.min and warm.max: the minimum, or as many as demand so far makes worth "
+            "their price.",
+            default="minimum",
+        ),
         "tick": Key(
             quantity(DURATION, parse_seconds),
             "How often guarantees and numbers of instances are decided anew, between the bounds that the manifest states; "

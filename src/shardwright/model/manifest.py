@@ -203,6 +203,7 @@ class Policy:
     reserve: Resources = Resources()
     overcommit_cpu: float = 1.0
     node_grace_s: float = 0.0
+    pool: str = "minimum"  # or "demand": what the WarmPool holds within its bounds
     tick_s: float = 1.0  # how often limits and instances are decided; 0: never
 
 

@@ -242,6 +242,8 @@ class ApiServer:
         match request:
             case AskCall():
                 return await self._call(request)
+            case AskPs(pool=True):
+                return answer_line(msgspec.to_builtins({"pool": self._running.core.shards.pool_costs()}))
             case AskPs():
                 return answer_line(msgspec.to_builtins({"shards": await self._running.status()}))
             case AskSessions():

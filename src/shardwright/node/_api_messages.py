@@ -32,7 +32,9 @@ class AskInfo(_Request, frozen=True, tag="info"):
 
 
 class AskPs(_Request, frozen=True, tag="ps"):
-    """All shards, with their usage."""
+    """All shards, with their usage; or what the warm pool costs and saves."""
+
+    pool: bool = False
 
 
 class AskSessions(_Request, frozen=True, tag="sessions"):

@@ -20,6 +20,7 @@ from shardwright.model.ids import ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT
 from shardwright.monitoring import BUSY, Histories, Observed, Observer, pressure
+from shardwright.node import _arrays
 from shardwright.node._limiting import Limiting
 from shardwright.node._retire import DRAIN_S, take_out, tell_callers
 
@@ -111,6 +112,8 @@ class Control:
         self._remember(records, looked)
         self._scale(records, now)
         rows, capacity = self.limiting.rows(records, now)
+        if not self.limiting.rounds.calm(rows) and not _arrays.loaded():
+            await _arrays.load()
         steps = self.limiting.decide(rows, capacity, now)
         if self._recording is not None:
             self._recording.limits(now, rows, capacity, steps, self._pressure)

@@ -20,7 +20,7 @@ from shardwright.composition import Composer, ShardRecord, needs_of
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.sandbox import Exit
 from shardwright.contracts.transport import Transport
-from shardwright.controller import KeepMinimum, PoolPolicy
+from shardwright.controller import PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
 from shardwright.guest import (
     EXIT_DEFECT,
@@ -52,6 +52,7 @@ from shardwright.node._looks import Questions
 from shardwright.node._mask import Mask
 from shardwright.node._numbers import Numbers
 from shardwright.node._overview import Overview
+from shardwright.node._pool import policy_of
 from shardwright.node._port import ShardPort
 from shardwright.node._recording import Recording
 from shardwright.node._shards import STOP_GRACE_S, Shards
@@ -123,7 +124,7 @@ class Core:
         if gateway and GATEWAY_COMPONENT in components:  # it is there from the start, and anew whenever it dies
             components[GATEWAY_COMPONENT] = replace(components[GATEWAY_COMPONENT], scale=Scale(min=1, max=1))
         composer = Composer(plan, named, capacity, lambda name: new_shard_id(name, source))
-        self.shards = Shards(plan, components, composer, policy or KeepMinimum(), clock, self, terminal)
+        self.shards = Shards(plan, components, composer, policy or policy_of(manifest), clock, self, terminal)
         monitor = NodeMonitor(manifest.app, _version(), components, clock.wall_s())
         scopes = {d.component: d.scope.kind for d in plan.definitions}
         self.numbers = Numbers(
@@ -369,6 +370,7 @@ class Core:
 
     def leased(self, component: str, source: str) -> None:
         self.numbers.monitor.leased(component, source)
+        self.shards.leased(ComponentName(component), source)
 
     # -- the entry program -------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from shardwright.composition import (
 )
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.sandbox import Exit
-from shardwright.controller import PoolPolicy
+from shardwright.controller import PoolCost, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardwrightError, StartFailed
 from shardwright.guest import WHY_PATIENCE_S, Load
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
@@ -236,6 +236,7 @@ class Shards:
             "ready", self.launcher.how(launch.component), component=launch.component, shard=launch.shard,
             inputs=(("start_s", round(now - begun_s, 6)), ("pid", port.pid)),
         )  # fmt: skip
+        self._pool.started(launch.component, now - begun_s)
         record = self.composer.shard(launch.shard)
         self._events.shard_ready(port, record.sessions if record is not None else ())
         for request in self.composer.started(launch.shard, now):
@@ -265,6 +266,14 @@ class Shards:
             await asyncio.sleep(0.01)
         if shard in self.ports:
             self.gone(port, "it did not stop in time")
+
+    def leased(self, component: ComponentName, source: str) -> None:
+        """Somebody was given a shard of it, which was warm, or starting, or is launched now (cold)."""
+        self._pool.leased(component, source)
+
+    def pool_costs(self) -> tuple[PoolCost, ...]:
+        """What the warm pool came to so far; empty where nobody counts."""
+        return self._pool.costs()
 
     # -- other code ----------------------------------------------------------------------------------------------
 
