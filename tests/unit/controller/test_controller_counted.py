@@ -137,5 +137,5 @@ def test_free_of_charge_is_worth_keeping_for_ever() -> None:
     story = Story(cost=replace(Cost(), gib_hour=0.0))
     for number in range(5):
         story.arrive(number * 1000.0)
-    story.pass_until(50_000.0)
+    story.pass_until(20_000.0)
     assert story.free
