@@ -260,6 +260,11 @@ class Control:
                 return
             core.shards.begin(decision)
 
+    async def take_away(self, record: ShardRecord) -> None:
+        """End one instance of a component without state, without losing a call, whatever was decided. For measurements."""
+        self._leaving.add(record.id)
+        await self._leave(record)
+
     async def _leave(self, record: ShardRecord) -> None:
         """One instance less, without losing a call."""
         core = self._core
