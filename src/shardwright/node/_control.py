@@ -111,6 +111,12 @@ class Control:
         now = self._clock.monotonic_s()
         self._remember(records, looked)
         self._scale(records, now)
+        self.ticks += 1
+        if now - self._saved_s >= SAVE_S:
+            self._saved_s = now
+            self._save()
+        if self._recording is None and self.limiting.calm(records):
+            return
         rows, capacity = self.limiting.rows(records, now)
         if not self.limiting.rounds.calm(rows) and not _arrays.loaded():
             await _arrays.load()
@@ -119,10 +125,6 @@ class Control:
             self._recording.limits(now, rows, capacity, steps, self._pressure)
         if steps:
             await self.limiting.perform(steps, now)
-        self.ticks += 1
-        if now - self._saved_s >= SAVE_S:
-            self._saved_s = now
-            self._save()
 
     async def _look(self, records: Iterable[ShardRecord]) -> dict[ShardId, Observed]:
         core = self._core

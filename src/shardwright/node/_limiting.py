@@ -49,6 +49,23 @@ class Limiting:
 
     # -- what is known -----------------------------------------------------------------------------------------
 
+    def calm(self, records: Iterable[ShardRecord]) -> bool:
+        """Whether nothing can be to do: everybody has what the manifest says, and takes no more than that."""
+        if self._ooms or self.bounds:
+            return False
+        fixed = {definition.component: definition.limits for definition in self._core.plan.definitions}
+        for record in records:
+            if record.limits is not fixed.get(record.component):
+                return False
+            seen, given = self._observer.last(record.id), record.limits.guarantee
+            if seen is None:
+                continue
+            if given.cpu is not None and seen.demand > given.cpu:
+                return False
+            if given.memory_bytes is not None and seen.memory_bytes > given.memory_bytes:
+                return False
+        return True
+
     def rows(self, records: Iterable[ShardRecord], now: float) -> tuple[list[ShardRow], tuple[float, float]]:
         """The shards whose limits may be moved, and what they may be guaranteed together."""
         rows: list[ShardRow] = []
