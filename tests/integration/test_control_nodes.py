@@ -17,6 +17,7 @@ from shardwright.errors import SandboxError
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Usage
 from shardwright.node import Node, Options, Running
+from shardwright.sandbox.process import ProcessBackend
 from shardwright.simulation import replay_recording
 
 MANIFEST = """
@@ -112,6 +113,55 @@ def test_limits_and_instances_follow_demand_and_replay(tmp_path: Path) -> None:
     assert replayed.same, replayed.differences
     assert replayed.limit_steps >= 1
     assert replayed.scale_changes >= 2
+
+
+LENT = """
+[app]
+name = "lent"
+[components.burn]
+code = "burn"
+resources = {{ cpu = 0.1, memory = "16MiB" }}
+limits = {{ cpu = 1.0, memory = "96MiB" }}
+[components.seat]
+code = "seat"
+scope = "session"
+resources = {{ cpu = 0.4, memory = "16MiB" }}
+[policy]
+tick = "50ms"
+reserve = {{ cpu = {reserve} }}
+"""
+
+
+def test_what_was_lent_goes_back_before_anybody_is_refused(tmp_path: Path) -> None:
+    need_limits()
+    backend = ProcessBackend()
+    cores = backend.capacity().cpu or 0.0
+    backend.close()
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "shardwright.toml").write_text(LENT.format(reserve=cores - 1.0))
+    for name in ("burn", "seat"):
+        (app / f"{name}.py").write_text(CODE)
+    with Node(Running(app, Options(state=tmp_path / "state", api=False))) as node, node.session("first") as first:
+        core = node.running.core
+        done = threading.Event()
+
+        def busy() -> None:
+            while not done.is_set():
+                first.call("burn.spin", 0.05)
+
+        thread = threading.Thread(target=busy)
+        thread.start()
+        try:  # of one core the first session's seat has 0.4, and burn all that is not kept free
+            assert eventually(lambda: (core.shards.composer.left().cpu or 0.0) < 0.4)
+            with node.session("second", timeout_s=20) as second:
+                assert second.call("seat.rest", 0)
+        finally:
+            done.set()
+            thread.join()
+        reasons = [row.reason for row in core.journal.tail(100, kind="resize")]
+        assert "it gives back what was lent to it: others wait for room" in reasons
+        core.shards.composer.check()
 
 
 def test_what_fails_harms_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

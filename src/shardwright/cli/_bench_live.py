@@ -29,6 +29,7 @@ Call = Callable[[], object]
 SLO_S = 0.05
 WINDOW_S = 0.5
 LOW, HIGH = 0.1, 0.7
+SETTLES_S = 2.0  # of an overload, until guarantees have followed; shown with and without
 
 _MANIFEST = """
     [app]
@@ -134,7 +135,7 @@ def measure(seconds: float, rounds: int, told: Callable[[str], None]) -> list[di
     """The records of all cases. Raises ShardwrightError when one cannot be run."""
     with tempfile.TemporaryDirectory(prefix="shardwright-bench-") as folder:
         told("the arena, stepping from 10 to 70 % of its saturation")
-        records = [_step(Path(folder), seconds)]
+        records = _step(Path(folder), seconds)
         app = Path(folder) / "app"
         app.mkdir()
         (app / "shardwright.toml").write_text(textwrap.dedent(_MANIFEST), encoding="utf-8")
@@ -148,10 +149,11 @@ def measure(seconds: float, rounds: int, told: Callable[[str], None]) -> list[di
     return records
 
 
-def _step(folder: Path, seconds: float) -> dict[str, Any]:
+def _step(folder: Path, seconds: float) -> list[dict[str, Any]]:
     # its saturation, of a node of its own: what the controller raised for that must not serve the step
     with Node(Running(bundled(), Options(state=folder / "full-state", api=False))) as node, _players(node) as calls:
         full = saturation(calls, min(3.0, seconds / 3))
+        prices = _prices(node)
     recording = folder / "recorded"
     options = Options(state=folder / "arena-state", api=False, record=recording)
     with Node(Running(bundled(), options)) as node, _players(node) as calls:
@@ -163,7 +165,7 @@ def _step(folder: Path, seconds: float) -> dict[str, Any]:
         kinds = ("resize", "scale")
         actions = [row for row in core.journal.tail(10_000) if row.sequence > last and row.kind in kinds]
     replayed = replay_recording(recording)
-    return {
+    stepping = {
         "case": f"arena, {LOW:.0%} to {HIGH:.0%} of its saturation",
         "saturation_per_s": round(full, 1),
         "calls": len(stepped.times),
@@ -178,6 +180,38 @@ def _step(folder: Path, seconds: float) -> dict[str, Any]:
         "replayed_steps": replayed.limit_steps,
         "replayed_same": replayed.same,
     }
+    return [stepping, *prices]
+
+
+def _prices(node: Node) -> list[dict[str, Any]]:
+    """What starts that nobody waits for cost, of the components of which spares are kept: W, beside C, in idle-seconds.
+
+    A spare's own CPU time and memory, as measured; the whole time of its start on one core is the most that W can be.
+    """
+    cost = node.running.manifest.policy.cost
+    took: dict[str, list[float]] = {}
+    for row in node.running.core.journal.tail(10_000, kind="ready"):
+        if isinstance(start_s := row.inputs.get("start_s"), float):
+            took.setdefault(row.component, []).append(start_s)
+    records = []
+    for component in sorted({shard.component for shard in node.shards() if shard.scope == "session"}):
+        spares = [s.usage for s in node.shards() if s.component == component and not s.sessions and s.usage is not None]
+        if not spares or component not in took:
+            continue
+        cpu_s, memory = median(usage.cpu_s for usage in spares), median(usage.memory_bytes for usage in spares)
+        second = max(memory / 2**30 * cost.gib_hour / 3600, 1e-18)
+        start_s = median(took[component])
+        records.append({
+            "case": f"arena, price of a hidden start of {component}",
+            "spares": len(spares),
+            "start_ms": round(start_s * 1e3, 2),
+            "cpu_ms": round(cpu_s * 1e3, 2),
+            "memory_mib": round(memory / 2**20, 2),
+            "w_idle_s": round(cpu_s * cost.cpu_hour / 3600 / second + start_s, 2),
+            "w_at_most_idle_s": round(start_s * cost.cpu_hour / 3600 / second + start_s, 2),
+            "c_idle_s": round(cost.cold_start / second, 1),
+        })  # fmt: skip
+    return records
 
 
 @contextmanager
@@ -238,6 +272,7 @@ def _overload(node: Node, seconds: float) -> list[dict[str, Any]]:
         for component in ("top", "middle", "lowest"):
             session.call(f"{component}.work", 0)
         alone = offer(calls("top", 4), 40, seconds)
+        begin_s = time.monotonic() + SETTLES_S
         found = {name: Offered() for name in ("top", "middle", "lowest")}
         rates = {"top": (4, 40.0), "middle": (24, 250.0), "lowest": (24, 400.0)}
         threads = [
@@ -257,11 +292,12 @@ def _overload(node: Node, seconds: float) -> list[dict[str, Any]]:
             "answered": len(offered.times),
             "shed": sum(offered.errors.values()),
             "errors_by_code": dict(offered.errors),
-            "p50_ms": round(offered.p(0.5) * 1e3, 2),
-            "p99_ms": round(offered.p(0.99) * 1e3, 2),
+            "p50_ms": round(offered.p(0.5, begin_s) * 1e3, 2),
+            "p99_ms": round(offered.p(0.99, begin_s) * 1e3, 2),
+            "p99_with_beginning_ms": round(offered.p(0.99) * 1e3, 2),
         }
         if name == "top":
             record["p99_unloaded_ms"] = round(alone.p(0.99) * 1e3, 2)
-            record["p99_over_unloaded"] = round(offered.p(0.99) / alone.p(0.99), 2)
+            record["p99_over_unloaded"] = round(offered.p(0.99, begin_s) / alone.p(0.99), 2)
         records.append(record)
     return records

@@ -49,6 +49,14 @@ class Limiting:
 
     # -- what is known -----------------------------------------------------------------------------------------
 
+    def base(self, record: ShardRecord) -> Limits:
+        """What manifest or people say of it, without what was lent to it since."""
+        found = self.bounds.get(record.id)
+        if found is None:
+            of = (d.limits for d in self._core.plan.definitions if d.component == record.component)
+            found = next(of, record.limits)
+        return found
+
     def calm(self, records: Iterable[ShardRecord]) -> bool:
         """Whether nothing can be to do: everybody has what the manifest says, and takes no more than that."""
         if self._ooms or self.bounds:

@@ -98,8 +98,9 @@ def _scale(rounds: ScaleRounds, line: dict[str, Any], found: Replayed, number: i
 
 
 def _row(given: dict[str, Any]) -> ShardRow:
-    pairs = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return ShardRow(**{**pairs, "shard": ShardId(given["shard"]), "component": ComponentName(given["component"])})
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    fields |= {"shard": ShardId(given["shard"]), "component": ComponentName(given["component"])}
+    return ShardRow(**fields)
 
 
 def _brief(step: LimitStep) -> tuple[str, float | None, int | None, bool]:
