@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shardwright.cli import _main
+from shardwright.cli import _run
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -48,8 +48,7 @@ def test_the_service_is_as_hardened_as_is_said(units: list[str]) -> None:
 
 
 def test_the_options_in_units_and_dockerfile_exist() -> None:
-    run = next(command for _, commands in _main._GROUPS for command in commands if command.name == "run")
-    known = {option for parameter in run.params for option in parameter.opts}
+    known = {option for parameter in _run.run.params for option in parameter.opts}
     for name, start in (("shardwright@.service", "ExecStart="), ("Dockerfile", "CMD [")):
         (line,) = [line for line in (DEPLOY / name).read_text().splitlines() if line.startswith(start)]
         used = set(re.findall(r"--[a-z-]+", line))

@@ -112,12 +112,13 @@ class Debugging:
             if wanted.now
             else "the next call into the application"
         )
-        terminal.write(
-            f"attached to {self._shard} (pid {os.getpid()}); it runs until {where}\n"
+        attached.wait(
+            now=wanted.now,
+            entry=not wanted.now and place is None,
+            saying=f"attached to {self._shard} (pid {os.getpid()}); it runs until {where}\n"
             "Ctrl-C stops it at its next line; Ctrl-D or quit detaches, and it goes on. While it stands, other calls to\n"
-            "this shard wait, those elsewhere go on; deadlines of calls are not extended.\n"
+            "this shard wait, those elsewhere go on; deadlines of calls are not extended.\n",
         )
-        attached.wait(now=wanted.now, entry=not wanted.now and place is None)
 
     def _over(self) -> None:
         self._attached = None

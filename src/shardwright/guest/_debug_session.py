@@ -71,13 +71,21 @@ class Attachment:
 
     # -- what the terminal wants (the control thread) ------------------------------------------------------------
 
-    def wait(self, *, now: bool, entry: bool) -> None:
-        """Stop the program at its next line (``now``), at the next call into it (``entry``), or at a breakpoint."""
+    def wait(self, *, now: bool, entry: bool, saying: str = "") -> None:
+        """Stop the program at its next line (``now``), at the next call into it (``entry``), or at a breakpoint.
+
+        ``saying`` is for a terminal that was told nothing yet. Once it reads that, the program will stop there; and nobody
+        is caught before it was said.
+        """
         with self._mutex:
             if self._state not in (State.RUNNING, State.WAITING):
                 return
-            self._state, self._now, self._entry = State.WAITING, now, entry
-        self._watch_all()
+            if saying:
+                now = now or self._now  # Ctrl-C was quicker
+            self._state, self._now, self._entry = State.WAITING, now, entry and not now
+            self._watch_all()
+            if saying:
+                self._terminal.write(saying)
 
     def break_in(self) -> None:
         """Ctrl-C: stop at the next line, whatever was waited for."""
