@@ -32,6 +32,7 @@ class Limiting:
     def __init__(self, core: Core, total: Resources, observer: Observer, histories: Histories) -> None:
         self.rounds = LimitRounds()
         self.bounds: dict[ShardId, Limits] = {}
+        self.enforced: frozenset[str] = frozenset(("cpu", "memory"))  # what this machine can hold shards to
         self.on_done: Callable[[LimitStep, float], None] = lambda step, now: None
         self._core = core
         self._total = (
@@ -96,7 +97,10 @@ class Limiting:
 
     def _row(self, record: ShardRecord, bounds: Limits, now: float) -> ShardRow:
         floor, given = _pair(bounds.guarantee), _pair(record.limits.guarantee)
-        stated = (bounds.guarantee.cpu is not None, bounds.guarantee.memory_bytes is not None)
+        stated = (
+            bounds.guarantee.cpu is not None and "cpu" in self.enforced,
+            bounds.guarantee.memory_bytes is not None and "memory" in self.enforced,
+        )
         most = (
             self._total[0] if bounds.ceiling.cpu is None else bounds.ceiling.cpu,
             self._total[1] if bounds.ceiling.memory_bytes is None else bounds.ceiling.memory_bytes / GIB,
@@ -107,6 +111,7 @@ class Limiting:
             max(most[1], floor[1]) if stated[1] else 0.0,
         )
         given = (given[0] if stated[0] else 0.0, given[1] if stated[1] else 0.0)
+        floor = (floor[0] if stated[0] else 0.0, floor[1] if stated[1] else 0.0)
         seen = self._observer.last(record.id)
         nan = float("nan")
         forecast = (nan, nan)

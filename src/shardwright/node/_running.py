@@ -202,6 +202,7 @@ class Running:
                 self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core,
                 testing=self.options.testing, ingress=self.ingress,
             )  # fmt: skip
+            self.core.control.limiting.enforced = frozenset(described.enforces)
             if described.reason:
                 self.core.record("limits", described.reason)
             for line in not_enforced(manifest, described.enforces):
