@@ -90,9 +90,11 @@ class Limiting:
                 continue
             rows.append(self._row(record, bounds, now))
         headroom = self._headroom()
+        # what the manifest guarantees stands, headroom or not
+        floors = (sum(row.floor[0] for row in rows), sum(row.floor[1] for row in rows))
         return rows, (
-            max(0.0, self._total[0] - others[0] - headroom[0]),
-            max(0.0, self._total[1] - others[1] - headroom[1]),
+            max(floors[0] * (1 + 1e-9), self._total[0] - others[0] - headroom[0]),
+            max(floors[1] * (1 + 1e-9), self._total[1] - others[1] - headroom[1]),
         )
 
     def _row(self, record: ShardRecord, bounds: Limits, now: float) -> ShardRow:

@@ -102,3 +102,8 @@ def test_unknown_concurrency_leaves_instances_as_they_are() -> None:
     rounds = ScaleRounds(ScaleParams(stable_s=10.0, panic_s=3.0, idle_s=20.0))
     for t in range(100):
         assert rounds.decide(component(0, 4), ComponentRow(WORK, 2, math.nan), float(t))[0].instances == 2
+
+
+def test_guarantees_of_the_manifest_stand_when_they_fill_the_node() -> None:
+    rows = [replace(row(name, cpu=0.9, lacked=0.5, given=0.5), floor=(0.5, 0.03125)) for name in "ab"]
+    assert LimitRounds().decide(rows, (1.0 + 1e-9, 4.0), 0.0) == ()
