@@ -260,6 +260,15 @@ def test_events_and_decisions(shop: Node, tmp_path: Path) -> None:
     rows = json.loads(shardwright(tmp_path, "decisions", "--kind", "launch", "--json").stdout)["decisions"]
     assert rows and all(row["kind"] == "launch" and row["reason"] for row in rows)
     assert "launch" in shardwright(tmp_path, "decisions").stdout
+    number = str(rows[-1]["sequence"])
+    assert json.loads(shardwright(tmp_path, "explain", "decision", number, "--json").stdout) == rows[-1]
+    told = shardwright(tmp_path, "explain", "decision", number).stdout
+    assert (
+        f"decision {number}" in told and rows[-1]["reason"] in told and all(name in told for name in rows[-1]["inputs"])
+    )
+    unknown = shardwright(tmp_path, "explain", "decision", "999999")
+    assert unknown.returncode != 0 and "there is no decision 999999" in unknown.stderr
+    assert "keeps the minimum" in shardwright(tmp_path, "ps", "--pool").stdout
 
 
 def test_stop_waits_for_the_end(shop_folder: Path, tmp_path: Path) -> None:

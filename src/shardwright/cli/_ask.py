@@ -32,15 +32,27 @@ def node_of(invocation: Invocation, app: str | None) -> ApiClient:
 
 @click.command()
 @target_argument
+@click.option("--pool", is_flag=True, help="What the warm pool costs and saves, in the money of [policy.cost].")
 @common_options
-def ps(invocation: Invocation, app: str | None) -> None:
+def ps(invocation: Invocation, app: str | None, pool: bool) -> None:
     """List the shards of a running node, with what they take.
 
     \b
     Examples:
       shardwright ps
       shardwright ps arena --json
+      shardwright ps --pool
     """
+    if pool:
+        with node_of(invocation, app) as node:
+            answer = node.ask("ps", pool=True)
+        if invocation.json:
+            invocation.result(answer)
+        elif answer["pool"]:
+            invocation.table(_POOL_HEADERS, [_pool_row(each) for each in answer["pool"]])
+        else:
+            click.echo('the pool keeps the minimum, or nobody asked for a shard yet: [policy] pool = "demand" counts')
+        return
     with node_of(invocation, app) as node:
         answer = node.ask("ps")
     if invocation.json:
@@ -50,6 +62,19 @@ def ps(invocation: Invocation, app: str | None) -> None:
 
 
 ps.help = f"{ps.help}\n\n{_TARGET}"
+
+_POOL_HEADERS = (
+    "COMPONENT", "FREE", "WANTED", "WARM", "STARTING", "COLD", "HIDDEN STARTS", "IDLE", "SPENT", "SAVED", "COLD PRICE",
+    "HIDDEN PRICE",
+)  # fmt: skip
+
+
+def _pool_row(each: dict[str, Any]) -> tuple[str, ...]:
+    counts = (str(each[name]) for name in ("free", "wanted", "warm", "starting", "cold", "hidden"))
+    money = (f"{each[name]:.3g}" for name in ("spent", "saved"))
+    prices = (f"{each[name]:.4g} idle s" for name in ("cold_price_s", "hidden_price_s"))
+    return (each["component"], *counts, format_seconds(round(each["idle_s"], 1)), *money, *prices)
+
 
 _HEADERS = (
     "SHARD", "STATUS", "PID", "SCOPE", "KEY", "CPU TIME", "MEMORY", "GUARANTEED", "CEILING", "ISOLATION", "TRANSPORT",

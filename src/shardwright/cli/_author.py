@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from shardwright.cli._calibrate import calibrate
-from shardwright.cli._invocation import Invocation, common_options
+from shardwright.cli._invocation import Invocation, clock_time, common_options, shown
 from shardwright.cli._profile import measure, merged
 from shardwright.errors import ManifestError, PlanError
 from shardwright.manifest import FILE_NAME
@@ -15,10 +15,13 @@ from shardwright.manifest import load as load_manifest
 from shardwright.manifest import schema as manifest_schema
 from shardwright.model.manifest import Manifest
 from shardwright.node import (
+    ApiClient,
+    choose,
     lacking_secrets,
     measured_plan,
     read_constants,
     read_profile,
+    runtime_folder,
     unbuilt,
     unenforced,
     write_constants,
@@ -128,22 +131,48 @@ def _keep_profile(invocation: Invocation, manifest: Manifest, command: tuple[str
 @click.argument("name")
 @click.argument("path", default=".")
 @click.option("--profile", metavar="NAME", help="Lay shardwright.NAME.toml over the manifest.")
+@click.option(
+    "-a", "--app", metavar="APP", help="Of a decision: which node decided it; a name, a path or a process id."
+)
 @common_options
-def explain(invocation: Invocation, name: str, path: str, profile: str | None) -> None:
+def explain(invocation: Invocation, name: str, path: str, profile: str | None, app: str | None) -> None:
     """Tell why a function is where it is: what it calls, what it does besides, and which rules follow.
 
     NAME is module:function, or as much of its end as is unique. Reads code, runs none.
+
+    `explain decision NUMBER` tells of a running node what was decided, why, and from which inputs; `shardwright
+    decisions` has the numbers. With several nodes running, --app says whose.
 
     \b
     Examples:
       shardwright explain arena.inventory:reserve examples/arena
       shardwright explain World.step . --json
+      shardwright explain decision 42
     """
+    if name == "decision" and path.isdecimal():
+        _explain_decision(invocation, int(path), app)
+        return
     found = explain_function(load_manifest(path, profile=profile, environment=invocation.environment), name)
     if invocation.json:
         invocation.result(explanation_json(found))
     else:
         click.echo(explanation_text(found), nl=False)
+
+
+def _explain_decision(invocation: Invocation, number: int, app: str | None) -> None:
+    with ApiClient(choose(runtime_folder(invocation.environment), app).socket) as node:
+        [row] = node.ask("decisions", number=number)["decisions"]
+    if invocation.json:
+        invocation.result(row)
+        return
+    of = ", ".join(f"{name} {row[name]}" for name in ("component", "shard", "session") if row[name])
+    click.echo(
+        shown(f"decision {row['sequence']}, {clock_time(row['wall_s'])}: {row['kind']}{f' of {of}' if of else ''}")
+    )
+    click.echo(shown(f"because {row['reason']}"))
+    if row["inputs"]:
+        click.echo("from")
+        invocation.table(("INPUT", "VALUE"), [(str(key), str(value)) for key, value in row["inputs"].items()])
 
 
 @click.command()

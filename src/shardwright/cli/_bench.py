@@ -123,6 +123,30 @@ def compose(invocation: Invocation, rounds: int) -> None:
     _measured(invocation, _OF_SESSIONS, (), lambda say: _bench_compose.measure(rounds, say))
 
 
+_OF_LIVE = ("case", "first_action_s", "back_in_slo_s", "p50_ms", "p99_ms", "p99_before_ms", "p99_after_ms",
+            "p99_unloaded_ms", "p99_over_unloaded", "shed", "replayed_same")  # fmt: skip
+
+
+@bench.command()
+@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(2), help="How long each load lasts.")
+@click.option("--rounds", default=40, show_default=True, type=click.IntRange(1, 10_000), help="Starts from zero.")
+@common_options
+def live(invocation: Invocation, seconds: float, rounds: int) -> None:
+    """What the controller of a running node makes of load that does not wait for answers.
+
+    The bundled arena stepping from 10 to 70 % of its saturation; the first answer of a component without instances; three
+    priorities that ask for more than there is. What was recorded meanwhile is decided again by the simulator.
+
+    \b
+    Examples:
+      shardwright bench live
+      shardwright bench live --seconds 20 --json
+    """
+    from shardwright.cli import _bench_live  # with the simulation, and its numpy
+
+    _measured(invocation, _OF_LIVE, (), lambda say: _bench_live.measure(seconds, rounds, say))
+
+
 def _measured(
     invocation: Invocation,
     columns: Sequence[str],

@@ -124,6 +124,12 @@ def options_for(invocation: Invocation, path: str, arguments: tuple[str, ...] = 
     help="From which level on the node says what it does. [default: warning]",
 )
 @click.option("--reload", "reloads", is_flag=True, help="Take up every change of the code while it runs.")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write there what the controller sees and decides; `shardwright simulate FILE` decides it again.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing of our own; without app.main, show no output of shards.")
 @common_options
 def run(
@@ -133,6 +139,7 @@ def run(
     inproc: bool,
     profile: str | None,
     reloads: bool,
+    record: Path | None,
     quiet: bool,
     log_format: LogFormat,
     log_level: LogLevel | None,
@@ -159,7 +166,9 @@ def run(
     log = OwnLog(sys.stderr, form=log_format, level=level, colours=colours, of="node")
     with signals, contextlib.closing(log):
         try:
-            options = options_for(invocation, path, arguments, inproc=inproc, profile=profile, terminal=True, log=log)
+            options = options_for(
+                invocation, path, arguments, inproc=inproc, profile=profile, terminal=True, log=log, record=record
+            )
             with (
                 started(invocation, path, options, signals) as running,
                 watching(invocation, running) if reloads else contextlib.nullcontext(),

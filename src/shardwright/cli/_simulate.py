@@ -60,7 +60,8 @@ def simulate(
     """Replay demand through the warm pool's decisions, beside other policies, in virtual time.
 
     TRACE is a file or a folder; docs/simulate.md lists the formats. The same seed gives the same result to the byte. Of each
-    trace the first 40 % tunes, the rest scores.
+    trace the first 40 % tunes, the rest scores. What `shardwright run --record FILE` wrote is no demand: then the
+    controller's decisions are taken again from what the node saw, and compared.
 
     \b
     Examples:
@@ -70,6 +71,9 @@ def simulate(
     """
     from shardwright import simulation  # numpy: only who simulates waits for it
 
+    if simulation.is_recording(trace):
+        _replay(invocation, trace)
+        return
     say = (lambda _: None) if invocation.json else (lambda text: click.echo(text, err=True))
     chosen = range(seed, seed + seeds)
     try:
@@ -101,6 +105,31 @@ def simulate(
     invocation.table(_HEADERS, [[_shown(value) for value in row.values()] for row in rows])
     if results.left_out:
         click.echo(f"without cold starts under fixed 10 min, so left out: {', '.join(results.left_out)}", err=True)
+
+
+def _replay(invocation: Invocation, recording: Path) -> None:
+    """Decisions of a running node, taken again. Raises TraceError when one comes out otherwise."""
+    from shardwright import simulation
+
+    found = simulation.replay_recording(recording)
+    counts = {
+        "app": found.app,
+        "rounds": found.rounds,
+        "limit_steps": found.limit_steps,
+        "scale_rounds": found.scale_rounds,
+        "scale_changes": found.scale_changes,
+        "same": found.same,
+        "differences": found.differences,
+    }
+    if invocation.json:
+        invocation.result(counts)
+    else:
+        click.echo(
+            f"{found.rounds} rounds of {found.app}: {found.limit_steps} changes of limits, "
+            f"{found.scale_changes} of numbers of instances, {'all' if found.same else 'not all'} decided as recorded"
+        )
+    if not found.same:
+        raise TraceError("it is decided otherwise now: " + "; ".join(found.differences[:3]))
 
 
 def _rows(results: PoolResults) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shardwright.controller._counted import CountedNeeds, PoolCost
 from shardwright.controller._pool import (
     ComponentPool,
     Evict,
@@ -19,6 +20,7 @@ from shardwright.controller._pool import (
     Refill,
     backoff_s,
 )
+from shardwright.controller._rounds import GIB, ComponentRow, LimitRounds, LimitStep, ScaleRounds, ShardRow
 from shardwright.controller._scale import Load, ScaleDecision, ScaleParams, decide_instances, staffing
 
 if TYPE_CHECKING:
@@ -52,28 +54,36 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CPU",
+    "GIB",
     "MEMORY",
     "MOST_SPARES",
     "REASONS",
     "ComponentPool",
+    "ComponentRow",
     "Container",
+    "CountedNeeds",
     "Evict",
     "KeepAlive",
     "KeepMinimum",
     "LimitDecision",
     "LimitParams",
+    "LimitRounds",
     "LimitState",
+    "LimitStep",
     "Load",
     "NeedParams",
     "Needs",
     "NodePolicies",
     "PoolAction",
+    "PoolCost",
     "PoolPolicy",
     "PoolState",
     "PooledShard",
     "Refill",
     "ScaleDecision",
     "ScaleParams",
+    "ScaleRounds",
+    "ShardRow",
     "SpareParams",
     "Windows",
     "actuations",

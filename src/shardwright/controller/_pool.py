@@ -84,6 +84,18 @@ class PoolPolicy(Protocol):
         """When to ask again although nothing happened; None: no need."""
         ...
 
+    def leased(self, component: Component, limits: Limits, source: str, now: float) -> None:
+        """A shard was asked for; there was one that was ``warm``, or ``starting``, or none (``cold``)."""
+        ...
+
+    def returned(self, component: Component, limits: Limits, now: float) -> None:
+        """A shard was let go by who held it."""
+        ...
+
+    def started(self, component: Component, limits: Limits, took_s: float) -> None:
+        """A shard became ready, so long after it was decided."""
+        ...
+
 
 def backoff_s(failed_starts: int, *, longest_s: float = 30.0) -> float:
     """How long to wait after that many failed starts in a row: 0, 1, 2, 4, ... seconds, at most ``longest_s``."""
@@ -126,6 +138,15 @@ class KeepMinimum:
     def next_s(self, state: PoolState, now: float) -> float | None:
         again = (self._again_s(pool) for pool in state.pools if _wanted(pool, state.queued)[0] > 0)
         return min((at for at in again if at > now), default=None)
+
+    def leased(self, component: Component, limits: Limits, source: str, now: float) -> None:
+        """It does not count."""
+
+    def returned(self, component: Component, limits: Limits, now: float) -> None:
+        """It does not count."""
+
+    def started(self, component: Component, limits: Limits, took_s: float) -> None:
+        """It does not count."""
 
     def _again_s(self, pool: ComponentPool) -> float:
         if not pool.failed_starts:

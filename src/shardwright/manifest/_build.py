@@ -157,4 +157,6 @@ def _policy(given: dict[str, Any]) -> Policy:
         overcommit_cpu=given.get("overcommit", {}).get("cpu", Policy().overcommit_cpu),
         node_grace_s=given.get("node_grace", Policy().node_grace_s),
         transport=given.get("transport", Policy().transport),
+        pool=given.get("pool", Policy().pool),
+        tick_s=given.get("tick", Policy().tick_s),
     )

@@ -368,6 +368,18 @@ _POLICY = Table(
             "else through Unix sockets; or only one of them.",
             default="auto",
         ),
+        "pool": Key(
+            Choice(("minimum", "demand")),
+            "What the warm pool holds between warm.min and warm.max: the minimum, or as many as demand so far makes worth "
+            "their price.",
+            default="minimum",
+        ),
+        "tick": Key(
+            quantity(DURATION, parse_seconds),
+            "How often guarantees and numbers of instances are decided anew, between the bounds that the manifest states; "
+            "0 leaves them as they are.",
+            default="1s",
+        ),
     }
 )
 

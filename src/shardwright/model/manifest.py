@@ -205,6 +205,8 @@ class Policy:
     overcommit_cpu: float = 1.0
     node_grace_s: float = 0.0
     transport: str = "auto"  # or the name of the only one to use between shards
+    pool: str = "minimum"  # or "demand": what the WarmPool holds within its bounds
+    tick_s: float = 1.0  # how often limits and instances are decided; 0: never
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,26 @@ from shardwright.monitoring._catalogue import CATALOGUE, Instrument, Kind
 from shardwright.monitoring._exposition import Exposition, exposition
 from shardwright.monitoring._families import Family, Sample, decode, encode, families
 from shardwright.monitoring._gateway import UNMATCHED, GatewayMonitor, RequestMeter, WebSocketMeter
+from shardwright.monitoring._histories import Histories, History
 from shardwright.monitoring._node import CallCounts, NodeMonitor, NodeNumbers, ShardNumbers
+from shardwright.monitoring._observed import BUSY, Observed, Observer, pressure
 
 __all__ = [
+    "BUSY",
     "CATALOGUE",
     "UNMATCHED",
     "CallCounts",
     "Exposition",
     "Family",
     "GatewayMonitor",
+    "Histories",
+    "History",
     "Instrument",
     "Kind",
     "NodeMonitor",
     "NodeNumbers",
+    "Observed",
+    "Observer",
     "RequestMeter",
     "Sample",
     "ShardNumbers",
@@ -25,4 +32,5 @@ __all__ = [
     "encode",
     "exposition",
     "families",
+    "pressure",
 ]

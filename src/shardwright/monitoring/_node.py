@@ -79,6 +79,11 @@ class NodeMonitor:
         for result in RESULTS:
             metrics.count("shardwright_compositions", 0, result=result)
 
+    @property
+    def told(self) -> Mapping[ShardId, CallCounts]:
+        """What shards told last."""
+        return self._heard
+
     def __repr__(self) -> str:
         return f"<NodeMonitor of {len(self._components)} components, {len(self._heard)} shards heard>"
 

@@ -84,7 +84,7 @@ MAX_TIMEOUT_S = 7 * 86400.0
 MAX_REFUSALS = 100  # of shards, in the journal
 KINDS = (
     "api", "attach", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue",
-    "ready", "refuse", "reload", "resize", "return", "stop", "swept",
+    "ready", "refuse", "reload", "resize", "return", "scale", "stop", "swept",
 )  # fmt: skip
 
 T = TypeVar("T")
@@ -251,12 +251,16 @@ class ApiServer:
         match request:
             case AskCall():
                 return await self._call(request)
+            case AskPs(pool=True):
+                return answer_line(msgspec.to_builtins({"pool": self._running.core.shards.pool_costs()}))
             case AskPs():
                 return answer_line(msgspec.to_builtins({"shards": await self._running.status()}))
             case AskSessions():
                 return answer_line({"sessions": self._sessions()})
             case AskDecisions():
                 journal = self._running.core.journal
+                if request.number is not None:
+                    return answer_line({"decisions": [journal.find(request.number)._asdict()]})
                 rows = journal.tail(max(1, min(request.count, 10_000)), kind=request.kind)
                 if not rows and request.kind is not None and request.kind not in KINDS:
                     raise Unusable(

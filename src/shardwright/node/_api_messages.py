@@ -33,7 +33,9 @@ class AskInfo(_Request, frozen=True, tag="info"):
 
 
 class AskPs(_Request, frozen=True, tag="ps"):
-    """All shards, with their usage."""
+    """All shards, with their usage; or what the warm pool costs and saves."""
+
+    pool: bool = False
 
 
 class AskSessions(_Request, frozen=True, tag="sessions"):
@@ -70,10 +72,11 @@ class AskEvents(_Request, frozen=True, tag="events"):
 
 
 class AskDecisions(_Request, frozen=True, tag="decisions"):
-    """The latest rows of the journal, oldest first."""
+    """The latest rows of the journal, oldest first; or the one of that number."""
 
     count: int = 100
     kind: str | None = None
+    number: int | None = None
 
 
 class AskResize(_Request, frozen=True, tag="resize"):

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from shardwright.composition import Composer, ShardRecord, needs_of
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.sandbox import Exit
-from shardwright.controller import KeepMinimum, PoolPolicy
+from shardwright.controller import PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardLost
 from shardwright.guest import (
     EXIT_DEFECT,
@@ -41,6 +41,7 @@ from shardwright.model.manifest import Component, Manifest, Scale, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT, ShardPlan
 from shardwright.monitoring import NodeMonitor
 from shardwright.node._bindings import CLIENT, Bindings
+from shardwright.node._control import Control
 from shardwright.node._denials import denial
 from shardwright.node._gateway_sessions import GatewaySessions
 from shardwright.node._journal import Journal
@@ -50,7 +51,9 @@ from shardwright.node._looks import Questions
 from shardwright.node._mask import Mask
 from shardwright.node._numbers import Numbers
 from shardwright.node._overview import Overview
+from shardwright.node._pool import policy_of
 from shardwright.node._port import ShardPort
+from shardwright.node._recording import Recording
 from shardwright.node._shards import STOP_GRACE_S, Shards
 from shardwright.node._wires import Wires
 from shardwright.placement import Capacity
@@ -102,6 +105,7 @@ class Core:
         terminal: ComponentName | None = None,
         mask: Mask | None = None,
         gateway: bool = False,
+        recording: Recording | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.manifest = manifest
@@ -120,7 +124,7 @@ class Core:
         if gateway and GATEWAY_COMPONENT in components:  # it is there from the start, and anew whenever it dies
             components[GATEWAY_COMPONENT] = replace(components[GATEWAY_COMPONENT], scale=Scale(min=1, max=1))
         composer = Composer(plan, named, capacity, lambda name: new_shard_id(name, source))
-        self.shards = Shards(plan, components, composer, policy or KeepMinimum(), clock, self, terminal)
+        self.shards = Shards(plan, components, composer, policy or policy_of(manifest), clock, self, terminal)
         monitor = NodeMonitor(manifest.app, _version(), components, clock.wall_s())
         scopes = {d.component: d.scope.kind for d in plan.definitions}
         self.numbers = Numbers(
@@ -142,6 +146,7 @@ class Core:
         self._stopped = False
         self.bench: Bench | None = None  # where a test run started the node
         self.resizing = asyncio.Lock()  # one at a time: each goes by what the last one left
+        self.control = Control(self, capacity.usable(), journal.path.parent, clock, manifest.policy.tick_s, recording)
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -150,6 +155,7 @@ class Core:
         self.record("node", f"node for {self.manifest.app} starts", inputs=(("pid", os.getpid()),))
         await self.shards.open(launcher)
         self.numbers.state = "open"
+        self.control.open()
         self.record("node", "ready")
 
     async def close(self, grace_s: float = STOP_GRACE_S) -> None:
@@ -158,6 +164,7 @@ class Core:
             return
         self._closing = True
         self.numbers.state = "closing"
+        await self.control.close()
         if manifest_gateway := self.manifest.gateway:
             await self.shards.drain(GATEWAY_COMPONENT, manifest_gateway.drain_s)
         self.gateway_sessions.close()
@@ -181,6 +188,10 @@ class Core:
             if not future.done():
                 future.set_exception(NodeError(reason))
                 future.exception()
+
+    @property
+    def components(self) -> Mapping[ComponentName, Component]:
+        return self.shards.components
 
     @property
     def launcher(self) -> Launcher | None:
@@ -328,7 +339,7 @@ class Core:
             if shard in self.shards.ports:
                 self.shards.ports[shard].session_ends(number)
 
-    def shard_ended(self, shard: ShardId, reason: str, by_itself: Exit | None = None) -> None:
+    def shard_ended(self, shard: ShardId, component: ComponentName, reason: str, by_itself: Exit | None = None) -> None:
         self.questions.ended(shard)
         for session in self._sessions.values():
             session.told.discard(shard)
@@ -348,13 +359,18 @@ class Core:
             else:
                 future.set_exception(ShardLost(f"{shard} ended while it ran the program: {reason}"))
         self.numbers.ended(shard)
+        self.control.ended(shard, component, by_itself is not None and by_itself.out_of_memory)
         self.logs.forget(shard)
 
     def composed(self, result: str, took_s: float) -> None:
         self.numbers.monitor.composed(result, took_s)
 
+    def lacks_room(self) -> None:
+        self.control.lacks_room()
+
     def leased(self, component: str, source: str) -> None:
         self.numbers.monitor.leased(component, source)
+        self.shards.leased(ComponentName(component), source)
 
     # -- the entry program -------------------------------------------------------------------------------------
 

@@ -194,6 +194,7 @@ class Grants:
                 self._events.record("queue", decision.reason, session=session, inputs=decision.inputs)
                 self._shards.perform(decision.effects)
                 self._arm()
+                self._events.lacks_room()
             case Refused():
                 self._events.record("refuse", decision.reason, session=session, inputs=decision.inputs)
                 self.reject(decision.request, CompositionRefused(decision.reason, remedy=decision.remedy))

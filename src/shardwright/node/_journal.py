@@ -161,6 +161,21 @@ class Journal:
         rows += [(last + n, *row) for n, row in enumerate(self._waiting, 1) if kind is None or row[2] == kind]
         return [Decided._make((*row[:8], json.loads(row[8]))) for row in rows[-count:]]
 
+    def find(self, sequence: int) -> Decided:
+        """The row of that number. Raises NodeError."""
+        self.flush()
+        try:
+            row = self._database.execute(
+                "SELECT sequence, wall_s, node, kind, component, shard, session, reason, inputs FROM decisions "
+                "WHERE sequence = ?",
+                (sequence,),
+            ).fetchone()
+        except (sqlite3.Error, OverflowError) as error:
+            raise NodeError(f"the journal {self.path} cannot be read: {error}") from None
+        if row is None:
+            raise NodeError(f"there is no decision {sequence}", remedy="`shardwright decisions` lists them")
+        return Decided._make((*row[:8], json.loads(row[8])))
+
     def close(self) -> None:
         """Write what waits, if that is possible within a second; what is lost is said on standard error. Idempotent."""
         if self._waiting:

@@ -18,7 +18,7 @@ from shardwright.monitoring import CallCounts, Family, NodeMonitor, NodeNumbers,
 from shardwright.node._port import ShardPort
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from shardwright.model.ids import ComponentName
     from shardwright.model.limits import Resources
@@ -149,11 +149,16 @@ class Numbers:
         port.told(NodeTold(message.request, health.alive, health.ready, health.reasons, numbers, status))
 
     async def _ask(self) -> None:
+        await self.ask(list(self._shards.ports), ANSWER_S)
+
+    async def ask(self, shards: Iterable[ShardId], timeout_s: float) -> None:
+        """Have these shards tell their counts; who takes longer than that is counted as it was before."""
         loop = asyncio.get_running_loop()
         asked: list[asyncio.Future[None]] = []
         keys: list[tuple[ShardId, int]] = []
-        for shard, port in list(self._shards.ports.items()):
-            if shard not in self._since_s:
+        for shard in shards:
+            port = self._shards.ports.get(shard)
+            if port is None or shard not in self._since_s:
                 continue
             key = (shard, next(self._requests))
             self._awaited[key] = future = loop.create_future()
@@ -161,6 +166,6 @@ class Numbers:
             keys.append(key)
             port.ask_counts(key[1])
         if asked:
-            await asyncio.wait(asked, timeout=ANSWER_S)
+            await asyncio.wait(asked, timeout=timeout_s)
         for key in keys:
             self._awaited.pop(key, None)

@@ -8,16 +8,31 @@ from collections.abc import Callable, Iterable, Mapping
 
 from shardwright.composition import Composer, Effect, Launch, Refused, ShardRecord, ShardStatus
 from shardwright.contracts.clock import Clock
-from shardwright.controller import ComponentPool, PooledShard, PoolPolicy, PoolState, Refill
+from shardwright.controller import (
+    ComponentPool,
+    CountedNeeds,
+    KeepMinimum,
+    PoolCost,
+    PooledShard,
+    PoolPolicy,
+    PoolState,
+    Refill,
+)
 from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ComponentName
-from shardwright.model.manifest import Component, ScopeKind
-from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.model.manifest import Component, Manifest, ScopeKind
+from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT, ShardPlan
+from shardwright.node import _arrays
 from shardwright.node._shard_events import ShardEvents
 
 SHORT_LIFE_S = 1.0  # who is lost sooner than that, again and again, is made again ever more slowly
 SHORT_LIVES = 3  # so many in a row are bad luck
 SHORT_LIVES_OF_GATEWAY = 30  # it is awaited by everybody outside, and runs no code of the application
+
+
+def policy_of(manifest: Manifest) -> PoolPolicy:
+    """As ``[policy] pool`` says."""
+    return CountedNeeds(manifest.policy.cost) if manifest.policy.pool == "demand" else KeepMinimum()
 
 
 class Pool:
@@ -49,17 +64,56 @@ class Pool:
         self._short_lives: Counter[ComponentName] = Counter()  # losses since one lived for a while
         self._tick_due = False
         self._closing = False
+        self._leases: list[tuple[ComponentName, str, float]] = []  # that the policy did not hear of yet
+        self._loading: asyncio.Task[None] | None = None
+        self._held: Counter[ComponentName] = Counter()
         self.first_failure: ShardwrightError | None = None
 
     def close(self) -> None:
         """Nothing is launched any more."""
         self._closing = True
+        if self._loading is not None:
+            self._loading.cancel()
 
     def take_up(self, plan: ShardPlan, changed: Iterable[ComponentName]) -> None:
         """Other code for those components, whose failures count no longer."""
         self._plan = plan
         for component in changed:
             self.lives(component)
+
+    # -- what demand there is ----------------------------------------------------------------------------------
+
+    def leased(self, component: ComponentName, source: str) -> None:
+        """Somebody was given a shard of it."""
+        if not isinstance(self._policy, CountedNeeds) or component in (MAIN_COMPONENT, GATEWAY_COMPONENT):
+            return
+        self._leases.append((component, source, self._clock.monotonic_s()))
+        if _arrays.loaded() or len(self._leases) < 2:
+            self._hear()
+        elif self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(self._load())
+
+    async def _load(self) -> None:
+        await _arrays.load()
+        self._hear()
+
+    def _hear(self) -> None:
+        """Tell the policy, in the order in which it happened."""
+        if not _arrays.loaded():
+            return
+        leases, self._leases = self._leases, []
+        for component, source, at_s in leases:
+            definition = self._plan.definition(component)
+            if definition.scope.kind is not ScopeKind.SHARED:
+                self._policy.leased(self._components[component], definition.limits, source, at_s)
+        self.later_tick()
+
+    def started(self, component: ComponentName, took_s: float) -> None:
+        """A shard of it became ready."""
+        self._policy.started(self._components[component], self._plan.definition(component).limits, took_s)
+
+    def costs(self) -> tuple[PoolCost, ...]:
+        return self._policy.costs() if isinstance(self._policy, CountedNeeds) else ()
 
     def later_tick(self) -> None:
         if not self._tick_due and not self._closing:
@@ -79,6 +133,7 @@ class Pool:
                         self._events.record(
                             "refuse", decision.reason, component=action.component, inputs=decision.inputs
                         )
+                        self._events.lacks_room()
                         break
                     self._begin(decision)
             else:
@@ -97,6 +152,11 @@ class Pool:
                 if r.status in (ShardStatus.READY, ShardStatus.STARTING)
                 and (r.free or (r.scope is ScopeKind.SHARED and not r.held))
             )
+            held = sum(record.held for record in records)
+            for _ in range(self._held[definition.component] - held):
+                now = self._clock.monotonic_s()
+                self._policy.returned(self._components[definition.component], definition.limits, now)
+            self._held[definition.component] = held
             count, failed_s = self._failures.get(definition.component, (0, 0.0))
             component = self._components[definition.component]
             kind = definition.scope.kind

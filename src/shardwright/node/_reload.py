@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardwright.composition import Launch, ShardRecord, ShardStatus
-from shardwright.guest import Retire
 from shardwright.manifest import load
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.manifest import Manifest, ScopeKind, StateKind, implicit
@@ -27,14 +26,13 @@ from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._checks import plan_to_start
 from shardwright.node._launcher import Secrets, read_secrets
 from shardwright.node._reload_plan import Fingerprints, check_replaceable, with_stable_numbers
+from shardwright.node._retire import DRAIN_S, LOOK_S, take_out, tell_callers
 from shardwright.sharding import cut_components
 
 if TYPE_CHECKING:
     from shardwright.node._running import Running
 
-DRAIN_S = 30.0  # for calls that run in a shard that was replaced
 START_S = 120.0  # a new shard has its own, shorter time to start
-_LOOK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ class Reloader:
         core, shard = self._running.core, record.id
         shards, composer = core.shards, core.shards.composer
         while (now := composer.shard(shard)) is not None and now.status is ShardStatus.STARTING:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(LOOK_S)
         if now is None or now.stopping:
             return True, (), ""
         if core.runs_program(shard):
@@ -156,12 +154,8 @@ class Reloader:
             note = await self._begin_another(shard)
             if note.startswith("!"):
                 return False, (), note[1:]
-        sessions = await self._take_out(shard)
-        for port in list(core.ports().values()):
-            port.tell(Retire(record.component, shard, lossy))
-        for client in (self._running.client, self._running.onlooker):
-            client.router.retire(shard, lost=lossy)
-        shards.freed()
+        sessions = await take_out(core, shard)
+        tell_callers(core, record.component, shard, lossy, self._running.retire_at_clients)
         names = tuple(sorted(name for name in map(core.session_name, sessions) if name and not name.startswith("(")))
         lost = names if lossy else ()
         reason = "its code was replaced" + (f"; sessions that had state in it: {', '.join(lost)}" if lost else "")
@@ -181,16 +175,5 @@ class Reloader:
             if core.shards.composer.shard(decision.shard) is None or time.monotonic() > end_s:
                 core.shards.composer.keep(shard)
                 return f"!{shard} goes on with its old code: its successor did not start, see the journal"
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(LOOK_S)
         return ""
-
-    async def _take_out(self, shard: ShardId) -> list[int]:
-        """Nobody is given it any more, and nobody holds it; the sessions that did."""
-        composer, now = self._running.core.shards.composer, self._running.core.shards.now
-        sessions: list[int] = []
-        while True:
-            sessions += composer.supersede(shard, now())
-            record = composer.shard(shard)
-            if record is None or not record.held:
-                return sessions
-            await asyncio.sleep(_LOOK_S)

@@ -55,7 +55,8 @@ async def resize(
         raise Unusable("nothing to change", remedy='name an amount, such as guarantee={"cpu": 0.5}')
     async with core.resizing:
         records = _targets(core, target)
-        wanted = {record.id: _changed(record, least, most) for record in records}
+        base = core.control.limiting.base
+        wanted = {record.id: _changed(record.id, base(record), least, most) for record in records}
         before = {record.id: record.limits for record in records}
         promised = {
             shard: Limits(_greater(before[shard].guarantee, limits.guarantee), limits.ceiling)
@@ -82,6 +83,7 @@ async def resize(
                 composer.resize({shard: before[shard]})
                 core.record("failure", f"resize: {error}", shard=shard, component=record.component)
             else:  # (when cancelled, nobody knows what it came to: then the greater promise stays)
+                core.control.limiting.bounds[shard] = limits  # by which the controller goes from now on
                 composer.resize({shard: limits})
                 core.record(
                     "resize", "its limits were changed on request", shard=shard, component=record.component,
@@ -129,12 +131,12 @@ def _targets(core: Core, target: str) -> list[ShardRecord]:
     )
 
 
-def _changed(record: ShardRecord, least: Mapping[str, float], most: Mapping[str, float]) -> Limits:
-    limits = Limits(_with(record.limits.guarantee, least), _with(record.limits.ceiling, most))
+def _changed(shard: ShardId, base: Limits, least: Mapping[str, float], most: Mapping[str, float]) -> Limits:
+    limits = Limits(_with(base.guarantee, least), _with(base.ceiling, most))
     for field in limits.guarantee.exceeds(limits.ceiling):
         name = next(name for name, (known, _) in _RESOURCES.items() if known == field)
         raise Unusable(
-            f"{record.id}: the guarantee of {name} ({_shown(field, getattr(limits.guarantee, field))}) "
+            f"{shard}: the guarantee of {name} ({_shown(field, getattr(limits.guarantee, field))}) "
             f"would be above its ceiling ({_shown(field, getattr(limits.ceiling, field))})",
             remedy=_remedy(name, field in least, field in most),
         )

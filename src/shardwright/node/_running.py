@@ -43,6 +43,7 @@ from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
 from shardwright.node._own_log import EventLines
 from shardwright.node._processes import ProcessLauncher
+from shardwright.node._recording import Recording
 from shardwright.node._reload import Reloaded, Reloader
 from shardwright.node._session_names import check_name
 from shardwright.node._state import state_folder
@@ -85,6 +86,7 @@ class Options:
     api: bool = True  # answer other terminals over a Unix socket
     runtime: Path | None = None  # the folder of that socket; default by the environment
     plan: ShardPlan | None = None  # instead of the one that the manifest, and a profile beside it, lead to
+    record: Path | None = None  # where what the controller sees and decides is written
     testing: Testing | None = None  # a test run starts it: its shards may be patched, and may call this process
 
 
@@ -189,6 +191,7 @@ class Running:
         self.core = Core(
             manifest, self.plan, capacity=capacity, wires=wires, journal=journal, events=self.events,
             clock=self._clock, terminal=terminal, mask=self._mask, gateway=self.ingress is not None,
+            recording=Recording(self.options.record, manifest.app) if self.options.record is not None else None,
         )  # fmt: skip
         if self._keeper is not None:
             keeper = self._keeper
@@ -198,6 +201,7 @@ class Running:
         own = wires.between(CLIENT.component)
         self.client = Client(self.plan, self.core, self._loop, own)
         self.onlooker = Client(self.plan, self.core, self._loop, own, data_alone=True)  # for other terminals
+        self.core.control.retire_at_client = self.retire_at_clients
         if self.options.testing is not None:
             self.bench = Bench(self.plan, self.core, self.client, self._loop)
         launcher: Launcher
@@ -212,6 +216,7 @@ class Running:
                 self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core,
                 testing=self.options.testing, ingress=self.ingress, rings=RINGS in wires.names,
             )  # fmt: skip
+            self.core.control.limiting.enforced = frozenset(described.enforces)
             if described.reason:
                 self.core.record("limits", described.reason)
             for line in not_enforced(manifest, described.enforces):
@@ -248,6 +253,11 @@ class Running:
     def environment(self) -> Mapping[str, str]:
         """What it was started with."""
         return self._environment
+
+    def retire_at_clients(self, shard: ShardId, lost: bool) -> None:
+        """From now on this process's own calls, and those of other terminals, use another."""
+        for client in (self.client, self.onlooker):
+            client.router.retire(shard, lost=lost)
 
     async def reload(self) -> Reloaded:
         """Take up what changed in code and manifest. On the node's loop. See ``Reloader``."""

@@ -25,7 +25,7 @@ from shardwright.composition import (
 )
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.sandbox import Exit
-from shardwright.controller import PoolPolicy
+from shardwright.controller import PoolCost, PoolPolicy
 from shardwright.errors import CompositionRefused, NodeError, ShardwrightError, StartFailed
 from shardwright.guest import WHY_PATIENCE_S, Load
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
@@ -87,6 +87,10 @@ class Shards:
         self._past: dict[ShardId, tuple[ComponentName, str]] = {}  # how shards ended, the latest of them
         self._defect = ""  # of the regular work, the latest
         self._closing = False
+
+    @property
+    def components(self) -> Mapping[ComponentName, Component]:
+        return self._components
 
     def __repr__(self) -> str:
         return f"<Shards {len(self.ports)} running, {len(self._grants)} requests wait>"
@@ -222,7 +226,7 @@ class Shards:
             self._pool.start_failed(launch.component, error, now)
             self._events.record("failure", f"it did not start: {error}", component=launch.component, shard=launch.shard)
             self.perform(self.composer.start_failed(launch.shard, str(error), now), error)
-            self._events.shard_ended(launch.shard, str(error))
+            self._events.shard_ended(launch.shard, launch.component, str(error))
             self.freed()
             return
         now = self._clock.monotonic_s()
@@ -232,6 +236,7 @@ class Shards:
             "ready", self.launcher.how(launch.component), component=launch.component, shard=launch.shard,
             inputs=(("start_s", round(now - begun_s, 6)), ("pid", port.pid)),
         )  # fmt: skip
+        self._pool.started(launch.component, now - begun_s)
         record = self.composer.shard(launch.shard)
         self._events.shard_ready(port, record.sessions if record is not None else ())
         for request in self.composer.started(launch.shard, now):
@@ -261,6 +266,14 @@ class Shards:
             await asyncio.sleep(0.01)
         if shard in self.ports:
             self.gone(port, "it did not stop in time")
+
+    def leased(self, component: ComponentName, source: str) -> None:
+        """Somebody was given a shard of it, which was warm, or starting, or is launched now (cold)."""
+        self._pool.leased(component, source)
+
+    def pool_costs(self) -> tuple[PoolCost, ...]:
+        """What the warm pool came to so far; empty where nobody counts."""
+        return self._pool.costs()
 
     # -- other code ----------------------------------------------------------------------------------------------
 
@@ -402,7 +415,7 @@ class Shards:
                 self._pool.lost(port.component, now)
             self.perform(loss.effects, Unlucky(f"{shard} was lost: {reason}"))
         by_itself = None if wanted or self._closing else ended
-        self._events.shard_ended(shard, reason, by_itself)
+        self._events.shard_ended(shard, port.component, reason, by_itself)
         if not self._closing:
             self.freed()
 

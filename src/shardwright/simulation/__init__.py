@@ -8,6 +8,7 @@ from shardwright.simulation._levels import Outcome
 from shardwright.simulation._plant import PlantResult, limits_controller, plant_demand, run_plant
 from shardwright.simulation._plots import pareto_plot
 from shardwright.simulation._pool_results import BASELINE, BOUNDED, OURS, PoolParams, PoolResults, evaluate_pool
+from shardwright.simulation._recorded import Replayed, is_recording, replay_recording
 from shardwright.simulation._results import controller_report, demand_traces, pool_report, utilisation_traces
 from shardwright.simulation._traces import Arrivals, Series, Trace, read_distribution, read_traces
 
@@ -25,12 +26,14 @@ __all__ = [
     "PlantResult",
     "PoolParams",
     "PoolResults",
+    "Replayed",
     "Series",
     "Sessions",
     "Trace",
     "controller_report",
     "demand_traces",
     "evaluate_pool",
+    "is_recording",
     "limits_controller",
     "make_sessions",
     "pareto_plot",
@@ -39,6 +42,7 @@ __all__ = [
     "read_distribution",
     "read_traces",
     "replay",
+    "replay_recording",
     "run_fleet",
     "run_plant",
     "synthetic_functions",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shardwright.errors import NodeError
 from shardwright.node._journal import Journal
 
 
@@ -26,6 +27,17 @@ def test_rows_come_back_in_order_with_their_inputs(tmp_path: Path) -> None:
     assert [row.reason for row in rows] == ["because 2", "because 3", "because 4"]
     assert rows[0].inputs == {"n": 2, "p": "x"} and rows[0].node == "node-1"
     assert [row.reason for row in journal.tail(kind="launch")] == ["because 1", "because 3"]
+    journal.close()
+
+
+def test_a_row_is_found_by_its_number(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.sqlite3", "n")
+    journal.append(0.0, "note", "one")
+    journal.append(0.0, "note", "two", inputs=[("n", 2)])
+    assert [journal.find(row.sequence) for row in journal.tail()] == journal.tail()
+    for unknown in (0, -1, 3, 2**80):
+        with pytest.raises(NodeError, match=r"no decision|cannot be read"):
+            journal.find(unknown)
     journal.close()
 
 
