@@ -24,7 +24,7 @@ from shardwright.contracts.transport import Transport
 from shardwright.errors import ManifestError, NodeError
 from shardwright.guest import RINGS, Finished, Testing, serves
 from shardwright.manifest import capacity_problems, load
-from shardwright.model.ids import ComponentName, SessionNumber
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import Gateway, Manifest
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.monitoring import Exposition, exposition
