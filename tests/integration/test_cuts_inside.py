@@ -172,3 +172,34 @@ def test_a_command_that_runs_nothing_of_the_application(tmp_path: Path) -> None:
     assert done.returncode != 0 and "ran no code of the components" in done.stderr
     none = shardwright(tmp_path, "plan", str(app), "--profile")
     assert none.returncode != 0 and "names no app.main" in none.stderr
+
+
+BOXES = """
+def weigh(box):
+    total = 0
+    for number in range(150_000):
+        total += number * number
+    return sum(box) + total % 7
+
+def main():
+    boxes = [[number] for number in range(10)]
+    said = []
+    for box in boxes:
+        said.append(weigh(box))
+        boxes[-1].append(said[-1])
+    print(said, boxes)
+"""
+
+
+def test_an_answer_to_what_was_asked_before_it_changed_is_not_taken(tmp_path: Path) -> None:
+    """The last round is begun ahead of its turn, and what it is asked changes before that comes."""
+    manifest = '[app]\nname = "boxes"\nmain = "boxes:main"\n[components.boxes]\ncode = "boxes"\n'
+    app = write_app(tmp_path / "app", manifest, boxes=BOXES)
+    plan = shardwright(tmp_path, "plan", str(app), "--profile", "--json", "--")
+    assert plan.returncode == 0, plan.stderr
+    (cut,) = json.loads(plan.stdout)["cuts"]
+    assert [function["qualname"] for function in cut["functions"]] == ["weigh"] and len(cut["loops"]) == 1
+    uncut = shardwright(tmp_path, "run", str(app), "--inproc", "--quiet")
+    ran = shardwright(tmp_path, "run", str(app), "--quiet")
+    assert ran.returncode == uncut.returncode == 0, ran.stderr
+    assert ran.stdout == uncut.stdout and ran.stdout.startswith("[0, 1, 2, 3, 4, 5, 6, 7, 8, 45]")
