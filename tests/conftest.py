@@ -21,7 +21,9 @@ from house_leaks import Inventory, adopt_orphans, settle
 from house_skips import allowed, read_allowed_skips
 
 HERE = Path(__file__).parent
-LEAK_CHECKED = tuple(str(HERE / name) for name in ("conformance", "integration", "fault", "e2e", "security"))
+LEAK_CHECKED = tuple(
+    str(HERE / name) for name in ("conformance", "integration", "fault", "e2e", "security", "unit/node")
+)
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 EXERCISED = pytest.StashKey[dict[str, int]]()
 

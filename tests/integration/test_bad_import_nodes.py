@@ -74,11 +74,11 @@ BAD = {
     "crashes": Bad("import ctypes\nctypes.string_at(0)\n", StartFailed, ("odd", "killed by signal 11")),
     "hangs": Bad(
         "import threading\nprint('waiting for Godot', flush=True)\nthreading.Event().wait()\n",
-        StartFailed, ("odd", "6 s", "start_timeout"), timeout="6s", within_s=30,  # it must have come to its print by then
+        StartFailed, ("odd", "5 s", "start_timeout"), timeout="5s", within_s=30,  # it must have come to its print by then
     ),
     "hangs and ignores signals": Bad(
         "import signal, time\nfor n in (2, 15, 1): signal.signal(n, signal.SIG_IGN)\nwhile True: time.sleep(1)\n",
-        StartFailed, ("odd", "start_timeout"), timeout="6s", within_s=30,
+        StartFailed, ("odd", "start_timeout"), timeout="2s", within_s=20,
     ),
     "closes all descriptors": Bad("import os\nos.closerange(0, 4096)\n", StartFailed, ("odd",), timeout="5s"),
     "recurses": Bad("def f(): f()\nf()\n", ComponentImportError, ("odd", "RecursionError"), ("odd.py",)),

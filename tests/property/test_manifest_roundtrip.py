@@ -143,7 +143,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         gateway=draw(gateways()),
         routes=tuple(
             Route(path, draw(some(st.sampled_from(["GET", "PUT"]))), app=draw(name))
-            if draw(st.booleans())
+            if "{" not in path and draw(st.booleans())  # an application takes no arguments from its path
             else Route(path, call=f"{draw(name)}.{draw(PYTHON_NAMES)}.{draw(PYTHON_NAMES)}")
             for path in route_paths
         ),

@@ -74,7 +74,9 @@ def machine(tmp_path: Path) -> Iterator[dict[str, Any]]:
         in_memory.write_text("marker")
         stack.callback(in_memory.unlink)
         port_file = Path(f"/tmp/{names}-port")
-        stack.callback(port_file.unlink, missing_ok=True)
+        dropped, dropped_shm = Path(f"/tmp/{names}-dropped"), Path(f"/dev/shm/{names}-dropped")
+        for left in (port_file, dropped, dropped_shm):  # also when the attempts do not come to their end
+            stack.callback(left.unlink, missing_ok=True)
         path_socket = f"/tmp/{names}-socket"
         stack.callback(lambda: os.unlink(path_socket))
         sockets = [
@@ -110,8 +112,8 @@ def machine(tmp_path: Path) -> Iterator[dict[str, Any]]:
             "abstract": names,
             "path_socket": path_socket,
             "port_file": str(port_file),
-            "dropped": f"/tmp/{names}-dropped",
-            "dropped_shm": f"/dev/shm/{names}-dropped",
+            "dropped": str(dropped),
+            "dropped_shm": str(dropped_shm),
             "disk": disk or "/dev/nodisk",
             "disk_number": [os.major(number), os.minor(number)],
             "home_entry": next(each for each in sorted(os.listdir(os.path.expanduser("~root"))) if each != ".pyenv"),

@@ -108,34 +108,37 @@ class _Verification:
         self.environment = environment
         self.constants = read_constants(environment)
         self.found = Verified()
+        self._verified: set[str] = set()  # components
+        self._parts_s = self._own_s = self._moved_s = 0.0
 
     def run(self) -> Verified:
         found = self.found
         uncut = self._once(None)
         found.tests = len(_outcomes(uncut))
-        for _ in range(_ROUNDS):
-            made = self._plan()
-            if made is None:
-                found.equivalent = True
-                found.functions, found.calls, found.remote, found.shards = {}, 0, 0, 0
+        rounds: Counter[str] = Counter()
+        while (made := self._plan()) is not None:
+            component = made.cuts[0].component
+            rounds[component] += 1
+            if rounds[component] > _ROUNDS:
+                found.differences.append(f"{component}: still different after {_ROUNDS} rounds")
                 return found
             found.rounds += 1
-            click.echo(f"round {found.rounds}: {sum(len(cut.functions) for cut in made.cuts)} functions cut", err=True)
+            click.echo(f"round {found.rounds}: {len(made.cuts[0].functions)} functions of {component} cut", err=True)
             cut = self._once(made)
-            culprits = self._culprits(uncut, cut)
-            if not culprits:
+            culprits = self._culprits(uncut, cut) or self._hollow(cut)
+            if culprits:
+                found.kept_together.update(culprits)
+            else:
                 self._count(cut, made)
-                culprits = self._hollow(cut)
-                if not culprits:
-                    found.equivalent = True
-                    return found
-            found.kept_together.update(culprits)
-        found.equivalent = False
-        found.differences.append(f"still different after {_ROUNDS} rounds")
+                self._verified.add(component)
+        found.equivalent = True
         return found
 
     def _plan(self) -> ShardPlan | None:
-        """The plan with all cuts that are left; parts alone, for the program stands for the rest. None without any."""
+        """The plan with what is left to cut of one component that is not verified yet; None where nothing is.
+
+        It has the parts alone: the program stands for the component itself, which is why others wait for their turn.
+        """
         never = tuple(self.found.kept_together)
         components = tuple(
             replace(component, never_cut=(*component.never_cut, *never)) for component in self.manifest.components
@@ -151,9 +154,10 @@ class _Verification:
         self.found.refused = [
             f"{d.site}: {d.message}" for d in made.diagnostics if d.code in ("SW331", "SW332", "SW333", "SW337")
         ]
-        if not made.cuts:
+        left = [cut for cut in made.cuts if cut.component not in self._verified]
+        if not left:
             return None
-        first = replace(made, cuts=made.cuts[:1])
+        first = replace(made, cuts=(left[0],))
         parts = {cut.part for cut in first.cuts}
         definitions = tuple(item for item in first.definitions if item.component in parts)
         return replace(first, definitions=definitions, edges=(), routes=())
@@ -217,21 +221,20 @@ class _Verification:
 
     def _count(self, cut: Ran, made: ShardPlan) -> None:
         found = self.found
-        found.functions = {}
-        found.calls = found.remote = found.local = 0
-        parts_s = own_s = 0.0
+        functions: dict[str, dict[str, Any]] = {}
         for answer in cut.answers:
-            found.functions.update(answer.get("functions", {}))
-            parts_s += answer.get("parts_cpu_s", 0.0)
-            own_s += answer.get("cpu_s", 0.0)
-        for item in found.functions.values():
+            functions.update(answer.get("functions", {}))
+            self._parts_s += answer.get("parts_cpu_s", 0.0)
+            self._own_s += answer.get("cpu_s", 0.0)
+        for item in functions.values():
             found.calls += item["calls"]
             found.remote += item["remote"]
             found.local += item["local"]
-        found.shards = sum(item.shards for item in made.cuts)
-        found.parts_cpu_share = parts_s / (parts_s + own_s) if parts_s + own_s else 0.0
-        moved = sum(item.moved_s for item in made.cuts)
-        found.moved_share_profiled = moved / self.profile.wall_s if self.profile.wall_s else 0.0
+        found.functions.update(functions)
+        found.shards += sum(item.shards for item in made.cuts)
+        self._moved_s += sum(item.moved_s for item in made.cuts)
+        found.parts_cpu_share = self._parts_s / ((self._parts_s + self._own_s) or 1.0)
+        found.moved_share_profiled = self._moved_s / (self.profile.wall_s or 1.0)
 
 
 def _outcomes(ran: Ran) -> dict[str, str]:

@@ -112,7 +112,10 @@ class Attachment:
     def watch(self, frame: FrameType, event: str, argument: Any) -> Any:
         """The trace function of every thread while nobody is caught."""
         if self._state is not State.WAITING:
-            sys.settrace(None)
+            if (
+                sys.gettrace() == self.watch
+            ):  # else this thread is another attachment's by now, and only its frame is not
+                sys.settrace(None)
             frame.f_trace = None
             return None
         code = frame.f_code

@@ -9,10 +9,10 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from shardwright.errors import PlanError
 from shardwright.model.ids import ComponentName
-from shardwright.model.shard import MAIN_COMPONENT, Diagnostic, PlanEdge, Severity, Site
+from shardwright.model.shard import Diagnostic, PlanEdge, Severity, Site
 from shardwright.sharding._classes import ClassFacts, assigned_in, attributes_of, constants_of
+from shardwright.sharding._merged import FoundUses, declared_edges, merged
 from shardwright.sharding._program import Program
 from shardwright.sharding._scan import Use, UseKind
 from shardwright.sharding._source import nearest
@@ -46,28 +46,6 @@ _PASS_DATA = "pass data, such as a name to choose by, or keep both sides in one 
 
 
 @dataclass(slots=True)
-class _Found:
-    reasons: dict[str, set[str]] = field(default_factory=dict)  # verb -> names
-    sites: set[Site] = field(default_factory=set)
-
-    def add(self, verb: str, name: str, site: Site) -> None:
-        self.reasons.setdefault(verb, set()).add(name)
-        self.sites.add(site)
-
-    @property
-    def reason(self) -> str:
-        texts = []
-        told = {name for verb, names in self.reasons.items() if verb != "imports" for name in names}
-        for verb in sorted(self.reasons):
-            names = sorted(self.reasons[verb] - told if verb == "imports" else self.reasons[verb])
-            if not names:
-                continue
-            shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-            texts.append(f"{verb} {shown}")
-        return "; ".join(texts)
-
-
-@dataclass(slots=True)
 class Edges:
     """The edges of a plan, with findings about them."""
 
@@ -97,20 +75,24 @@ class _Finder:
         self.value_classes = value_classes
         self.surfaces = surfaces
         self.components = components
-        self.calls: dict[tuple[ComponentName, ComponentName], _Found] = {}
-        self.values: dict[tuple[ComponentName, ComponentName], _Found] = {}
+        self.calls: dict[tuple[ComponentName, ComponentName], FoundUses] = {}
+        self.values: dict[tuple[ComponentName, ComponentName], FoundUses] = {}
         self.diagnostics: dict[tuple[str, Site | None, str], Diagnostic] = {}
         self.by_method = self._methods()
         self.declared: set[tuple[ComponentName, ComponentName]] = set()
 
     def run(self) -> Edges:
-        self.declared = self._declared()
+        self.declared = declared_edges(self.program, self.components)
         for component in self.components:
             for module, use in self._uses(component):
                 self._judge(component, module, use)
             self._dynamic(component)
         self._handles()
-        return self._merge()
+        openings = Openings(self.program, self.surfaces, self.value_classes)
+        edges = merged(self.program, self.components, self.calls, self.values, self.declared, openings, self.note)
+        written = {item.site for item in self.diagnostics.values() if item.code == "SW262"}
+        told = [item for item in self.diagnostics.values() if item.code != "SW261" or item.site not in written]
+        return Edges(edges, told)
 
     def note(self, code: str, severity: Severity, text: str, site: Site | None, component: str, remedy: str) -> None:
         key = (code, site, text)
@@ -150,13 +132,13 @@ class _Finder:
         kind = surface.kind(use.ref.top)
         pair = (component, callee)
         if use.kind is UseKind.TEST:
-            self.values.setdefault(pair, _Found()).add("tests", short, site)
+            self.values.setdefault(pair, FoundUses()).add("tests", short, site)
             return
         if use.kind in (UseKind.WRITE, UseKind.MUTATE, UseKind.SET):
             self._written(component, callee, use, kind, short, site)
             return
         if kind in (NameKind.VALUE, NameKind.CONSTANT):
-            self.values.setdefault(pair, _Found()).add("takes", short, site)
+            self.values.setdefault(pair, FoundUses()).add("takes", short, site)
             if kind is NameKind.CONSTANT and use.kind is UseKind.LOAD and self._is_sentinel(use.ref):
                 self.note(
                     "SW254",
@@ -169,7 +151,7 @@ class _Finder:
             return
         if kind is NameKind.IMPORT or (kind is None and use.ref.name in _MODULE_NAMES):
             return
-        found = self.calls.setdefault(pair, _Found())
+        found = self.calls.setdefault(pair, FoundUses())
         if kind is None:
             found.add("reads", short, site)
             symbols = surface.symbols
@@ -251,14 +233,14 @@ class _Finder:
                 if callee is None or callee == component:
                     continue
                 site = Site(self.program.tree.loaded[module].relative, line)
-                self.calls.setdefault((component, callee), _Found()).add("uses module", ref.module, site)
+                self.calls.setdefault((component, callee), FoundUses()).add("uses module", ref.module, site)
 
     # -- hazards -------------------------------------------------------------------------------------------------
 
     def _written(
         self, component: ComponentName, callee: ComponentName, use: Use, kind: NameKind | None, short: str, site: Site
     ) -> None:
-        found = self.calls.setdefault((component, callee), _Found())
+        found = self.calls.setdefault((component, callee), FoundUses())
         if use.kind is UseKind.SET:
             if kind is NameKind.STATEFUL:
                 found.add("writes", short, site)
@@ -511,7 +493,9 @@ class _Finder:
                         continue
                     site = Site(self.program.tree.loaded[module].relative, line)
                     name = f"{self._short(holders[0])}.{method}"
-                    self.calls.setdefault((component, callee), _Found()).add("may hold a handle and call", name, site)
+                    self.calls.setdefault((component, callee), FoundUses()).add(
+                        "may hold a handle and call", name, site
+                    )
                     if (method, line) in self.program.scan(module).unknown_enters and self._manages(holders, method):
                         self._entered(component, callee, name, site)
 
@@ -529,91 +513,3 @@ class _Finder:
                 todo += [callee for caller, callee in self.calls if caller == name]
                 todo += [callee for caller, callee in self.declared if caller == name]
         return seen
-
-    # -- the manifest --------------------------------------------------------------------------------------------
-
-    def _merge(self) -> Edges:
-        result = Edges()
-        openings = Openings(self.program, self.surfaces, self.value_classes)
-        declared = self.declared
-        rules = {(rule.caller, rule.callee): rule for rule in self.program.manifest.edges}
-        for pair in sorted(set(self.calls) | declared):
-            caller, callee = pair
-            if caller not in self.components or callee not in self.components:
-                continue
-            found, rule = self.calls.get(pair), rules.pop(pair, None)
-            reason = found.reason if found is not None else "declared in the manifest"
-            sites = tuple(sorted(found.sites, key=lambda site: (site.path, site.line))) if found is not None else ()
-            result.edges.append(
-                PlanEdge(
-                    caller,
-                    callee,
-                    reason,
-                    pair in declared,
-                    found is not None,
-                    sites,
-                    rule.pickle if rule is not None else False,
-                    rule.allow if rule is not None else (),
-                    openings.of(caller, callee, seen=found is not None),
-                )
-            )
-            if found is not None and pair not in declared and caller != MAIN_COMPONENT:
-                self.note(
-                    "SW220",
-                    Severity.NOTE,
-                    f"the edge {caller} -> {callee} was added: {found.reason}",
-                    sites[0],
-                    caller,
-                    f"add {callee!r} to its depends_on",
-                )
-            elif found is None:
-                self.note(
-                    "SW221",
-                    Severity.WARNING,
-                    f"{caller} declares that it depends on {callee}, but no call was found",
-                    None,
-                    caller,
-                    "remove it, or keep it for calls that cannot be seen",
-                )
-        for pair, found in sorted(self.values.items()):
-            if pair not in self.calls and pair not in declared:
-                site = min(found.sites, key=lambda item: (item.path, item.line))
-                self.note(
-                    "SW222",
-                    Severity.NOTE,
-                    f"no edge {pair[0]} -> {pair[1]} is needed: {found.reason}, which are copied",
-                    site,
-                    pair[0],
-                    "",
-                )
-        for caller, callee in sorted(rules):
-            self.note(
-                "SW223",
-                Severity.WARNING,
-                f"the rule for the edge {caller} -> {callee} applies to no edge of the plan",
-                None,
-                caller,
-                "remove the rule, or declare the edge in depends_on",
-            )
-        written = {item.site for item in self.diagnostics.values() if item.code == "SW262"}
-        result.diagnostics = [
-            item for item in self.diagnostics.values() if item.code != "SW261" or item.site not in written
-        ]
-        return result
-
-    def _declared(self) -> set[tuple[ComponentName, ComponentName]]:
-        declared = set()
-        for component in self.program.manifest.components:
-            for callee in component.depends_on:
-                if callee not in self.components:
-                    near = nearest(callee, {str(name) for name in self.components})
-                    raise PlanError(
-                        f"component {component.name!r} depends on unknown component {callee!r}",
-                        code="SW207",
-                        remedy=f"did you mean {near!r}?"
-                        if near
-                        else "declare the component, or remove it from depends_on",
-                    )
-                if callee != component.name:
-                    declared.add((component.name, callee))
-        return declared

@@ -23,7 +23,7 @@ from shardwright.testing._sandbox_trial import (
 )
 
 _CYCLES = 200
-_CYCLES_OF_SLOW_ONES, _CYCLES_S = 20, 8.0
+_CYCLES_OF_SLOW_ONES, _CYCLES_S = 20, 4.0
 
 # -- what a guest gets -----------------------------------------------------------------------------------------
 

@@ -22,8 +22,12 @@ from shardwright.node._keeper_messages import Delete, Deleted, Kill, Refused, Re
 def served() -> Iterator[tuple[Keeper, FrameReader]]:
     ours, theirs = socket.socketpair()
     keeper = Keeper(theirs, 0.0)
-    with ours, theirs:
-        yield keeper, FrameReader(ours, limit=1 << 20, descriptors=True)
+    try:
+        with ours, theirs:
+            yield keeper, FrameReader(ours, limit=1 << 20, descriptors=True)
+    finally:
+        keeper._events.close()
+        keeper._backend.close()  # its control groups
 
 
 def answer(served: tuple[Keeper, FrameReader], message: Any) -> Any:

@@ -86,7 +86,12 @@ def test_a_profile_of_other_code_cuts_nothing_and_says_why(press: Path, tmp_path
 
 SUITE = """
 import pytest
+from more import toil
 from sums import Tally, slow, twice
+
+@pytest.mark.parametrize("number", range(3))
+def test_another_component(number):
+    assert toil([number]) == [number, sum(n * n for n in range(2000))]
 
 @pytest.mark.parametrize("number", range(8))
 def test_twice(number):
@@ -139,17 +144,29 @@ def noted(number):
 """
 
 
+MORE = """
+def toil(items):
+    total = 0
+    for number in range(2000):
+        total += number * number
+    items.append(total)
+    return items
+"""
+
+
 def test_verify_compares_test_by_test_and_counts_what_crossed(tmp_path: Path) -> None:
     app = write_app(
-        tmp_path / "app", '[app]\nname = "sums"\n[components.sums]\ncode = "sums"\n', sums=SUMS, test_sums=SUITE
-    )
+        tmp_path / "app",
+        '[app]\nname = "sums"\n[components.sums]\ncode = "sums"\n[components.more]\ncode = "more"\n',
+        sums=SUMS, more=MORE, test_sums=SUITE,
+    )  # fmt: skip
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(app / "test_sums.py"))
     done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more={"PYTEST_ADDOPTS": ""}, timeout=240)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["equivalent"] and found["tests"] == 10
+    assert found["equivalent"] and found["tests"] == 13
     assert found["remote"] >= 0.9 * found["calls"] > 5
-    assert {"sums:twice"} <= set(found["functions"])
+    assert {"sums:twice", "more:toil"} <= set(found["functions"])
     assert not [name for name in found["functions"] if name == "sums:noted"]
 
 
@@ -172,3 +189,34 @@ def test_a_command_that_runs_nothing_of_the_application(tmp_path: Path) -> None:
     assert done.returncode != 0 and "ran no code of the components" in done.stderr
     none = shardwright(tmp_path, "plan", str(app), "--profile")
     assert none.returncode != 0 and "names no app.main" in none.stderr
+
+
+BOXES = """
+def weigh(box):
+    total = 0
+    for number in range(150_000):
+        total += number * number
+    return sum(box) + total % 7
+
+def main():
+    boxes = [[number] for number in range(10)]
+    said = []
+    for box in boxes:
+        said.append(weigh(box))
+        boxes[-1].append(said[-1])
+    print(said, boxes)
+"""
+
+
+def test_an_answer_to_what_was_asked_before_it_changed_is_not_taken(tmp_path: Path) -> None:
+    """The last round is begun ahead of its turn, and what it is asked changes before that comes."""
+    manifest = '[app]\nname = "boxes"\nmain = "boxes:main"\n[components.boxes]\ncode = "boxes"\n'
+    app = write_app(tmp_path / "app", manifest, boxes=BOXES)
+    plan = shardwright(tmp_path, "plan", str(app), "--profile", "--json", "--")
+    assert plan.returncode == 0, plan.stderr
+    (cut,) = json.loads(plan.stdout)["cuts"]
+    assert [function["qualname"] for function in cut["functions"]] == ["weigh"] and len(cut["loops"]) == 1
+    uncut = shardwright(tmp_path, "run", str(app), "--inproc", "--quiet")
+    ran = shardwright(tmp_path, "run", str(app), "--quiet")
+    assert ran.returncode == uncut.returncode == 0, ran.stderr
+    assert ran.stdout == uncut.stdout and ran.stdout.startswith("[0, 1, 2, 3, 4, 5, 6, 7, 8, 45]")
