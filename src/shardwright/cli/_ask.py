@@ -14,7 +14,8 @@ import click
 
 from shardwright.cli._errors import FAILED, OK
 from shardwright.cli._invocation import Invocation, clock_time, common_options, shown
-from shardwright.model.units import format_bytes, format_seconds
+from shardwright.cli._shard_tables import amounts, show_pool, show_shards
+from shardwright.model.units import format_seconds
 from shardwright.node import ApiClient, NoAnswer, NodeAddress, choose, running_nodes, runtime_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,7 +50,7 @@ def ps(invocation: Invocation, app: str | None, pool: bool) -> None:
         if invocation.json:
             invocation.result(answer)
         elif answer["pool"]:
-            invocation.table(_POOL_HEADERS, [_pool_row(each) for each in answer["pool"]])
+            show_pool(invocation, answer["pool"])
         else:
             click.echo('the pool keeps the minimum, or nobody asked for a shard yet: [policy] pool = "demand" counts')
         return
@@ -62,55 +63,6 @@ def ps(invocation: Invocation, app: str | None, pool: bool) -> None:
 
 
 ps.help = f"{ps.help}\n\n{_TARGET}"
-
-_POOL_HEADERS = (
-    "COMPONENT", "FREE", "WANTED", "WARM", "STARTING", "COLD", "HIDDEN STARTS", "IDLE", "SPENT", "SAVED", "COLD PRICE",
-    "HIDDEN PRICE",
-)  # fmt: skip
-
-
-def _pool_row(each: dict[str, Any]) -> tuple[str, ...]:
-    counts = (str(each[name]) for name in ("free", "wanted", "warm", "starting", "cold", "hidden"))
-    money = (f"{each[name]:.3g}" for name in ("spent", "saved"))
-    prices = (f"{each[name]:.4g} idle s" for name in ("cold_price_s", "hidden_price_s"))
-    return (each["component"], *counts, format_seconds(round(each["idle_s"], 1)), *money, *prices)
-
-
-_HEADERS = (
-    "SHARD", "STATUS", "PID", "SCOPE", "KEY", "CPU TIME", "MEMORY", "GUARANTEED", "CEILING", "ISOLATION", "TRANSPORT",
-    "START", "AGE", "SESSIONS",
-)  # fmt: skip
-
-
-def show_shards(invocation: Invocation, shards: list[dict[str, Any]], *, stderr: bool = False) -> None:
-    invocation.table(_HEADERS, [_shard_row(shard) for shard in shards], stderr=stderr)
-
-
-def _shard_row(shard: dict[str, Any]) -> tuple[str, ...]:
-    usage = shard["usage"] or {}
-    sessions = shard["sessions"]
-    return (
-        shard["id"],
-        shard["status"],
-        str(shard["pid"] or "-"),
-        shard["scope"],
-        shard["key"] or "-",
-        format_seconds(usage["cpu_s"]) if usage else "-",
-        format_bytes(usage["memory_bytes"]) if usage else "-",
-        _amounts(shard["guarantee_cpu"], shard["guarantee_memory_bytes"]),
-        _amounts(shard["ceiling_cpu"], shard["ceiling_memory_bytes"]),
-        shard["isolation"] or "-",
-        shard["transport"],
-        shard["start"].partition(":")[0],
-        format_seconds(round(shard["age_s"], 1)),
-        f"{', '.join(sessions[:2])}{f' and {len(sessions) - 2} more' if len(sessions) > 2 else ''}" or "-",
-    )
-
-
-def _amounts(cpu: float | None, memory_bytes: int | None) -> str:
-    # the system keeps shares in steps of 1/1024
-    parts = [f"{round(cpu, 3):g} cpu"] if cpu is not None else []
-    return " ".join([*parts, *([format_bytes(memory_bytes)] if memory_bytes is not None else [])]) or "-"
 
 
 # -- call ----------------------------------------------------------------------------------------------------------
@@ -362,7 +314,7 @@ def resize(
     rows = []
     for shard, limits in answer["resized"].items():
         low, high = limits["guarantee"], limits["ceiling"]
-        rows.append((shard, _amounts(low["cpu"], low["memory_bytes"]), _amounts(high["cpu"], high["memory_bytes"])))
+        rows.append((shard, amounts(low["cpu"], low["memory_bytes"]), amounts(high["cpu"], high["memory_bytes"])))
     invocation.table(("SHARD", "GUARANTEED", "CEILING"), rows)
 
 

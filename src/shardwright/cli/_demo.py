@@ -17,10 +17,10 @@ from typing import Any
 import click
 
 from shardwright import errors
-from shardwright.cli._ask import show_shards
 from shardwright.cli._errors import FAILED, OK, TERMINATED
 from shardwright.cli._invocation import Invocation, common_options
 from shardwright.cli._run import Signals, Terminated, options_for, signals_again, started
+from shardwright.cli._shard_tables import show_shards
 from shardwright.errors import ManifestError, NodeError
 from shardwright.node import Node, Running, shard_object
 
