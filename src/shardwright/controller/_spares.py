@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
+from shardwright.controller._rates import RateParams
 
 MOST_SPARES = 12
 _SHORTEST_S, _PER_DECADE, _DECADES = 0.1, 6, 7
@@ -95,6 +96,7 @@ class SpareParams:
     doubt: float = 0.1  # how many endless gaps are assumed in each histogram
     trust: float = 0.0  # until so many gaps are in its histogram, the present arrival rate may keep a spare as well
     rate_s: float = 900.0  # the time constant of that rate
+    rates: RateParams | None = None  # decide by a filter over rates instead of by histograms of gaps
     within: KeepAlive | None = None
 
     def __post_init__(self) -> None:
