@@ -111,6 +111,8 @@ class _Replay:
         self.told = np.array([lane.told for lane in lanes])
         self._prepare_truth()
         self._prepare_rates()
+        self.changed_at = np.zeros(count)
+        self.ended_at = np.full(count, -np.inf)
         self.visible, self.hidden, self.starts, self.idle = (np.zeros(count) for _ in range(4))
 
     def _prepare_rates(self) -> None:
@@ -200,6 +202,7 @@ class _Replay:
             begins = self.begins[event, self.row[live]]
             self._ends(np.flatnonzero(~begins), now)
             self._arrives(np.flatnonzero(begins), now)
+            self.changed_at[live] = now
         lanes = np.arange(self.counts.size)
         self._advance(lanes, self.end)
         self._close(lanes)
@@ -220,26 +223,30 @@ class _Replay:
             self.since[lanes, self.top[lanes] % _DEPTH] = at[done]
             self.top[lanes] += 1
             self.first_starting[lanes] += 1
+            self.changed_at[lanes] = at[done]
         lanes = np.arange(now.size)
         lanes = lanes[self.top[: now.size] > self.bottom[: now.size]]
         while lanes.size:  # what was idle for too long is gone, the longest idle first
             bottom = self.bottom[lanes]
             since = self.since[lanes, bottom % _DEPTH]
-            gone_at = self._drop_at(lanes, self.top[lanes] - bottom, since)
+            # nobody is dropped before what made it surplus
+            gone_at = np.maximum(self._drop_at(lanes, self.top[lanes] - bottom, since), self.changed_at[lanes])
             gone = gone_at <= now[lanes]
             if not gone.any():
                 break
             lanes, since, gone_at = lanes[gone], since[gone], gone_at[gone]
-            self._count_idle(lanes, since, np.maximum(gone_at, since))
+            self._count_idle(lanes, since, gone_at)
             self.bottom[lanes] += 1
             lanes = lanes[self.top[lanes] > self.bottom[lanes]]
 
     def _drop_at(self, lanes: IntArray, position: IntArray, since: FloatArray) -> FloatArray:
         surplus = np.maximum(self.surplus_s[lanes], self.least_surplus_s[lanes][:, None])
+        since = np.where(self.learns[lanes], np.maximum(since, self.ended_at[lanes]), since)
         return drop_at(position, since, self.wanted[lanes], self.until[lanes], surplus)
 
     def _ends(self, lanes: IntArray, now: FloatArray) -> None:
         self.since[lanes, self.top[lanes] % _DEPTH] = now[lanes]
+        self.ended_at[lanes] = now[lanes]
         self.top[lanes] += 1
         if self.budget_lanes.size:
             self.left[lanes, self.at_once[lanes] % _LEVELS] = now[lanes]
