@@ -40,41 +40,49 @@ class KeepAlive:
     keep_s: float = 600.0
     starts: float = 3.0
     idle: float = 1.0
-    cold_s: float = 3000.0  # the prices while there is room in both
-    hidden_s: float = 1000.0
+    cold_s: float = 3000.0  # the prices to begin with
+    hidden_s: float = 300.0
     slack: float = 4.0  # starts in advance
-    memory: float = 2000.0  # arrivals
+    memory: float = 1000.0  # arrivals
+    aim: float = 0.95  # of both budgets
+    gain: float = 0.0  # by which prices move with an arrival, at most
+    sharp: float = 20.0
+    also: float = 0.4
 
     def may_start(self, starts: FloatArray, would_start: FloatArray) -> BoolArray:
         """Whether another hidden start is within the budget."""
         return starts + 1 <= 0.97 * self.starts * would_start + self.slack
 
     def prices(
-        self, starts: FloatArray, would_start: FloatArray, idle_s: FloatArray, would_idle_s: FloatArray
+        self, cold_s: FloatArray, hidden_s: FloatArray, begun: FloatArray, lain: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """What a cold and a hidden start are to be reckoned with, so that both budgets are used and neither is overdrawn.
+        """The prices that are right in the long run, moved by what is used of both budgets (see ``spent``).
 
         Too many starts make hidden ones dear (and idleness cheap), too much idleness makes cold starts cheap.
         """
-        begun, lain = self._spent(starts, would_start, idle_s, would_idle_s)
-        hidden = self.hidden_s * np.clip(begun**4, 0.3, 5.0)
-        cold = self.cold_s * np.clip(lain**-6.0, 0.02, 3.0)
-        return cold, np.asarray(hidden, dtype=np.float64)
+        cold = cold_s * np.exp(self.gain * np.clip(5 * (1 - lain), -1.0, 1.0))
+        hidden = hidden_s * np.exp(self.gain * np.clip(5 * (begun - 1), -1.0, 1.0))
+        return np.clip(cold, 60.0, 30_000.0), np.clip(hidden, 15.0, 2_000.0)
 
-    def surplus_s(
-        self, starts: FloatArray, would_start: FloatArray, idle_s: FloatArray, would_idle_s: FloatArray
-    ) -> FloatArray:
+    def at_once(
+        self, cold_s: FloatArray, hidden_s: FloatArray, begun: FloatArray, lain: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """What to reckon with just now, so that neither budget is overdrawn meanwhile."""
+        cold = cold_s * np.clip(lain**-self.sharp, 0.01, 2.0)
+        hidden = hidden_s * np.clip(begun**4, 0.3, 5.0) * np.clip(lain ** -(self.sharp * self.also), 0.1, 1.0)
+        return cold, hidden
+
+    def surplus_s(self, begun: FloatArray, lain: FloatArray) -> FloatArray:
         """How long a surplus stays at least: as the keep-alive would have it, when starts run short."""
-        begun, lain = self._spent(starts, would_start, idle_s, would_idle_s)
-        result: FloatArray = self.keep_s * np.clip((begun - 0.7) / 0.25, 0.0, 1.0) * np.clip(lain**-8.0, 0.05, 1.0)
+        result: FloatArray = self.keep_s * np.clip((begun - 0.7) / 0.25, 0.0, 1.0) * np.clip(lain ** -self.sharp, 0.05, 1.0)
         return result
 
-    def _spent(
+    def spent(
         self, starts: FloatArray, would_start: FloatArray, idle_s: FloatArray, would_idle_s: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """The shares of both budgets that are used."""
-        begun = (starts + self.slack) / (0.95 * self.starts * would_start + self.slack)
-        lain = (idle_s + self.keep_s) / (0.95 * self.idle * would_idle_s + self.keep_s)
+        begun = (starts + self.slack) / (self.aim * self.starts * would_start + self.slack)
+        lain = (idle_s + self.keep_s) / (self.aim * self.idle * would_idle_s + self.keep_s)
         return begun, lain
 
 

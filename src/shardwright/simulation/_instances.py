@@ -19,7 +19,7 @@ from shardwright.simulation._levels import Outcome
 
 _DEPTH = 128  # idle shards of one lane, at most; a power of two
 _STARTING = 16
-_LEVELS = 256
+_LEVELS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ class _Replay:
         self.budget_lanes = np.flatnonzero([budget is not None for budget in budgets])
         self.budget_of = {budget: np.array([b == budget for b in budgets]) for budget in budgets if budget is not None}
         self.left = np.full((count, _LEVELS), -np.inf)  # when a shadow of each level was used last
+        self.fair_cold = np.array([b.cold_s if b is not None else 0.0 for b in budgets])
+        self.fair_hide = np.array([b.hidden_s if b is not None else 0.0 for b in budgets])
         self.shadow_keep = np.array([budget.keep_s if budget is not None else 0.0 for budget in budgets])
         self.shadow_starts, self.shadow_idle = np.zeros(count), np.zeros(count)
         self.own_starts, self.own_idle = np.zeros(count), np.zeros(count)
@@ -198,7 +200,13 @@ class _Replay:
                 break
             live = slice(0, active)
             now = self.times[event, self.row[live]]
+            stock, since = self.top[live] - self.bottom[live], self.changed_at[live].copy()
             self._advance(np.arange(active), now)
+            # what was dropped in between lay about half of the time
+            stock = (stock + self.top[live] - self.bottom[live]) / 2
+            self.own_idle[live] += stock * (now - since)
+            if self.budget_lanes.size:
+                self._shadow(self.budget_lanes[self.budget_lanes < active], since, now)
             begins = self.begins[event, self.row[live]]
             self._ends(np.flatnonzero(~begins), now)
             self._arrives(np.flatnonzero(begins), now)
@@ -324,18 +332,27 @@ class _Replay:
             result[which] = starts & allowed
         return result
 
+    def _shadow(self, lanes: IntArray, since: FloatArray, now: FloatArray) -> None:
+        """What lay idle meanwhile in a plain keep-alive."""
+        until = np.minimum(self.left[lanes] + self.shadow_keep[lanes][:, None], now[lanes][:, None])
+        self.shadow_idle[lanes] += np.maximum(until - since[lanes][:, None], 0.0).sum(axis=1)
+
     def _budget(self, lanes: IntArray, now: FloatArray) -> None:
         """What a plain keep-alive would have come to by now, and what that permits."""
         gap = now[lanes] - self.left[lanes, self.at_once[lanes] % _LEVELS]
         self.shadow_starts[lanes] += gap > self.shadow_keep[lanes]
-        self.shadow_idle[lanes] += np.where(np.isfinite(gap), np.minimum(gap, self.shadow_keep[lanes]), 0.0)
+        self.left[lanes, self.at_once[lanes] % _LEVELS] = -np.inf  # in use
         for budget, members in self.budget_of.items():
             mine = lanes[members[lanes]]
             self.may_start[mine] = budget.may_start(self.own_starts[mine], self.shadow_starts[mine])
             for sums in (self.own_starts, self.shadow_starts, self.own_idle, self.shadow_idle):
                 sums[mine] *= 1 - 1 / budget.memory
-            spent = (self.own_starts[mine], self.shadow_starts[mine], self.own_idle[mine], self.shadow_idle[mine])
-            self.cold[mine], self.hide[mine] = budget.prices(*spent)
+            spent = budget.spent(
+                self.own_starts[mine], self.shadow_starts[mine], self.own_idle[mine], self.shadow_idle[mine]
+            )
+            prices = budget.prices(self.fair_cold[mine], self.fair_hide[mine], *spent)
+            self.fair_cold[mine], self.fair_hide[mine] = prices
+            self.cold[mine], self.hide[mine] = budget.at_once(*prices, *spent)
             self.least_surplus_s[mine] = budget.surplus_s(*spent)
 
     def _learn(self, lanes: IntArray, needed: BoolArray, now: FloatArray) -> None:
@@ -384,7 +401,6 @@ class _Replay:
         self.surplus_s[lane, rise] = worth_keeping(self.rises[lane, rise], price, nothing, self.doubt[lane])[0]
 
     def _count_idle(self, lanes: IntArray, begin: FloatArray, end: FloatArray) -> None:
-        self.own_idle[lanes] += end - begin
         self.idle[lanes] += np.maximum(
             np.minimum(end, self.end[lanes]) - np.maximum(begin, self.score_from[lanes]), 0.0
         )
