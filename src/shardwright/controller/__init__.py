@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         new_state,
     )
     from shardwright.controller._needs import NeedParams, Needs
+    from shardwright.controller._rates import RateParams, Rates
     from shardwright.controller._spares import (
         MOST_SPARES,
         KeepAlive,
@@ -79,6 +80,8 @@ __all__ = [
     "PoolPolicy",
     "PoolState",
     "PooledShard",
+    "RateParams",
+    "Rates",
     "Refill",
     "ScaleDecision",
     "ScaleParams",
@@ -109,9 +112,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from shardwright.controller import _adjust, _fairness, _limits, _needs, _spares, _windows
+        from shardwright.controller import _adjust, _fairness, _limits, _needs, _rates, _spares, _windows
 
-        for module in (_adjust, _fairness, _limits, _needs, _spares, _windows):
+        for module in (_adjust, _fairness, _limits, _needs, _rates, _spares, _windows):
             if hasattr(module, name):
                 return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

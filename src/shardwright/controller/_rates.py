@@ -12,16 +12,18 @@ keeping and whether it is worth a start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.contracts.forecast import BoolArray, FloatArray
+from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 
 RATES = 1e-5 * 1.7 ** np.arange(30)  # arrivals a second: from one in a day to 50
 _HALVINGS = (1 / 64, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of a silence, in which the filter is advanced
 AHEAD_S = 0.25 * 2.0 ** np.arange(17)  # the steps in which it looks ahead: a quarter of a second to nine hours
 _TINY = 1e-300
+_OF_ALL, _OF_OTHERS = 2.0, 3.0  # clusters that a prior weighs: of all rates, and at one rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +31,84 @@ class RateParams:
     """``change_s``: about how long a rate stays before it may become any other; ``drift_s`` before it becomes a neighbour.
 
     ``doubt`` arrivals of its own past weigh as much as not knowing anything: any rate may come, in equally many of them.
-    ``memory_s`` fades that past.
+    ``memory_s`` fades that past, and ``clusters`` is how many of them tell their sizes.
     """
 
-    change_s: float = 600.0
-    drift_s: float = 300.0
+    change_s: float = 3600.0
+    drift_s: float = 1000.0
     doubt: float = 2.0
     memory_s: float = 7 * 86400.0
     clusters: float = 200.0
 
 
-def unknown(doubt: FloatArray) -> FloatArray:
-    """For how long each rate was, in seconds, as long as nothing is known but ``doubt``; one entry a row."""
-    return doubt[:, None] / (RATES.size * RATES)[None, :]
+class Rates:
+    """What is known of ``rows`` components. ``start_s`` are their start times; arrivals within one are a cluster."""
+
+    def __init__(self, params: Sequence[RateParams], start_s: FloatArray, spares: int) -> None:
+        rows = len(params)
+        self._spares = np.arange(spares)
+        self._change = np.array([1 / each.change_s for each in params])
+        self._drift = np.array([1 / each.drift_s for each in params])
+        self._memory_s = np.array([each.memory_s for each in params])
+        self._fade = np.array([1 - 1 / each.clusters for each in params])
+        doubt = np.array([each.doubt for each in params])
+        self._lain = doubt[:, None] / (RATES.size * RATES)[None, :]  # for how long each rate was, in seconds
+        self.present: FloatArray = self._usual(np.arange(rows))
+        self._began = np.full(rows, -np.inf)
+        self._size = np.zeros(rows, dtype=np.int64)
+        self._sizes = np.zeros((rows, spares, RATES.size))
+        times, self._time = np.unique(start_s, return_inverse=True)
+        self._chance = np.stack([need_shares(float(each), spares) for each in times]) if rows else self._sizes
+
+    def __repr__(self) -> str:
+        return f"<Rates of {self._size.size} components>"
+
+    def starts_take(self, start_s: float) -> None:
+        """All starts take so long now."""
+        self._chance, self._time = need_shares(start_s, self._spares.size)[None], np.zeros_like(self._time)
+
+    def arrived(self, rows: IntArray, at: FloatArray, others: IntArray) -> None:
+        """Something arrives in each of ``rows``, ``others`` came within the start time before it."""
+        new = others == 0
+        begins, now = rows[new], at[new]
+        silence = now - self._began[begins]
+        self._began[begins], self._size[begins] = now, 0
+        self._sizes[begins] *= self._fade[begins][:, None, None]
+        first, begins, silence = (
+            begins[~np.isfinite(silence)], begins[np.isfinite(silence)], silence[np.isfinite(silence)]
+        )  # fmt: skip
+        self.present[first] = arrived(self.present[first])
+        if begins.size:
+            before = self.present[begins]
+            after = silent(before, self._usual(begins), silence, self._change[begins], self._drift[begins])
+            self._lain[begins] *= np.exp(-silence / self._memory_s[begins])[:, None]
+            self._lain[begins] += silence[:, None] * (0.25 * before + 0.75 * after)
+            self.present[begins] = arrived(after)
+        size = np.minimum(others + 1, self._spares.size)
+        reached = (self._spares >= self._size[rows][:, None]) & (self._spares < size[:, None])
+        self._sizes[rows] += reached[:, :, None] * self.present[rows][:, None, :]
+        self._size[rows] = np.maximum(self._size[rows], size)
+
+    def ahead(self, rows: IntArray, cold_s: FloatArray, hidden_s: FloatArray) -> tuple[FloatArray, BoolArray]:
+        """For how long from the last arrival on each spare is worth keeping, and whether it is worth a start."""
+        return look_ahead(
+            self.present[rows], self._usual(rows), self._needed(rows), cold_s, hidden_s, self._change[rows],
+            self._drift[rows],
+        )  # fmt: skip
+
+    def _usual(self, rows: IntArray) -> FloatArray:
+        lain = self._lain[rows]
+        result: FloatArray = lain / lain.sum(axis=1, keepdims=True)
+        return result
+
+    def _needed(self, rows: IntArray) -> FloatArray:
+        """How often each spare is needed at each rate: by the sizes of clusters seen at that rate, at all, or by chance."""
+        counts = self._sizes[rows]
+        overall = counts.sum(axis=2, keepdims=True)
+        shares = (overall + _OF_ALL * self._chance[self._time[rows]]) / (overall[:, :1] + _OF_ALL)
+        shares = (counts + _OF_OTHERS * shares) / (counts[:, :1] + _OF_OTHERS)
+        result: FloatArray = shares * RATES
+        return result
 
 
 def silent(now: FloatArray, usual: FloatArray, for_s: FloatArray, change: FloatArray, drift: FloatArray) -> FloatArray:

@@ -12,8 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
-from shardwright.controller import MOST_SPARES, SpareParams, bucket, drop_at, needs, steady, worth_keeping
-from shardwright.controller._rates import RATES, RateParams, arrived, look_ahead, need_shares, silent, unknown
+from shardwright.controller import (
+    MOST_SPARES,
+    RateParams,
+    Rates,
+    SpareParams,
+    bucket,
+    drop_at,
+    needs,
+    steady,
+    worth_keeping,
+)
 from shardwright.simulation._demand import Sessions
 from shardwright.simulation._levels import Outcome
 
@@ -112,59 +121,12 @@ class _Replay:
         self.after_starting = np.zeros(count, dtype=np.int64)
         self.told = np.array([lane.told for lane in lanes])
         self._prepare_truth()
-        self._prepare_rates()
+        filters = [lane.params.rates if not lane.told else None for lane in lanes]
+        self.filtered = np.array([each is not None for each in filters])
+        self.rates = Rates([each or RateParams() for each in filters], self.start_s, MOST_SPARES)
         self.changed_at = np.zeros(count)
         self.ended_at = np.full(count, -np.inf)
         self.visible, self.hidden, self.starts, self.idle = (np.zeros(count) for _ in range(4))
-
-    def _prepare_rates(self) -> None:
-        chosen = [lane.params.rates if not lane.told else None for lane in self.lanes]
-        self.filtered = np.array([each is not None for each in chosen])
-        some = [each or RateParams() for each in chosen]
-        self.change = np.array([1 / each.change_s for each in some])
-        self.drift = np.array([1 / each.drift_s for each in some])
-        self.fade = np.array([each.memory_s for each in some])
-        self.size_fade = np.array([1 - 1 / each.clusters for each in some])
-        self.lain = unknown(np.array([each.doubt for each in some]))
-        self.present = self.lain / self.lain.sum(axis=1, keepdims=True)
-        self.cluster_at = np.full(len(some), -np.inf)
-        self.cluster_size = np.zeros(len(some), dtype=np.int64)
-        self.sizes = np.zeros((len(some), MOST_SPARES, RATES.size))
-        times, self.need_of = np.unique(self.start_s, return_inverse=True)
-        self.poisson = np.stack([need_shares(float(start_s), MOST_SPARES) for start_s in times])
-
-    def _follow(self, lanes: IntArray, at: FloatArray, others: IntArray) -> None:
-        """Advance the filters of lanes in which something arrives, ``others`` within the start time before it."""
-        new = others == 0
-        begins, now = lanes[new], at[new]
-        gap = now - self.cluster_at[begins]
-        again = np.isfinite(gap)
-        self.cluster_at[begins], self.cluster_size[begins] = now, 0
-        self.sizes[begins] *= self.size_fade[begins][:, None, None]
-        first, begins, gap = begins[~again], begins[again], gap[again]
-        self.present[first] = arrived(self.present[first])
-        if begins.size:
-            usual = self.lain[begins] / self.lain[begins].sum(axis=1, keepdims=True)
-            before = self.present[begins]
-            after = silent(before, usual, gap, self.change[begins], self.drift[begins])
-            self.lain[begins] *= np.exp(-gap / self.fade[begins])[:, None]
-            self.lain[begins] += gap[:, None] * (0.25 * before + 0.75 * after)
-            self.present[begins] = arrived(after)
-        size = np.minimum(others + 1, MOST_SPARES)
-        reached = (np.arange(MOST_SPARES) >= self.cluster_size[lanes][:, None]) & (
-            np.arange(MOST_SPARES) < size[:, None]
-        )
-        self.sizes[lanes] += reached[:, :, None] * self.present[lanes][:, None, :]
-        self.cluster_size[lanes] = np.maximum(self.cluster_size[lanes], size)
-
-    def _needed(self, lanes: IntArray) -> FloatArray:
-        """How often each spare is needed at each rate."""
-        counts = self.sizes[lanes]
-        overall = counts.sum(axis=2, keepdims=True)
-        whole = overall[:, :1]
-        prior = (overall + 2 * self.poisson[self.need_of[lanes]]) / (whole + 2)
-        shares: FloatArray = (counts + 3 * prior) / (counts[:, :1] + 3)
-        return shares * RATES
 
     def _prepare_truth(self) -> None:
         """For lanes that are told the rate: in each of its steps, until when each spare pays, and whether a start does.
@@ -322,11 +284,7 @@ class _Replay:
         which = np.flatnonzero(self.filtered[lanes])
         if which.size:
             mine = lanes[which]
-            usual = self.lain[mine] / self.lain[mine].sum(axis=1, keepdims=True)
-            ahead, starts = look_ahead(
-                self.present[mine], usual, self._needed(mine), self.cold[mine],
-                self.hide[mine] + self.start_s[mine], self.change[mine], self.drift[mine],
-            )  # fmt: skip
+            ahead, starts = self.rates.ahead(mine, self.cold[mine], self.hide[mine] + self.start_s[mine])
             allowed = np.arange(MOST_SPARES)[None, :] < self.most[mine][:, None]
             self.until[mine] = np.where(allowed, at[which][:, None] + ahead, -np.inf)
             result[which] = starts & allowed
@@ -360,7 +318,7 @@ class _Replay:
         needed &= np.arange(MOST_SPARES)[None, :] < self.most[lanes][:, None]
         followed = lanes[self.filtered[lanes]]
         if followed.size:
-            self._follow(followed, now[followed], others[self.filtered[lanes]])
+            self.rates.arrived(followed, now[followed], others[self.filtered[lanes]])
         quiet = now[lanes] - self.last_at[lanes]
         memory = self.rate_s[lanes]
         self.rate[lanes] = self.rate[lanes] * np.exp(-np.where(np.isfinite(quiet), quiet, 0.0) / memory) + 1 / memory
