@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shardwright.controller._counted import CountedNeeds, PoolCost
+from shardwright.controller._moves import PinParams, PinRounds, PinRow, PinStep
 from shardwright.controller._pool import (
     ComponentPool,
     Evict,
@@ -75,6 +76,10 @@ __all__ = [
     "NeedParams",
     "Needs",
     "NodePolicies",
+    "PinParams",
+    "PinRounds",
+    "PinRow",
+    "PinStep",
     "PoolAction",
     "PoolCost",
     "PoolPolicy",

@@ -74,7 +74,9 @@ class KeepAlive:
 
     def surplus_s(self, begun: FloatArray, lain: FloatArray) -> FloatArray:
         """How long a surplus stays at least: as the keep-alive would have it, when starts run short."""
-        result: FloatArray = self.keep_s * np.clip((begun - 0.7) / 0.25, 0.0, 1.0) * np.clip(lain ** -self.sharp, 0.05, 1.0)
+        result: FloatArray = (
+            self.keep_s * np.clip((begun - 0.7) / 0.25, 0.0, 1.0) * np.clip(lain**-self.sharp, 0.05, 1.0)
+        )
         return result
 
     def spent(

@@ -22,6 +22,7 @@ from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT
 from shardwright.monitoring import BUSY, Histories, Observed, Observer, pressure
 from shardwright.node import _arrays
 from shardwright.node._limiting import Limiting
+from shardwright.node._pinning import Pinning
 from shardwright.node._retire import DRAIN_S, take_out, tell_callers
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Control:
         self.observer = Observer()
         self.histories = Histories()
         self.limiting = Limiting(core, total, self.observer, self.histories)
+        self.pinning = Pinning(core, self.observer)
         self.scale = ScaleRounds()
         self.retire_at_client: Callable[[ShardId, bool], None] = lambda shard, lost: None
         self.ticks = 0
@@ -111,6 +113,7 @@ class Control:
         now = self._clock.monotonic_s()
         self._remember(records, looked)
         self._scale(records, now)
+        self.pinning.tick(records, now)
         self.ticks += 1
         if now - self._saved_s >= SAVE_S:
             self._saved_s = now
