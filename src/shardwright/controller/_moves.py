@@ -74,9 +74,7 @@ class PinRounds:
         """
         demands = [row.demand for row in rows if math.isfinite(row.demand) and row.demand > 0]
         share = sum(demands) / max(len(cores), 1)
-        if share >= self._params.begin:
-            self._short_s = now
-        elif share >= self._params.end and self._kept:
+        if share >= (self._params.end if self._kept else self._params.begin):
             self._short_s = now
         top = _highest(rows)
         kept = 0

@@ -19,10 +19,11 @@ import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 
-RATES = 1e-5 * 1.7 ** np.arange(30)  # arrivals a second: from one in a day to 50
-_HALVINGS = (1 / 64, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of a silence, in which the filter is advanced
-AHEAD_S = 0.25 * 2.0 ** np.arange(17)  # the steps in which it looks ahead: a quarter of a second to nine hours
+RATES = 1e-5 * 2.0 ** np.arange(22)  # arrivals a second: from one in a day to 20
+_HALVINGS = (1 / 32, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of a silence, in which the filter is advanced
+AHEAD_S = 0.5 * 2.5 ** np.arange(14)  # the steps in which it looks ahead: from half a second to a day and a half
 _TINY = 1e-300
+_LASTS = 3.0  # arrivals, for which a rate stays at least
 _OF_ALL, _OF_OTHERS = 2.0, 3.0  # clusters that a prior weighs: of all rates, and at one rate
 
 
@@ -36,7 +37,7 @@ class RateParams:
 
     change_s: float = 3600.0
     drift_s: float = 1000.0
-    doubt: float = 2.0
+    doubt: float = 0.5
     memory_s: float = 7 * 86400.0
     clusters: float = 200.0
 
@@ -82,7 +83,10 @@ class Rates:
             before = self.present[begins]
             after = silent(before, self._usual(begins), silence, self._change[begins], self._drift[begins])
             self._lain[begins] *= np.exp(-silence / self._memory_s[begins])[:, None]
-            self._lain[begins] += silence[:, None] * (0.25 * before + 0.75 * after)
+            # a high rate that was likely at first cannot have lasted: silence would have ended it
+            lasted = before * -np.expm1(-RATES * silence[:, None]) / RATES
+            rest = np.maximum(silence - lasted.sum(axis=1), 0.0)
+            self._lain[begins] += lasted + rest[:, None] * after
             self.present[begins] = arrived(after)
         size = np.minimum(others + 1, self._spares.size)
         reached = (self._spares >= self._size[rows][:, None]) & (self._spares < size[:, None])
@@ -115,7 +119,7 @@ def silent(now: FloatArray, usual: FloatArray, for_s: FloatArray, change: FloatA
     """The distributions after ``for_s`` without an arrival; ``change`` and ``drift`` per second, one entry a row."""
     for share in _HALVINGS:
         step = (for_s * share)[:, None]
-        now = _neighbours(now, 1 - np.exp(-drift[:, None] * step))
+        now = _neighbours(now, drift[:, None], step)
         leaves = RATES[None, :] + change[:, None]
         stays = np.exp(-leaves * step)
         now = now * stays + change[:, None] * usual * (1 - stays) / leaves
@@ -156,56 +160,47 @@ def look_ahead(
     what a cold start costs is at least one; it is worth a start if what it is expected to save until then is more.
     """
     rows, spares = needed.shape[:2]
-    keep = np.zeros((rows, spares))
-    worth = np.zeros((rows, spares))
-    quiet = now
-    # needs of the k-th spare end its own future alone: the others' arrivals do not
-    alive = np.repeat(now[:, None, :], spares, axis=1)
-    holds = np.einsum("rl,rkl->rk", quiet, needed) * cold_s[:, None] >= 1
-    earns = holds.copy()
-    rest = change[:, None, None]
+    keep, worth = np.zeros((rows, spares)), np.zeros((rows, spares))
+    alive = np.ones((rows, spares))  # the chance that a spare was not needed yet
+    hazard = np.einsum("rl,rkl->rk", now, needed)
+    price = cold_s[:, None]
+    holds = hazard * price >= 1
+    leaves = RATES[None, :] + change[:, None]
+    returns = change[:, None] * usual / leaves
     for step in AHEAD_S:
-        if not (holds.any() or earns.any()):
+        # spares beyond those that are worth anything, and rows without any, need no look
+        most = int(holds.any(axis=0).sum())
+        if most == 0:
             break
-        moved = (1 - np.exp(-drift * step))[:, None]
-        leaves = RATES[None, :] + change[:, None]
+        needed, hazard, price = needed[:, :most], hazard[:, :most], cold_s[:, None]
         stays = np.exp(-leaves * step)
-        before = np.einsum("rl,rkl->rk", quiet, needed)
-        quiet = _neighbours(quiet, moved)
-        quiet = quiet * stays + change[:, None] * usual * (1 - stays) / leaves
-        quiet = quiet / np.maximum(quiet.sum(axis=1, keepdims=True), _TINY)
-        after = np.einsum("rl,rkl->rk", quiet, needed)
-        still = after * cold_s[:, None] >= 1
-        # where it stops to be worth it in between: by the logarithm of the rate
-        fall = np.log(np.maximum(before * cold_s[:, None], 1.0))
-        drop = np.log(np.maximum(before, _TINY) / np.maximum(after, _TINY))
-        part = np.where(still, 1.0, np.clip(fall / np.maximum(drop, 1e-12), 0.0, 1.0))
-        keep += np.where(holds, part * step, 0.0)
-        holds &= still
-        leaving = needed + rest
-        remains = np.exp(-leaving * step)
-        whole = alive.sum(axis=2)
-        hazard = np.einsum("rkl,rkl->rk", alive, needed)
-        worth += np.where(earns, _gain(whole, hazard, cold_s, step), 0.0)
-        alive = _neighbours(alive, moved[:, None, :])
-        alive = alive * remains + rest * usual[:, None, :] * whole[:, :, None] * (1 - remains) / leaving
-        earns &= np.einsum("rkl,rkl->rk", alive, needed) * cold_s[:, None] >= alive.sum(axis=2)
-    return keep, (worth > hidden_s[:, None]) & (keep > 0)
+        now = _neighbours(now, drift[:, None], float(step))
+        now = now * stays + returns * (1 - stays)
+        now /= np.maximum(now.sum(axis=1, keepdims=True), _TINY)
+        after = np.einsum("rl,rkl->rk", now, needed)
+        live, still = holds[:, :most], after * price >= 1
+        # where in between it stops to be worth it: by the logarithm of the hazard
+        drop = np.log(np.maximum(hazard, _TINY) / np.maximum(after, _TINY))
+        part = np.clip(np.log(np.maximum(hazard * price, 1.0)) / np.maximum(drop, 1e-12), 0.0, 1.0)
+        part = np.where(still, 1.0, part) * step
+        keep[:, :most] += np.where(live, part, 0.0)
+        usually = np.maximum((hazard + after) / 2, _TINY)
+        ends = 1 - np.exp(-usually * part)
+        worth[:, :most] += np.where(live, alive[:, :most] * ends * (price - 1 / usually), 0.0)
+        alive[:, :most] *= 1 - ends
+        holds[:, :most] = live & still
+        holds[:, most:] = False
+        hazard = after
+    keep[holds] = np.inf
+    return keep, worth > hidden_s[:, None]
 
 
-def _gain(whole: FloatArray, hazard: FloatArray, cold_s: FloatArray, step: float) -> FloatArray:
-    """Saved cold starts less idleness within a step that begins with this survival and this rate of needs."""
-    rate = hazard / np.maximum(whole, _TINY)
-    ends = 1 - np.exp(-rate * step)
-    result: FloatArray = whole * (ends * cold_s[:, None] - ends / np.maximum(rate, _TINY))
-    return result
-
-
-def _neighbours(now: FloatArray, moved: FloatArray) -> FloatArray:
-    """A part moves to the next lower and the next higher rate."""
-    up = np.concatenate((np.zeros_like(now[..., :1]), now[..., :-1]), axis=-1)
-    down = np.concatenate((now[..., 1:], np.zeros_like(now[..., :1])), axis=-1)
-    up[..., -1] += now[..., -1]
-    down[..., 0] += now[..., 0]
-    result: FloatArray = now * (1 - moved) + (up + down) * (moved / 2)
-    return result
+def _neighbours(now: FloatArray, drift: FloatArray, step: FloatArray | float) -> FloatArray:
+    """A part moves to the next lower and the next higher rate: low rates more slowly, for they are known by few arrivals."""
+    moved = now * (1 - np.exp(-np.minimum(drift, RATES / _LASTS) * step)) / 2
+    now = now - 2 * moved
+    now[:, 1:] += moved[:, :-1]
+    now[:, :-1] += moved[:, 1:]
+    now[:, 0] += moved[:, 0]
+    now[:, -1] += moved[:, -1]
+    return now

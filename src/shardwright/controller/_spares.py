@@ -40,13 +40,13 @@ class KeepAlive:
     keep_s: float = 600.0
     starts: float = 3.0
     idle: float = 1.0
-    cold_s: float = 3000.0  # the prices to begin with
-    hidden_s: float = 300.0
+    cold_s: float = 10_000.0  # the prices to begin with
+    hidden_s: float = 1000.0
     slack: float = 4.0  # starts in advance
     memory: float = 1000.0  # arrivals
-    aim: float = 0.95  # of both budgets
+    aim: float = 0.93  # of both budgets
     gain: float = 0.0  # by which prices move with an arrival, at most
-    sharp: float = 20.0
+    sharp: float = 40.0
     also: float = 0.4
 
     def may_start(self, starts: FloatArray, would_start: FloatArray) -> BoolArray:
