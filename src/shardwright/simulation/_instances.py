@@ -165,8 +165,8 @@ class _Replay:
             stock, since = self.top[live] - self.bottom[live], self.changed_at[live].copy()
             self._advance(np.arange(active), now)
             # what was dropped in between lay about half of the time
-            stock = (stock + self.top[live] - self.bottom[live]) / 2
-            self.own_idle[live] += stock * (now - since)
+            mean = (stock + self.top[live] - self.bottom[live]) / 2
+            self.own_idle[live] += mean * (now - since)
             if self.budget_lanes.size:
                 self._shadow(self.budget_lanes[self.budget_lanes < active], since, now)
             begins = self.begins[event, self.row[live]]
