@@ -60,7 +60,7 @@ def simulate(
     """Replay demand through the warm pool's decisions, beside other policies, in virtual time.
 
     TRACE is a file or a folder; docs/simulate.md lists the formats. The same seed gives the same result to the byte. Of each
-    trace the first 40 % tunes, the rest scores. What `shardwright run --record FILE` wrote is no demand: then the
+    trace all but the first 40 % scores. What `shardwright run --record FILE` wrote is no demand: then the
     controller's decisions are taken again from what the node saw, and compared.
 
     \b
