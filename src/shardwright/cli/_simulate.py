@@ -95,7 +95,8 @@ def simulate(
             output.write_text(text, encoding="utf-8")
         return
     params = replace(params, least_colds=1)
-    results = simulation.evaluate_pool(simulation.read_traces(trace), params, list(chosen), say)
+    prices = simulation.PRICES_S if plot is not None else ()
+    results = simulation.evaluate_pool(simulation.read_traces(trace), params, list(chosen), say, prices=prices)
     if plot is not None:
         simulation.pareto_plot(results, plot)
     rows = _rows(results)

@@ -56,10 +56,20 @@ class PoolResults:
         return ratios
 
 
+def at_price(cold_s: float) -> str:
+    """Our policy's name where it goes by a price of its own."""
+    return f"{OURS}, C = {cold_s:g}"
+
+
 def evaluate_pool(
-    traces: Sequence[Trace], params: PoolParams, seeds: Sequence[int], say: Callable[[str], None] = lambda _: None
+    traces: Sequence[Trace],
+    params: PoolParams,
+    seeds: Sequence[int],
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    prices: Sequence[float] = (),
 ) -> PoolResults:
-    """Every policy over every component and seed."""
+    """Every policy over every component and seed. At ``prices`` of a cold start ours is replayed as well, for a curve."""
     summed: dict[str, list[list[Outcome]]] = {}
     fleets = []
     for seed in seeds:
@@ -67,7 +77,7 @@ def evaluate_pool(
         for policy, outcomes in _closed(fleets[-1], params).items():
             summed.setdefault(policy, []).append(outcomes)
         say(f"seed {seed}: {sum(s.count for s in fleets[-1]):,} sessions of {len(traces)} components")
-    summed |= _replayed(fleets, params)
+    summed |= _replayed(fleets, params, prices)
     means = {policy: [_mean(column) for column in zip(*rows, strict=True)] for policy, rows in summed.items()}
     scored = [n for n in range(len(traces)) if means[BASELINE][n].visible >= params.least_colds]
     return PoolResults(
@@ -93,10 +103,13 @@ def _closed(fleet: Sequence[Sessions], params: PoolParams) -> dict[str, list[Out
     return result
 
 
-def _replayed(fleets: Sequence[Sequence[Sessions]], params: PoolParams) -> dict[str, list[list[Outcome]]]:
+def _replayed(
+    fleets: Sequence[Sequence[Sessions]], params: PoolParams, prices: Sequence[float]
+) -> dict[str, list[list[Outcome]]]:
     """Ours, all fleets together."""
     usual = SpareParams(params.cold_s, params.hidden_s, params.start_s, 200.0, rates=RateParams())
     kinds = {OURS: (usual, False), TOLD: (usual, True), BOUNDED: (replace(usual, within=KeepAlive()), False)}
+    kinds |= {at_price(cold_s): (replace(usual, cold_s=cold_s), False) for cold_s in prices}
     flat = [sessions for fleet in fleets for sessions in fleet]
     lanes = [Lane(s, own, told, s.score_from_s) for own, told in kinds.values() for s in flat]
     outcomes = replay(lanes)
