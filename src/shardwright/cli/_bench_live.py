@@ -86,7 +86,7 @@ _CODE = """
             pass
         return seconds
 """
-# who offers the calls of an overload: shards of their own, so that neither the node's interpreter nor each other's is in the way
+# Who offers the calls of an overload: shards of their own, so that no other interpreter is in the way.
 _ASKING = """
     import threading, time
     import {name}

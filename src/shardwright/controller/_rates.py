@@ -1,10 +1,11 @@
 """How often a component is asked for just now, and how soon again: a filter over rates, for any number of components at once.
 
-Demand is taken to come at a rate that stays for a while and then changes: to a neighbouring one now and then, or to any other, and
-which others there are is learnt from the component's own past (for how long each rate was, so far). What is known of the
-present rate is a distribution over ``RATES``, a geometric grid. Silence makes high rates less likely, an arrival low ones. So the
-first call after hours of silence says "a burst has begun" where bursts were seen before, and half a minute without a call
-says that it is over: neither needs a threshold. (The filter is that of a Markov-modulated Poisson process; Rydén 1996.)
+Demand is taken to come at a rate that stays for a while and then changes: to a neighbouring one now and then, or to any
+other, and which others there are is learnt from the component's own past (for how long each rate was, so far). What is
+known of the present rate is a distribution over ``RATES``, a geometric grid. Silence makes high rates less likely, an
+arrival low ones. So the first call after hours of silence says "a burst has begun" where bursts were seen before, and half
+a minute without a call says that it is over: neither needs a threshold. (The filter is that of a Markov-modulated Poisson
+process; Rydén 1996.)
 
 From it follow the hazard of each need for a spare, now and after any silence to come, and with it for how long a spare is worth
 keeping and whether it is worth a start.

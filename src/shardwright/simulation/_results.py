@@ -11,6 +11,7 @@ import numpy as np
 from shardwright.contracts.forecast import FloatArray
 from shardwright.controller import LimitParams
 from shardwright.errors import TraceError
+from shardwright.simulation._fleet import FleetParams, run_fleet
 from shardwright.simulation._function_results import evaluate_functions
 from shardwright.simulation._plant import Controller, limits_controller, run_plant
 from shardwright.simulation._pool_results import BASELINE, BOUNDED, OURS, TOLD, PoolParams, PoolResults, evaluate_pool
@@ -66,7 +67,7 @@ def pool_report(
     traces = demand_traces(folder)
     parts = [_POOL_HEAD.format(p=params, hold=params.demand.hold_s, seeds=len(seeds), most=params.demand.most_sessions)]
     for cold_s, start_s in ((600.0, params.start_s), (60.0, params.start_s), (3600.0, params.start_s), (600.0, SLOW_S)):
-        some = seeds if (cold_s, start_s) == (600.0, params.start_s) else seeds[:2]
+        some = seeds if (cold_s, start_s) == (600.0, params.start_s) else seeds[: max(1, len(seeds) // 2)]
         results = evaluate_pool(traces, replace(params, cold_s=cold_s, start_s=start_s), some, say)
         parts.append(_pool_section(results))
     synthetic = Path(folder) / "serverlessbench"
@@ -98,10 +99,10 @@ _POOL_HEAD = """# The warm pool, replayed
 Written by `shardwright simulate --report pool TRACES --output docs/results/pool.md`; the same to the byte by seed.
 
 Each trace is one component. Its rates are scaled down to at most 20 sessions at once, sessions are held lognormally for
-{hold:g} s in the mean and arrive as the trace says (ServeGen: with its variation). A start takes {p.start_s:g} s, as one from a
-template does; last the same with starts of half a second. Of each trace at most 14 days and about {most:,} sessions are used; all
-but the first 40 % scores, and parameters, the same for all, were chosen from that first part. {seeds} seeds, every component
-with equal weight (other tables than the first: the first two of the seeds). Prices are in idle-seconds: of one ready shard for
+{hold:g} s in the mean and arrive as the trace says (ServeGen: with its variation). A start takes {p.start_s:g} s, as one
+from a template does; last the same with starts of half a second. Of each trace at most 14 days and about {most:,} sessions
+are used; all but the first 40 % scores, and parameters, the same for all, were chosen from first parts. {seeds} seeds, every
+component with equal weight (other tables than the first: half as many). Prices are in idle-seconds: of one ready shard for
 one second. A visible cold start costs C, a hidden one W = {p.hidden_s:g}, as measured on the arena (`shardwright bench live`:
 its CPU time and memory by the prices of `[policy.cost]`, and its time).
 Who waits for any start counts as visible cold. Idle includes starting; sessions keep their shard to their end.
@@ -147,8 +148,9 @@ def _pool_section(results: PoolResults) -> str:
         f"- Over the same policy told the true rate: {_three(told)}.",
         f"- {BOUNDED}: visible colds fewer by {100 * (1 - np.median(seen)):.1f} % in the median, "
         f"{100 * (1 - np.quantile(seen, 0.9)):.1f} % at p10; both budgets (3 × starts, 1 × idle) kept on "
-        f"{100 * within.mean():.0f} % of components, starts {_three(starts)}, idle {_three(idle)}. Where one was not kept counted "
-        f"as nothing saved: {100 * (1 - np.median(kept)):.1f} % in the median, {100 * (1 - np.quantile(kept, 0.9)):.1f} % at p10.",
+        f"{100 * within.mean():.0f} % of components, starts {_three(starts)}, idle {_three(idle)}. Where one was "
+        f"not kept counted as nothing saved: {100 * (1 - np.median(kept)):.1f} % in the median, "
+        f"{100 * (1 - np.quantile(kept, 0.9)):.1f} % at p10.",
     ]
     if results.left_out:
         names = ", ".join(results.left_out)
@@ -177,7 +179,19 @@ def controller_report(folder: str | Path) -> str:
     parts.append(f"\nLess slack in the median: {100 * np.median(slacks):.1f} %; worst {100 * min(slacks):.1f} %.")
     parts.append(_LENDING_HEAD)
     parts.append(_lending_table([np.maximum(trace.values, 0.0) for trace in traces]))
+    parts.append(_fleet_text(FleetParams()))
     return "\n".join(parts) + "\n"
+
+
+def _fleet_text(params: FleetParams) -> str:
+    found = run_fleet(params, 0)
+    return f"""
+## A fleet
+
+{params.shards:,} shards on {params.nodes:,} nodes for an hour in ticks of {params.tick_s:g} s; {params.node_failures} nodes
+die. All limits are decided anew each tick. Unmet were {100 * found.unmet:.3f} % of the demand; {found.moved:,} shards began
+anew elsewhere; {found.changes:,} limits changed. Nodes and ticks in which more was guaranteed than there is:
+{found.overcommitted}."""
 
 
 _CONTROLLER_HEAD = """# Limits, replayed
