@@ -40,37 +40,26 @@ class KeepAlive:
     keep_s: float = 600.0
     starts: float = 3.0
     idle: float = 1.0
-    cold_s: float = 10_000.0  # the prices to begin with
+    cold_s: float = 10_000.0  # the prices while there is room in both
     hidden_s: float = 1000.0
     slack: float = 4.0  # starts in advance
     memory: float = 1000.0  # arrivals
     aim: float = 0.93  # of both budgets
-    gain: float = 0.0  # by which prices move with an arrival, at most
-    sharp: float = 40.0
-    also: float = 0.4
+    sharp: float = 40.0  # how steeply prices answer to idleness,
+    also: float = 0.4  # and that of hidden starts, as a share of it
 
     def may_start(self, starts: FloatArray, would_start: FloatArray) -> BoolArray:
         """Whether another hidden start is within the budget."""
         return starts + 1 <= 0.97 * self.starts * would_start + self.slack
 
-    def prices(
-        self, cold_s: FloatArray, hidden_s: FloatArray, begun: FloatArray, lain: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """The prices that are right in the long run, moved by what is used of both budgets (see ``spent``).
+    def prices(self, begun: FloatArray, lain: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What a cold and a hidden start are to be reckoned with now, given what is used of both budgets (see ``spent``).
 
         Too many starts make hidden ones dear (and idleness cheap), too much idleness makes cold starts cheap.
         """
-        cold = cold_s * np.exp(self.gain * np.clip(5 * (1 - lain), -1.0, 1.0))
-        hidden = hidden_s * np.exp(self.gain * np.clip(5 * (begun - 1), -1.0, 1.0))
-        return np.clip(cold, 60.0, 30_000.0), np.clip(hidden, 15.0, 2_000.0)
-
-    def at_once(
-        self, cold_s: FloatArray, hidden_s: FloatArray, begun: FloatArray, lain: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """What to reckon with just now, so that neither budget is overdrawn meanwhile."""
-        cold = cold_s * np.clip(lain**-self.sharp, 0.01, 2.0)
-        hidden = hidden_s * np.clip(begun**4, 0.3, 5.0) * np.clip(lain ** -(self.sharp * self.also), 0.1, 1.0)
-        return cold, hidden
+        cold = self.cold_s * np.clip(lain**-self.sharp, 0.01, 2.0)
+        hidden = self.hidden_s * np.clip(begun**4, 0.3, 5.0) * np.clip(lain ** -(self.sharp * self.also), 0.1, 1.0)
+        return np.asarray(cold, dtype=np.float64), np.asarray(hidden, dtype=np.float64)
 
     def surplus_s(self, begun: FloatArray, lain: FloatArray) -> FloatArray:
         """How long a surplus stays at least: as the keep-alive would have it, when starts run short."""

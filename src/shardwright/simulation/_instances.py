@@ -80,8 +80,6 @@ class _Replay:
         self.budget_lanes = np.flatnonzero([budget is not None for budget in budgets])
         self.budget_of = {budget: np.array([b == budget for b in budgets]) for budget in budgets if budget is not None}
         self.left = np.full((count, _LEVELS), -np.inf)  # when a shadow of each level was used last
-        self.fair_cold = np.array([b.cold_s if b is not None else 0.0 for b in budgets])
-        self.fair_hide = np.array([b.hidden_s if b is not None else 0.0 for b in budgets])
         self.shadow_keep = np.array([budget.keep_s if budget is not None else 0.0 for budget in budgets])
         self.shadow_starts, self.shadow_idle = np.zeros(count), np.zeros(count)
         self.own_starts, self.own_idle = np.zeros(count), np.zeros(count)
@@ -308,9 +306,7 @@ class _Replay:
             spent = budget.spent(
                 self.own_starts[mine], self.shadow_starts[mine], self.own_idle[mine], self.shadow_idle[mine]
             )
-            prices = budget.prices(self.fair_cold[mine], self.fair_hide[mine], *spent)
-            self.fair_cold[mine], self.fair_hide[mine] = prices
-            self.cold[mine], self.hide[mine] = budget.at_once(*prices, *spent)
+            self.cold[mine], self.hide[mine] = budget.prices(*spent)
             self.least_surplus_s[mine] = budget.surplus_s(*spent)
 
     def _learn(self, lanes: IntArray, needed: BoolArray, now: FloatArray) -> None:
