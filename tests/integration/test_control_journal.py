@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -99,6 +100,8 @@ def test_every_decision_has_its_reason_and_inputs(tmp_path: Path, record_exercis
             node.resize("top", guarantee={"cpu": 0.3})
         assert eventually(lambda: any(row.kind == "stop" for row in core.journal.tail(10_000)), 20)
         decided = [row for row in core.journal.tail(10_000) if row.kind in DECISIONS]
+    kept = json.loads((core.control._file.with_name("pool.json")).read_text())
+    assert kept["game"]["lain"], "what was learnt of demand is kept for the next node"
     missing = DECISIONS - {row.kind for row in decided}
     assert not missing, f"nothing was decided of {missing}"
     for row in decided:

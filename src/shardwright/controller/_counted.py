@@ -91,6 +91,7 @@ class CountedNeeds:
         self._minimum = minimum or KeepMinimum()
         self._counted: dict[ComponentName, _Counted] = {}
         self._bytes: dict[ComponentName, float] = {}
+        self._kept: dict[str, dict[str, list[float]]] = {}
 
     def __repr__(self) -> str:
         return f"<CountedNeeds of {len(self._counted)} components>"
@@ -180,6 +181,19 @@ class CountedNeeds:
                 times += [at for worth in counted.worth_s if now < (at := counted.arrived_s + worth) < float("inf")]
         return min(times, default=None)
 
+    def learnt(self) -> dict[str, dict[str, list[float]]]:
+        """What is known of demand, by component, to be taken up by a later node; plain numbers."""
+        kept = dict(self._kept)
+        for name, counted in self._counted.items():
+            if counted.rates is not None:
+                kept[name] = counted.rates.snapshot(0)
+        return kept
+
+    def take_up(self, kept: object) -> None:
+        """What ``learnt`` gave. What is none of that is left alone."""
+        if isinstance(kept, dict):
+            self._kept = {str(name): value for name, value in kept.items() if isinstance(value, dict)}
+
     def costs(self) -> tuple[PoolCost, ...]:
         """What every pool came to so far."""
         return tuple(self._cost_of(name, counted) for name, counted in sorted(self._counted.items()))
@@ -212,6 +226,7 @@ class CountedNeeds:
         row = np.zeros(1, dtype=np.int64)
         if counted.rates is None:
             counted.rates = Rates([RateParams()], np.array([counted.start_s]), MOST_SPARES)
+            counted.rates.restore(0, self._kept.get(component, {}))
             counted.rates.arrived(row, np.array(counted.arrivals[:1]), row)
             counted.rises = np.zeros((MOST_SPARES, int(bucket(np.array([np.inf]))[0]) + 1))
         cold, hidden = self._prices_s(component, counted)

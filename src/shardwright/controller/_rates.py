@@ -13,7 +13,7 @@ keeping and whether it is worth a start.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +64,25 @@ class Rates:
 
     def __repr__(self) -> str:
         return f"<Rates of {self._size.size} components>"
+
+    def snapshot(self, row: int) -> dict[str, list[float]]:
+        """What was learnt of one component, without the present: that is another one when it is taken up."""
+        return {"lain": self._lain[row].tolist(), "sizes": self._sizes[row].ravel().tolist()}
+
+    def restore(self, row: int, kept: Mapping[str, Sequence[float]]) -> bool:
+        """Take up what ``snapshot`` gave; False where it is none, and then nothing changes."""
+        try:
+            lain, sizes = (np.array(kept[name], dtype=np.float64) for name in ("lain", "sizes"))
+        except (KeyError, TypeError, ValueError):
+            return False
+        if lain.shape != self._lain[row].shape or sizes.size != self._sizes[row].size:
+            return False
+        if not (np.isfinite(lain).all() and np.isfinite(sizes).all() and lain.min() >= 0 and sizes.min() >= 0):
+            return False
+        self._lain[row] = np.maximum(lain, self._lain[row])  # what is not known stays possible
+        self._sizes[row] = sizes.reshape(self._sizes[row].shape)
+        self.present[row] = self._usual(np.array([row]))[0]
+        return True
 
     def starts_take(self, start_s: float) -> None:
         """All starts take so long now."""

@@ -19,7 +19,7 @@ from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT
-from shardwright.monitoring import BUSY, Histories, Observed, Observer, pressure
+from shardwright.monitoring import BUSY, Histories, Observed, Observer, keep_json, kept_json, pressure
 from shardwright.node import _arrays
 from shardwright.node._limiting import Limiting
 from shardwright.node._pinning import Pinning
@@ -41,6 +41,7 @@ SAVE_S = 300.0
 SAID_S = 60.0  # the same trouble is told once within that
 NEAR = 0.5  # of its guarantee: who takes more is asked what waits in it
 _HISTORIES = "histories.json"
+_POOL = "pool.json"
 _MIB = 2.0**20
 
 
@@ -82,6 +83,8 @@ class Control:
         if self._tick_s <= 0:
             return
         self.histories.load(self._file)
+        with contextlib.suppress(OSError, ValueError):  # there is none, or one that cannot be read
+            self._core.shards.pool.remember(kept_json(self._file.with_name(_POOL)))
         self._task = asyncio.get_running_loop().create_task(self._run(), name="controller")
 
     async def close(self) -> None:
@@ -298,6 +301,8 @@ class Control:
     def _save(self) -> None:
         with contextlib.suppress(OSError):  # what was learnt is a help, and no more
             self.histories.save(self._file)
+            if learnt := self._core.shards.pool.learnt():
+                keep_json(self._file.with_name(_POOL), learnt)
 
     def _say(self, trouble: str) -> None:
         now = self._clock.monotonic_s()

@@ -113,6 +113,15 @@ class Pool:
         """A shard of it became ready."""
         self._policy.started(self._components[component], self._plan.definition(component).limits, took_s)
 
+    def learnt(self) -> dict[str, dict[str, list[float]]]:
+        """What the policy knows of demand; empty where it counts none."""
+        return self._policy.learnt() if isinstance(self._policy, CountedNeeds) else {}
+
+    def remember(self, kept: object) -> None:
+        """What a node before this one had learnt."""
+        if isinstance(self._policy, CountedNeeds):
+            self._policy.take_up(kept)
+
     def costs(self) -> tuple[PoolCost, ...]:
         return self._policy.costs() if isinstance(self._policy, CountedNeeds) else ()
 
