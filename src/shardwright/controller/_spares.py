@@ -42,6 +42,7 @@ class KeepAlive:
     idle: float = 1.0
     cold_s: float = 10_000.0  # the prices while there is room in both
     hidden_s: float = 1000.0
+    longest_s: float = 3600.0  # that nobody is kept beyond without an arrival: only these look at what is used
     slack: float = 4.0  # starts in advance
     memory: float = 1000.0  # arrivals
     aim: float = 0.93  # of both budgets

@@ -80,6 +80,7 @@ class _Replay:
         self.budget_lanes = np.flatnonzero([budget is not None for budget in budgets])
         self.budget_of = {budget: np.array([b == budget for b in budgets]) for budget in budgets if budget is not None}
         self.left = np.full((count, _LEVELS), -np.inf)  # when a shadow of each level was used last
+        self.longest_s = np.array([b.longest_s if b is not None else np.inf for b in budgets])
         self.shadow_keep = np.array([budget.keep_s if budget is not None else 0.0 for budget in budgets])
         self.shadow_starts, self.shadow_idle = np.zeros(count), np.zeros(count)
         self.own_starts, self.own_idle = np.zeros(count), np.zeros(count)
@@ -284,6 +285,7 @@ class _Replay:
             mine = lanes[which]
             ahead, starts = self.rates.ahead(mine, self.cold[mine], self.hide[mine] + self.start_s[mine])
             allowed = np.arange(MOST_SPARES)[None, :] < self.most[mine][:, None]
+            ahead = np.minimum(ahead, self.longest_s[mine][:, None])
             self.until[mine] = np.where(allowed, at[which][:, None] + ahead, -np.inf)
             result[which] = starts & allowed
         return result
