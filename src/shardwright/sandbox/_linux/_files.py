@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shardwright.errors import SandboxError
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_READ_BYTES = 8192
 
 
 class ControlFiles:
@@ -31,15 +32,33 @@ class ControlFiles:
 
     def read(self, name: str) -> str:
         """The whole file. Raises OSError."""
-        descriptor = self._readers.get(name)
-        if descriptor is None:
-            descriptor = self._readers[name] = os.open(f"{self.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._reader(name)
         chunks: list[bytes] = []
         offset = 0
         while chunk := os.pread(descriptor, 65536, offset):
             chunks.append(chunk)
             offset += len(chunk)
         return b"".join(chunks).decode("ascii", "replace")
+
+    def number(self, name: str, key: str | None = None) -> int:
+        """A file of one number, or the number that follows ``key`` in a table, 0 where it has none. For what is read often:
+        one call, nothing else of the table is looked at. Raises OSError, and ValueError where there is no number.
+        """
+        text = os.pread(self._reader(name), _READ_BYTES, 0)
+        if key is None:
+            return int(text)
+        wanted = key.encode("ascii") + b" "
+        begin = 0 if text.startswith(wanted) else text.find(b"\n" + wanted) + 1
+        end = text.find(b"\n", begin)
+        if end < 0 or not text.startswith(wanted, begin):
+            return self.table(name).get(key, 0)  # beyond what was read, or nowhere
+        return int(text[begin + len(wanted) : end])
+
+    def _reader(self, name: str) -> int:
+        descriptor = self._readers.get(name)
+        if descriptor is None:
+            descriptor = self._readers[name] = os.open(f"{self.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        return descriptor
 
     def value(self, name: str) -> str:
         """The first line of the file."""
