@@ -58,26 +58,30 @@ class GroupV1(ControlGroup):
                 steps.append(Step(cpu, "cpu.shares", str(shares), "the CPU guarantee"))
         if pids is not None and max_pids is not None:
             steps.append(Step(pids, "pids.max", str(max_pids), "the number of processes"))
-        apply(steps)
+        known = apply(steps)
         self._cpu_stated |= limits.guarantee.cpu is not None
-        return self.read_back()
+        return self._read_back(known)
 
     def read_back(self) -> Limits:
+        return self._read_back({})
+
+    def _read_back(self, known: Mapping[str, str]) -> Limits:
+        """``known`` was read just before."""
         memory, cpu = self._files.get("memory"), self._files.get("cpu")
         try:
-            quota_us = int(cpu.value("cpu.cfs_quota_us")) if cpu else -1
-            period_us = int(cpu.value("cpu.cfs_period_us")) if cpu else PERIOD_US
-            shares = int(cpu.value("cpu.shares")) if cpu else _SHARES_PER_CORE
+            quota_us = int(known.get("cpu.cfs_quota_us") or cpu.value("cpu.cfs_quota_us")) if cpu else -1
+            period_us = int(known.get("cpu.cfs_period_us") or cpu.value("cpu.cfs_period_us")) if cpu else PERIOD_US
+            shares = int(known.get("cpu.shares") or cpu.value("cpu.shares")) if cpu else _SHARES_PER_CORE
             # the kernel begins with one core's worth, which nobody guaranteed
             stated = self._cpu_stated or shares != _SHARES_PER_CORE
             return Limits(
                 guarantee=Resources(
                     cpu=shares / _SHARES_PER_CORE if cpu and stated else None,
-                    memory_bytes=_bytes(memory, "memory.soft_limit_in_bytes"),
+                    memory_bytes=_bytes(memory, "memory.soft_limit_in_bytes", known),
                 ),
                 ceiling=Resources(
                     cpu=quota_us / period_us if quota_us > 0 else None,
-                    memory_bytes=_bytes(memory, "memory.limit_in_bytes"),
+                    memory_bytes=_bytes(memory, "memory.limit_in_bytes", known),
                 ),
             )
         except OSError as error:
@@ -267,14 +271,15 @@ def _quota_steps(files: ControlFiles, cores: float) -> list[Step]:
     if not files.has("cpu.cfs_burst_us"):
         return [*steps, quota]
     # a quarter of a period may be saved up for bursts; it may at no moment exceed the quota
-    none, burst = (Step(files, "cpu.cfs_burst_us", text, what) for text in ("0", str(min(quota_us // 2, 25_000))))
-    return [*steps, none, quota, burst]
+    burst = Step(files, "cpu.cfs_burst_us", str(min(quota_us // 2, 25_000)), what)
+    now = int(files.value("cpu.cfs_quota_us"))
+    return [*steps, quota, burst] if 0 <= now < quota_us else [*steps, burst, quota]
 
 
-def _bytes(files: ControlFiles | None, name: str) -> int | None:
+def _bytes(files: ControlFiles | None, name: str, known: Mapping[str, str] | None = None) -> int | None:
     if files is None:
         return None
-    amount = int(files.value(name))
+    amount = int((known or {}).get(name) or files.value(name))
     return None if amount >= _UNLIMITED else amount
 
 

@@ -81,8 +81,9 @@ class GroupV2(ControlGroup):
         if not self._files.has("cpu.max.burst"):
             return [quota]
         # a quarter of a period may be saved up for bursts; it may at no moment exceed the quota
-        none = Step(self._files, "cpu.max.burst", "0", what)
-        return [none, quota, Step(self._files, "cpu.max.burst", str(min(quota_us // 2, 25_000)), what)]
+        burst = Step(self._files, "cpu.max.burst", str(min(quota_us // 2, 25_000)), what)
+        now = self._files.value("cpu.max").partition(" ")[0]
+        return [quota, burst] if now != "max" and int(now) < quota_us else [burst, quota]
 
     def _check_room(self, amount: int) -> None:
         """Version 2 would end members to get below a lower ceiling where version 1 refuses it: refuse as well."""
