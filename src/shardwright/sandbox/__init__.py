@@ -6,9 +6,10 @@ import os
 from collections.abc import Collection
 
 from shardwright.sandbox._linux._libc import PR_SET_CHILD_SUBREAPER, prctl
+from shardwright.sandbox._linux._links import ShapedLink
 from shardwright.sandbox._linux._procfs import read_text, start_ticks
 
-__all__ = ["become_subreaper", "outside_of", "process_start_ticks"]
+__all__ = ["ShapedLink", "become_subreaper", "outside_of", "process_start_ticks"]
 
 
 def become_subreaper() -> None:
