@@ -1,5 +1,7 @@
 """What fits where."""
 
 from shardwright.placement._capacity import Capacity
+from shardwright.placement._placer import CorePlacer, Home, Placing, ShardNeed, Traffic
+from shardwright.placement._topology import Bank, Cpu, Topology
 
-__all__ = ["Capacity"]
+__all__ = ["Bank", "Capacity", "CorePlacer", "Cpu", "Home", "Placing", "ShardNeed", "Topology", "Traffic"]
