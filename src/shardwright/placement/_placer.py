@@ -19,6 +19,7 @@ CROWDED = 4  # the cost of each thousandth of a core that shards would use beyon
 FAR_MIB = 1  # the cost of each MiB of memory at another bank
 _MIB = 2**20
 _ROUNDS = 60
+_MOST_ROOM = 16
 _EFFORT = 2_000  # so many times from elsewhere, over the square of how many shards there are
 _LACK = 10**12  # of a guarantee: whatever keeps all guarantees is cheaper
 
@@ -139,12 +140,7 @@ class _Search:
         chance = Random(len(free))
         best, where = self.total(), [self._where(index) for index in range(len(self._needs))]
         for _ in range(_EFFORT // max(1, len(free) ** 2)):
-            thrown = chance.sample(free, min(len(free), chance.randint(2, 2 + len(free) // 2)))
-            for index in thrown:
-                self._take(index)
-            astray = chance.random() < 0.5
-            for index in thrown:
-                self._put(index, chance.randrange(len(self._given)) if astray else self._best(index)[1])
+            self._upset(free, chance)
             self._descend(free)
             found = self.total()
             if found <= best:
@@ -152,11 +148,32 @@ class _Search:
             else:
                 self._restore(free, where)
 
+    def _upset(self, free: list[int], chance: Random) -> None:
+        """Two banks change places, or some shards go elsewhere: anywhere, or where it is best for one after the other."""
+        if len(self._placer._banks) > 1 and chance.random() < 0.25:
+            self._exchange(*chance.sample(sorted(self._placer._banks), 2), free)
+            return
+        thrown = chance.sample(free, min(len(free), chance.randint(2, 2 + len(free) // 2)))
+        for index in thrown:
+            self._take(index)
+        astray = chance.random() < 0.5
+        for index in thrown:
+            self._put(index, chance.randrange(len(self._given)) if astray else self._best(index)[1])
+
+    def _exchange(self, one: int, other: int, free: list[int]) -> None:
+        """Those who share a processor at one bank share one at the other."""
+        sides = [[cpu for cpu, bank in enumerate(self._placer._bank_of) if bank == side] for side in (one, other)]
+        there = {a: sides[1][place % len(sides[1])] for place, a in enumerate(sides[0])} if sides[1] else {}
+        there |= {b: sides[0][place % len(sides[0])] for place, b in enumerate(sides[1])} if sides[0] else {}
+        going = [index for index in free if self._home[index] in there]
+        for index in going:
+            self._take(index)
+        for index in sorted(going, key=lambda index: (-self._mib[index], index)):
+            self._put(index, there[self._home[index]])
+
     def _descend(self, free: list[int]) -> None:
         for _ in range(_ROUNDS):
-            if not (
-                self._moved(free) or self._stored_nearer(free) or self._moved_together(free) or self._swapped(free)
-            ):
+            if not (self._moved(free) or self._room_made(free) or self._moved_together(free) or self._swapped(free)):
                 return
 
     def _restore(self, free: list[int], where: list[tuple[int, int]]) -> None:
@@ -211,29 +228,30 @@ class _Search:
                 better = True
         return better
 
-    def _stored_nearer(self, free: list[int]) -> bool:
-        """Memory that is far changes places with what is stored where it should be."""
-        placer, better = self._placer, False
-        for index in free:
-            own, bank = placer._bank_of[self._home[index]], self._bank[index]
-            if own == bank:
-                continue
-            for other in [-1, *(other for other in free if self._bank[other] == own)]:
-                before, was = self.total(), (self._where(index), self._where(other))
-                self._take(index)
-                if other >= 0:
-                    self._take(other)
-                    self._put(other, was[1][0], bank)
-                self._put(index, was[0][0], own)
-                if self.total() < before:
-                    better = True
-                    break
-                self._take(index)
-                if other >= 0:
-                    self._take(other)
-                    self._put(other, *was[1])
-                self._put(index, *was[0])
-        return better
+    def _room_made(self, free: list[int]) -> bool:
+        """Where memory is far, one that is stored there moves to a processor elsewhere, and all that is far is stored anew."""
+        placer = self._placer
+        far = [index for index in free if self._bank[index] != placer._bank_of[self._home[index]]]
+        far.sort(key=lambda index: (-self._mib[index], index))
+        before = self.total()
+        for bank in {placer._bank_of[self._home[index]] for index in far}:
+            inside = [index for index in free if self._bank[index] == bank and index not in far]
+            choices = [cpu for cpu in self._choices() if placer._bank_of[cpu] != bank][:_MOST_ROOM]
+            for goes in inside[:_MOST_ROOM]:
+                for cpu in choices:
+                    was = [(index, self._where(index)) for index in (goes, *far)]
+                    for index, _ in was:
+                        self._take(index)
+                    self._put(goes, cpu)
+                    for index in far:
+                        self._put(index, self._home[index])
+                    if self.total() < before:
+                        return True
+                    for index, _ in was:
+                        self._take(index)
+                    for index, place in was:
+                        self._put(index, *place)
+        return False
 
     def _swapped(self, free: list[int]) -> bool:
         better = False
