@@ -54,8 +54,8 @@ def least_cost(
             if need.bank is not None and need.bank == bank.number:
                 cost.append(FAR_MIB * mebibytes * (1 - here))
         cost.append(FAR_MIB * mebibytes * (1 - near))
-    for (one, other), weight in traffic.items():
-        a, b = number[one], number[other]
+    for (caller, callee), weight in traffic.items():
+        a, b = number[caller], number[callee]
         for first in cpus:
             for second in cpus:
                 far = topology.distance(topology.cpus[first], topology.cpus[second])

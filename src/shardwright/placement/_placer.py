@@ -151,7 +151,8 @@ class _Search:
     def _upset(self, free: list[int], chance: Random) -> None:
         """Two banks change places, or some shards go elsewhere: anywhere, or where it is best for one after the other."""
         if len(self._placer._banks) > 1 and chance.random() < 0.25:
-            self._exchange(*chance.sample(sorted(self._placer._banks), 2), free)
+            one, other = chance.sample(sorted(self._placer._banks), 2)
+            self._exchange(one, other, free)
             return
         thrown = chance.sample(free, min(len(free), chance.randint(2, 2 + len(free) // 2)))
         for index in thrown:
