@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
 
 from shardwright.model.ids import ShardId
 from shardwright.placement._topology import Cpu, Topology
@@ -18,6 +17,7 @@ MILLI = 1000
 CROWDED = 4  # the cost of each thousandth of a core that shards would use beyond what a processor has
 FAR_MIB = 1  # the cost of each MiB of memory at another bank
 _MIB = 2**20
+_MASK = (1 << 64) - 1
 _ROUNDS = 60
 _MOST_ROOM = 16
 _EFFORT = 2_000  # so many times from elsewhere, over the square of how many shards there are
@@ -102,6 +102,24 @@ class CorePlacer:
         return self._cpus[index]
 
 
+class _Chance:
+    """The same numbers for the same seed, on every version of Python (splitmix64: Steele, Lea, Flood 2014)."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = seed
+
+    def below(self, bound: int) -> int:
+        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
+        mixed = self._state
+        mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+        mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & _MASK
+        return (mixed ^ mixed >> 31) % bound
+
+    def sample(self, population: Sequence[int], count: int) -> list[int]:
+        left = list(population)
+        return [left.pop(self.below(len(left))) for _ in range(count)]
+
+
 class _Search:
     """One local search. Shards and processors are indices; memory follows its shard where it fits."""
 
@@ -137,7 +155,7 @@ class _Search:
         for index in free:
             self._put(index, self._best(index)[1])
         self._descend(free)
-        chance = Random(len(free))
+        chance = _Chance(len(free))
         best, where = self.total(), [self._where(index) for index in range(len(self._needs))]
         for _ in range(_EFFORT // max(1, len(free) ** 2)):
             self._upset(free, chance)
@@ -148,18 +166,18 @@ class _Search:
             else:
                 self._restore(free, where)
 
-    def _upset(self, free: list[int], chance: Random) -> None:
+    def _upset(self, free: list[int], chance: _Chance) -> None:
         """Two banks change places, or some shards go elsewhere: anywhere, or where it is best for one after the other."""
-        if len(self._placer._banks) > 1 and chance.random() < 0.25:
+        if len(self._placer._banks) > 1 and chance.below(4) == 0:
             one, other = chance.sample(sorted(self._placer._banks), 2)
             self._exchange(one, other, free)
             return
-        thrown = chance.sample(free, min(len(free), chance.randint(2, 2 + len(free) // 2)))
+        thrown = chance.sample(free, min(len(free), 2 + chance.below(1 + len(free) // 2)))
         for index in thrown:
             self._take(index)
-        astray = chance.random() < 0.5
+        astray = chance.below(2) == 0
         for index in thrown:
-            self._put(index, chance.randrange(len(self._given)) if astray else self._best(index)[1])
+            self._put(index, chance.below(len(self._given)) if astray else self._best(index)[1])
 
     def _exchange(self, one: int, other: int, free: list[int]) -> None:
         """Those who share a processor at one bank share one at the other."""
