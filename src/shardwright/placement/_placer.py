@@ -8,56 +8,20 @@ Lourenço, Martin, Stützle 2003). Deterministic. The cost is a sum of whole num
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from shardwright.model.ids import ShardId
+from shardwright.placement._chance import Chance
+from shardwright.placement._needs import Home, Placing, ShardNeed, Traffic
 from shardwright.placement._topology import Cpu, Topology
 
 MILLI = 1000
 CROWDED = 4  # the cost of each thousandth of a core that shards would use beyond what a processor has
 FAR_MIB = 1  # the cost of each MiB of memory at another bank
 _MIB = 2**20
-_MASK = (1 << 64) - 1
 _ROUNDS = 60
 _MOST_ROOM = 16
 _EFFORT = 2_000  # so many times from elsewhere, over the square of how many shards there are
 _LACK = 10**12  # of a guarantee: whatever keeps all guarantees is cheaper
-
-
-@dataclass(frozen=True, slots=True)
-class ShardNeed:
-    """What a shard is guaranteed, and what it was seen to use. ``exclusive``: nobody else on its processor.
-
-    ``cpu`` and ``usage`` in cores, at most one: wider shards are given as parts. ``bank`` is where a device of its is.
-    """
-
-    shard: ShardId
-    cpu: float = 0.0
-    usage: float = 0.0
-    memory_bytes: int = 0
-    exclusive: bool = False
-    bank: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where a shard runs and where its memory is."""
-
-    cpu: int
-    bank: int
-
-
-@dataclass(frozen=True, slots=True)
-class Placing:
-    """A decision: homes, what it costs, and who could not be given what is guaranteed to them."""
-
-    homes: Mapping[ShardId, Home]
-    cost: int
-    refused: tuple[ShardId, ...] = ()
-
-
-Traffic = Mapping[tuple[ShardId, ShardId], int]
-"""Synchronous calls between two shards, in any unit that is the same for all."""
 
 
 class CorePlacer:
@@ -102,24 +66,6 @@ class CorePlacer:
         return self._cpus[index]
 
 
-class _Chance:
-    """The same numbers for the same seed, on every version of Python (splitmix64: Steele, Lea, Flood 2014)."""
-
-    def __init__(self, seed: int) -> None:
-        self._state = seed
-
-    def below(self, bound: int) -> int:
-        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
-        mixed = self._state
-        mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-        mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & _MASK
-        return (mixed ^ mixed >> 31) % bound
-
-    def sample(self, population: Sequence[int], count: int) -> list[int]:
-        left = list(population)
-        return [left.pop(self.below(len(left))) for _ in range(count)]
-
-
 class _Search:
     """One local search. Shards and processors are indices; memory follows its shard where it fits."""
 
@@ -155,7 +101,7 @@ class _Search:
         for index in free:
             self._put(index, self._best(index)[1])
         self._descend(free)
-        chance = _Chance(len(free))
+        chance = Chance(len(free))
         best, where = self.total(), [self._where(index) for index in range(len(self._needs))]
         for _ in range(_EFFORT // max(1, len(free) ** 2)):
             self._upset(free, chance)
@@ -166,7 +112,7 @@ class _Search:
             else:
                 self._restore(free, where)
 
-    def _upset(self, free: list[int], chance: _Chance) -> None:
+    def _upset(self, free: list[int], chance: Chance) -> None:
         """Two banks change places, or some shards go elsewhere: anywhere, or where it is best for one after the other."""
         if len(self._placer._banks) > 1 and chance.below(4) == 0:
             one, other = chance.sample(sorted(self._placer._banks), 2)
