@@ -117,9 +117,9 @@ def plan(invocation: Invocation, path: str, command: tuple[str, ...], profiles: 
 
 def _keep_profile(invocation: Invocation, manifest: Manifest, command: tuple[str, ...]) -> None:
     """Run a command, and store what was seen of it; measure this machine if nobody has."""
-    found, status = measure(manifest, plan_manifest(manifest), command, invocation.environment)
-    if status:
-        click.echo(f"the command ended with status {status}; what it did until then counts", err=True)
+    found, ran = measure(manifest, plan_manifest(manifest), command, invocation.environment)
+    if ran.status:
+        click.echo(f"the command ended with status {ran.status}; what it did until then counts", err=True)
     kept = merged(read_profile(manifest), found)
     target = write_profile(manifest, kept)
     if not read_constants(invocation.environment).host:

@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -204,7 +204,8 @@ class CutLoader(importlib.machinery.SourceFileLoader):
 class Cutting:
     """Which modules have cut functions or loops, and what becomes of those. First on ``sys.meta_path``.
 
-    ``replace`` gets each cut function when its module is there; ``ahead`` is what loops call.
+    ``replace`` gets each cut function when its module is there; ``ahead`` is what loops call. ``executed`` hears of each
+    of the modules ``watched`` when it is there.
     """
 
     def __init__(
@@ -213,7 +214,11 @@ class Cutting:
         loops: Sequence[Loop],
         replace: Callable[[CutFunction, FunctionType], None],
         ahead: Callable[[Any, int, Callable[[Any], Any]], Any],
+        watched: Iterable[str] = (),
+        executed: Callable[[ModuleType], None] = lambda module: None,
     ) -> None:
+        self._watched = frozenset(watched)
+        self._executed = executed
         self._functions: dict[str, list[CutFunction]] = {}
         for function in functions:
             self._functions.setdefault(function.module, []).append(function)
@@ -229,6 +234,7 @@ class Cutting:
 
     def loaded(self, module: ModuleType) -> None:
         """The module has been executed."""
+        self._executed(module)
         for wanted in self._functions.get(module.__name__, ()):
             found = function_at(module, wanted.qualname, wanted.line)
             if found is not None:
@@ -238,7 +244,8 @@ class Cutting:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         spec: Any = None
-        if self._finding or (fullname not in self._functions and fullname not in self._loops):
+        wanted = fullname in self._functions or fullname in self._loops or fullname in self._watched
+        if self._finding or not wanted:
             return None
         self._finding = True
         try:

@@ -55,6 +55,7 @@ class Veto:
     site: Site
     evidence: str
     soft: bool = False  # two things may be the same, as far as reading tells: a look while it runs decides
+    firm: bool = False  # cuts cannot be made so: no look overrules it
 
 
 class Alone:
@@ -114,7 +115,7 @@ class Alone:
         """Why the function cannot run elsewhere; None when nothing is known against it."""
         function = self.functions.get(key)
         if function is None or function.node is None:
-            return Veto("SW327", Site("", 0), f"{key} was not found in the source")
+            return Veto("SW327", Site("", 0), f"{key} was not found in the source", firm=True)
         shape = self._shape(key, function)
         if shape is not None:
             return shape
@@ -145,19 +146,21 @@ class Alone:
         site = self.site(key)
         node = function.node
         if isinstance(node, ast.Lambda) or "<locals>" in function.qualname or "@" in key:
-            return Veto("SW308", site, f"{key} is no function of a module or a class")
+            return Veto("SW308", site, f"{key} is no function of a module or a class", firm=True)
         if function.is_generator:
-            return Veto("SW309", site, f"{key} is a generator, and streams across cuts are not built")
+            return Veto("SW309", site, f"{key} is a generator, and streams across cuts are not built", firm=True)
         if function.is_async:
-            return Veto("SW310", site, f"{key} is a coroutine function, and those are not cut inside components yet")
+            return Veto(
+                "SW310", site, f"{key} is a coroutine function, and those are not cut inside components yet", firm=True
+            )
         decorators = [ast.unparse(item) for item in getattr(node, "decorator_list", [])]
         if any(item.rpartition(".")[2] in _OWN_KINDS for item in decorators):
-            return Veto("SW316", site, f"{key} is decorated with {', '.join(decorators)}")
+            return Veto("SW316", site, f"{key} is decorated with {', '.join(decorators)}", firm=True)
         if function.name.startswith("__") and function.name.endswith("__"):
-            return Veto("SW315", site, f"{key} is called by the interpreter")
+            return Veto("SW315", site, f"{key} is called by the interpreter", firm=True)
         for fact in self.effects.facts.get(key, ()):
             if fact.effect is Effect.UNCOPYABLE_RESULT:
-                return Veto("SW329", Site(site.path, fact.line), f"{key} returns {fact.name}")
+                return Veto("SW329", Site(site.path, fact.line), f"{key} returns {fact.name}", firm=True)
         return None
 
     # -- what it may run ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shardwright.errors import PlanError
-from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, Profile
+from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, Profile, of_tests
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.shard import Diagnostic, Severity, Site
 from shardwright.sharding.callgraph import Scanned
@@ -56,7 +56,7 @@ def candidates(
     found = []
     for item in _hot(profile, modules, relief=relief):
         veto = alone.veto(item.function)
-        if item.calls > 1 and (veto is None or veto.soft):
+        if item.calls > 1 and (veto is None or veto.soft or (relief and not veto.firm)):
             found.append(item.function)
     return tuple(found)
 
@@ -67,7 +67,10 @@ def _hot(profile: Profile, modules: frozenset[str], *, relief: bool = False) -> 
     found = [
         item
         for item in profile.functions
-        if item.function.partition(":")[0] in modules and item.total_s >= least and "<" not in item.function
+        if (module := item.function.partition(":")[0]) in modules
+        and item.total_s >= least
+        and "<" not in item.function
+        and not of_tests(module)
     ]
     return sorted(found, key=lambda item: (-item.total_s, item.function))
 
@@ -97,9 +100,13 @@ def choose(
     chosen: list[_Candidate] = []
     for item in hot:
         name = item.function
-        veto = Veto("SW331", alone.site(name), f"{name} is listed in `never_cut`") if name in kept else alone.veto(name)
-        if veto is not None and veto.soft and item.sampled:
-            veto = None  # it was looked at, and what modules hold stayed as it was
+        veto = (
+            Veto("SW331", alone.site(name), f"{name} is listed in `never_cut`", firm=True)
+            if name in kept
+            else alone.veto(name)
+        )
+        if veto is not None and item.sampled and (veto.soft or (relief and item.shadowed and not veto.firm)):
+            veto = None  # it was looked at, and what it uses of modules stayed as it was
         if veto is None and item.veto:
             veto = Veto("SW337", alone.site(name), f"{name}: {item.veto}")
         if veto is not None:
