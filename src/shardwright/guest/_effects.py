@@ -33,7 +33,7 @@ def of_call(called: Any) -> str:
         return "it warns"
     if name in _CLOCKS:
         module = getattr(called, "__module__", None) or getattr(owner, "__name__", "") or type(owner).__module__
-        if module in _CLOCK_MODULES and not (type(owner) is random.Random and owner is not random._inst):  # type: ignore[attr-defined]
+        if module in _CLOCK_MODULES and not (type(owner) is random.Random and owner is not random._inst):
             return f"it asks {module}.{name}()"
     return ""
 

@@ -131,7 +131,8 @@ class Cut:
     """Functions of ``component`` that run in shards of their own, of the definition ``part``.
 
     ``calls``, ``moved_s`` (what they take uncut), ``cost_s`` (of crossing) and ``gain_s`` (by running at once, cost taken
-    off) are of the profiled run. ``priority`` is 1 for the greatest gain. ``loops`` run ahead, ``window`` calls at once.
+    off) are of the profiled run, and ``predicted_s`` is what that run would take cut so. ``priority`` is 1 for the greatest
+    gain. ``loops`` run ahead, ``window`` calls at once.
     """
 
     component: ComponentName
@@ -147,6 +148,7 @@ class Cut:
     gain_s: float
     priority: int
     reason: str
+    predicted_s: float = 0.0
 
 
 def of_tests(name: str) -> bool:

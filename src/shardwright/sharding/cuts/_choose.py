@@ -1,16 +1,13 @@
 """Which functions are cut out of a component: those that may be, whose calls can run at once, and where that pays.
 
-The model: a program takes ``total`` seconds, of which ``moved`` are in cut functions; crossing costs ``cost``. What runs ahead
-runs beside the program, on at most ``cores`` cores, so the run cannot end before the work is done, nor before what
-stays has run: ``max((total + cost) / cores, total - moved + sending)``. A call that does not run ahead is waited for: it
-gains nothing, and costs its crossing. No cut is made below break-even. The same profile, code and constants give the
-same cuts.
+``_select`` has the model. No cut is made below break-even: each makes the predicted run shorter. The same profile, code and
+constants give the same cuts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from shardwright.errors import PlanError
 from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, Profile, of_tests
@@ -19,13 +16,13 @@ from shardwright.model.shard import Diagnostic, Severity, Site
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.cuts._alone import Alone, Veto
 from shardwright.sharding.cuts._loops import loops_of
+from shardwright.sharding.cuts._select import Option, Task, select
 from shardwright.sharding.hazards import Effects
 from shardwright.sharding.hazards._table import RULES
 
 _HOT = 0.02  # of the run: what takes less is not looked at
 _WARM = 0.0005  # of the time in the component, where cuts are made for isolation alone
 _DEAR_S = 3.0  # what crossing may cost in all where it is asked for
-_SENDING = 0.5  # of the cost of crossing falls to the caller
 _MOST_SHARDS = 16
 _MOST_NOTES = 40
 
@@ -45,6 +42,7 @@ class _Candidate:
     loops: list[tuple[str, Loop]]
     cost_s: float = 0.0
     gain_s: float = 0.0
+    goes_along: bool = False  # other cut functions make all of its calls
 
 
 def candidates(
@@ -90,63 +88,46 @@ def choose(
     """The cuts of a component that owns ``modules``; ``part`` is the name of the shards that they would run in.
 
     ``never`` names functions that stay. With ``relief`` cuts are made for isolation alone: whatever may be cut and crosses
-    at less than its own work is, whether or not it runs at once.
+    at less than its own work is, whether or not it runs at once; and what analysis alone forbids may be cut if it was run
+    twice, came to the same, and used nothing that changes. That is no proof: whoever asks so runs the program's tests.
     """
+    kept = frozenset(never)
     alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
-    notes: list[Diagnostic] = []
-    owned, kept = frozenset(modules), frozenset(never)
-    hot = _hot(profile, owned, relief=relief)
+    hot = _hot(profile, frozenset(modules), relief=relief)
     loops = loops_of(scanned, {item.function for item in hot})
-    chosen: list[_Candidate] = []
+    notes: list[Diagnostic] = []
+    possible: list[_Candidate] = []
     for item in hot:
-        name = item.function
-        veto = (
-            Veto("SW331", alone.site(name), f"{name} is listed in `never_cut`", firm=True)
-            if name in kept
-            else alone.veto(name)
-        )
-        if veto is not None and item.sampled and (veto.soft or (relief and item.shadowed and not veto.firm)):
-            veto = None  # it was looked at, and what it uses of modules stayed as it was
-        if veto is None and item.veto:
-            veto = Veto("SW337", alone.site(name), f"{name}: {item.veto}")
-        if veto is not None:
-            notes.append(_note(component, veto.site, item, profile, f"{veto.code}: {veto.evidence}", "SW331"))
-            continue
-        over = [other for other in chosen if name in alone.reach(other.measured.function)]
-        callers = {edge.caller for edge in profile.edges if edge.callee == name and edge.calls}
-        if over and callers and all(_within(alone, over, caller) for caller in callers):
-            continue  # it goes where its callers go
-        made = _candidate(item, loops.get(name, []), profile)
-        if not relief and not made.ahead_calls:
+        refusal = _forbidden(item, alone, item.function in kept, relief=relief)
+        made = _candidate(item, loops.get(item.function, []), profile)
+        if refusal is not None:
+            reason = f"{refusal.code}: {refusal.evidence}"
+            notes.append(_note(component, refusal.site, item, profile, reason, "SW331"))
+        elif not relief and not made.ahead_calls:
             reason = "no loop calls it in a way that lets calls run at once; a call that is waited for gains nothing"
-            notes.append(_note(component, alone.site(name), item, profile, reason, "SW333"))
-            continue
-        if not item.sampled:
+            notes.append(_note(component, alone.site(item.function), item, profile, reason, "SW333"))
+        elif not item.sampled:
             reason = "its arguments and results were not looked at: profile again"
-            notes.append(_note(component, alone.site(name), item, profile, reason, "SW337"))
-            continue
-        made.cost_s = constants.call_s(item)
-        made.gain_s = (
-            item.total_s
-            if relief
-            else _gain_s([*chosen, made], profile, constants) - _gain_s(chosen, profile, constants)
-        )
-        dear = (
-            made.cost_s > max(_DEAR_S, item.total_s) if relief else made.gain_s <= (0.0 if chosen else constants.fork_s)
-        )
-        if dear:
+            notes.append(_note(component, alone.site(item.function), item, profile, reason, "SW337"))
+        else:
+            made.cost_s = constants.call_s(item)
+            possible.append(made)
+    took = _relieving(possible, alone, profile) if relief else _paying(possible, alone, profile, constants)
+    for made in possible:
+        if made not in took and not made.goes_along:
             reason = (
-                f"crossing costs {made.cost_s * 1e3:.1f} ms for {item.calls} calls, more than running at once gains "
+                f"crossing costs {made.cost_s * 1e3:.1f} ms for {made.measured.calls} calls, more than running at once gains "
                 f"({made.gain_s * 1e3:.1f} ms)"
             )
-            notes.append(_note(component, alone.site(name), item, profile, reason, "SW332"))
-            continue
-        chosen.append(made)
+            where = alone.site(made.measured.function)
+            notes.append(_note(component, where, made.measured, profile, reason, "SW332"))
     notes = notes[:_MOST_NOTES]
-    if not chosen:
+    if not took:
         return Chosen((), tuple(notes))
-    cut = _cut(component, part, chosen, alone, profile, constants)
-    for made in sorted(chosen, key=lambda item: -item.gain_s):
+    cut = _cut(component, part, took, alone, constants)
+    predicted = _task(took, alone, profile, constants).predicted_s(range(len(took)))
+    cut = replace(cut, gain_s=profile.wall_s - predicted, predicted_s=predicted)
+    for made in sorted(took, key=lambda item: (-item.gain_s, item.measured.function)):
         item = made.measured
         notes.append(
             Diagnostic(
@@ -161,31 +142,73 @@ def choose(
     return Chosen((cut,), tuple(notes))
 
 
-def _within(alone: Alone, over: list[_Candidate], caller: str) -> bool:
-    return any(caller in alone.reach(other.measured.function) for other in over)
+def _forbidden(item: Measured, alone: Alone, kept: bool, *, relief: bool) -> Veto | None:
+    """Why a function stays, whatever it would gain."""
+    if kept:
+        return Veto("SW331", alone.site(item.function), f"{item.function} is listed in `never_cut`", firm=True)
+    veto = alone.veto(item.function)
+    if veto is not None and item.sampled and (veto.soft or (relief and item.shadowed and not veto.firm)):
+        veto = None  # it was looked at, and what it uses of modules stayed as it was
+    if veto is None and item.veto:
+        veto = Veto("SW337", alone.site(item.function), f"{item.function}: {item.veto}")
+    return veto
+
+
+def _relieving(possible: list[_Candidate], alone: Alone, profile: Profile) -> list[_Candidate]:
+    """Everything but what goes where its callers go, and what is too dear."""
+    took: list[_Candidate] = []
+    for made in possible:
+        made.gain_s = made.measured.total_s
+        over = [other for other in took if _takes_along(other, made, alone, profile)]
+        made.goes_along = bool(over)
+        if not over and made.cost_s <= max(_DEAR_S, made.measured.total_s):
+            took.append(made)
+    return took
+
+
+def _paying(possible: list[_Candidate], alone: Alone, profile: Profile, constants: CostConstants) -> list[_Candidate]:
+    """What makes the run shortest, as far as the model tells; each with what the run takes longer without it."""
+    task = _task(possible, alone, profile, constants)
+    numbers = select(task)
+    crossing = task.crossing(numbers)
+    whole_s = task.predicted_s(numbers)
+    for number, made in enumerate(possible):
+        made.goes_along = bool(task.options[number].within & frozenset(numbers))
+        if number in numbers:
+            made.gain_s = task.predicted_s([other for other in numbers if other != number]) - whole_s
+        else:
+            made.gain_s = whole_s - task.predicted_s([*numbers, number])
+    return [possible[number] for number in crossing]
+
+
+def _task(possible: Sequence[_Candidate], alone: Alone, profile: Profile, constants: CostConstants) -> Task:
+    options = []
+    for made in possible:
+        within = (
+            number
+            for number, other in enumerate(possible)
+            if other is not made and _takes_along(other, made, alone, profile)
+        )
+        options.append(
+            Option(made.measured.total_s, made.ahead_calls / made.measured.calls, made.cost_s, frozenset(within))
+        )
+    return Task(tuple(options), profile.wall_s, constants)
+
+
+def _takes_along(over: _Candidate, made: _Candidate, alone: Alone, profile: Profile) -> bool:
+    """Whether all calls of one function are made within calls of the other."""
+    name, inside = made.measured.function, alone.reach(over.measured.function)
+    if over is made or name not in inside:
+        return False
+    edges = [edge for edge in profile.edges if edge.callee == name and edge.calls]
+    within = sum(edge.calls for edge in edges if edge.caller in inside or edge.caller == name)
+    return bool(edges) and all(edge.caller in inside for edge in edges) and within >= made.measured.calls
 
 
 def _candidate(item: Measured, loops: list[tuple[str, Loop]], profile: Profile) -> _Candidate:
     holders = {holder for holder, _ in loops}
     calls = sum(edge.calls for edge in profile.edges if edge.callee == item.function and edge.caller in holders)
     return _Candidate(item, min(calls, item.calls), loops)
-
-
-def _gain_s(chosen: list[_Candidate], profile: Profile, constants: CostConstants) -> float:
-    """Seconds that a run is shorter by."""
-    if not chosen:
-        return 0.0
-    moved = sum(made.measured.total_s * made.ahead_calls / made.measured.calls for made in chosen)
-    cost = sum(made.cost_s for made in chosen)
-    total = profile.wall_s
-    # what is waited for stays on the way of the program, with all of its crossing
-    waited = sum(
-        (made.measured.calls - made.ahead_calls) / made.measured.calls * made.cost_s
-        for made in chosen
-        if made.measured.calls
-    )
-    stays = total - moved + _SENDING * (cost - waited) + waited
-    return total - max((total + cost) / max(1, constants.cores), stays)
 
 
 def _note(component: ComponentName, site: Site, item: Measured, profile: Profile, reason: str, code: str) -> Diagnostic:
@@ -244,8 +267,7 @@ def _remedy(code: str) -> str:
 
 
 def _cut(
-    component: ComponentName, part: ComponentName, chosen: list[_Candidate], alone: Alone, profile: Profile,
-    constants: CostConstants,
+    component: ComponentName, part: ComponentName, chosen: list[_Candidate], alone: Alone, constants: CostConstants
 ) -> Cut:  # fmt: skip
     functions = []
     for number, made in enumerate(sorted(chosen, key=lambda item: item.measured.function)):

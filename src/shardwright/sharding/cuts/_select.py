@@ -37,7 +37,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """``run_s`` is what the run takes uncut. ``apart`` and ``together`` number options; ``most`` is how many may be cut."""
+    """``run_s`` is what the run takes uncut. ``together``: options of which all are cut, or none."""
 
     options: tuple[Option, ...]
     run_s: float
