@@ -183,9 +183,14 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
         return profile
     seen: dict[str, Measured] = {}
     unseen: set[str] = set()
+    streaming: set[str] = set()
     for answer in answers:
-        for name, calls, sampled, request, result, encode_s, total_s, veto, shadowed, short in answer["looked"]:
+        for name, calls, sampled, request, result, encode_s, total_s, veto, shadowed, short, streams in answer[
+            "looked"
+        ]:
             known = seen.get(name, Measured(name, 0, 0.0, 0.0))
+            if streams:
+                streaming.add(name)
             if short or not whole:  # only some of its calls were timed
                 unseen.add(name)
             seen[name] = Measured(
@@ -197,6 +202,11 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
     slower = wall_s / profile.wall_s if profile.wall_s else 1.0
     functions = tuple(
         _timed(item, seen.get(item.function), slower, item.function in unseen) for item in profile.functions
+    )
+    part = 1 if whole else LOOKED_OF
+    functions = tuple(
+        replace(item, calls=min(item.calls, seen[item.function].calls * part)) if item.function in streaming else item
+        for item in functions
     )
     edges = tuple(replace(edge, total_s=edge.total_s * slower) for edge in profile.edges)
     cpu_s = sum(answer["cpu_s"] - answer["shadow_s"] for answer in answers) if whole else profile.cpu_s

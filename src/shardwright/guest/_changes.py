@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from shardwright.transport.kin import KinPickler
+from shardwright.transport.kin import KinPickler, is_single
 
 _ATOMS = frozenset({str, bytes, int, float, bool, complex, type(None), re.Pattern, types.BuiltinFunctionType, range})
 _SHARE = 0.04  # of a run may go into writing down what modules hold
@@ -119,6 +119,8 @@ class Changes:
             self._held[key] = content
             if compare:
                 module, name = key
+                if before is _ABSENT and "." in name:
+                    return  # what a class was given once travels to the other side
                 owner, _, attribute = name.partition(".")
                 if attribute:
                     self.attributes.setdefault(attribute, f"{module}.{name}")
@@ -134,7 +136,7 @@ class Changes:
             cls = type(value)
         if cls is FunctionType:
             return self._function(value)
-        if cls is property or cls is ModuleType or isinstance(value, type):
+        if cls is property or cls is ModuleType or isinstance(value, type) or is_single(value):
             return ("is", id(value))
         if cls.__module__ not in self._homes and not isinstance(value, (list, dict, set, tuple, frozenset)):
             return (

@@ -41,6 +41,7 @@ from shardwright.model.cut import Cut, CutFunction, Loop
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import ShardDefinition, ShardPlan
+from shardwright.transport.kin import executed
 
 MANY_FALLBACKS = (
     32  # calls, of which so many could not go: then it is looked whether the function is worth asking about
@@ -198,7 +199,8 @@ class Cuts:
     def install(self) -> None:
         """From now on modules that are imported get their stubs."""
         functions = [function for cut in self._mine for function in cut.functions]
-        Cutting(functions, self._loops, self._replace, self.ahead).install()
+        modules = [module for cut in self._mine for module in self.plan.definition(cut.part).code.modules]
+        Cutting(functions, self._loops, self._replace, self.ahead, watched=modules, executed=executed).install()
 
     def _replace(self, function: CutFunction, found: FunctionType) -> None:
         if id(found.__code__) in self._by_code:

@@ -10,12 +10,13 @@ Looking takes a small share of the run: the first calls of each function are loo
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, GeneratorType
 from typing import Any
 
 from shardwright.errors import ShardwrightError
@@ -25,7 +26,7 @@ from shardwright.guest._cut_code import Cutting, stub_code
 from shardwright.guest._effects import of_call, of_code, of_event
 from shardwright.model.cut import CutFunction
 from shardwright.model.ids import MethodId
-from shardwright.transport.kin import KinCodec
+from shardwright.transport.kin import Drained, KinCodec, drained
 
 _HERE = os.path.dirname(os.path.dirname(__file__))
 _SHADOWED = 4  # calls of each function that are run twice, at most
@@ -51,6 +52,7 @@ class _Looked:
         self.short = False  # no longer seen
         self.veto = ""
         self.codes: set[CodeType] = set()
+        self.streams = False  # a generator function: what counts calls counts each time it goes on
 
     def refuse(self, why: str) -> None:
         self.veto = self.veto or why
@@ -58,7 +60,7 @@ class _Looked:
     def told(self) -> list[Any]:
         return [
             self.name, self.calls, self.sampled, self.request_bytes, self.result_bytes, self.encode_s, self.total_s,
-            self.veto, self.shadowed, self.short,
+            self.veto, self.shadowed, self.short, self.streams,
         ]  # fmt: skip
 
 
@@ -110,6 +112,7 @@ class Looking:
         if found in self._swapped:
             return
         looked = self._looked.setdefault(wanted.id, _Looked(wanted.id))
+        looked.streams = bool(found.__code__.co_flags & inspect.CO_GENERATOR)
         original = FunctionType(
             found.__code__, found.__globals__, found.__name__, found.__defaults__, found.__closure__
         )
@@ -130,7 +133,7 @@ class Looking:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        if getattr(self._own, "shadow", False):
+        if getattr(self._own, "shadow", False) or getattr(self._own, "alone", False):
             return original(*args, **kwargs)
         looked.calls += 1
         if looked.inside:
@@ -189,6 +192,10 @@ class Looking:
             if shadows and not looked.veto:
                 self._again(looked, original, payload, kept, outcome)
             raise
+        if type(result) is GeneratorType:
+            if shadows and not looked.veto:
+                return self._streamed(looked, original, payload, kept, result)
+            return result
         begun_s = time.perf_counter()
         self._own.shadow = True
         try:
@@ -256,6 +263,71 @@ class Looking:
         finally:
             self._own.shadow = False
             self._spent(looked, begun_s)
+
+    def _streamed(self, looked: _Looked, original: FunctionType, payload: Any, buffers: Any, result: Any) -> Any:
+        """A generator: run to its end on copies now, and compared with what the program draws from its own."""
+        looked.shadowed += 1
+        own = self._own.__dict__
+        stack, closest = own.setdefault("looked", []), own.setdefault("closest", [])
+        begun_s = time.perf_counter()
+        mine = sys.getprofile() is None
+        stack.append(looked)
+        closest.append(looked.codes)
+        own["alone"] = True
+        if mine:
+            sys.setprofile(self._event)
+        try:
+            (_, args, kwargs), _ = self._codec.decode_request(payload, buffers)
+            made = original(*args, **(kwargs or {}))
+            expected = drained(made) if type(made) is GeneratorType else None
+        except Exception as error:
+            looked.refuse(f"run twice it came to {type(error).__name__}: {error}")
+            expected = None
+        finally:
+            if mine:
+                sys.setprofile(None)
+            own["alone"] = False
+            closest.pop()
+            stack.pop()
+        if expected is None:
+            looked.refuse("run twice it gave something else than a generator")
+            return result
+        own["shadow"] = True
+        try:
+            written, more, _ = self._codec.encode_request((expected.items, expected.value))
+            looked.result_bytes += len(written) + sum(map(len, more))
+        except (ShardwrightError, RecursionError) as error:
+            looked.refuse(f"what it yields does not cross: {getattr(error, 'message', error)}")
+        finally:
+            own["shadow"] = False
+            self._spent(looked, begun_s)
+        return self._compared(looked, result, expected)
+
+    def _compared(self, looked: _Looked, result: Any, expected: Drained) -> Any:
+        """The program's own generator, each item beside the one that the copy gave."""
+        number = 0
+        try:
+            while True:
+                try:
+                    item = next(result)
+                except StopIteration as end:
+                    if (
+                        number != len(expected.items)
+                        or expected.error is not None
+                        or not alike(end.value, expected.value)
+                    ):
+                        looked.refuse("run twice it yielded another number of items")
+                    return end.value
+                except Exception:
+                    if expected.error is None or number != len(expected.items):
+                        looked.refuse("run twice it ended in two ways")
+                    raise
+                if number >= len(expected.items) or not alike(item, expected.items[number]):
+                    looked.refuse("run twice on equal arguments it yielded other items")
+                number += 1
+                yield item
+        finally:
+            result.close()
 
     # -- effects -----------------------------------------------------------------------------------------------------
 

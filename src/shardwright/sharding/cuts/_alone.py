@@ -147,8 +147,6 @@ class Alone:
         node = function.node
         if isinstance(node, ast.Lambda) or "<locals>" in function.qualname or "@" in key:
             return Veto("SW308", site, f"{key} is no function of a module or a class", firm=True)
-        if function.is_generator:
-            return Veto("SW309", site, f"{key} is a generator, and streams across cuts are not built", firm=True)
         if function.is_async:
             return Veto(
                 "SW310", site, f"{key} is a coroutine function, and those are not cut inside components yet", firm=True
@@ -161,6 +159,8 @@ class Alone:
         for fact in self.effects.facts.get(key, ()):
             if fact.effect is Effect.UNCOPYABLE_RESULT:
                 return Veto("SW329", Site(site.path, fact.line), f"{key} returns {fact.name}", firm=True)
+        if function.is_generator:  # a look decides: it would run to its end before it is asked for more
+            return Veto("SW309", site, f"{key} is a generator, and streams across cuts are not built")
         return None
 
     # -- what it may run ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import importlib
 import io
 import pathlib
 import pickle
+import random
 import re
 import sys
 import types
@@ -30,13 +31,17 @@ from operator import is_
 from typing import Any
 
 from shardwright.errors import CannotCross, Outcome, ProtocolViolation, ShardwrightError
+from shardwright.transport.codec._classes import ClassTable
+from shardwright.transport.codec._kin_classes import Given, executed, put
 from shardwright.transport.codec._kin_code import reduced
 from shardwright.transport.codec._kin_errors import packed, unpacked
+from shardwright.transport.codec._kin_named import is_single, named, reached
+from shardwright.transport.codec._kin_streams import Drained, drained
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, describe_value
 from shardwright.transport.codec._pickle import Part, PickleCodec, _writable
 
-__all__ = ["KinCodec", "KinPickler"]
+__all__ = ["Drained", "KinCodec", "KinPickler", "drained", "executed", "is_single"]
 
 _Kind = tuple[Any, Any, Any]  # take, same, put
 
@@ -46,7 +51,7 @@ _FIXED = (
     types.WrapperDescriptorType, types.GetSetDescriptorType, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID, types.GenericAlias, type(...), type(NotImplemented),
 )  # fmt: skip
-_TAGGED, _PICKLED = b"T", b"P"
+_TAGGED, _PICKLED, _GIVEN = b"T", b"P", b"G"
 _KNOWN = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
 
 
@@ -136,6 +141,7 @@ def _attributes(names: tuple[str, ...], inner: _Kind | None) -> _Kind:
 
 _kinds: dict[type, _Kind | str | None] = {
     list: _LIST, dict: _DICT, set: _SET, bytearray: _BYTES, collections.deque: _DEQUE, array.array: _ARRAY,
+    random.Random: (lambda thing: thing.getstate(), lambda now, held: now.getstate() == held, random.Random.setstate),
     collections.OrderedDict: _DICT, collections.Counter: _DICT, collections.defaultdict: _DICT,
 }  # fmt: skip
 _INNER = ((list, _LIST), (dict, _DICT), (set, _SET), (collections.deque, _DEQUE), (bytearray, _BYTES))
@@ -190,6 +196,11 @@ class KinPickler(pickle.Pickler):
             return importlib.import_module, (obj.__name__,)
         if (cls is types.FunctionType or isinstance(obj, type)) and obj.__module__ == "__main__":
             raise pickle.PicklingError(f"{obj.__qualname__} is of the program's own __main__")
+        if is_single(obj):
+            path = named(obj)
+            if path is None:
+                raise pickle.PicklingError(f"a {cls.__name__} that no module leads to is the same nowhere else")
+            return reached, path
         if cls is types.FunctionType and ("<" in obj.__qualname__ or _at(obj.__module__, obj.__qualname__) is not obj):
             return reduced(obj)
         return NotImplemented
@@ -231,20 +242,36 @@ class KinCodec(PickleCodec):
 
     restores_arguments = True
 
+    def __init__(self, classes: ClassTable | None = None) -> None:
+        super().__init__(classes)
+        self._given = Given()
+
     def encode_request(
         self, value: object, *, describe: Describe = describe_value
     ) -> tuple[bytes, tuple[Part, ...], Memo]:
         """Raises CannotCross, outcome "not started", when a value cannot go there or be watched for changes."""
         payload, buffers, memo = _dump(value, {}, "not started")
         objects = {}
+        classes: set[type] = set()
         for number, thing in memo.values():
             objects[number] = thing
-            kind = _kind_of(type(thing))
+            cls = type(thing)
+            kind = _kind_of(cls)
             if isinstance(kind, str):
                 raise CannotCross(kind, outcome="not started", remedy="pass plain data, or keep both together")
+            classes.add(thing if isinstance(thing, type) else cls)
+        given = self._given.to_give(classes)
+        if given:
+            ahead, _, _ = _dump(given, {}, "not started")
+            payload = _GIVEN + len(ahead).to_bytes(8, "little") + ahead + payload
+            self._given.gave(given)
         return payload, buffers, _KinMemo(value, objects, [])  # type: ignore[return-value]
 
     def decode_request(self, payload: Part, buffers: Sequence[Part] = ()) -> tuple[Any, Memo]:
+        if bytes(payload[:1]) == _GIVEN:
+            end = 9 + int.from_bytes(payload[1:9], "little")
+            put(_load(payload[9:end], (), {})[0])
+            payload = payload[end:]
         value, objects = _load(payload, buffers, {})
         held = []
         for number, thing in objects.items():
@@ -254,6 +281,8 @@ class KinCodec(PickleCodec):
         return value, _KinMemo(value, objects, held)  # type: ignore[return-value]
 
     def encode_reply(self, value: object, memo: Memo) -> tuple[bytes, tuple[Part, ...]]:
+        if type(value) is types.GeneratorType:
+            value = drained(value)
         payload, buffers, _ = _dump((_changes(memo), value), _numbered(memo), "failed")
         return payload, buffers
 

@@ -1,0 +1,70 @@
+"""Objects that are one of a kind: those that copy themselves as themselves. They go by a name.
+
+``copy.deepcopy`` of such an object is the object itself. A module of its class holds it, or holds one from which attributes
+lead to it; the path is its name on both sides, and each side has its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from types import FunctionType, ModuleType
+from typing import Any
+
+__all__ = ["is_single", "named", "reached"]
+
+_MOST = 20_000  # objects that are looked through
+_known: dict[int, tuple[Any, str, str]] = {}
+
+
+@lru_cache(maxsize=4096)
+def _copies_itself(cls: type) -> Callable[..., Any] | None:
+    found = getattr(cls, "__deepcopy__", None)
+    return found if type(found) is FunctionType else None
+
+
+def is_single(thing: object) -> bool:
+    """Whether a thing says that there is just one of it."""
+    copy = _copies_itself(type(thing))
+    if copy is None:
+        return False
+    try:
+        return copy(thing, {}) is thing
+    except Exception:
+        return False
+
+
+def named(thing: Any) -> tuple[str, str] | None:
+    """The module and the path from there that lead to a thing; None where nothing does."""
+    found = _known.get(id(thing))
+    if found is not None and found[0] is thing:
+        return found[1], found[2]
+    cls = type(thing)
+    module = sys.modules.get(cls.__module__)
+    if not isinstance(module, ModuleType):
+        return None
+    todo = deque((value, name) for name, value in list(vars(module).items()) if type(value) is cls)
+    seen: set[int] = set()
+    while todo and len(seen) < _MOST:
+        item, path = todo.popleft()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        _known[id(item)] = (item, cls.__module__, path)
+        todo += [
+            (value, f"{path}.{name}")
+            for name, value in list(getattr(item, "__dict__", {}).items())
+            if type(value) is cls
+        ]
+    found = _known.get(id(thing))
+    return (found[1], found[2]) if found is not None and found[0] is thing else None
+
+
+def reached(module: str, path: str) -> Any:
+    """The thing of that name on this side."""
+    found: Any = sys.modules[module]
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
