@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from shardwright.errors import PlanError
-from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, Profile, of_tests
+from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, MeasuredEdge, Profile, of_tests
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.shard import Diagnostic, Severity, Site
 from shardwright.sharding.callgraph import Scanned
@@ -95,11 +95,12 @@ def choose(
     alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
     hot = _hot(profile, frozenset(modules), relief=relief)
     loops = loops_of(scanned, {item.function for item in hot})
+    callers = _Callers(alone, profile)
     notes: list[Diagnostic] = []
     possible: list[_Candidate] = []
     for item in hot:
         refusal = _forbidden(item, alone, item.function in kept, relief=relief)
-        made = _candidate(item, loops.get(item.function, []), profile)
+        made = _candidate(item, loops.get(item.function, []), callers)
         if refusal is not None:
             reason = f"{refusal.code}: {refusal.evidence}"
             notes.append(_note(component, refusal.site, item, profile, reason, "SW331"))
@@ -112,7 +113,7 @@ def choose(
         else:
             made.cost_s = constants.call_s(item)
             possible.append(made)
-    took = _relieving(possible, alone, profile) if relief else _paying(possible, alone, profile, constants)
+    took = _relieving(possible, callers) if relief else _paying(possible, callers, profile, constants)
     for made in possible:
         if made not in took and not made.goes_along:
             reason = (
@@ -125,7 +126,7 @@ def choose(
     if not took:
         return Chosen((), tuple(notes))
     cut = _cut(component, part, took, alone, constants)
-    predicted = _task(took, alone, profile, constants).predicted_s(range(len(took)))
+    predicted = _task(took, callers, profile, constants).predicted_s(range(len(took)))
     cut = replace(cut, gain_s=profile.wall_s - predicted, predicted_s=predicted)
     for made in sorted(took, key=lambda item: (-item.gain_s, item.measured.function)):
         item = made.measured
@@ -154,21 +155,22 @@ def _forbidden(item: Measured, alone: Alone, kept: bool, *, relief: bool) -> Vet
     return veto
 
 
-def _relieving(possible: list[_Candidate], alone: Alone, profile: Profile) -> list[_Candidate]:
+def _relieving(possible: list[_Candidate], callers: _Callers) -> list[_Candidate]:
     """Everything but what goes where its callers go, and what is too dear."""
     took: list[_Candidate] = []
     for made in possible:
         made.gain_s = made.measured.total_s
-        over = [other for other in took if _takes_along(other, made, alone, profile)]
-        made.goes_along = bool(over)
-        if not over and made.cost_s <= max(_DEAR_S, made.measured.total_s):
+        made.goes_along = any(callers.all_within(made, other) for other in took)
+        if not made.goes_along and made.cost_s <= max(_DEAR_S, made.measured.total_s):
             took.append(made)
     return took
 
 
-def _paying(possible: list[_Candidate], alone: Alone, profile: Profile, constants: CostConstants) -> list[_Candidate]:
+def _paying(
+    possible: list[_Candidate], callers: _Callers, profile: Profile, constants: CostConstants
+) -> list[_Candidate]:
     """What makes the run shortest, as far as the model tells; each with what the run takes longer without it."""
-    task = _task(possible, alone, profile, constants)
+    task = _task(possible, callers, profile, constants)
     numbers = select(task)
     crossing = task.crossing(numbers)
     whole_s = task.predicted_s(numbers)
@@ -181,33 +183,43 @@ def _paying(possible: list[_Candidate], alone: Alone, profile: Profile, constant
     return [possible[number] for number in crossing]
 
 
-def _task(possible: Sequence[_Candidate], alone: Alone, profile: Profile, constants: CostConstants) -> Task:
+def _task(possible: Sequence[_Candidate], callers: _Callers, profile: Profile, constants: CostConstants) -> Task:
     options = []
     for made in possible:
-        within = (
-            number
-            for number, other in enumerate(possible)
-            if other is not made and _takes_along(other, made, alone, profile)
-        )
+        within = (number for number, other in enumerate(possible) if callers.all_within(made, other))
         options.append(
             Option(made.measured.total_s, made.ahead_calls / made.measured.calls, made.cost_s, frozenset(within))
         )
     return Task(tuple(options), profile.wall_s, constants)
 
 
-def _takes_along(over: _Candidate, made: _Candidate, alone: Alone, profile: Profile) -> bool:
-    """Whether all calls of one function are made within calls of the other."""
-    name, inside = made.measured.function, alone.reach(over.measured.function)
-    if over is made or name not in inside:
-        return False
-    edges = [edge for edge in profile.edges if edge.callee == name and edge.calls]
-    within = sum(edge.calls for edge in edges if edge.caller in inside or edge.caller == name)
-    return bool(edges) and all(edge.caller in inside for edge in edges) and within >= made.measured.calls
+class _Callers:
+    """Who called whom, as runs showed it."""
+
+    def __init__(self, alone: Alone, profile: Profile) -> None:
+        self._alone = alone
+        self._to: dict[str, list[MeasuredEdge]] = {}
+        for edge in profile.edges:
+            if edge.calls:
+                self._to.setdefault(edge.callee, []).append(edge)
+
+    def to(self, name: str) -> list[MeasuredEdge]:
+        return self._to.get(name, [])
+
+    def all_within(self, made: _Candidate, over: _Candidate) -> bool:
+        """Whether all calls of one function are made within calls of the other."""
+        name, edges = made.measured.function, self.to(made.measured.function)
+        if over is made or not edges:
+            return False
+        inside = self._alone.reach(over.measured.function)
+        if name not in inside or any(edge.caller not in inside for edge in edges):
+            return False
+        return sum(edge.calls for edge in edges) >= made.measured.calls
 
 
-def _candidate(item: Measured, loops: list[tuple[str, Loop]], profile: Profile) -> _Candidate:
+def _candidate(item: Measured, loops: list[tuple[str, Loop]], callers: _Callers) -> _Candidate:
     holders = {holder for holder, _ in loops}
-    calls = sum(edge.calls for edge in profile.edges if edge.callee == item.function and edge.caller in holders)
+    calls = sum(edge.calls for edge in callers.to(item.function) if edge.caller in holders)
     return _Candidate(item, min(calls, item.calls), loops)
 
 

@@ -22,7 +22,9 @@ _known: dict[int, tuple[Any, str, str]] = {}
 @lru_cache(maxsize=4096)
 def _copies_itself(cls: type) -> Callable[..., Any] | None:
     found = getattr(cls, "__deepcopy__", None)
-    return found if type(found) is FunctionType else None
+    if type(found) is not FunctionType or found.__module__.partition(".")[0] in sys.stdlib_module_names:
+        return None  # members of an Enum say the same of themselves, and pickle by name
+    return found
 
 
 def is_single(thing: object) -> bool:
