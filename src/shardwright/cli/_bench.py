@@ -171,6 +171,35 @@ def cuts(invocation: Invocation, path: Path, rounds: int, limit: int, source: st
     )  # fmt: skip
 
 
+_OF_PLANS = ("case", "functions_cut", "uncut_s", "cut_s", "gain", "predicted_s", "error", "kendall_tau")
+
+
+@bench.command()
+@click.option(
+    "--programs", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many, from seed 0 on."
+)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100), help="Runs of each case.")
+@click.option("--write", "target", type=click.Path(path_type=Path), help="Write the table there, as Markdown.")
+@common_options
+def plans(invocation: Invocation, programs: int, rounds: int, target: Path | None) -> None:
+    """Small programs planned by a profile and run: predicted beside measured, and each cut undone in turn.
+
+    \b
+    Examples:
+      shardwright bench plans
+      shardwright bench plans --programs 5 --json
+    """
+    from shardwright.cli import _bench_plans
+
+    def measure(say: Callable[[str], None]) -> list[dict[str, Any]]:
+        records = _bench_plans.measure(range(programs), rounds, invocation.environment, say)
+        if target is not None:
+            target.write_text(_bench_plans.report(_machine(), records), encoding="utf-8")
+        return records
+
+    _measured(invocation, _OF_PLANS, (), measure)
+
+
 def _measured(
     invocation: Invocation,
     columns: Sequence[str],

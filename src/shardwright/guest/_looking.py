@@ -31,6 +31,7 @@ from shardwright.transport.kin import Drained, KinCodec, drained
 _HERE = os.path.dirname(os.path.dirname(__file__))
 _SHADOWED = 4  # calls of each function that are run twice, at most
 _ALWAYS = 2  # calls of each that are looked at whatever that takes
+_MORE = 12  # so many, where some did not cross: to see whether those are few
 _SHARE = 0.05  # of a function's own time may go into looking at its calls
 _OF_RUN = 0.08  # of the whole run may go into it, but for the first calls of each function
 _FEW = 0.1  # of the calls looked at may have arguments that do not cross
@@ -146,7 +147,7 @@ class Looking:
         return self._closely(looked, original, args, kwargs)
 
     def _due(self, looked: _Looked) -> bool:
-        if looked.calls <= _ALWAYS:
+        if looked.calls <= _ALWAYS or (looked.unsent and looked.sampled + looked.unsent < _MORE):
             return True
         return looked.look_s < _SHARE * looked.total_s and self.look_s < _OF_RUN * (time.perf_counter() - self._began_s)
 

@@ -149,6 +149,7 @@ class Cut:
     priority: int
     reason: str
     predicted_s: float = 0.0
+    gains_s: tuple[float, ...] = ()  # of each function: what the run would take longer without it
 
 
 def of_tests(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 import importlib
+import io
 import itertools
 import random
 import re
@@ -263,3 +264,15 @@ def test_nothing_is_sent_back_where_nothing_changed(record_exercised: Callable[[
     reply, _ = here.encode_reply(given[0][0], memo)
     assert len(reply) < 40 < len(payload)
     record_exercised("objects numbered alike", 100)
+
+
+def test_what_is_written_to_a_buffer_is_in_the_callers_own() -> None:
+    text, raw = io.StringIO("a"), io.BytesIO(b"1234")
+    text.seek(1)
+
+    def write(one: io.StringIO, other: io.BytesIO) -> None:
+        one.write("bc")
+        other.truncate(2)
+
+    crossed(write, text, raw)
+    assert (text.getvalue(), text.tell(), raw.getvalue(), raw.tell()) == ("abc", 3, b"12", 0)

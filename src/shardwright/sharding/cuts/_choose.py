@@ -127,7 +127,11 @@ def choose(
         return Chosen((), tuple(notes))
     cut = _cut(component, part, took, alone, constants)
     predicted = _task(took, callers, profile, constants).predicted_s(range(len(took)))
-    cut = replace(cut, gain_s=profile.wall_s - predicted, predicted_s=predicted)
+    gains = {made.measured.function: made.gain_s for made in took}
+    cut = replace(
+        cut, gain_s=profile.wall_s - predicted, predicted_s=predicted,
+        gains_s=tuple(gains[function.id] for function in cut.functions),
+    )  # fmt: skip
     for made in sorted(took, key=lambda item: (-item.gain_s, item.measured.function)):
         item = made.measured
         notes.append(

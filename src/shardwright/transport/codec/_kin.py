@@ -102,6 +102,21 @@ def _put_numbers(thing: Any, state: Any) -> None:
     thing[...] = state
 
 
+def _written(thing: Any) -> Any:
+    return thing.getvalue(), thing.tell()
+
+
+def _put_written(thing: Any, state: Any) -> None:
+    text, place = state
+    thing.seek(0)
+    thing.truncate()
+    thing.write(text)
+    thing.seek(place)
+
+
+_WRITTEN: _Kind = (_written, lambda now, held: _written(now) == held, _put_written)
+
+
 def _attributes(names: tuple[str, ...], inner: _Kind | None) -> _Kind:
     """Of an instance: what its ``__dict__`` and its slots hold, and what the builtin container it derives from holds."""
     missing = object()
@@ -141,6 +156,7 @@ def _attributes(names: tuple[str, ...], inner: _Kind | None) -> _Kind:
 
 _kinds: dict[type, _Kind | str | None] = {
     list: _LIST, dict: _DICT, set: _SET, bytearray: _BYTES, collections.deque: _DEQUE, array.array: _ARRAY,
+    io.StringIO: _WRITTEN, io.BytesIO: _WRITTEN,
     random.Random: (lambda thing: thing.getstate(), lambda now, held: now.getstate() == held, random.Random.setstate),
     collections.OrderedDict: _DICT, collections.Counter: _DICT, collections.defaultdict: _DICT,
 }  # fmt: skip
