@@ -150,8 +150,8 @@ def report(machine: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
     lines = [
         "# Plans: predicted beside measured", "",
         "Written by `shardwright bench plans --write docs/results/plans.md`. Small programs of committed seeds, of 3 to 11",
-        "functions, one component each; seconds of `main`, medians of runs in turn. *Error* is |predicted - measured| / measured,",
-        "*tau* Kendall's, of predicted gains against what the run takes longer without each cut.", "",
+        "functions, one component each; seconds of `main`, medians of runs in turn. *Error* is the difference of predicted and",
+        "measured, by measured; *tau* is Kendall's, of predicted gains against what the run takes longer without each cut.", "",
         ", ".join(f"{name} {value}" for name, value in machine.items()) + ".", "",
         "| program | functions cut | uncut s | cut s | times as fast | predicted s | error | tau |",
         "|---|---|---|---|---|---|---|---|",
