@@ -247,10 +247,12 @@ def _global(module: str, name: str) -> Any:
 class _KinMemo:
     """``objects`` by number; ``held`` what the callee saw of those that can change."""
 
-    __slots__ = ("held", "objects", "root")
+    __slots__ = ("given", "held", "objects", "root")
 
-    def __init__(self, root: object, objects: dict[int, Any], held: list[tuple[int, Any, _Kind, Any]]) -> None:
-        self.root, self.objects, self.held = root, objects, held
+    def __init__(
+        self, root: object, objects: dict[int, Any], held: list[tuple[int, Any, _Kind, Any]], given: Any = ()
+    ) -> None:
+        self.root, self.objects, self.held, self.given = root, objects, held, given
 
 
 class KinCodec(PickleCodec):
@@ -280,8 +282,7 @@ class KinCodec(PickleCodec):
         if given:
             ahead, _, _ = _dump(given, {}, "not started")
             payload = _GIVEN + len(ahead).to_bytes(8, "little") + ahead + payload
-            self._given.gave(given)
-        return payload, buffers, _KinMemo(value, objects, [])  # type: ignore[return-value]
+        return payload, buffers, _KinMemo(value, objects, [], given)  # type: ignore[return-value]
 
     def decode_request(self, payload: Part, buffers: Sequence[Part] = ()) -> tuple[Any, Memo]:
         if bytes(payload[:1]) == _GIVEN:
@@ -304,6 +305,9 @@ class KinCodec(PickleCodec):
 
     def decode_reply(self, payload: Part, buffers: Sequence[Part], memo: Memo) -> Any:
         objects = _objects(memo)
+        kin: Any = memo
+        if type(kin) is _KinMemo and kin.given:  # now it is sure that it arrived
+            self._given.gave(kin.given)
         (changes, value), _ = _load(payload, buffers, objects)
         _apply(changes, objects)
         return value

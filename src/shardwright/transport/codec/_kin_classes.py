@@ -27,20 +27,21 @@ class Given:
     def __init__(self) -> None:
         self._had: dict[type, int] = {}
 
-    def to_give(self, classes: set[type]) -> list[tuple[type, dict[str, Any]]]:
-        """What these classes, and those that they derive from, have by now and the peer does not."""
+    def to_give(self, classes: set[type]) -> list[tuple[type, int, dict[str, Any]]]:
+        """What these classes, and those that they derive from, have by now and the peer does not, as far as is known."""
         found = []
         for cls in {above for each in classes for above in each.__mro__ if above in _made}:
             if len(vars(cls)) != self._had.get(cls, len(_made[cls])):
                 held = _made[cls]
                 added = {name: value for name, value in vars(cls).items() if name not in held and not _is_made(name)}
                 if added:
-                    found.append((cls, added))
+                    found.append((cls, len(vars(cls)), added))
         return found
 
-    def gave(self, given: list[tuple[type, dict[str, Any]]]) -> None:
-        for cls, _ in given:
-            self._had[cls] = len(vars(cls))
+    def gave(self, given: list[tuple[type, int, dict[str, Any]]]) -> None:
+        """The peer has answered a request that these came with."""
+        for cls, size, _ in given:
+            self._had[cls] = size
 
 
 def _is_made(name: str) -> bool:
@@ -48,9 +49,9 @@ def _is_made(name: str) -> bool:
     return name.startswith("__") or name.startswith("_abc_")
 
 
-def put(given: list[tuple[type, dict[str, Any]]]) -> None:
+def put(given: list[tuple[type, int, dict[str, Any]]]) -> None:
     """Give classes here what they were given there, where they do not have it."""
-    for cls, added in given:
+    for cls, _, added in given:
         for name, value in added.items():
             if name not in vars(cls):
                 type.__setattr__(cls, name, value)
