@@ -19,12 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from shardwright.cli._bench_programs import MANIFEST, small_program
 from shardwright.cli._calibrate import calibrate
 from shardwright.errors import NodeError
 from shardwright.manifest import load as load_manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.node import measured_plan, read_constants, write_constants
-from shardwright.testing._small_programs import MANIFEST, small_program
 
 _TIMED = """
 

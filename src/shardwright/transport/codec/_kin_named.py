@@ -9,18 +9,23 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
 from types import FunctionType, ModuleType
 from typing import Any
 
 __all__ = ["is_single", "named", "reached"]
 
 _MOST = 20_000  # objects that are looked through
+_copiers: dict[type, Callable[..., Any] | None] = {}
 _known: dict[int, tuple[Any, str, str]] = {}
 
 
-@lru_cache(maxsize=4096)
 def _copies_itself(cls: type) -> Callable[..., Any] | None:
+    if cls not in _copiers:
+        _copiers[cls] = _copier(cls)
+    return _copiers[cls]
+
+
+def _copier(cls: type) -> Callable[..., Any] | None:
     found = getattr(cls, "__deepcopy__", None)
     if type(found) is not FunctionType or found.__module__.partition(".")[0] in sys.stdlib_module_names:
         return None  # members of an Enum say the same of themselves, and pickle by name

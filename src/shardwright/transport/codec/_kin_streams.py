@@ -6,7 +6,7 @@ function would have seen. A generator that yields without end is not sent, and w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import GeneratorType
 from typing import Any
 
@@ -49,7 +49,7 @@ def drained(generator: GeneratorType[Any, Any, Any]) -> Drained:
 
 
 def _played(items: list[Any], value: Any, error: Any) -> Iterator[Any]:
-    def play() -> Iterator[Any]:
+    def play() -> Generator[Any, None, Any]:
         yield from items
         if error is not None:
             raise unpacked(error)
