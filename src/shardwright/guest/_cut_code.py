@@ -16,18 +16,28 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from shardwright.guest._frames import STUB
 from shardwright.model.cut import CutFunction, Loop
 
 AHEAD = "__shardwright_ahead__"
 _PLACE = "shardwright: what the stub calls"
+_HOME = "shardwright: whether calls leave"
+_ORIGINAL = "shardwright: the function itself"
 
 Dispatch = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 
-def stub_code(original: CodeType, dispatch: Dispatch, part: str) -> CodeType:
+class Home(Protocol):
+    """Where a stub looks whether calls leave at all; if not, it calls ``original`` and counts that in ``stayed``."""
+
+    away: bool
+    stayed: int
+    original: FunctionType
+
+
+def stub_code(original: CodeType, dispatch: Dispatch, part: str, home: Home | None = None) -> CodeType:
     """Code with the signature and the free variables of ``original`` that hands all arguments to ``dispatch``."""
     names = original.co_varnames
     count, only = original.co_argcount, original.co_kwonlyargcount
@@ -45,6 +55,9 @@ def stub_code(original: CodeType, dispatch: Dispatch, part: str) -> CodeType:
     free = original.co_freevars
     inner = f"def stub({', '.join(parameters)}):\n"
     inner += f"  if 0: {', '.join(free)}\n" if free else ""
+    if home is not None:
+        straight = given + "".join(f"{name}={name}, " for name in keywords) + (f"**{more}" if more else "")
+        inner += f"  if not {_HOME!r}.away:\n    {_HOME!r}.stayed += 1\n    return {_ORIGINAL!r}({straight})\n"
     inner += f"  return {_PLACE!r}(({given}), {{{named}}})\n"
     source = inner
     if free:
@@ -54,7 +67,8 @@ def stub_code(original: CodeType, dispatch: Dispatch, part: str) -> CodeType:
         code = compile(source, "<stub>", "exec")
     for _ in range(2 if free else 1):
         code = next(item for item in code.co_consts if isinstance(item, CodeType))
-    constants = tuple(dispatch if item == _PLACE and isinstance(item, str) else item for item in code.co_consts)
+    places = {_PLACE: dispatch, _HOME: home, _ORIGINAL: home.original if home is not None else None}
+    constants = tuple(places.get(item, item) if isinstance(item, str) else item for item in code.co_consts)
     return code.replace(
         co_consts=constants, co_name=original.co_name, co_qualname=original.co_qualname,
         co_filename=f"{STUB}{part}>", co_firstlineno=original.co_firstlineno,

@@ -47,6 +47,7 @@ MANY_FALLBACKS = (
     32  # calls, of which so many could not go: then it is looked whether the function is worth asking about
 )
 _RETRIES = 3
+NOBODY = "nobody to ask yet"
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ class _Ticket:
 class CutCall:
     """One cut function: what its stub calls."""
 
-    __slots__ = ("counts", "cut", "definition", "function", "kwdefaults", "original", "owner", "stub", "swapped")
+    __slots__ = ("away", "counts", "cut", "definition", "function", "original", "owner", "stayed", "stub", "swapped")
 
     def __init__(self, owner: Cuts, cut: Cut, function: CutFunction, swapped: FunctionType) -> None:
         self.owner, self.cut, self.function, self.swapped = owner, cut, function, swapped
@@ -102,7 +103,9 @@ class CutCall:
         )
         self.original.__kwdefaults__ = swapped.__kwdefaults__
         self.original.__qualname__ = swapped.__qualname__
-        self.stub: CodeType = stub_code(swapped.__code__, self, cut.part)
+        self.away = owner.active
+        self.stayed = 0  # calls that the stub let run here at once, for there was nobody to ask
+        self.stub: CodeType = stub_code(swapped.__code__, self, cut.part, self)
         swapped.__code__ = self.stub
 
     def __repr__(self) -> str:
@@ -122,6 +125,15 @@ class CutCall:
         except BaseException as error:
             error.__traceback__ = beyond(error.__traceback__)
             raise
+
+    def note_stayed(self) -> None:
+        """Count the calls that the stub let run here."""
+        stayed, self.stayed = self.stayed, 0
+        if stayed:
+            counts = self.counts
+            counts.calls += stayed
+            counts.local += stayed
+            counts.why_local[NOBODY] = counts.why_local.get(NOBODY, 0) + stayed
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Without what are the function's own defaults: those it has there as well, sentinels among them."""
@@ -176,7 +188,7 @@ class Cuts:
     def __init__(self, plan: ShardPlan, component: ComponentName, caller: Callable[[], Caller]) -> None:
         self.plan = plan
         self.caller = caller
-        self.active = False
+        self._active = False
         self.suspended: Callable[[], bool] = lambda: (
             False
         )  # a test has patched something: its shards would not see that
@@ -196,6 +208,18 @@ class Cuts:
     def __bool__(self) -> bool:
         return bool(self._of)
 
+    @property
+    def active(self) -> bool:
+        """Whether there is somebody to ask."""
+        return self._active
+
+    @active.setter
+    def active(self, active: bool) -> None:
+        self._active = active
+        for call in list(self._by_code.values()):
+            call.away = active
+            call.note_stayed()
+
     def install(self) -> None:
         """From now on modules that are imported get their stubs."""
         functions = [function for cut in self._mine for function in cut.functions]
@@ -213,7 +237,7 @@ class Cuts:
     def begin(self, call: CutCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Ticket, CallContext, Any]:
         """Begin a call, or find the one that was begun for it. Raises _Local when it is to run here."""
         if not self.active or service_of_this_thread():
-            raise _Local("nobody to ask yet")
+            raise _Local(NOBODY)
         if self.suspended():
             raise _Local("a test has patched something")
         try:
