@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from shardwright.model.shard import Site
 from shardwright.sharding._scan import MUTATORS
 from shardwright.sharding.callgraph import Scanned
-from shardwright.sharding.callgraph._code import Class, Function
-from shardwright.sharding.callgraph._values import BoxValue, ClassValue, InstanceValue, ModuleValue, Slot
+from shardwright.sharding.callgraph._code import Function
+from shardwright.sharding.callgraph._values import BoxValue, ClassValue, InstanceValue, ModuleValue
+from shardwright.sharding.cuts._lasting import Changed, changed_through
 from shardwright.sharding.hazards import Effects
 from shardwright.sharding.hazards._facts import Effect, Fact, Reader, _own
 
@@ -324,56 +325,23 @@ class Alone:
 
     def _note_changes(self, effects: Effects) -> None:
         """Which globals, and which attributes of classes, hold what functions change by way of arguments or ``self``."""
-        classes, boxes = self._lasting()
+        changed: list[Changed] = []
         for key, facts in effects.facts.items():
             function = self.functions[key]
             for fact in facts:
-                origins: set[str] = set()
                 if fact.effect is Effect.SELF_STATE and function.owner is not None:
-                    origins |= classes.get(function.owner, set())
+                    changed.append((key, function.owner))
                 slot = function.named.get(fact.name) if fact.effect is Effect.MUTATES_ARGUMENT else None
                 for value in slot.values if slot is not None else ():
                     if isinstance(value, BoxValue):
-                        origins |= boxes.get(value, set())
+                        changed.append((key, value))
                     elif isinstance(value, InstanceValue):
-                        origins |= classes.get(value.class_, set())
-                for origin in origins:
-                    if ":" in origin:
-                        self._perhaps.setdefault(origin, key)
-                    else:
-                        self._stored.setdefault(origin, key)
-
-    def _lasting(self) -> tuple[dict[Class, set[str]], dict[BoxValue, set[str]]]:
-        """Classes whose objects, and containers which, a module or a class holds, directly or inside of others.
-
-        Each with the globals (``module:name``) and the attributes of classes (``name``) that lead there.
-        """
-        classes: dict[Class, set[str]] = {}
-        boxes: dict[BoxValue, set[str]] = {}
-        roots: list[tuple[str, Slot]] = []
-        for module in self.scanned.analysis.modules.values():
-            roots += [(f"{module.source.name}:{name}", slot) for name, slot in module.scope.names.items()]
-        for class_ in self.scanned.analysis.classes():
-            roots += list(class_.body.items())
-        for origin, root in roots:
-            seen: set[Slot] = set()
-            todo = [root]
-            while todo:
-                slot = todo.pop()
-                if slot in seen:
-                    continue
-                seen.add(slot)
-                for value in slot.values:
-                    if isinstance(value, BoxValue):
-                        boxes.setdefault(value, set()).add(origin)
-                        todo += [value.rest, value.keys, *value.items.values()]
-                    elif isinstance(value, InstanceValue):
-                        for class_ in (value.class_, *(value.class_.below if value.cone else ())):
-                            for above in class_.inside:
-                                if origin not in classes.setdefault(above, set()):
-                                    classes[above].add(origin)
-                                    todo += above.attributes.values()
-        return classes, boxes
+                        changed.append((key, value.class_))
+        for origin, key in changed_through(self.scanned.analysis, changed).items():
+            if ":" in origin:
+                self._perhaps.setdefault(origin, key)
+            else:
+                self._stored.setdefault(origin, key)
 
 
 def _of_the_world(dotted: str) -> bool:

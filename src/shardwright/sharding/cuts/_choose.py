@@ -45,11 +45,24 @@ class _Candidate:
     goes_along: bool = False  # other cut functions make all of its calls
 
 
+_judged: list[tuple[Scanned, Effects, tuple[MeasuredEdge, ...], Alone]] = []
+
+
+def _judge(scanned: Scanned, effects: Effects, profile: Profile) -> Alone:
+    """Who answers for all functions; the last one is kept, for plans are made again and again of the same application."""
+    for known in _judged:
+        if known[0] is scanned and known[1] is effects and known[2] == profile.edges:
+            return known[3]
+    alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
+    _judged[:] = [(scanned, effects, profile.edges, alone)]
+    return alone
+
+
 def candidates(
     scanned: Scanned, effects: Effects, profile: Profile, of: Iterable[str], *, relief: bool = False
 ) -> tuple[str, ...]:
     """Hot functions of the modules ``of`` that nothing in the code forbids to cut: worth a close look while they run."""
-    alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
+    alone = _judge(scanned, effects, profile)
     modules = frozenset(of)
     found = []
     for item in _hot(profile, modules, relief=relief):
@@ -92,7 +105,7 @@ def choose(
     twice, came to the same, and used nothing that changes. That is no proof: whoever asks so runs the program's tests.
     """
     kept = frozenset(never)
-    alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
+    alone = _judge(scanned, effects, profile)
     hot = _hot(profile, frozenset(modules), relief=relief)
     loops = loops_of(scanned, {item.function for item in hot})
     callers = _Callers(alone, profile)
