@@ -73,6 +73,7 @@ class Alone:
             self._calls.setdefault(caller, set()).add(callee)
         self._reader = Reader(scanned.analysis.resolver)
         self._own: dict[str, Veto | None] = {}
+        self._vetoes: dict[str, Veto | None] = {}
         self._reach: dict[str, frozenset[str]] = {}
         self._late: dict[str, str] = {}  # globals that functions write, with one of those
         for key, facts in effects.facts.items():
@@ -114,6 +115,11 @@ class Alone:
 
     def veto(self, key: str) -> Veto | None:
         """Why the function cannot run elsewhere; None when nothing is known against it."""
+        if key not in self._vetoes:
+            self._vetoes[key] = self._judged(key)
+        return self._vetoes[key]
+
+    def _judged(self, key: str) -> Veto | None:
         function = self.functions.get(key)
         if function is None or function.node is None:
             return Veto("SW327", Site("", 0), f"{key} was not found in the source", firm=True)

@@ -124,6 +124,9 @@ def choose(
             reason = "its arguments and results were not looked at: profile again"
             notes.append(_note(component, alone.site(item.function), item, profile, reason, "SW337"))
         else:
+            doubt = alone.veto(item.function)
+            if doubt is not None and not doubt.soft:  # it is to run when it is asked for, and then alone
+                made.loops, made.ahead_calls = [], 0
             made.cost_s = constants.call_s(item)
             possible.append(made)
     took = _relieving(possible, callers) if relief else _paying(possible, callers, profile, constants)
