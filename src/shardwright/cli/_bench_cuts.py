@@ -21,7 +21,7 @@ from typing import Any
 
 from shardwright.errors import NodeError
 
-POOLS = (1, 4, 8)
+POOLS = (1, 4)
 _MANIFEST = '[app]\nname = "pressroom-one"\nmain = "pressroom.cli:main"\n[components.press]\ncode = "pressroom"\n'
 _POOL = """
     import sys
