@@ -154,10 +154,9 @@ class _Verification:
             if found.rounds > _ROUNDS or self._full[component] > _FULL_ROUNDS:
                 found.differences.append(f"{component}: still different after {found.rounds} rounds")
                 return found
+            count = sum(len(each.functions) for each in made.cuts)
             which = f"{len(suspects)} tests" if suspects else "everything"
-            click.echo(
-                f"round {found.rounds}: {len(made.cuts[0].functions)} functions of {component} cut, {which}", err=True
-            )
+            click.echo(f"round {found.rounds}: {count} functions of {component} cut, {which}", err=True)
             begun_s = time.monotonic()
             cut = self._once(made, suspects)
             different = self._different(uncut, cut, suspects)
@@ -200,7 +199,7 @@ class _Verification:
         left = [cut for cut in made.cuts if cut.component not in self._verified]
         if not left:
             return None
-        first = replace(made, cuts=(left[0],))
+        first = replace(made, cuts=tuple(cut for cut in left if cut.component == left[0].component))
         parts = {cut.part for cut in first.cuts}
         definitions = tuple(item for item in first.definitions if item.component in parts)
         return replace(first, definitions=definitions, edges=(), routes=())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from shardwright.errors import PlanError
 from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, MeasuredEdge, Profile, of_tests
@@ -19,6 +20,7 @@ from shardwright.sharding.cuts._loops import loops_of
 from shardwright.sharding.cuts._select import Option, Task, select
 from shardwright.sharding.hazards import Effects
 from shardwright.sharding.hazards._table import RULES
+from shardwright.sharding.partition import PartitionTask, partition
 
 _HOT = 0.02  # of the run: what takes less is not looked at
 _WARM = 0.0005  # of the time in the component, where cuts are made for isolation alone
@@ -97,12 +99,17 @@ def choose(
     *,
     never: Iterable[str] = (),
     relief: bool = False,
+    together: Sequence[Sequence[str]] = (),
+    apart: Sequence[Sequence[str]] = (),
 ) -> Chosen:
     """The cuts of a component that owns ``modules``; ``part`` is the name of the shards that they would run in.
 
-    ``never`` names functions that stay. With ``relief`` cuts are made for isolation alone: whatever may be cut and crosses
-    at less than its own work is, whether or not it runs at once; and what analysis alone forbids may be cut if it was run
-    twice, came to the same, and used nothing that changes. That is no proof: whoever asks so runs the program's tests.
+    ``never`` names functions that stay; of each set of ``together`` all are cut to one part, or none; of ``apart`` no two are
+    cut to one part. Raises PlanError where these contradict each other.
+
+    With ``relief`` cuts are made for isolation alone: whatever may be cut and crosses at less than its own work is, whether or
+    not it runs at once; and what analysis alone forbids may be cut if it was run twice, came to the same, and used nothing
+    that changes. That is no proof: whoever asks so runs the program's tests.
     """
     kept = frozenset(never)
     alone = _judge(scanned, effects, profile)
@@ -129,7 +136,12 @@ def choose(
                 made.loops, made.ahead_calls = [], 0
             made.cost_s = constants.call_s(item)
             possible.append(made)
-    took = _relieving(possible, callers) if relief else _paying(possible, callers, profile, constants)
+    possible = _whole(possible, together)
+    took = (
+        _whole(_relieving(possible, callers), together)
+        if relief
+        else _paying(possible, callers, profile, constants, together)
+    )
     for made in possible:
         if made not in took and not made.goes_along:
             reason = (
@@ -141,26 +153,34 @@ def choose(
     notes = notes[:_MOST_NOTES]
     if not took:
         return Chosen((), tuple(notes))
-    cut = _cut(component, part, took, alone, constants)
     predicted = _task(took, callers, profile, constants).predicted_s(range(len(took)))
-    gains = {made.measured.function: made.gain_s for made in took}
-    cut = replace(
-        cut, gain_s=profile.wall_s - predicted, predicted_s=predicted,
-        gains_s=tuple(gains[function.id] for function in cut.functions),
-    )  # fmt: skip
+    whole_s = sum(made.gain_s for made in took) or 1.0
+    cuts = []
+    for number, members in enumerate(_parted(took, callers, together, apart), 1):
+        name = part if number == 1 else ComponentName(f"{part}{number}")
+        cut = _cut(component, name, members, alone, constants)
+        gains = {made.measured.function: made.gain_s for made in members}
+        share = sum(gains.values()) / whole_s
+        cuts.append(
+            replace(
+                cut, gain_s=(profile.wall_s - predicted) * share, predicted_s=predicted,
+                gains_s=tuple(gains[function.id] for function in cut.functions),
+            )
+        )  # fmt: skip
+    homes = {function.id: cut.part for cut in cuts for function in cut.functions}
     for made in sorted(took, key=lambda item: (-item.gain_s, item.measured.function)):
         item = made.measured
         notes.append(
             Diagnostic(
                 "SW330", Severity.NOTE,
-                f"{item.function} runs in shards of {part}: {item.calls} calls, "
+                f"{item.function} runs in shards of {homes[item.function]}: {item.calls} calls, "
                 f"{item.total_s:.3f} s of {profile.wall_s:.3f} s, "
                 f"{item.bytes_per_call:,.0f} bytes a call; crossing costs {made.cost_s:.4f} s, running at once gains "
                 f"{made.gain_s:.3f} s",
                 alone.site(item.function), component, "name it in `never_cut` to keep it",
             )
         )  # fmt: skip
-    return Chosen((cut,), tuple(notes))
+    return Chosen(tuple(cuts), tuple(notes))
 
 
 def _forbidden(item: Measured, alone: Alone, kept: bool, *, relief: bool) -> Veto | None:
@@ -187,10 +207,16 @@ def _relieving(possible: list[_Candidate], callers: _Callers) -> list[_Candidate
 
 
 def _paying(
-    possible: list[_Candidate], callers: _Callers, profile: Profile, constants: CostConstants
+    possible: list[_Candidate],
+    callers: _Callers,
+    profile: Profile,
+    constants: CostConstants,
+    together: Sequence[Sequence[str]],
 ) -> list[_Candidate]:
     """What makes the run shortest, as far as the model tells; each with what the run takes longer without it."""
-    task = _task(possible, callers, profile, constants)
+    names = {made.measured.function: number for number, made in enumerate(possible)}
+    groups = tuple(frozenset(names[name] for name in group if name in names) for group in together)
+    task = replace(_task(possible, callers, profile, constants), together=groups)
     numbers = select(task)
     crossing = task.crossing(numbers)
     whole_s = task.predicted_s(numbers)
@@ -201,6 +227,53 @@ def _paying(
         else:
             made.gain_s = whole_s - task.predicted_s([*numbers, number])
     return [possible[number] for number in crossing]
+
+
+def _whole(possible: list[_Candidate], together: Sequence[Sequence[str]]) -> list[_Candidate]:
+    """Without those that are to go with one that stays."""
+    while True:
+        there = {made.measured.function for made in possible}
+        broken = {name for group in together if not there.issuperset(group) for name in group}
+        left = [made for made in possible if made.measured.function not in broken]
+        if len(left) == len(possible):
+            return left
+        possible = left
+
+
+def _parted(
+    took: list[_Candidate], callers: _Callers, together: Sequence[Sequence[str]], apart: Sequence[Sequence[str]]
+) -> list[list[_Candidate]]:
+    """The parts: one, if nothing must be apart; else as few as keep it so, with few calls between them."""
+    number = {made.measured.function: place for place, made in enumerate(took)}
+    pairs = [
+        (number[a], number[b]) for group in apart for a, b in combinations(group, 2) if a in number and b in number
+    ]
+    if not pairs:
+        return [took]
+    calls = [
+        (number[edge.caller], number[name], edge.calls)
+        for name in number
+        for edge in callers.to(name)
+        if edge.caller in number and edge.caller != name
+    ]
+    weights = tuple((max(1, round(made.measured.total_s * 1e6)),) for made in took)
+    groups = tuple(tuple(number[name] for name in group if name in number) for group in together)
+    for parts in range(2, len(took) + 1):
+        task = PartitionTask(
+            weights, tuple(calls), parts, (sum(weight for (weight,) in weights),), groups, tuple(pairs)
+        )
+        try:
+            found = partition(task)
+        except PlanError as error:
+            if error.code != "SW293" or parts == len(took):
+                raise
+            continue
+        return [
+            members
+            for part in range(parts)
+            if (members := [made for place, made in enumerate(took) if found.parts[place] == part])
+        ]
+    return [took]
 
 
 def _task(possible: Sequence[_Candidate], callers: _Callers, profile: Profile, constants: CostConstants) -> Task:
