@@ -35,7 +35,7 @@ from shardwright.transport.codec._classes import ClassTable
 from shardwright.transport.codec._kin_classes import Given, executed, put
 from shardwright.transport.codec._kin_code import reduced
 from shardwright.transport.codec._kin_errors import packed, unpacked
-from shardwright.transport.codec._kin_named import is_single, named, reached
+from shardwright.transport.codec._kin_named import is_single, named, reached, sentinel
 from shardwright.transport.codec._kin_streams import Drained, drained
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, describe_value
@@ -207,7 +207,7 @@ class KinPickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
         if cls is object:
-            return _sentinel(obj)
+            return sentinel(obj)
         if cls is types.ModuleType:
             return importlib.import_module, (obj.__name__,)
         if (cls is types.FunctionType or isinstance(obj, type)) and obj.__module__ == "__main__":
@@ -227,21 +227,6 @@ def _at(module: str, qualname: str) -> Any:
     for part in qualname.split("."):
         found = getattr(found, part, None)
     return found
-
-
-def _sentinel(thing: object) -> Any:
-    """A plain ``object()`` goes by the name of the module global that holds it."""
-    for name, module in list(sys.modules.items()):
-        if name == "__main__" or not isinstance(module, types.ModuleType):
-            continue
-        for key, value in list(vars(module).items()):
-            if value is thing:
-                return _global, (name, key)
-    raise pickle.PicklingError("an object() that no module holds is the same nowhere else")
-
-
-def _global(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
 
 
 class _KinMemo:

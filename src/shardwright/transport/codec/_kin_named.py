@@ -6,13 +6,15 @@ lead to it; the path is its name on both sides, and each side has its own.
 
 from __future__ import annotations
 
+import importlib
+import pickle
 import sys
 from collections import deque
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["is_single", "named", "reached"]
+__all__ = ["is_single", "named", "reached", "sentinel"]
 
 _MOST = 20_000  # objects that are looked through
 _copiers: dict[type, Callable[..., Any] | None] = {}
@@ -75,3 +77,18 @@ def reached(module: str, path: str) -> Any:
     for part in path.split("."):
         found = getattr(found, part)
     return found
+
+
+def sentinel(thing: object) -> Any:
+    """A plain ``object()`` goes by the name of the module global that holds it."""
+    for name, module in list(sys.modules.items()):
+        if name == "__main__" or not isinstance(module, ModuleType):
+            continue
+        for key, value in list(vars(module).items()):
+            if value is thing:
+                return _global, (name, key)
+    raise pickle.PicklingError("an object() that no module holds is the same nowhere else")
+
+
+def _global(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
