@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from shardwright.model.cut import of_tests
 from shardwright.transport.kin import KinPickler, is_single
 
 _ATOMS = frozenset({str, bytes, int, float, bool, complex, type(None), re.Pattern, types.BuiltinFunctionType, range})
@@ -28,7 +29,7 @@ class Changes:
     """Of ``modules``. ``globals`` and ``attributes`` (of classes, by name) are those that changed, each with an example."""
 
     def __init__(self, modules: Iterable[str]) -> None:
-        self._modules = tuple(modules)
+        self._modules = tuple(module for module in modules if not of_tests(module))
         self._homes = frozenset({"builtins", "collections", "array", *self._modules})
         self._held: dict[_Key, Any] = {}
         self._cost_s: dict[_Key, float] = {}

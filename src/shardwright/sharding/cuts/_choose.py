@@ -24,6 +24,7 @@ from shardwright.sharding.partition import PartitionTask, partition
 
 _HOT = 0.02  # of the run: what takes less is not looked at
 _WARM = 0.0005  # of the time in the component, where cuts are made for isolation alone
+_WORTH_S, _SHORT_S = 0.005, 20e-6  # or of all calls and of each, where the whole is large
 _DEAR_S = 3.0  # what crossing may cost in all where it is asked for
 _MOST_SHARDS = 16
 _MOST_NOTES = 40
@@ -76,12 +77,13 @@ def candidates(
 
 def _hot(profile: Profile, modules: frozenset[str], *, relief: bool = False) -> list[Measured]:
     own_s = sum(item.own_s for item in profile.functions)  # a test suite has more to do than to run the component
-    least = _WARM * own_s if relief else _HOT * profile.wall_s
+    least = min(_WARM * own_s, _WORTH_S) if relief else _HOT * profile.wall_s
     found = [
         item
         for item in profile.functions
         if (module := item.function.partition(":")[0]) in modules
         and item.total_s >= least
+        and (not relief or item.total_s >= _WARM * own_s or item.total_s >= _SHORT_S * item.calls)
         and "<" not in item.function
         and not of_tests(module)
     ]
