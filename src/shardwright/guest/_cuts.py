@@ -43,9 +43,7 @@ from shardwright.model.ids import ComponentName
 from shardwright.model.shard import ShardDefinition, ShardPlan
 from shardwright.transport.kin import executed
 
-MANY_FALLBACKS = (
-    32  # calls, of which so many could not go: then it is looked whether the function is worth asking about
-)
+MANY_FALLBACKS = 32  # calls that could not go: then it is looked whether the function is worth asking about
 _RETRIES = 3
 NOBODY = "nobody to ask yet"
 
@@ -189,9 +187,9 @@ class Cuts:
         self.plan = plan
         self.caller = caller
         self._active = False
-        self.suspended: Callable[[], bool] = lambda: (
-            False
-        )  # a test has patched something: its shards would not see that
+        self.suspended: Callable[[], bool] = (
+            bool  # False, unless a test has patched something, which shards would not see
+        )
         self.counts: dict[str, CutCounts] = {}
         self._mine = [cut for cut in plan.cuts if cut.component == component]
         self._of: dict[str, Cut] = {function.id: cut for cut in self._mine for function in cut.functions}
