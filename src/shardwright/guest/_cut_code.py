@@ -219,7 +219,7 @@ class Cutting:
     """Which modules have cut functions or loops, and what becomes of those. First on ``sys.meta_path``.
 
     ``replace`` gets each cut function when its module is there; ``ahead`` is what loops call. ``executed`` hears of each
-    of the modules ``watched`` when it is there.
+    of the modules ``watched`` when it is there, ``before`` of those that were there before.
     """
 
     def __init__(
@@ -230,7 +230,9 @@ class Cutting:
         ahead: Callable[[Any, int, Callable[[Any], Any]], Any],
         watched: Iterable[str] = (),
         executed: Callable[[ModuleType], None] = lambda module: None,
+        before: Callable[[ModuleType], None] = lambda module: None,
     ) -> None:
+        self._before = before
         self._watched = frozenset(watched)
         self._executed = executed
         self._functions: dict[str, list[CutFunction]] = {}
@@ -249,6 +251,9 @@ class Cutting:
     def loaded(self, module: ModuleType) -> None:
         """The module has been executed."""
         self._executed(module)
+        self._there(module)
+
+    def _there(self, module: ModuleType) -> None:
         for wanted in self._functions.get(module.__name__, ()):
             found = function_at(module, wanted.qualname, wanted.line)
             if found is not None:
@@ -282,7 +287,8 @@ class Cutting:
         return found
 
     def install(self) -> None:
-        for module in [*self._functions, *self._loops]:
-            if module in sys.modules:
-                self.loaded(sys.modules[module])
+        for name in self._watched | self._functions.keys() | self._loops.keys():
+            if name in sys.modules:
+                self._before(sys.modules[name])
+                self._there(sys.modules[name])
         sys.meta_path.insert(0, self)

@@ -222,7 +222,7 @@ class Cuts:
         """From now on modules that are imported get their stubs."""
         functions = [function for cut in self._mine for function in cut.functions]
         modules = [module for cut in self._mine for module in self.plan.definition(cut.part).code.modules]
-        Cutting(functions, self._loops, self._replace, self.ahead, watched=modules, executed=executed).install()
+        Cutting(functions, self._loops, self._replace, self.ahead, modules, executed, was_there).install()
 
     def _replace(self, function: CutFunction, found: FunctionType) -> None:
         if id(found.__code__) in self._by_code:

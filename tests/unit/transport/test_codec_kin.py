@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from shardwright.errors import CallError, CannotCross
-from shardwright.transport.kin import KinCodec, executed
+from shardwright.transport.kin import KinCodec, executed, was_there
 
 SENTINEL = object()
 
@@ -281,3 +281,18 @@ def test_what_is_written_to_a_buffer_is_in_the_callers_own() -> None:
 
     crossed(write, text, raw)
     assert (text.getvalue(), text.tell(), raw.getvalue(), raw.tell()) == ("abc", 3, b"12", 0)
+
+
+def test_what_a_class_was_given_before_anybody_looked_travels_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "longthere.py").write_text("class Table:\n    size = 1\n    def of(self):\n        return self.rows\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("longthere")
+    module.Table.rows = [1]
+    was_there(module)
+    here, other = KinCodec(), KinCodec()
+    payload, *_ = here.encode_request((None, (module.Table(),), None))
+    del module.Table.rows
+    (_, (given,), _), _ = other.decode_request(payload)
+    assert given.of() == [1]

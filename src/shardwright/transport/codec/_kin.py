@@ -32,7 +32,7 @@ from typing import Any
 
 from shardwright.errors import CannotCross, Outcome, ProtocolViolation, ShardwrightError
 from shardwright.transport.codec._classes import ClassTable
-from shardwright.transport.codec._kin_classes import Given, executed, put
+from shardwright.transport.codec._kin_classes import Given, executed, put, was_there
 from shardwright.transport.codec._kin_code import reduced
 from shardwright.transport.codec._kin_errors import packed, unpacked
 from shardwright.transport.codec._kin_named import is_single, named, reached, sentinel
@@ -41,7 +41,7 @@ from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, describe_value
 from shardwright.transport.codec._pickle import Part, PickleCodec, _writable
 
-__all__ = ["Drained", "KinCodec", "KinPickler", "drained", "executed", "is_single"]
+__all__ = ["Drained", "KinCodec", "KinPickler", "drained", "executed", "is_single", "was_there"]
 
 _Kind = tuple[Any, Any, Any]  # take, same, put
 

@@ -9,16 +9,32 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Given", "executed", "put"]
+from shardwright.transport.codec._kin_code import codes_of
+
+__all__ = ["Given", "executed", "put", "was_there"]
 
 _made: dict[type, frozenset[str]] = {}  # which attributes classes had when their module had been executed
 
 
-def executed(module: ModuleType) -> None:
-    """A module is there: what its classes hold now, importing makes anywhere."""
+def executed(module: ModuleType, *, late: bool = False) -> None:
+    """A module is there: what its classes hold now, importing makes anywhere.
+
+    ``late``: it was there before anybody asked; then what the bodies of its classes name is taken for that.
+    """
+    bodies = {code.co_qualname: code.co_names for code in codes_of(module.__name__)} if late else {}
     for value in list(vars(module).values()):
         if isinstance(value, type) and value.__module__ == module.__name__ and value not in _made:
-            _made[value] = frozenset(vars(value))
+            named = bodies.get(value.__qualname__)
+            _made[value] = frozenset(vars(value) if named is None else vars(value).keys() & {*named, *_own(value)})
+
+
+def was_there(module: ModuleType) -> None:
+    """As ``executed``, of a module that has been there for some time."""
+    executed(module, late=True)
+
+
+def _own(cls: type) -> list[str]:
+    return [name for name in vars(cls) if name.startswith("__")]
 
 
 class Given:
