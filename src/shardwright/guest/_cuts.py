@@ -41,7 +41,7 @@ from shardwright.model.cut import Cut, CutFunction, Loop
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import ShardDefinition, ShardPlan
-from shardwright.transport.kin import executed
+from shardwright.transport.kin import executed, was_there
 
 MANY_FALLBACKS = 32  # calls that could not go: then it is looked whether the function is worth asking about
 _RETRIES = 3
