@@ -40,7 +40,8 @@ from shardwright.sharding import plan as plan_manifest
 
 NOT_CUT = 3  # the exit status where the only right plan is not to cut
 DIFFERS = 1
-ENOUGH_REMOTE = 0.9  # of the calls of a cut function; with fewer it is not worth its name
+MOSTLY_REMOTE = 0.8  # of the calls of a cut function; with fewer it is not worth its name
+ENOUGH_REMOTE = 0.9  # of the calls of all cut functions together
 _ROUNDS = 40  # of which few run everything
 _FULL_ROUNDS = 8
 _SLOWER, _MORE_S = 6.0, 120.0  # a cut run may take so many times the uncut one, and so much more
@@ -285,13 +286,21 @@ class _Verification:
     def _hollow(self, cut: Ran) -> dict[str, str]:
         """Cut functions whose calls mostly ran here all the same."""
         found = {}
+        left: dict[str, Any] = {}
         for answer in cut.answers:
             for name, item in answer.get("functions", {}).items():
-                if not item["calls"]:
+                if item["calls"]:
+                    left[name] = item
+                else:
                     found[name] = "it was never called"
-                elif item["remote"] < ENOUGH_REMOTE * item["calls"]:
-                    why = max(item["why_local"], key=item["why_local"].get, default="")
-                    found[name] = f"only {item['remote']} of {item['calls']} calls went there: {why}"[:300]
+        for name, item in sorted(left.items(), key=lambda pair: pair[1]["remote"] / pair[1]["calls"]):
+            calls = sum(each["calls"] for each in left.values())
+            enough = sum(each["remote"] for each in left.values()) >= ENOUGH_REMOTE * calls
+            if enough and item["remote"] >= MOSTLY_REMOTE * item["calls"]:
+                break
+            why = max(item["why_local"], key=item["why_local"].get, default="")
+            found[name] = f"only {item['remote']} of {item['calls']} calls went there: {why}"[:300]
+            del left[name]
         return found
 
     def _count(self, cut: Ran, made: ShardPlan, without: Collection[str]) -> None:

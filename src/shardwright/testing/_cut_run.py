@@ -40,6 +40,7 @@ class Part:
         os.environ.pop("SHARDWRIGHT_ERRAND", None)  # children of the program are not part of this
         if self._told.get("plan"):
             self._cut()
+        _leave_out(self._told)
 
     def _cut(self) -> None:
         plan = msgspec.json.decode(Path(self._told["plan"]).read_bytes(), type=ShardPlan)
@@ -100,6 +101,14 @@ class Part:
         return sum(status.usage.cpu_s for status in statuses if status.usage is not None)
 
 
+def _leave_out(told: dict[str, Any]) -> None:
+    """Not before modules are watched: pytest, which this imports, imports more, among it what may be looked at."""
+    if told.get("only"):
+        from shardwright.testing import _outcomes  # as pytest will find it
+
+        _outcomes.only = frozenset(told["only"])
+
+
 class Profiled:
     """A run that is counted or looked at (``guest/_counting``, ``guest/_looking``), with what became of its tests."""
 
@@ -108,8 +117,12 @@ class Profiled:
             self._work: Counting | Looking = Counting(told["modules"])
         else:
             self._work = Looking(told["functions"], told["modules"])
-        self.start = self._work.start
+        self._told = told
         self.forked = self._work.forked
+
+    def start(self) -> None:
+        self._work.start()
+        _leave_out(self._told)
 
     def end(self) -> dict[str, Any]:
         found = sys.modules.get("shardwright.testing._outcomes")
@@ -126,10 +139,6 @@ def _numbers(counts: CutCounts) -> dict[str, Any]:
 def begin(told: dict[str, Any]) -> Part | Profiled:
     """The errand of this process."""
     part = Profiled(told) if told.get("errand") else Part(told)
-    if told.get("only"):
-        from shardwright.testing import _outcomes  # as pytest will find it
-
-        _outcomes.only = frozenset(told["only"])
     os.environ["PYTEST_PLUGINS"] = ",".join(
         filter(None, (os.environ.get("PYTEST_PLUGINS"), "shardwright.testing._outcomes"))
     )
