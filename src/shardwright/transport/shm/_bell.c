@@ -311,7 +311,7 @@ pass_on(struct sw_bell *bell, bool lent)
         return;
     }
     say_who_sleeps(bell, (uint32_t)next + 1);
-    if (pending(bell)) {
+    if (pending(bell) || (lent && atomic_load(&bell->late))) {
         say_who_sleeps(bell, 0);
         wake_slot(bell, next);
     }
@@ -332,6 +332,7 @@ take_role(struct sw_bell *bell, int32_t slot)
     }
     bell->holder_asleep = false;
     bell->lender = -1;
+    bell->quiet = false;
     nobody_sleeps(bell);
     return true;
 }
@@ -344,6 +345,7 @@ give_up(struct sw_bell *bell, int32_t slot)
     }
     if (bell->lender == slot) {
         bell->lender = -1;
+        bell->quiet = false;
         if (bell->holder >= 0 && bell->holder_asleep) {
             say_who_sleeps(bell, (uint32_t)bell->holder + 1); /* nobody was named if it ticks */
             if (pending(bell)) {
@@ -355,7 +357,35 @@ give_up(struct sw_bell *bell, int32_t slot)
         }
     } else if (bell->holder == slot) {
         bell->lender = -1;
+        bell->quiet = false;
         pass_on(bell, false);
+    }
+}
+
+/* One who was woken waits no longer. What was handed to it is still its own: it is about to do something, and to wait again. */
+static void
+end_wait(struct sw_bell *bell, int32_t slot)
+{
+    if (bell->lender == slot && bell->quiet) {
+        if (bell->waiters[slot].parked) {
+            unpark(bell, slot);
+        }
+        return;
+    }
+    give_up(bell, slot);
+}
+
+static void
+pay_late(struct sw_bell *bell)
+{
+    if (!atomic_exchange(&bell->late, false)) {
+        return;
+    }
+    for (uint32_t n = 0; n < bell->room_for_waiters; n++) {
+        if (bell->waiters[n].used && bell->waiters[n].owed) {
+            bell->waiters[n].owed = false;
+            wake_slot(bell, (int32_t)n);
+        }
     }
 }
 
@@ -378,7 +408,7 @@ sw_bell_begin(struct sw_bell *bell, int32_t slot)
     enum sw_waited outcome = SW_MUST_SLEEP;
     if (waiter->token || bell->closed) {
         waiter->token = waiter->owed = false;
-        give_up(bell, slot);
+        end_wait(bell, slot);
         outcome = SW_WOKEN;
     } else if (take_role(bell, slot)) {
         say_where_we_run(bell);
@@ -454,15 +484,24 @@ sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spi
         int64_t limit = until_ns;
         if (waiter->token || bell->closed) {
             waiter->token = waiter->owed = false;
-            give_up(bell, slot);
+            end_wait(bell, slot);
             pthread_mutex_unlock(&bell->mutex);
             return SW_WOKEN;
         }
         const uint32_t word = atomic_load(&bell->page->slots[slot]);
-        if (bell->holder == slot && look_or_arm(bell, slot)) {
+        if (graced && now >= bell->lent_until) {
+            pay_late(bell);
+        }
+        if (graced && bell->quiet && now < bell->lent_until) {
+            bell->holder_asleep = true;
+            waiter->ticking = true;
+            nobody_sleeps(bell);
+            limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
+        } else if (bell->holder == slot && look_or_arm(bell, slot)) {
             if (!graced || now >= bell->lent_until) {
                 bell->holder_asleep = false;
                 bell->lender = -1;
+                bell->quiet = false;
                 say_where_we_run(bell);
                 pthread_mutex_unlock(&bell->mutex);
                 return SW_READS;
@@ -525,6 +564,29 @@ sw_bell_owe(struct sw_bell *bell, int32_t slot)
 }
 
 void
+sw_bell_owe_soon(struct sw_bell *bell, int32_t slot)
+{
+    atomic_store(&bell->late, true);
+    sw_bell_owe(bell, slot);
+}
+
+void
+sw_bell_hand(struct sw_bell *bell, int32_t slot, int32_t to, int64_t grace_ns)
+{
+    pthread_mutex_lock(&bell->mutex);
+    if (bell->holder == slot && !bell->holder_asleep && to != slot) {
+        bell->lender = to;
+        bell->quiet = true;
+        bell->lent_until = sw_now() + grace_ns;
+        bell->holder_asleep = true; /* or about to be: it may be displaced from now on */
+    }
+    bell->waiters[to].token = true;
+    bell->waiters[to].owed = false;
+    wake_slot(bell, to);
+    pthread_mutex_unlock(&bell->mutex);
+}
+
+void
 sw_bell_pay(struct sw_bell *bell, int32_t slot)
 {
     pthread_mutex_lock(&bell->mutex);
@@ -565,6 +627,7 @@ sw_bell_lend(struct sw_bell *bell, int32_t slot, int64_t grace_ns)
     pthread_mutex_lock(&bell->mutex);
     if (bell->holder == slot && bell->lender != slot) {
         bell->lender = slot;
+        bell->quiet = false;
         bell->lent_until = sw_now() + grace_ns;
         pass_on(bell, true);
     }

@@ -59,6 +59,8 @@ typedef struct Line Line;
 struct call {
     struct call *before, *after;     /* in its line, the oldest first */
     struct call *older, *newer;      /* at its desk */
+    struct call *sooner, *later;     /* of those that have their reply, and whose threads sleep on */
+    bool queued;
     Line *line;
     uint64_t id, chain;
     struct sw_bell *bell;
@@ -101,6 +103,7 @@ struct Desk {
     Py_ssize_t others;    /* that wait so the slow way */
     char off;
     struct call *newest;
+    struct call *first, *last; /* of those whose threads are to be roused, one after the other */
     /* answers */
     Py_ssize_t serving;
     PyObject *sessions; /* a list: of what is being answered */
@@ -387,11 +390,23 @@ enter_call(struct call *call)
     desk->newest = call;
 }
 
+/* Its thread is awake, or about to be roused. */
+static void
+unqueue(Desk *desk, struct call *call)
+{
+    if (call->queued) {
+        call->queued = false;
+        *(call->sooner == NULL ? &desk->first : &call->sooner->later) = call->later;
+        *(call->later == NULL ? &desk->last : &call->later->sooner) = call->sooner;
+    }
+}
+
 static void
 leave_call(struct call *call)
 {
     Line *line = call->line;
     Desk *desk = line->desk;
+    unqueue(desk, call);
     *(call->before == NULL ? &line->oldest : &call->before->after) = call->after;
     *(call->after == NULL ? &line->latest : &call->after->before) = call->before;
     line->in_flight--;
@@ -412,21 +427,45 @@ find_call(const Line *line, uint64_t id)
     return NULL;
 }
 
-/* Enter the outcome of a call, and wake its thread. */
+/* Enter the outcome of a call, and wake its thread; or, for a thread that is about to sleep or to be done itself, note that it is
+ * to be roused (`rouse_next`): a thread that is woken while this one runs would find the interpreter taken, and sleep again. */
 static void
-deliver(struct call *call, PyObject *came)
+deliver(struct call *call, PyObject *came, bool later)
 {
-    if (call->came == NULL) {
-        call->came = Py_NewRef(came);
-        if (call->thread != PyThread_get_thread_ident()) {
-            sw_bell_wake(call->bell, call->slot);
-        }
+    Desk *desk = call->line->desk;
+    if (call->came != NULL) {
+        return;
     }
+    call->came = Py_NewRef(came);
+    if (call->thread == PyThread_get_thread_ident()) {
+        return;
+    }
+    if (!later) {
+        sw_bell_wake(call->bell, call->slot);
+        return;
+    }
+    call->queued = true;
+    call->later = NULL;
+    call->sooner = desk->last;
+    *(desk->last == NULL ? &desk->first : &desk->last->later) = call;
+    desk->last = call;
+}
+
+/* The slot of the next thread to be roused; -1: none. */
+static int32_t
+rouse_next(Desk *desk)
+{
+    struct call *call = desk->first;
+    if (call == NULL) {
+        return -1;
+    }
+    unqueue(desk, call);
+    return call->slot;
 }
 
 /* Whether the message is the reply to a call of this line, which has it now. */
 static bool
-take_reply(const Line *line, PyObject *message)
+take_reply(const Line *line, PyObject *message, bool later)
 {
     if (line->oldest == NULL) {
         return false;
@@ -459,7 +498,7 @@ take_reply(const Line *line, PyObject *message)
     if (call == NULL || call->came != NULL) {
         return false;
     }
-    deliver(call, message);
+    deliver(call, message, later);
     return true;
 }
 
@@ -575,7 +614,7 @@ dispatch(Desk *desk, struct answer *answer, const struct call *until)
                     break;
                 }
                 taken = MINE;
-                if (ring->line != NULL && take_reply(ring->line, message)) {
+                if (ring->line != NULL && take_reply(ring->line, message, until != NULL)) {
                     Py_DECREF(message);
                     continue;
                 }
@@ -648,6 +687,9 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
             PyObject *item = Py_NewRef(PyList_GetItem(call->inbox, 0));
             PyList_SetSlice(call->inbox, 0, 1, NULL);
             sw_bell_leave(bell, call->slot);
+            for (int32_t next; (next = rouse_next(desk)) >= 0;) { /* the user's code may take its time */
+                sw_bell_wake(bell, next);
+            }
             call->busy = true;
             PyObject *done = PyObject_CallFunctionObjArgs(outlet->nested, item, NULL);
             call->busy = false;
@@ -666,7 +708,11 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
             }
         }
         else if (outcome == SW_MUST_SLEEP) {
+            const int32_t next = rouse_next(desk);
             Py_BEGIN_ALLOW_THREADS
+            if (next >= 0) { /* now, when it need not wait for the interpreter as well */
+                sw_bell_hand(bell, call->slot, next, GRACE_NS);
+            }
             outcome = sw_bell_sleep(bell, call->slot, until_ns, true);
             Py_END_ALLOW_THREADS
             if (outcome == SW_INTERRUPTED) {
@@ -692,10 +738,20 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
         outcome = sw_bell_begin(bell, call->slot);
     }
     desk->free -= free;
+    unqueue(desk, call); /* something else woke it before its turn */
     if (desk->doorbell->generation != sw_generation()) {
         return result;
     }
-    if (free || desk->free + desk->others > 0 || is_main) {
+    if (desk->first != NULL) { /* they go on when this thread sleeps; or, if it does not, after the grace */
+        if (is_main || result != CAME) {
+            for (int32_t next; (next = rouse_next(desk)) >= 0;) {
+                sw_bell_wake(bell, next);
+            }
+        } else {
+            sw_bell_owe_soon(bell, desk->first->slot);
+        }
+    }
+    if (is_main || result != CAME || desk->others > 0) {
         sw_bell_leave(bell, call->slot);
     } else {
         sw_bell_lend(bell, call->slot, GRACE_NS);
@@ -1751,7 +1807,7 @@ line_next_id(Line *self, PyObject *Py_UNUSED(nothing))
 static PyObject *
 line_reply(Line *self, PyObject *frame)
 {
-    return PyBool_FromLong(take_reply(self, frame));
+    return PyBool_FromLong(take_reply(self, frame, false));
 }
 
 /* end(reason): no call begins or is answered any more; those in flight hear why. */
@@ -1760,7 +1816,7 @@ line_end(Line *self, PyObject *reason)
 {
     self->open = self->heard = 0;
     for (struct call *call = self->oldest; call != NULL; call = call->after) {
-        deliver(call, reason);
+        deliver(call, reason, false);
     }
     return Py_NewRef(Py_None);
 }
