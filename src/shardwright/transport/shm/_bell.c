@@ -338,8 +338,25 @@ take_role(struct sw_bell *bell, int32_t slot)
 }
 
 static void
+pay_late(struct sw_bell *bell)
+{
+    if (!atomic_exchange(&bell->late, false)) {
+        return;
+    }
+    for (uint32_t n = 0; n < bell->room_for_waiters; n++) {
+        if (bell->waiters[n].used && bell->waiters[n].owed) {
+            bell->waiters[n].owed = false;
+            wake_slot(bell, (int32_t)n);
+        }
+    }
+}
+
+static void
 give_up(struct sw_bell *bell, int32_t slot)
 {
+    if (atomic_load_explicit(&bell->late, memory_order_relaxed)) {
+        pay_late(bell); /* they were to go on when this one sleeps, and it does something else */
+    }
     if (bell->waiters[slot].parked) {
         unpark(bell, slot);
     }
@@ -373,20 +390,6 @@ end_wait(struct sw_bell *bell, int32_t slot)
         return;
     }
     give_up(bell, slot);
-}
-
-static void
-pay_late(struct sw_bell *bell)
-{
-    if (!atomic_exchange(&bell->late, false)) {
-        return;
-    }
-    for (uint32_t n = 0; n < bell->room_for_waiters; n++) {
-        if (bell->waiters[n].used && bell->waiters[n].owed) {
-            bell->waiters[n].owed = false;
-            wake_slot(bell, (int32_t)n);
-        }
-    }
 }
 
 static void
@@ -582,8 +585,14 @@ sw_bell_hand(struct sw_bell *bell, int32_t slot, int32_t to, int64_t grace_ns)
     }
     bell->waiters[to].token = true;
     bell->waiters[to].owed = false;
-    wake_slot(bell, to);
+    const bool asleep = bell->waiters[to].asleep;
+    if (asleep) {
+        atomic_fetch_add(&bell->page->slots[to], 1);
+    }
     pthread_mutex_unlock(&bell->mutex);
+    if (asleep) { /* without the mutex, which is the first thing that it wants */
+        sw_futex_wake(&bell->page->slots[to], 1);
+    }
 }
 
 void
