@@ -49,7 +49,7 @@ sw_bell_open(struct sw_bell *bell, int64_t spin_ns)
 {
     memset(bell, 0, sizeof *bell);
     bell->loop_fd = bell->own_fd = -1;
-    bell->holder = bell->lender = bell->top = -1;
+    bell->holder = bell->lender = bell->top = bell->ticker = -1;
     bell->spin_ns = spin_ns;
     bell->page_fd = sw_memfd("shardwright-bell", SW_BELL_BYTES);
     if (bell->page_fd < 0) {
@@ -379,10 +379,24 @@ give_up(struct sw_bell *bell, int32_t slot)
     }
 }
 
+/* One timer is enough for a role that goes from hand to hand; another has to have it when this one does something else. */
+static void
+stop_ticking(struct sw_bell *bell, int32_t slot)
+{
+    if (bell->ticker != slot) {
+        return;
+    }
+    bell->ticker = -1;
+    if (bell->quiet && bell->holder >= 0 && bell->holder != slot && bell->holder_asleep) {
+        wake_slot(bell, bell->holder); /* it will sleep again, and tick */
+    }
+}
+
 /* One who was woken waits no longer. What was handed to it is still its own: it is about to do something, and to wait again. */
 static void
 end_wait(struct sw_bell *bell, int32_t slot)
 {
+    stop_ticking(bell, slot);
     if (bell->lender == slot && bell->quiet) {
         if (bell->waiters[slot].parked) {
             unpark(bell, slot);
@@ -483,7 +497,7 @@ sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spi
         struct sw_waiter *waiter = &bell->waiters[slot]; /* the table may move while we sleep */
         waiter->asleep = waiter->ticking = false;
         const bool graced = bell->lender >= 0 && bell->holder == slot;
-        const int64_t now = graced || (slept && until_ns != SW_NEVER) ? sw_now() : 0;
+        const int64_t now = graced || bell->ticker == slot || (slept && until_ns != SW_NEVER) ? sw_now() : 0;
         int64_t limit = until_ns;
         if (waiter->token || bell->closed) {
             waiter->token = waiter->owed = false;
@@ -495,16 +509,29 @@ sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spi
         if (graced && now >= bell->lent_until) {
             pay_late(bell);
         }
+        if (bell->ticker == slot && !graced) {
+            if (!bell->quiet) {
+                bell->ticker = -1;
+            } else if (now < bell->lent_until) {
+                limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
+            } else {
+                stop_ticking(bell, slot);
+            }
+        }
         if (graced && bell->quiet && now < bell->lent_until) {
             bell->holder_asleep = true;
-            waiter->ticking = true;
             nobody_sleeps(bell);
-            limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
+            if (bell->ticker < 0 || bell->ticker == slot) {
+                bell->ticker = slot;
+                waiter->ticking = true;
+                limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
+            }
         } else if (bell->holder == slot && look_or_arm(bell, slot)) {
             if (!graced || now >= bell->lent_until) {
                 bell->holder_asleep = false;
                 bell->lender = -1;
                 bell->quiet = false;
+                stop_ticking(bell, slot);
                 say_where_we_run(bell);
                 pthread_mutex_unlock(&bell->mutex);
                 return SW_READS;
@@ -514,6 +541,7 @@ sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spi
             limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
         }
         if (now >= until_ns) {
+            stop_ticking(bell, slot);
             give_up(bell, slot);
             pthread_mutex_unlock(&bell->mutex);
             return SW_TIMED_OUT;
@@ -532,6 +560,7 @@ sw_bell_abandon(struct sw_bell *bell, int32_t slot)
 {
     pthread_mutex_lock(&bell->mutex);
     bell->waiters[slot].asleep = bell->waiters[slot].ticking = false;
+    stop_ticking(bell, slot);
     give_up(bell, slot);
     pthread_mutex_unlock(&bell->mutex);
 }
@@ -540,6 +569,7 @@ void
 sw_bell_give_slot(struct sw_bell *bell, int32_t slot)
 {
     pthread_mutex_lock(&bell->mutex);
+    stop_ticking(bell, slot);
     give_up(bell, slot);
     bell->waiters[slot].used = false;
     pthread_mutex_unlock(&bell->mutex);

@@ -78,6 +78,7 @@ struct sw_bell {
     bool holder_asleep;
     int32_t lender;     /* who lent the role and may reclaim it; -1: nobody */
     int64_t lent_until; /* the holder reads no earlier */
+    int32_t ticker;     /* who sleeps until about then, to see to it, for all who were handed the role meanwhile; -1: nobody */
     bool quiet;         /* the role was handed to the lender by one who sleeps: no message wakes that one before then */
     _Atomic bool late;  /* among those who are owed are some who wait for one who reads: a grace's end rouses them */
     int32_t top;        /* of the parked */
