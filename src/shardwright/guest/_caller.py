@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shardwright.guest._mailbox import Mailbox
-    from shardwright.transport.shm._ring import Desk, Outlet
+    from shardwright.transport.shm import Desk, Outlet
 
 Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any] | None]
 """What a CALL carries: object id (None for a function), positional and keyword arguments (None for none)."""

@@ -21,9 +21,6 @@ from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber
 from shardwright.transport import shm
 
-if shm.available():
-    from shardwright.transport.shm import _ring
-
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
     from shardwright.guest._ring_waiting import RingWaiting
@@ -65,7 +62,7 @@ class PythonPatience:
 if TYPE_CHECKING:
     Patience: TypeAlias = PythonPatience
 else:
-    Patience = _ring.Patience if shm.available() else PythonPatience
+    Patience = shm.Patience if shm.available() else PythonPatience
 
 
 class Waiting:
@@ -192,7 +189,7 @@ class Chains:
         self._mutex = threading.Lock()
         self._waiting: dict[int, list[AnyWaiting]] = {}
         self._stuck: dict[int, int] = {}
-        self.desk: _ring.Desk | None = None  # where other threads wait, the quick way
+        self.desk: shm.Desk | None = None  # where other threads wait, the quick way
 
     def enter(self, waiting: AnyWaiting) -> None:
         with self._mutex:

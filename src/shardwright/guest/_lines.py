@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shardwright.guest._responder import Responder
     from shardwright.guest._ring_hub import RingHub
     from shardwright.guest._runtime import Runtime
-    from shardwright.transport.shm._ring import Desk, Line
+    from shardwright.transport.shm import Desk, Line
 
 
 def desk_for(runtime: Runtime, hub: Hub | RingHub) -> Desk | None:
@@ -36,7 +36,7 @@ def desk_for(runtime: Runtime, hub: Hub | RingHub) -> Desk | None:
     if not shm.available() or runtime.private or getattr(hub, "transport", None) is None:
         return None
     from shardwright.guest._ring_hub import RingHub
-    from shardwright.transport.shm._ring import Desk
+    from shardwright.transport.shm import Desk
 
     assert isinstance(hub, RingHub)
     desk = Desk(hub.bell, threading.main_thread().ident or 0, runtime.mailbox)
@@ -59,8 +59,7 @@ def line_of(link: Link) -> Line | None:
     desk = getattr(link.hub, "desk", None)
     if desk is None:
         return None
-    from shardwright.transport.shm import RingChannel
-    from shardwright.transport.shm._ring import Line
+    from shardwright.transport.shm import Line, RingChannel
 
     channel = link.channel
     if not isinstance(channel, RingChannel) or channel.doorbell is not link.hub.bell:  # type: ignore[union-attr]

@@ -41,7 +41,7 @@ if TYPE_CHECKING or not shm.available():
         """The fields of a mailbox that the quick way of calls looks at (``transport/shm/_calls.c``)."""
 
 else:
-    from shardwright.transport.shm._ring import Baton
+    from shardwright.transport.shm import Baton
 
 Work = Callable[[], None]  # must not raise
 MAX_WORKERS = 256

@@ -1,7 +1,7 @@
 """The quick way of a proxy's calls (``transport/shm/_calls.c``), and how they come back to the slow one.
 
-``Outlet.call`` makes a call whole, or calls one of the functions here: ``slow`` before anything was done, the others from where it
-got to. Each ends the call as the slow way does.
+``Outlet.call`` makes a call whole, or calls one of the functions here: ``slow`` before anything was done, the others from
+where it got to. Each ends the call as the slow way does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
 from shardwright.transport import shm, unpack
 
 if TYPE_CHECKING:
-    from shardwright.transport.shm._ring import Outlet
+    from shardwright.transport.shm import Outlet
 
 Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
@@ -37,7 +37,7 @@ class Ways:
     """From the quick way to the slow one, for the calls of one proxy."""
 
     def __init__(self, caller: Caller, definition: ShardDefinition, entry: EntryPoint) -> None:
-        from shardwright.transport.shm._ring import Outlet
+        from shardwright.transport.shm import Outlet
 
         self.caller = caller
         self.definition = definition

@@ -33,7 +33,7 @@ from shardwright.model.shard import EntryPoint, ShardDefinition
 from shardwright.transport import unpack
 
 if TYPE_CHECKING:
-    from shardwright.transport.shm._ring import Desk
+    from shardwright.transport.shm import Desk
 
 Resolve = Callable[[str, str], Any]
 """(module, qualified name) -> the object, in the owner's own modules."""

@@ -54,8 +54,7 @@ from shardwright.guest._reading import Reader, Worker
 from shardwright.guest._ring_waiting import RingWaiting
 from shardwright.guest._service import reads, serves
 from shardwright.model.ids import SessionNumber
-from shardwright.transport.shm import READS, Doorbell, RingChannel, RingTransport
-from shardwright.transport.shm._ring import Desk
+from shardwright.transport.shm import READS, Desk, Doorbell, RingChannel, RingTransport
 
 GRACE_NS = 500_000  # a worker that runs a call may leave what comes unread for so long
 BESIDE_MAIN_S = 0.05

@@ -214,9 +214,7 @@ class Router(Generic[L]):
             links = binding.links
             return links[0] if len(links) == 1 else min(links, key=lambda link: link.in_flight)
 
-    def lead(
-        self, led: Led, definition: ShardDefinition, route: Route, session: SessionNumber, link: Any
-    ) -> None:
+    def lead(self, led: Led, definition: ShardDefinition, route: Route, session: SessionNumber, link: Any) -> None:
         """Tell the way of that session's calls, if it is the only one; until ``led`` is told to forget it, that is what
         ``known`` would answer."""
         if definition.scope.kind is ScopeKind.REQUEST or route.shard is not None or route.key is not None:

@@ -331,8 +331,8 @@ class Runtime:
         """What happened here so far."""
         responder, caller = self.responder, self.caller
         return Counts(
-            request, responder.all_calls_in, caller.all_calls_out, dict(responder.refused), dict(caller.failed), responder.running,
-            self.mailbox.depth, time.process_time(),
+            request, responder.all_calls_in, caller.all_calls_out, dict(responder.refused), dict(caller.failed),
+            responder.running, self.mailbox.depth, time.process_time(),
         )  # fmt: skip
 
     # -- the end of objects ------------------------------------------------------------------------------------

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from shardwright.transport.shm._channel import RingChannel
     from shardwright.transport.shm._transport import RingTransport
 
+    Baton = _ring.Baton
+    Desk = _ring.Desk
     Doorbell = _ring.Doorbell
+    Line = _ring.Line
+    Outlet = _ring.Outlet
+    Patience = _ring.Patience
     Waiter = _ring.Waiter
     BUSY = _ring.BUSY
     FULL = _ring.FULL
@@ -45,7 +50,12 @@ __all__ = [
     "TIMED_OUT",
     "TOO_LARGE",
     "WOKEN",
+    "Baton",
+    "Desk",
     "Doorbell",
+    "Line",
+    "Outlet",
+    "Patience",
     "RingChannel",
     "RingTransport",
     "Waiter",
