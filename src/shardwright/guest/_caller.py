@@ -170,7 +170,7 @@ class Caller:
                 self.router.request_done(definition, route, link)
             result = self.outcome(route, link, outcome, memo, what, context)
             if outlet is not None and link.line is not None:
-                self.router.lead(outlet, definition, route, context.session, link)
+                self.router.lead(outlet, definition, route, context.session, link, link.line)
             return result
 
     def outcome(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from types import CoroutineType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._origin import origin
@@ -68,7 +68,7 @@ def line_of(link: Link) -> Line | None:
     codec = link.codec.plain if isinstance(link.codec, PickleCodec) else link.codec
     if type(codec) is not TaggedCodec:
         return None
-    line = Line(desk, channel.ring, link, link.patience, int(PayloadCodec.TAGGED), plain)
+    line = Line(desk, channel.ring, link, cast(Any, link.patience), int(PayloadCodec.TAGGED), plain)
     writes, reads = codec.forms
     line.write_request, line.write_reply = writes.write_request, writes.write_reply
     line.read_request, line.read_reply = reads.read_request, reads.read_reply

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
     from shardwright.guest._ring_hub import RingHub
 
-if TYPE_CHECKING or not shm.available():
+if TYPE_CHECKING or shm.available():
+    from shardwright.transport.shm import Baton
+else:
 
     class Baton:
         """The fields of a mailbox that the quick way of calls looks at (``transport/shm/_calls.c``)."""
 
-else:
-    from shardwright.transport.shm import Baton
 
 Work = Callable[[], None]  # must not raise
 MAX_WORKERS = 256

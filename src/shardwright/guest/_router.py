@@ -214,7 +214,9 @@ class Router(Generic[L]):
             links = binding.links
             return links[0] if len(links) == 1 else min(links, key=lambda link: link.in_flight)
 
-    def lead(self, led: Led, definition: ShardDefinition, route: Route, session: SessionNumber, link: Any) -> None:
+    def lead(
+        self, led: Led, definition: ShardDefinition, route: Route, session: SessionNumber, link: L, line: Any
+    ) -> None:
         """Tell the way of that session's calls, if it is the only one; until ``led`` is told to forget it, that is what
         ``known`` would answer."""
         if definition.scope.kind is ScopeKind.REQUEST or route.shard is not None or route.key is not None:
@@ -231,7 +233,7 @@ class Router(Generic[L]):
                 if len(self._led) >= MANY_BINDINGS and id(led) not in self._led:
                     self._mislead()
                 self._led[id(led)] = led
-                led.leads(session, link.line)
+                led.leads(session, line)
 
     def _mislead(self) -> None:
         """Something changes: whoever knows a way is to ask again. Under the mutex, with what has changed."""

