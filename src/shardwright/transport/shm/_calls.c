@@ -49,6 +49,8 @@
 
 enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED = 64, MOST_TAKEN = 64, MOST_ENTRIES = 4096, MOST_SESSIONS = 4096 };
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
+#define SOON_NS 50000   /* and, while others want it, only where replies come within this */
+#define TRY_AGAIN 32
 #define GRACE_NS 500000 /* a worker that answers may leave what comes unread for so long */
 #define SMALL 4096      /* of a request that is answered at once, in bytes */
 
@@ -128,6 +130,8 @@ struct Line {
     uint64_t ids;
     Py_ssize_t in_flight;
     struct call *oldest, *latest;
+    int64_t reply_ns; /* how long replies took of late, to callers that kept the baton (a moving average) */
+    uint32_t refused;
     char open;   /* calls may begin */
     char heard;  /* calls may be answered */
     char plain;  /* only plain values: the codec proper is another */
@@ -1023,6 +1027,17 @@ push(Line *line, unsigned char *header, PyObject *payload)
     return sent;
 }
 
+/* Whether a caller that has the baton keeps it while it waits. If others want it, only where replies use to come before
+ * two threads could have changed places; to find that out again, now and then all the same. */
+static bool
+may_keep(const Desk *desk, Line *line)
+{
+    if (!any(desk->baton->queue) && !any(desk->baton->resumers)) {
+        return true;
+    }
+    return line->reply_ns < SOON_NS || ++line->refused % TRY_AGAIN == 0;
+}
+
 static PyObject *
 outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
 {
@@ -1048,12 +1063,7 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
     seat = seat_of(desk);
     const bool keeps = has_baton(desk->baton, thread);
     if (seat == NULL || (line->plain && !is_plain_call(positional, keywords))
-        || (keeps
-            && (
-#ifndef KEEP_WHEN_WANTED
-                any(desk->baton->queue) || any(desk->baton->resumers) ||
-#endif
-                ((Patience *)line->patience)->left))) {
+        || (keeps && (((Patience *)line->patience)->left != 0 || !may_keep(desk, line)))) {
         goto slow;
     }
     /* the arguments */
@@ -1113,6 +1123,7 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
     }
     const enum waited_for ended = wait_for(self, &call, outcome, until_ns, keeps);
     if (ended == TOO_LONG || ended == LEFT_TO_OTHERS) {
+        line->reply_ns += keeps ? (KEEP_NS - line->reply_ns) / 8 : 0;
         PyObject *id = PyLong_FromUnsignedLongLong(call.id);
         if (id != NULL && context_object(desk, &context) != NULL) { /* takes the call out of the line */
             result = PyObject_CallFunctionObjArgs(self->go_on, line->link, context.object, id, memo,
@@ -1139,6 +1150,7 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
             if (keeps) {
                 Patience *patience = (Patience *)line->patience;
                 patience->penalty = patience->penalty > 1 ? patience->penalty / 2 : 1;
+                line->reply_ns += (sw_now() - now - line->reply_ns) / 8;
             }
             result = read_result(line, call.came, memo);
             if (result == NULL && !PyErr_Occurred() && context_object(desk, &context) != NULL) {
