@@ -1,7 +1,8 @@
 """A caller and a callee of the quick way of calls, in one process and without all that a shard has around them.
 
-As a script it makes calls, for an instruction counter (``quick_pair.py CALLS``) or against a peer that writes anything
-(``quick_pair.py hostile SECONDS SEED``, in a build with sanitizers).
+As a script it makes calls, for an instruction counter (``quick_pair.py CALLS``), from many threads (``quick_pair.py many
+THREADS CALLS SEED``, in a build in which a lost wake-up is for ever), or beside peers that write anything (``quick_pair.py
+hostile SECONDS SEED``, in a build with sanitizers).
 """
 
 from __future__ import annotations
@@ -281,9 +282,37 @@ def attack(seconds: float, seed: int) -> dict[str, int]:
     return counts
 
 
+def many(threads: int, calls: int, seed: int) -> int:
+    """So many threads, each with so many calls, now and then a while apart; how many were answered, all of them rightly."""
+    pair = Pair()
+    answered = [0] * threads
+
+    def one(number: int) -> None:
+        chance = random.Random(seed + number)
+        for turn in range(calls):
+            assert pair.call(0, (number, turn)) == (number, turn)
+            answered[number] += 1
+            what = chance.random()
+            if what < 0.02:
+                time.sleep(chance.random() / 500)
+            elif what < 0.04:
+                sum(range(chance.randrange(20_000)))
+
+    began = [threading.Thread(target=one, args=(number,)) for number in range(threads)]
+    for thread in began:
+        thread.start()
+    for thread in began:
+        thread.join()
+    pair.close()
+    return sum(answered)
+
+
 def main() -> None:
     if sys.argv[1] == "hostile":
         print(attack(float(sys.argv[2]), int(sys.argv[3])))
+        return
+    if sys.argv[1] == "many":
+        print(many(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
         return
     pair = Pair()
     for number in itertools.repeat(7, int(sys.argv[1])):
