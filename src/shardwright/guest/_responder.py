@@ -100,7 +100,9 @@ class Responder:
     def sessions(self) -> set[SessionNumber]:
         """The sessions whose calls run or wait here."""
         slow = {call.envelope.session for call in list(self._running.values())}
-        return slow if self.desk is None else slow.union(self.desk.sessions)
+        if self.desk is None:
+            return slow
+        return slow.union(SessionNumber(session) for _, _, session, _, _ in self.desk.answering())
 
     def calls(self) -> list[IncomingCall]:
         """The calls that run or wait here."""

@@ -108,7 +108,7 @@ struct Desk {
     struct call *first, *last; /* of those whose threads are to be roused, one after the other */
     /* answers */
     Py_ssize_t serving;
-    PyObject *sessions; /* a list: of what is being answered */
+    struct answer *answers; /* what is being answered, the latest first */
     unsigned long long calls_in, calls_out;
     long long idle_since_ns;
     uint32_t cursor; /* which channel was read last */
@@ -155,6 +155,7 @@ typedef struct {
 
 /* What an answer is made of, on the stack of its thread. */
 struct answer {
+    struct answer *older; /* at its desk: the one that began before it */
     Line *line;
     PyObject *message;
     const unsigned char *bytes;
@@ -1410,12 +1411,10 @@ give_baton(Baton *baton, PyObject *worker)
 static void
 answer_call(Desk *desk, Server *server, PyObject *bound, struct answer *now)
 {
-    PyObject *session = PyLong_FromUnsignedLongLong(now->session);
     now->life = PyObject_CallNoArgs(desk->life_class);
     desk->serving++;
-    if (session == NULL || PyList_Append(desk->sessions, session) < 0) {
-        PyErr_Clear();
-    }
+    now->older = desk->answers;
+    desk->answers = now;
     PyObject *context = now->life == NULL ? NULL : PyObject_CallNoArgs(desk->context_type);
     PyObject *done = NULL;
     if (context != NULL) {
@@ -1433,17 +1432,15 @@ answer_call(Desk *desk, Server *server, PyObject *bound, struct answer *now)
     }
     Py_XDECREF(done);
     Py_XDECREF(context); /* what the call held is let go with it */
-    Py_CLEAR(now->life);
-    desk->serving--;
-    desk->idle_since_ns = sw_now();
-    for (Py_ssize_t n = PyList_Size(desk->sessions); session != NULL && n-- > 0;) {
-        PyObject *each = PyList_GetItem(desk->sessions, n);
-        if (each == session) {
-            PyList_SetSlice(desk->sessions, n, n + 1, NULL);
+    for (struct answer **each = &desk->answers; *each != NULL; each = &(*each)->older) {
+        if (*each == now) {
+            *each = now->older;
             break;
         }
     }
-    Py_XDECREF(session);
+    Py_CLEAR(now->life);
+    desk->serving--;
+    desk->idle_since_ns = sw_now();
     if (any(desk->dropped)) {
         PyObject *told = PyObject_CallNoArgs(desk->after_call);
         if (told == NULL) {
@@ -1614,7 +1611,32 @@ desk_waiting(Desk *self, PyObject *Py_UNUSED(nothing))
     return list;
 }
 
+/* answering() -> list of (link, call id, session, life, chain) of what is being answered. */
+static PyObject *
+desk_answering(Desk *self, PyObject *Py_UNUSED(nothing))
+{
+    PyObject *list = PyList_New(0);
+    for (Py_ssize_t n = 0; list != NULL; n++) { /* from the beginning each time: what allocates may run anything */
+        struct answer *now = self->answers;
+        for (Py_ssize_t skip = n; now != NULL && skip > 0; skip--) {
+            now = now->older;
+        }
+        if (now == NULL) {
+            break;
+        }
+        PyObject *link = Py_NewRef(now->line->link), *life = Py_NewRef(now->life == NULL ? Py_None : now->life);
+        const unsigned long long id = now->call_id, session = now->session, chain = now->chain;
+        PyObject *told = Py_BuildValue("(NKKNK)", link, id, session, life, chain);
+        if (told == NULL || PyList_Append(list, told) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(told);
+    }
+    return list;
+}
+
 static PyMethodDef desk_methods[] = {
+    {"answering", (PyCFunction)desk_answering, METH_NOARGS, NULL},
     {"work", (PyCFunction)(void (*)(void))desk_work, METH_FASTCALL, NULL},
     {"offer", (PyCFunction)(void (*)(void))desk_offer, METH_FASTCALL, NULL},
     {"waiting", (PyCFunction)desk_waiting, METH_NOARGS, NULL},
@@ -1623,7 +1645,7 @@ static PyMethodDef desk_methods[] = {
 
 #define DESK_OBJECTS(X)                                                                                                \
     X(arrived) X(ear) X(rest) X(service) X(context_get) X(context_set) X(context_type) X(context_class) X(life_class)  \
-    X(coroutine_class) X(nowhere) X(outside) X(names) X(dropped) X(unended) X(end_lines) X(after_call) X(answer) X(sessions)
+    X(coroutine_class) X(nowhere) X(outside) X(names) X(dropped) X(unended) X(end_lines) X(after_call) X(answer)
 
 static PyMemberDef desk_members[] = {
 #define X(name) {#name, T_OBJECT, offsetof(Desk, name), 0, NULL},
@@ -1661,10 +1683,6 @@ desk_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->doorbell = (Doorbell *)Py_NewRef(doorbell);
     self->baton = baton == Py_None ? NULL : (Baton *)Py_NewRef(baton);
     self->main = main;
-    self->sessions = PyList_New(0);
-    if (self->sessions == NULL) {
-        Py_CLEAR(self);
-    }
     return (PyObject *)self;
 }
 

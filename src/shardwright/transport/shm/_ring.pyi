@@ -234,10 +234,6 @@ class Desk:
         """Calls that are being answered this way."""
 
     @property
-    def sessions(self) -> list[Any]:
-        """Whose they are."""
-
-    @property
     def calls_in(self) -> int: ...
     @property
     def calls_out(self) -> int: ...
@@ -246,6 +242,9 @@ class Desk:
     def work(self, worker: Any, ear: Waiter, owed: Waiter | None, /) -> bool:
         """Read and answer on an idle worker's thread. False: it was given work, or is to end. True: it has the baton, and
         others want it."""
+
+    def answering(self) -> list[tuple[Any, int, int, Any, int]]:
+        """Link, call id, session, life and chain of what is being answered this way."""
 
     def offer(self, chain: int, call: object, /) -> bool:
         """Give a call to the latest thread that waits on its chain this way; False: there is none, or it has enough to do."""
