@@ -128,6 +128,13 @@ def thread_of_call():
 def recurse(n):
     return recurse(n + 1)
 
+def forks(status):
+    import os
+    child = os.fork()
+    if not child:
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
 def quick():
     import gc
     return sum(desk.calls_in for desk in gc.get_objects() if type(desk).__name__ == "Desk")
@@ -182,6 +189,7 @@ def tills():
     return [till.take(3), far.echo(till)[0] is till, till.take(3)]
 
 BATTERY = {
+    "a fork": lambda: far.forks(7),
     "nothing": lambda: far.echo(),
     "values": lambda: far.echo(1, 2.5, b"b", "text", key=("a", None), other={1: [2]}),
     "large int": lambda: far.echo(1 << 200),
