@@ -104,6 +104,11 @@ def deep(levels):
     import near
     return near.deeper(levels)
 
+def ask_back(s):
+    import near
+    time.sleep(s)
+    return near.my_thread()
+
 def swapped():
     return "before"
 
@@ -146,6 +151,13 @@ import kin
 
 def deeper(levels):
     return 0 if levels == 0 else 1 + far.deep(levels - 1)
+
+def my_thread():
+    return threading.get_ident()
+
+def same_thread():
+    """What comes back runs on the thread that waits for it, however long that has waited, whoever was called before."""
+    return [far.ask_back(s) == threading.get_ident() for s in (0, 0.005, 0, 0.005, 0)]
 
 def told(call):
     """What comes of a call, as text."""
@@ -213,6 +225,7 @@ BATTERY = {
     "kept": lambda: far.keep([1]) > 0,
     "handles": tills,
     "back and forth": lambda: far.deep(5),
+    "on the thread that waits": same_thread,
     "a function that is replaced": swapping,
     "threads": from_threads,
     "longer than patience": lambda: far.slow(0.003),
@@ -267,7 +280,7 @@ def application(folder: Path, transport: str) -> Path:
         MANIFEST.format(transport=transport),
         near=NEAR,
         far=FAR,
-        kin=FAR.replace("near.deeper", "str"),
+        kin=FAR.replace("import near", "near = None"),
     )
 
 
@@ -287,6 +300,7 @@ def test_the_quick_way_and_the_slow_way_come_to_the_same(
         for outcome in rounds:
             assert outcome == reference
     assert "Refused('no', 7)" in reference["an exception"]
+    assert reference["on the thread that waits"] == "[True, True, True, True, True]"
     assert reference["changed arguments"] == "([1, 1], {'last': 1}, True)"
     record_exercised("outcomes of calls compared between the quick way and the slow one", 2 * ROUNDS * len(reference))
 

@@ -65,6 +65,7 @@ class Side:
         desk.context_type, desk.context_class, desk.life_class = contextvars.Context, CallContext, Life
         desk.coroutine_class, desk.nowhere, desk.outside = CoroutineType, NOWHERE, lambda: NOWHERE
         desk.names, desk.dropped, desk.unended = {}, deque(), []
+        desk.waiting_slowly, desk.stuck = {}, {}
         desk.end_lines = desk.after_call = lambda: None
         desk.answer = lambda *told: self.answered_slowly.append(told)
 

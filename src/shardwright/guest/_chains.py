@@ -191,6 +191,11 @@ class Chains:
         self._stuck: dict[int, int] = {}
         self.desk: shm.Desk | None = None  # where other threads wait, the quick way
 
+    @property
+    def slowly(self) -> tuple[dict[int, Any], dict[int, Any]]:
+        """By chain: the threads that wait the slow way, and loops that cannot let anybody in."""
+        return self._waiting, self._stuck
+
     def enter(self, waiting: AnyWaiting) -> None:
         with self._mutex:
             self._waiting.setdefault(waiting.chain, []).append(waiting)

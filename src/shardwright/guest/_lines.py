@@ -49,6 +49,7 @@ def desk_for(runtime: Runtime, hub: Hub | RingHub) -> Desk | None:
     desk.coroutine_class, desk.names = CoroutineType, runtime.sessions.names
     desk.dropped, desk.after_call = runtime.proxies.dropped_handles, runtime.proxies.release_dropped
     desk.unended, desk.end_lines = unended, end_lines
+    desk.waiting_slowly, desk.stuck = runtime.chains.slowly
     desk.answer = runtime.responder.answer
     hub.desk = runtime.responder.desk = runtime.chains.desk = desk
     return desk

@@ -93,6 +93,7 @@ struct Desk {
     PyObject *rest;    /* rest(): handle `arrived`, and what else the reader does */
     PyObject *service; /* service() -> what the calling thread does for others, or "" */
     PyObject *context_get, *context_set, *context_type, *context_class, *life_class, *coroutine_class;
+    PyObject *waiting_slowly, *stuck; /* dicts by chain, of the process's Chains */
     PyObject *nowhere;    /* the context of who runs no call */
     PyObject *outside;    /* outside() -> the context of whoever began the calling thread; None: that is not enough */
     PyObject *names;      /* of sessions, by number; NULL where nothing is answered */
@@ -553,7 +554,8 @@ read_call(Line *line, PyObject *message, struct answer *answer)
     return true;
 }
 
-/* Whether a thread here waits on that chain: then the call is its own. */
+/* Whether a thread here waits on that chain, this way or the slow one (then the call is its own), or an event loop does that cannot
+ * let it in. */
 static bool
 is_waited_for(const Desk *desk, uint64_t chain)
 {
@@ -562,7 +564,15 @@ is_waited_for(const Desk *desk, uint64_t chain)
             return true;
         }
     }
-    return false;
+    if (chain == 0 || (!any(desk->waiting_slowly) && !any(desk->stuck))) {
+        return false;
+    }
+    PyObject *number = PyLong_FromUnsignedLongLong(chain);
+    const bool waited = number == NULL || PyDict_Contains(desk->waiting_slowly, number) != 0
+                        || PyDict_Contains(desk->stuck, number) != 0;
+    Py_XDECREF(number);
+    PyErr_Clear();
+    return waited;
 }
 
 static int
@@ -1645,7 +1655,7 @@ static PyMethodDef desk_methods[] = {
 
 #define DESK_OBJECTS(X)                                                                                                \
     X(arrived) X(ear) X(rest) X(service) X(context_get) X(context_set) X(context_type) X(context_class) X(life_class)  \
-    X(coroutine_class) X(nowhere) X(outside) X(names) X(dropped) X(unended) X(end_lines) X(after_call) X(answer)
+    X(coroutine_class) X(waiting_slowly) X(stuck) X(nowhere) X(outside) X(names) X(dropped) X(unended) X(end_lines) X(after_call) X(answer)
 
 static PyMemberDef desk_members[] = {
 #define X(name) {#name, T_OBJECT, offsetof(Desk, name), 0, NULL},

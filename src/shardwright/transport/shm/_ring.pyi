@@ -217,6 +217,8 @@ class Desk:
     context_class: type
     life_class: type
     coroutine_class: type
+    waiting_slowly: dict[int, Any]
+    stuck: dict[int, Any]
     nowhere: object
     outside: Callable[[], Any] | None
     names: dict[Any, str]
