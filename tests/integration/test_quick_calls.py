@@ -159,6 +159,9 @@ def same_thread():
     """What comes back runs on the thread that waits for it, however long that has waited, whoever was called before."""
     return [far.ask_back(s) == threading.get_ident() for s in (0, 0.005, 0, 0.005, 0)]
 
+def same_thread_beside_others(rounds):
+    return [far.ask_back(0.02) == threading.get_ident() for _ in range(rounds)]
+
 def told(call):
     """What comes of a call, as text."""
     try:
@@ -339,3 +342,30 @@ def test_sessions_that_call_at_once_are_kept_apart(
         assert len(found) == 4
         assert len(set(found)) == 1
     record_exercised("batteries of quick calls beside each other", 8)
+
+
+@pytest.mark.skipif(not shm.available(), reason="the C extension was not built")
+def test_what_comes_back_runs_on_the_thread_that_waits_though_another_reads(
+    tmp_path: Path, record_exercised: Callable[[str, int], None]
+) -> None:
+    """Whoever answered last is the one who reads; it must not answer what belongs to a chain that waits."""
+    with running(application(tmp_path, "shm")) as node, node.session("one") as session, node.session("two") as other:
+        assert session.call("near.same_thread_beside_others", 2) == [True, True]
+        over = threading.Event()
+        calls = 0
+
+        def meanwhile() -> None:
+            nonlocal calls
+            while not over.wait(0.004):
+                other.call("near.my_thread")
+                calls += 1
+
+        thread = threading.Thread(target=meanwhile)
+        thread.start()
+        try:
+            assert session.call("near.same_thread_beside_others", 12) == [True] * 12
+        finally:
+            over.set()
+            thread.join()
+    assert calls > 12
+    record_exercised("calls that came back beside others", 12)
