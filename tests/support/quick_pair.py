@@ -23,7 +23,7 @@ from shardwright.guest._chains import Patience
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._mailbox import Mailbox
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
-from shardwright.transport import ClassTable, TaggedCodec, pack
+from shardwright.transport import ClassTable, TaggedCodec, pack, unpack
 from shardwright.transport.shm import Desk, Doorbell, Line, Outlet, RingTransport
 
 FAR = types.ModuleType("quick_far")
@@ -88,6 +88,22 @@ class Side:
                 channel.close()
             elif (line := lines.get(channel)) is None or not line.reply(message):
                 self.left.append((channel, message))
+                if self.mailbox is not None:
+                    self.answer(channel, message)
+
+    def answer(self, channel: Any, frame: Any) -> None:
+        """A call that came beside others' messages, answered as the slow way would; what is no call is nobody's."""
+        codec = TaggedCodec(ClassTable((), lambda name: object))
+        try:
+            envelope = unpack(frame)
+            if envelope.kind is not Kind.CALL or envelope.method != 0:
+                return
+            (_, args, kwargs), memo = codec.decode_request(envelope.payload, envelope.buffers)
+            payload, buffers = codec.encode_reply(echo(*args, **(kwargs or {})), memo)
+            reply = Envelope(Kind.RESULT, envelope.call_id, codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers)
+            channel.send(pack(reply), deadline_ns=time.monotonic_ns() + 1_000_000_000)
+        except Exception:
+            return
 
     def line(self, endpoint: Any) -> tuple[Any, Line]:
         channel = self.transport.open(endpoint)
