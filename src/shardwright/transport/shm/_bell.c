@@ -469,6 +469,26 @@ spin(struct sw_bell *bell)
     return false;
 }
 
+bool
+sw_bell_look(struct sw_bell *bell, int32_t slot, int64_t for_ns)
+{
+    const uint32_t partner = atomic_load_explicit(&bell->partner_cpu, memory_order_relaxed);
+    if (bell->spin_ns <= 0 || partner == 0
+        || partner == atomic_load_explicit(&bell->page->cpu, memory_order_relaxed) || !sw_bell_reads(bell, slot)) {
+        return false;
+    }
+    const int64_t until = sw_now() + for_ns;
+    do {
+        for (int n = 0; n < 32; n++) {
+            if (pending(bell)) {
+                return true;
+            }
+            sw_pause();
+        }
+    } while (sw_now() < until);
+    return false;
+}
+
 /* Whether the holder, with the mutex held, has something to read; if not, whoever publishes from now on wakes it. */
 static bool
 look_or_arm(struct sw_bell *bell, int32_t slot)

@@ -50,6 +50,8 @@
 enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED = 64, MOST_TAKEN = 64, MOST_ENTRIES = 4096, MOST_SESSIONS = 4096 };
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
 #define SOON_NS 50000   /* and, while others want it, only where replies come within this */
+#define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
+#define STREAK 16    /* and so often before the next has its turn */
 #define TRY_AGAIN 32
 #define GRACE_NS 500000 /* a worker that answers may leave what comes unread for so long */
 #define SMALL 4096      /* of a request that is answered at once, in bytes */
@@ -106,6 +108,7 @@ struct Desk {
     Py_ssize_t others;    /* that wait so the slow way */
     char off;
     struct call *newest;
+    int streak; /* how often a thread looked for its reply a little longer, while others are ready */
     struct call *first, *last; /* of those whose threads are to be roused, one after the other */
     /* answers */
     Py_ssize_t serving;
@@ -722,7 +725,14 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
                 until_ns = sw_now() + KEEP_NS;
             }
         }
+        else if (outcome == SW_MUST_SLEEP && desk->first != NULL && desk->streak < STREAK
+                 && sw_bell_look(bell, call->slot, LOOK_NS)) {
+            desk->streak++; /* others are ready, but to change threads takes longer than this reply did */
+            outcome = SW_READS;
+            continue;
+        }
         else if (outcome == SW_MUST_SLEEP) {
+            desk->streak = 0;
             const int32_t next = rouse_next(desk);
             Py_BEGIN_ALLOW_THREADS
             if (next >= 0) { /* now, when it need not wait for the interpreter as well */
