@@ -262,6 +262,7 @@ def _runs_of_arrays(session: Session, who: str, trust: str, pids: dict[str, int]
 
     def shares(run: Run, seconds: float) -> tuple[list[int], float]:
         pin(run)
+        seconds = max(seconds, 1.0)  # so that each has hundreds of turns
         counts: list[int] = session.call("near.shares", who, run.size, CALLERS, seconds)
         run.of = {"max_over_min": round(max(counts) / max(1, min(counts)), 2)}
         per_second = sum(counts) / seconds

@@ -51,7 +51,7 @@ enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
 #define SOON_NS 50000   /* and, while others want it, only where replies come within this */
 #define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
-#define STREAK 16    /* and so often before the next has its turn */
+#define STREAK 8     /* and so often before the next has its turn */
 #define TRY_AGAIN 32
 #define GRACE_NS 500000 /* a worker that answers may leave what comes unread for so long */
 #define SMALL 4096      /* of a request that is answered at once, in bytes */
