@@ -23,6 +23,7 @@ from shardwright.guest._chains import Patience
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._mailbox import Mailbox
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
+from shardwright.model.ids import MethodId, SessionNumber
 from shardwright.transport import ClassTable, TaggedCodec, pack, unpack
 from shardwright.transport.shm import Desk, Doorbell, Line, Outlet, RingTransport
 
@@ -191,8 +192,8 @@ def requests(chance: random.Random) -> bytes:
     )
     payload, _, _ = codec.encode_request(value)
     envelope = Envelope(
-        kind=chance.choice([Kind.CALL] * 6 + list(Kind)), call_id=chance.randrange(1, 50), session=chance.choice((0, 0, 9)),
-        method=chance.choice((0, 0, 1, 2, 4000, 2**32 - 1)), deadline_ns=chance.choice((0, 0, 1, 2**63)),
+        kind=chance.choice([Kind.CALL] * 6 + list(Kind)), call_id=chance.randrange(1, 50), session=SessionNumber(chance.choice((0, 0, 9))),
+        method=MethodId(chance.choice((0, 0, 1, 2, 4000, 2**32 - 1))), deadline_ns=chance.choice((0, 0, 1, 2**63)),
         chain=chance.choice((0, 5)), codec=PayloadCodec.TAGGED, payload=payload,
     )  # fmt: skip
     return b"".join(bytes(part) for part in pack(envelope))

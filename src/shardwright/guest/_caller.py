@@ -88,12 +88,31 @@ class Caller:
         *,
         target: tuple[ShardId, int] | None = None,
         route: Route | None = None,
-        outlet: Outlet | None = None,
     ) -> Any:
-        """Call and wait. Raises the callee's exception, or a CallError that tells the outcome.
+        """Call and wait. Raises the callee's exception, or a CallError that tells the outcome."""
+        return self._call(definition, entry, args, kwargs, target, route, None)
 
-        ``outlet``: whose next calls may go the quick way, where this one went.
-        """
+    def call_from(
+        self,
+        outlet: Outlet,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """The same, of an outlet whose next calls may go the quick way, where this one went."""
+        return self._call(definition, entry, args, kwargs, None, None, outlet)
+
+    def _call(
+        self,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        target: tuple[ShardId, int] | None,
+        route: Route | None,
+        outlet: Outlet | None,
+    ) -> Any:
         context = self.context()
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)

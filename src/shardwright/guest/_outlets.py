@@ -53,7 +53,7 @@ class Ways:
         """Nothing was done yet."""
         if self.caller.desk is None:  # there is no other way
             return self.caller.call(self.definition, self.entry, args, kwargs)
-        return self.caller.call(self.definition, self.entry, args, kwargs, outlet=self.outlet)
+        return self.caller.call_from(self.outlet, self.definition, self.entry, args, kwargs)
 
     def written(
         self,
