@@ -192,10 +192,15 @@ def requests(chance: random.Random) -> bytes:
     )
     payload, _, _ = codec.encode_request(value)
     envelope = Envelope(
-        kind=chance.choice([Kind.CALL] * 6 + list(Kind)), call_id=chance.randrange(1, 50), session=SessionNumber(chance.choice((0, 0, 9))),
-        method=MethodId(chance.choice((0, 0, 1, 2, 4000, 2**32 - 1))), deadline_ns=chance.choice((0, 0, 1, 2**63)),
-        chain=chance.choice((0, 5)), codec=PayloadCodec.TAGGED, payload=payload,
-    )  # fmt: skip
+        kind=chance.choice([Kind.CALL] * 6 + list(Kind)),
+        call_id=chance.randrange(1, 50),
+        session=SessionNumber(chance.choice((0, 0, 9))),
+        method=MethodId(chance.choice((0, 0, 1, 2, 4000, 2**32 - 1))),
+        deadline_ns=chance.choice((0, 0, 1, 2**63)),
+        chain=chance.choice((0, 5)),
+        codec=PayloadCodec.TAGGED,
+        payload=payload,
+    )
     return b"".join(bytes(part) for part in pack(envelope))
 
 
