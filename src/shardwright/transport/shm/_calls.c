@@ -1631,6 +1631,33 @@ desk_waiting(Desk *self, PyObject *Py_UNUSED(nothing))
     return list;
 }
 
+/* asking(chain) -> list of (link, call id): calls of that chain that wait for their reply this way, and run nothing meanwhile. */
+static PyObject *
+desk_asking(Desk *self, PyObject *number)
+{
+    const uint64_t chain = PyLong_AsUnsignedLongLong(number);
+    PyObject *list = PyErr_Occurred() ? NULL : PyList_New(0);
+    for (Py_ssize_t n = 0; list != NULL; n++) { /* from the beginning each time: what allocates may run anything */
+        struct call *call = self->newest;
+        for (Py_ssize_t skip = n; call != NULL && skip > 0; skip--) {
+            call = call->older;
+        }
+        if (call == NULL) {
+            break;
+        }
+        if (call->chain != chain || call->busy || call->came != NULL) {
+            continue;
+        }
+        const unsigned long long id = call->id;
+        PyObject *told = Py_BuildValue("(NK)", Py_NewRef(call->line->link), id);
+        if (told == NULL || PyList_Append(list, told) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(told);
+    }
+    return list;
+}
+
 /* answering() -> list of (link, call id, session, life, chain) of what is being answered. */
 static PyObject *
 desk_answering(Desk *self, PyObject *Py_UNUSED(nothing))
@@ -1657,6 +1684,7 @@ desk_answering(Desk *self, PyObject *Py_UNUSED(nothing))
 
 static PyMethodDef desk_methods[] = {
     {"answering", (PyCFunction)desk_answering, METH_NOARGS, NULL},
+    {"asking", (PyCFunction)desk_asking, METH_O, NULL},
     {"work", (PyCFunction)(void (*)(void))desk_work, METH_FASTCALL, NULL},
     {"offer", (PyCFunction)(void (*)(void))desk_offer, METH_FASTCALL, NULL},
     {"waiting", (PyCFunction)desk_waiting, METH_NOARGS, NULL},
