@@ -28,7 +28,7 @@ _OF_SESSIONS = ("case", "backend", "shards", "warm", "p50_us", "min_us", "answer
 
 
 _OF_CALLS = ("case", "trust", "transport", "placement", "size", "in_flight", "gap_us", "p50_us", "p99_us", "per_second",
-             "ratio_to_floor")  # fmt: skip
+             "ratio_to_floor", "times_faster_than_grpc", "gb_per_s", "max_over_min", "core_percent")  # fmt: skip
 
 
 @click.group()

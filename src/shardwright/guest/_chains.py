@@ -19,6 +19,7 @@ from shardwright.errors import ChannelClosed
 from shardwright.guest._mailbox import Mailbox, Waiter
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import SessionNumber
+from shardwright.transport import shm
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
@@ -29,7 +30,7 @@ MAX_PENALTY = 1024
 MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doing, so honest peers need one or two
 
 
-class Patience:
+class PythonPatience:
     """Whether to keep the baton while waiting for a reply, for ``KEEP_S`` at most, where nobody else wants it.
 
     Putting it down costs two hand-overs between threads as soon as another call is there to take it up, which is more than
@@ -56,6 +57,12 @@ class Patience:
     def lost(self) -> None:
         self._left = self._penalty
         self._penalty = min(2 * self._penalty, MAX_PENALTY)
+
+
+if TYPE_CHECKING:
+    Patience: TypeAlias = PythonPatience
+else:
+    Patience = shm.Patience if shm.available() else PythonPatience
 
 
 class Waiting:
@@ -182,6 +189,12 @@ class Chains:
         self._mutex = threading.Lock()
         self._waiting: dict[int, list[AnyWaiting]] = {}
         self._stuck: dict[int, int] = {}
+        self.desk: shm.Desk | None = None  # where other threads wait, the quick way
+
+    @property
+    def slowly(self) -> tuple[dict[int, Any], dict[int, Any]]:
+        """By chain: the threads that wait the slow way, and loops that cannot let anybody in."""
+        return self._waiting, self._stuck
 
     def enter(self, waiting: AnyWaiting) -> None:
         with self._mutex:
@@ -202,6 +215,8 @@ class Chains:
         """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do."""
         if not chain:
             return False
+        if self.desk is not None and self.desk.offer(chain, call):
+            return True
         with self._mutex:
             stack = self._waiting.get(chain)
             if not stack or len(stack[-1].inbox) >= MAX_OFFERED:
@@ -212,12 +227,15 @@ class Chains:
     def waits(self, chain: int, thread: int | None) -> bool:
         """Whether that thread waits on that chain."""
         with self._mutex:
-            return any(waiting.thread == thread for waiting in self._waiting.get(chain, ()))
+            if any(waiting.thread == thread for waiting in self._waiting.get(chain, ())):
+                return True
+        return self.desk is not None and (chain, thread) in self.desk.waiting()
 
     def threads(self) -> set[int]:
         """The threads that wait for other shards."""
         with self._mutex:
-            return {waiting.thread for stack in self._waiting.values() for waiting in stack}
+            slow = {waiting.thread for stack in self._waiting.values() for waiting in stack}
+        return slow.union(thread for _, thread in self.desk.waiting()) if self.desk is not None else slow
 
     # -- loops that keep the baton while they sleep ------------------------------------------------------------
 

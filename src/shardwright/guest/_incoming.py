@@ -25,6 +25,7 @@ from shardwright.errors import (
 )
 from shardwright.guest._context import CallContext, Life, current_call
 from shardwright.guest._kept import SMALL_BYTES
+from shardwright.guest._lines import serve_quickly
 from shardwright.guest._link import Link
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.shard import EntryKind, EntryPoint
@@ -140,18 +141,25 @@ class IncomingCall:
     def _run(self) -> None:
         try:
             result = self._enter()
-            if isinstance(result, CoroutineType):
-                # a function that was not seen to be a coroutine function, but is one
-                try:
-                    self.owner.loop.start(self, result)
-                except BaseException:
-                    result.close()
-                    raise
-                return
         except BaseException as error:
             self._failed(error)
         else:
-            self._returned(result)
+            self.ended(result, None)
+
+    def ended(self, result: Any, error: BaseException | None) -> None:
+        """Its function returned that, or raised."""
+        if error is not None:
+            self._failed(error)
+            return
+        if isinstance(result, CoroutineType):
+            # a function that was not seen to be a coroutine function, but is one
+            try:
+                self.owner.loop.start(self, result)
+            except BaseException as failure:
+                result.close()
+                self._failed(failure)
+            return
+        self._returned(result)
 
     async def run_async(self, coroutine: Any = None) -> None:
         """The same on the shard's event loop; the task's context is fresh."""
@@ -167,10 +175,11 @@ class IncomingCall:
         if envelope.deadline_ns and time.monotonic_ns() > envelope.deadline_ns:
             raise DeadlineExceeded(f"{self.what}: the deadline passed in the queue", outcome="not started")
         self.set_context()
-        if envelope.codec is not self.link.codec_id:
+        codec = self.link.codec_of(envelope.codec)
+        if codec is None:
             raise NotPermitted(f"{self.what}: the codec {envelope.codec.name} is not permitted on this edge")
         try:
-            value, self.memo = self.link.codec.decode_request(envelope.payload, envelope.buffers)
+            value, self.memo = codec.decode_request(envelope.payload, envelope.buffers)
         except ProtocolViolation as violation:
             raise CallError(f"{self.what}: the request cannot be read: {violation}", outcome="not started") from None
         except CannotCross as error:
@@ -195,6 +204,8 @@ class IncomingCall:
                 raise self._closed(self.what)
             self._refuse_unbound(entry)
         function = owner.unpatched(self.link.peer, entry) or owner.resolve(entry.module, entry.qualname)
+        if owner.desk is not None:
+            serve_quickly(owner, self.link, entry)
         self.began = True
         return function(*args, **kwargs)
 

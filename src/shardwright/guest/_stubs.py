@@ -18,6 +18,7 @@ from shardwright.guest._caller import Caller
 from shardwright.guest._frames import STUB, beyond
 from shardwright.guest._handles import Handle, HandleCache, HandleType
 from shardwright.guest._objects import HOLDERS
+from shardwright.guest._outlets import outlet_of
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ShardId
 from shardwright.model.manifest import ScopeKind
@@ -102,6 +103,11 @@ class Proxies:
     def pass_on(self, handle: Handle) -> None:
         """One more holder, before the message that makes it one is sent."""
         self._count(Kind.ADDREF, handle._sw_shard, handle._sw_object, 1)
+
+    @property
+    def dropped_handles(self) -> deque[tuple[ShardId, int, int]]:
+        """Handles that were collected, and whose owners are still to be told."""
+        return self._dropped
 
     def release_dropped(self) -> None:
         """Tell owners of handles that were collected."""
@@ -219,11 +225,11 @@ class Face:
         return self._dressed(method, name, qualname, text, doc, 0)
 
     def _stub(self, definition: ShardDefinition, entry: EntryPoint) -> Callable[..., Any]:
-        call = self._proxies.caller.call
+        call = outlet_of(self._proxies.caller, definition, entry)
 
         def stub(*args: Any, **kwargs: Any) -> Any:
             try:
-                return call(definition, entry, args, kwargs)
+                return call(args, kwargs)
             except BaseException as error:
                 error.__traceback__ = beyond(error.__traceback__)
                 raise
