@@ -83,8 +83,8 @@ ANSWER_S = 60.0  # a client that takes longer to read its answer is dropped
 MAX_TIMEOUT_S = 7 * 86400.0
 MAX_REFUSALS = 100  # of shards, in the journal
 KINDS = (
-    "api", "attach", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue",
-    "ready", "refuse", "reload", "resize", "return", "scale", "stop", "swept",
+    "api", "attach", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note",
+    "pause", "pin", "queue", "ready", "refuse", "reload", "resize", "return", "scale", "stop", "swept", "unpause",
 )  # fmt: skip
 
 T = TypeVar("T")

@@ -54,6 +54,7 @@ def _not_started(component: ComponentName, defect: Exception) -> StartFailed:
 
 
 MOST_PAST = 1024
+LAST_LINES = 5  # of what a lost shard printed, in the event
 
 
 class Shards:
@@ -409,7 +410,10 @@ class Shards:
             kind = "ended" if wanted or loss.expected or self._closing else "loss"
             self._events.record(
                 kind, reason, component=port.component, shard=shard,
-                inputs=(("sessions", sessions), *loss.inputs, ("cause", cause_of(kind, ended))),
+                inputs=(
+                    ("sessions", sessions), *loss.inputs, ("cause", cause_of(kind, ended)),
+                    *((("log", "\n".join(self._events.last_lines(shard)[-LAST_LINES:])),) if kind == "loss" else ()),
+                ),
             )  # fmt: skip
             if kind == "loss":
                 self.pool.lost(port.component, now)
