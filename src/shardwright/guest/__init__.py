@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         UseSessions,
         Why,
     )
+    from shardwright.guest._counting import Counting
     from shardwright.guest._cuts import CutCounts, Cuts
     from shardwright.guest._data import DataModules, Hidden
     from shardwright.guest._exchange import (
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from shardwright.guest._hubs import RINGS, make_hub, transport_of
     from shardwright.guest._keys import key_of
     from shardwright.guest._link import Link
+    from shardwright.guest._looking import Looking
     from shardwright.guest._loop import ShardLoop, install_policy
     from shardwright.guest._loop_rings import RingsOfLoop
     from shardwright.guest._mailbox import Mailbox
@@ -182,6 +184,7 @@ __all__ = [
     "Continue",
     "ControlBinder",
     "ControlSocket",
+    "Counting",
     "Counts",
     "CutCounts",
     "Cuts",
@@ -220,6 +223,7 @@ __all__ = [
     "Joiner",
     "Link",
     "Load",
+    "Looking",
     "Mailbox",
     "Namespace",
     "NodeTold",
@@ -310,8 +314,9 @@ __getattr__ = lazily(
             "Init Load NodeTold Note Offer Ready Retire RunMain SessionBegins SessionBegun SessionEnds Stack "
             "Stacks StacksTo Stop Unbind UseSessions Why"
         ),
-        "_data": "DataModules Hidden",
+        "_counting": "Counting",
         "_cuts": "CutCounts Cuts",
+        "_data": "DataModules Hidden",
         "_exchange": (
             "CREDIT Inflow Joiner MAX_BATCH MAX_EVENTS MAX_WEBSOCKET_MESSAGE Outflow PIECE WINDOW cost payload_of "
             "payloads pieces read_credit"
@@ -322,6 +327,7 @@ __getattr__ = lazily(
         "_hubs": "RINGS make_hub transport_of",
         "_keys": "key_of",
         "_link": "Link",
+        "_looking": "Looking",
         "_loop": "ShardLoop install_policy",
         "_loop_rings": "RingsOfLoop",
         "_mailbox": "Mailbox",

@@ -169,7 +169,8 @@ class ApiServer:
             return ""
         if self._refusals < MAX_REFUSALS:
             self._refusals += 1
-            self._running.core.record("refuse", f"process {pid} of a shard wanted to give the node orders")
+            reason = f"process {pid} of a shard wanted to give the node orders"
+            self._running.core.record("refuse", reason, inputs=(("pid", pid), ("uid", uid)))
         return "shards, and what they start, may not give the node orders"
 
     def _room(self) -> bool:

@@ -258,6 +258,8 @@ class Bindings:
         except OSError as error:
             if not scarce(error):
                 raise
+            for each in list(self._shards.ports.values()):  # who leaves them unread keeps everybody from being linked
+                each.stop_hoarding()
             why = f"{bind.component} cannot be linked now: {error.strerror}"
             port.bound(Bound(bind.request, why, CallError.code, TOO_MANY_PASSED, "not started"))
             self._sessions.record_of(port, "refuse", f"{port.component} was refused {bind.component[:64]}: {error}")

@@ -66,7 +66,11 @@ async def resize(
         try:
             composer.resize(promised)
         except ValueError as lack:
-            core.record("refuse", f"resize of {target}: {lack}", shard=records[0].id, component=records[0].component)
+            first_of = records[0].id
+            core.record(
+                "refuse", f"resize of {target}: {lack}", shard=first_of, component=records[0].component,
+                inputs=_inputs(before[first_of], wanted[first_of]),
+            )  # fmt: skip
             raise NodeError(
                 f"the guarantee of {target} does not fit: {lack}",
                 remedy="lower another guarantee first, or close sessions",

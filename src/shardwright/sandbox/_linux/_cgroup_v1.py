@@ -135,15 +135,15 @@ class GroupV1(ControlGroup):
         if not {"cpuacct", "memory", "pids"} <= files.keys():
             return None  # the caller measures the process itself
         try:
-            used = int(files["memory"].value("memory.usage_in_bytes"))
-            inactive = files["memory"].table("memory.stat").get("total_inactive_file", 0)
+            used = files["memory"].number("memory.usage_in_bytes")
+            inactive = files["memory"].number("memory.stat", "total_inactive_file")
             return Usage(
-                cpu_s=int(files["cpuacct"].value("cpuacct.usage")) / 1e9,
+                cpu_s=files["cpuacct"].number("cpuacct.usage") / 1e9,
                 memory_bytes=max(0, used - inactive),
-                threads=int(files["pids"].value("pids.current")),
-                throttled_s=files["cpu"].table("cpu.stat").get("throttled_time", 0) / 1e9 if "cpu" in files else 0.0,
+                threads=files["pids"].number("pids.current"),
+                throttled_s=files["cpu"].number("cpu.stat", "throttled_time") / 1e9 if "cpu" in files else 0.0,
             )
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def kill(self) -> None:

@@ -142,15 +142,14 @@ class GroupV2(ControlGroup):
         if not {"memory", "pids"} <= self._controllers:
             return None  # the caller measures the process itself
         try:
-            cpu = files.table("cpu.stat")
-            used = int(files.value("memory.current"))
+            used = files.number("memory.current")
             return Usage(
-                cpu_s=cpu.get("usage_usec", 0) / 1e6,
-                memory_bytes=max(0, used - files.table("memory.stat").get("inactive_file", 0)),
-                threads=int(files.value("pids.current")),
-                throttled_s=cpu.get("throttled_usec", 0) / 1e6,
+                cpu_s=files.number("cpu.stat", "usage_usec") / 1e6,
+                memory_bytes=max(0, used - files.number("memory.stat", "inactive_file")),
+                threads=files.number("pids.current"),
+                throttled_s=files.number("cpu.stat", "throttled_usec") / 1e6,
             )
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def kill(self) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from shardwright.errors import SandboxError
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_READ_BYTES = 8192
 # The kernel hands out whole lines, as many as fit into a page: after so little there is no more, for no line is that long.
 _WHOLE_BYTES = 2048
 
@@ -47,6 +48,20 @@ class ControlFiles:
             chunk = os.pread(descriptor, 65536, len(text))
             text += chunk
         return text.decode("ascii", "replace")
+
+    def number(self, name: str, key: str | None = None) -> int:
+        """A file of one number, or the number that follows ``key`` in a table, 0 where it has none. For what is read often:
+        one call, nothing else of the table is looked at. Raises OSError, and ValueError where there is no number.
+        """
+        text = os.pread(self._reader(name), _READ_BYTES, 0)
+        if key is None:
+            return int(text)
+        wanted = key.encode("ascii") + b" "
+        begin = 0 if text.startswith(wanted) else text.find(b"\n" + wanted) + 1
+        end = text.find(b"\n", begin)
+        if end < 0 or not text.startswith(wanted, begin):
+            return self.table(name).get(key, 0)  # beyond what was read, or nowhere
+        return int(text[begin + len(wanted) : end])
 
     def _reader(self, name: str) -> int:
         descriptor = self._readers.get(name)
