@@ -212,7 +212,7 @@ def test_help_lists_every_command_with_an_example(tmp_path: Path) -> None:
 
 HINDERED = (
     MANIFEST
-    + 'isolation = "microvm"\nlimits = { io = "1MB/s" }\nsecrets = { ONE = "file:missing", TWO = "file:nowhere" }\n'
+    + 'isolation = "microvm"\nlimits = { gpu = 0.5 }\nsecrets = { ONE = "file:missing", TWO = "file:nowhere" }\n'
 )
 
 
@@ -223,19 +223,19 @@ def test_all_that_hinders_a_start_is_told_at_once(tmp_path: Path) -> None:
     assert (run.returncode, plan.returncode, doctor.returncode) == (2, 0, 2)
     for text in expected:
         assert text in run.stderr and text in plan.stdout and text in doctor.stdout, text
-    assert "not enforced" in plan.stdout and "limits.io" in doctor.stdout
+    assert "not enforced" in plan.stdout and "limits.gpu" in doctor.stdout
     told = json.loads(shardwright(tmp_path, "plan", app, "--json").stdout)
     assert len(told["hinders_start"]) == 3 and len(told["not_enforced"]) == 1
 
 
 def test_run_says_what_is_not_enforced_and_why_it_has_no_socket(tmp_path: Path) -> None:
-    manifest = '[app]\nname = "a"\nmain = "desk:main"\n[components.desk]\ncode = "desk"\nlimits = { io = "1MB/s" }\n'
+    manifest = '[app]\nname = "a"\nmain = "desk:main"\n[components.desk]\ncode = "desk"\nlimits = { gpu = 0.5 }\n'
     app = str(write_app(tmp_path / "app", manifest, desk="def main():\n    print('done')\n"))
     (tmp_path / "file").write_text("")
     no_folder = {"XDG_RUNTIME_DIR": str(tmp_path / "file")}
     done = shardwright(tmp_path, "run", app, more=no_folder)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
-    assert "not enforced" in done.stderr and "limits.io" in done.stderr
+    assert "not enforced" in done.stderr and "limits.gpu" in done.stderr
     assert "other terminals cannot reach this node" in done.stderr and str(tmp_path / "file") in done.stderr
     assert shardwright(tmp_path, "run", "-q", app, more=no_folder).stderr == ""
 
