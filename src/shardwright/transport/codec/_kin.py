@@ -191,12 +191,17 @@ def _has_base(cls: type, name: str) -> bool:
     return any(base.__name__ == name for base in cls.__mro__)
 
 
+_OF_C = frozenset({types.MethodDescriptorType, types.WrapperDescriptorType})  # what a class statement makes none of
+
+
 def _foreign(cls: type) -> bool:
     """Whether a class is one of C code that is not known to have fixed values."""
     if cls is object or cls in _FIXED or cls in _kinds or issubclass(cls, BaseException):
         return False
     if not cls.__flags__ & (1 << 9):
         return True
+    if any(type(member) in _OF_C and member.__objclass__ is cls for member in vars(cls).values()):
+        return True  # it may be shown by a module that is Python, as Element is
     loader = getattr(sys.modules.get(cls.__module__), "__loader__", None)
     return loader is BuiltinImporter or isinstance(loader, ExtensionFileLoader)
 
