@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from shardwright.errors import ShardwrightError
 from shardwright.node import Node, Options, Running
+from waiting import eventually
 
 MANIFEST = """
 [app]
@@ -48,15 +48,6 @@ def spin(seconds):
         pass
 """
 DECISIONS = {"launch", "lease", "resize", "move", "refuse", "stop"}
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 30.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_every_decision_has_its_reason_and_inputs(tmp_path: Path, record_exercised: Callable[[str, int], None]) -> None:

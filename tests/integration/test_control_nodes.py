@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from shardwright.model.limits import Limits, Usage
 from shardwright.node import Node, Options, Running
 from shardwright.sandbox.process import ProcessBackend
 from shardwright.simulation import replay_recording
+from waiting import eventually
 
 MANIFEST = """
 [app]
@@ -46,15 +46,6 @@ def rest(seconds):
     time.sleep(seconds)
     return os.getpid()
 """
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 30.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def begun(tmp_path: Path, **options: object) -> Running:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import shardwright
+from waiting import eventually
 
 MANIFEST = """
 [app]
@@ -19,15 +19,6 @@ resources = { memory = "16MiB" }
 pool = "demand"
 tick = "0s"
 """
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_who_comes_again_finds_a_shard_ready(tmp_path: Path) -> None:

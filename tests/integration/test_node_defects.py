@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -17,13 +18,16 @@ import pytest
 
 import shardwright
 from guest_apps import journal_rows, running, write_application
-from shardwright.errors import InternalError, NotPermitted, SandboxError, StartFailed, WouldDeadlock
+from shardwright.errors import CallError, InternalError, NotPermitted, SandboxError, StartFailed, WouldDeadlock
 from shardwright.guest import Bind, Route
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
 from shardwright.node import Running
 from shardwright.node._bindings import CLIENT
+from shardwright.node._inproc import InprocPort
+from shardwright.node._port import ShardPort
+from waiting import eventually
 
 MANIFEST = """
 [app]
@@ -69,13 +73,6 @@ def on_loop(running: Running, work: Callable[[], Any]) -> Any:
         return work()
 
     return running.submit(run()).result(10)
-
-
-def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> bool:
-    end_s = time.monotonic() + within_s
-    while not (held := holds()) and time.monotonic() < end_s:
-        time.sleep(0.005)
-    return held
 
 
 def test_a_session_hears_that_files_ran_out_and_the_next_one_begins(folder: Path) -> None:
@@ -210,6 +207,54 @@ def test_endpoints_of_a_binding_that_fails_half_way_are_disposed_of(node: Any, m
     with pytest.raises(OSError):
         node.running.submit(core.bindings.bind(CLIENT, Bind(0, "s", session._live.number, None, None, ()))).result(10)
     assert made and not transport._unopened
+    session.end()
+
+
+def test_a_shard_that_cannot_be_linked_for_want_of_descriptors_is_told_so(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = node.running.core
+    unhandled: list[object] = []
+    on_loop(node.running, lambda: core._loop.set_exception_handler(lambda _, context: unhandled.append(context)))
+    asked: list[ShardPort] = []
+    with node.session() as session:
+        session.call("a.pid")
+
+        def none_left() -> tuple[Endpoint, Endpoint]:
+            raise OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(core.bindings._between(CLIENT, ComponentName("a")), "pair", none_left)
+            patch.setattr(InprocPort, "stop_hoarding", lambda port: asked.append(port))
+            with pytest.raises(CallError, match="r cannot be linked now: Too many references") as refused:
+                session.call("a.go")
+            assert "raise `ulimit -n`" in refused.value.remedy
+        assert set(asked) == set(core.ports().values())
+        assert session.call("a.go") == 1
+    assert not unhandled
+
+
+def test_a_shard_that_is_replaced_before_it_is_linked_is_not_linked(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = node.running.core
+    composer, acquired = core.shards.composer, core.bindings._acquired
+    granted: list[ShardId] = []
+
+    async def replaced(*arguments: Any) -> ShardId:
+        shard: ShardId = await acquired(*arguments)
+        granted.append(shard)
+        if len(granted) == 1:
+            composer.supersede(shard, core.shards.now())
+        return shard
+
+    session = node.session()
+    monkeypatch.setattr(core.bindings, "_acquired", replaced)
+    links = node.running.submit(core.bindings.bind(CLIENT, Bind(0, "s", session._live.number, None, None, ()))).result(
+        10
+    )
+    assert len(granted) == 2 and granted[0] not in {peer.shard for peer, _ in links}
+    for _, endpoint in links:
+        core.bindings._wires.dispose(endpoint)
+    node.running.submit(core.shards.drain_shard(granted[0], 1.0)).result(10)
     session.end()
 
 

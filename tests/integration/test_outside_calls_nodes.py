@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import shardwright
 from guest_apps import running, write_application
+from waiting import eventually
 
 BOTH = pytest.mark.parametrize("inproc", [False, True], ids=["process", "inproc"])
 MANIFEST = """
@@ -122,15 +121,6 @@ def saw():
 """,
 }
 MANIFEST += '[components.witness]\ncode = "witness"\nstate = "memory"\n'
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @BOTH

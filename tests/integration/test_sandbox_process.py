@@ -10,7 +10,6 @@ import random
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from shardwright.model.limits import Limits, Resources
 from shardwright.sandbox._linux import _procfs
 from shardwright.sandbox._linux._cgroup import NoCgroups
 from shardwright.sandbox.process import ProcessBackend
+from waiting import eventually
 
 MIB = 1 << 20
 PATIENCE_S = 20.0
@@ -53,15 +53,6 @@ def readable(descriptor: int, timeout_s: float = PATIENCE_S) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 @contextlib.contextmanager

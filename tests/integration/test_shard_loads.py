@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 import shardwright
 from guest_apps import journal_rows, write_application
 from shardwright.errors import CallError
+from waiting import eventually
 
 BOTH = pytest.mark.parametrize("inproc", [False, True], ids=["process", "inproc"])
 IDLE = """
@@ -41,15 +41,6 @@ def slow(seconds):
     time.sleep(seconds)
     return bump()
 """
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @BOTH

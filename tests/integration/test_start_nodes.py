@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import shardwright
 from guest_apps import journal_rows, running, write_application
 from shardwright.errors import CallError, ShardLost
+from waiting import eventually
 
 MANIFEST = """
     [app]
@@ -34,15 +34,6 @@ MANIFEST = """
 def application(folder: Path, source: str, *, start: str = "template", extra: str = "", **modules: str) -> Path:
     manifest = MANIFEST.replace("START", start).replace("EXTRA", extra)
     return write_application(folder / "app", manifest, odd=source, **modules)
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 8.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def from_siblings(node: Any, target: str, count: int = 4) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from guest_apps import journal_rows, running, write_application
 from shardwright.errors import CallError, NotPermitted, ShardLost, ShardwrightError
+from waiting import eventually
 
 MANIFEST = """
     [app]
@@ -154,15 +155,6 @@ def node(den: Path) -> Iterator[Any]:
 def attack(session: Any, source: str, timeout_s: float = 15.0) -> Any:
     """Run ``source`` inside the evil shard with the tools at hand; the value of ``out``."""
     return session.with_timeout(timeout_s).call("evil.run", textwrap.dedent(TOOLS) + textwrap.dedent(source))
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 8.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def loss_of(den: Path, shard: str) -> str:

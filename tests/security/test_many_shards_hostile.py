@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from guest_apps import running, write_application
 from shardwright.node._made_for import MOST_IN_USE
+from waiting import eventually
 
 MANIFEST = """
     [app]
@@ -53,15 +52,6 @@ CLERK = """
         time.sleep(seconds)
         return os.getpid()
 """
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> bool:
-    end_s = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def clerks(node: Any) -> int:

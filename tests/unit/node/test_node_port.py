@@ -29,7 +29,13 @@ from shardwright.guest import (
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, ShardId
-from shardwright.node._port import MAX_UNHEARD, MAX_WAITING_DESCRIPTORS, GuestPort, control_pair
+from shardwright.node._port import (
+    MANY_WAITING_DESCRIPTORS,
+    MAX_UNHEARD,
+    MAX_WAITING_DESCRIPTORS,
+    GuestPort,
+    control_pair,
+)
 
 
 class Events:
@@ -187,3 +193,19 @@ def test_what_a_guest_sends_is_checked_to_the_last_field() -> None:
     for body in (b"", b"\xc0", b"\x80", b"\x91" * 5000, frame(Bind(1, "a", 2))[HEADER.size : -1]):
         with pytest.raises(ProtocolViolation):
             decode_from_guest(body)
+
+
+@pytest.mark.parametrize("unread", [MANY_WAITING_DESCRIPTORS - 1, MANY_WAITING_DESCRIPTORS])
+def test_who_leaves_many_descriptors_unread_is_cut_off_when_they_run_out(unread: int) -> None:
+    async def conversation(port: GuestPort, guest: socket.socket, events: Events) -> None:
+        while not port._waiting_descriptors:  # the socket takes some hundreds
+            port.send(Bound(1), (os.dup(0),))
+        while port._waiting_descriptors < unread:
+            port.send(Bound(1), (os.dup(0),))
+        port.stop_hoarding()
+        assert bool(port.closed) == (unread >= MANY_WAITING_DESCRIPTORS)
+        assert "does not read its control messages" in port.closed or not port.closed
+
+    before = len(os.listdir("/proc/self/fd"))
+    talk(conversation)
+    assert len(os.listdir("/proc/self/fd")) == before
