@@ -59,6 +59,7 @@ def test_three_hundred_sessions_leave_nothing(tmp_path: Path, record_exercised: 
             one_session(node, number)
         pids = watched(node)
         becomes(lambda: len([s for s in node.shards() if s.component == "middle"]) <= 1, 5)
+        assert becomes(lambda: forked_ahead(node), 5) is not None
         gc.collect()
         open_before, memory_before = descriptors(pids), memory(pids)
         for number in range(50, 300):

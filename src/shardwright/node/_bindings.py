@@ -138,6 +138,8 @@ class Bindings:
             except BaseException:
                 for _, endpoint in links:
                     self._wires.dispose(endpoint)
+                if definition.scope.kind is ScopeKind.REQUEST:
+                    self.release_request(shard)  # nobody will say that it has served
                 raise
             port.accept(Peer(caller.component, caller.shard, sessions), theirs)
             links.append((Peer(component, shard), ours))
