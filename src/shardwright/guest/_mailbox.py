@@ -344,29 +344,30 @@ class Mailbox(Baton):
         if worker.ear is None:
             worker.ear = hub.ear()
             self._by_thread[worker.thread] = worker
-        work: Work | None = None
-        owed: Any = None
-        with self._mutex:
-            if self._queue and not self._resumers:
-                work = self._queue.popleft()
-            else:
-                owed = self._pass_on(owing=True)
-                self._idle.append(worker)
-                worker.listens = worker.ear is not None and not self._closed
-        if work is not None:
-            worker.hurried += 1
-            if not worker.hurried % _READ_EVERY:
-                hub.glance(self)
+        while True:
+            work: Work | None = None
+            owed: Any = None
+            with self._mutex:
+                if self._queue and not self._resumers:
+                    work = self._queue.popleft()
+                else:
+                    owed = self._pass_on(owing=True)
+                    self._idle.append(worker)
+                    worker.listens = worker.ear is not None and not self._closed
+            if work is not None:
+                worker.hurried += 1
+                if not worker.hurried % _READ_EVERY:
+                    hub.glance(self)
+                return work
+            if worker.listens or worker.found is not None:
+                if hub.read_until_found(worker, owed):  # it answered calls meanwhile, and has the baton again
+                    continue
+            elif owed is not None:
+                owed.pay()
+            with self._mutex:
+                worker.listens = False
+                work, worker.found = worker.found, None
             return work
-        if worker.listens or worker.found is not None:
-            if hub.read_until_found(worker, owed):  # it answered calls meanwhile, and has the baton again
-                return self._next_at_ear(worker, hub)
-        elif owed is not None:
-            owed.pay()
-        with self._mutex:
-            worker.listens = False
-            work, worker.found = worker.found, None
-        return work
 
 
 class AnyWaiter(Protocol):
