@@ -191,7 +191,15 @@ class Link:
                 raise InternalError(f"no call {call_id} is in flight to {self.peer.shard}")
             if self._lost is not None and self._pending.pop(call_id, None) is not None:
                 came.append(self._lost)  # nobody is told by the line any more
-        return [unpack(item) if isinstance(item, (bytes, memoryview)) else item for item in came]
+        return [self.read(item) if isinstance(item, (bytes, memoryview)) else item for item in came]
+
+    def read(self, message: bytes | memoryview) -> Envelope | ProtocolViolation:
+        """What a message of the peer says. One that says nothing ends the conversation, and is its end."""
+        try:
+            return unpack(message)
+        except ProtocolViolation as violation:
+            self.break_off(violation)
+            return violation
 
     def codec_of(self, spoken: PayloadCodec) -> CallCodec | None:
         """What reads a message of that codec, if this edge permits it."""

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shardwright.errors import ChannelClosed, ProtocolViolation, ShardwrightError
+from shardwright.errors import ChannelClosed, ShardwrightError
 from shardwright.guest._caller import Caller, run_on_top
 from shardwright.guest._context import CallContext
 from shardwright.guest._link import Link
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
-from shardwright.transport import shm, unpack
+from shardwright.transport import shm
 
 if TYPE_CHECKING:
     from shardwright.transport.shm import Outlet
@@ -84,15 +84,7 @@ class Ways:
     def finish(self, link: Link, context: CallContext, came: bytes | memoryview | ChannelClosed, memo: Any) -> Any:
         """The outcome is there, and is none that C reads."""
         route = self.caller.router.route(self.definition, context.session, None)
-        outcome: Envelope | ChannelClosed
-        if isinstance(came, ChannelClosed):
-            outcome = came
-        else:
-            try:
-                outcome = unpack(came)
-            except ProtocolViolation as violation:
-                link.break_off(violation)
-                outcome = violation
+        outcome = came if isinstance(came, ChannelClosed) else link.read(came)
         with self._counted():
             return self.caller.outcome(route, link, outcome, memo, self.entry.name, context)
 
