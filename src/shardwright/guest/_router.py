@@ -183,11 +183,12 @@ class Router(Generic[L]):
                 links = [link for link in links if link not in late]
             if route not in self._bindings and len(self._bindings) >= MANY_BINDINGS:
                 self._prune()
+            if route in self._bindings:  # proxies may be led by what it was
+                self._mislead()
             binding = self._bindings.setdefault(route, _Binding(definition.state is not StateKind.NONE))
             if links and route.key is not None:  # the one that others used is theirs no longer
                 for old in list(binding.links):
                     self._lose(binding, old)
-            self._mislead()
             # the node may have offered one of them of its own accord meanwhile: one link for each shard
             there = {link.peer.shard: link for link in binding.links}
             spare = [link for link in links if there.setdefault(link.peer.shard, link) is not link]
