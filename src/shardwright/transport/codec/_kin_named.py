@@ -48,7 +48,7 @@ def is_single(thing: object) -> bool:
 def named(thing: Any) -> tuple[str, str] | None:
     """The module and the path from there that lead to a thing; None where nothing does."""
     found = _known.get(id(thing))
-    if found is not None and found[0] is thing:
+    if found is not None and found[0] is thing and _leads_to(found[1], found[2], thing):
         return found[1], found[2]
     cls = type(thing)
     module = sys.modules.get(cls.__module__)
@@ -61,14 +61,23 @@ def named(thing: Any) -> tuple[str, str] | None:
         if id(item) in seen:
             continue
         seen.add(id(item))
-        _known[id(item)] = (item, cls.__module__, path)
+        if item is thing:
+            _known[id(item)] = (item, cls.__module__, path)
+            return cls.__module__, path
         todo += [
             (value, f"{path}.{name}")
             for name, value in list(getattr(item, "__dict__", {}).items())
             if type(value) is cls
         ]
-    found = _known.get(id(thing))
-    return (found[1], found[2]) if found is not None and found[0] is thing else None
+    return None
+
+
+def _leads_to(module: str, path: str, thing: object) -> bool:
+    """Whether a name that was found still is that thing's: attributes may have been replaced since."""
+    try:
+        return reached(module, path) is thing
+    except (AttributeError, KeyError):
+        return False
 
 
 def reached(module: str, path: str) -> Any:
