@@ -482,9 +482,13 @@ class ProcessLauncher(Launcher):
         """Who it is, and what it is to have. ``entrances`` are given away, whatever comes of it. Raises OSError."""
         secrets = dict(self._code.surroundings.secrets.get(port.component, {}))
         settings, sockets = b"", tuple[int, ...]()
-        streams: tuple[int, ...] = ()
+        streams: list[int] = []
         try:
-            streams = tuple(os.dup(stream) for stream in (0, 1, 2)) if terminal else self._logs.pipes(port.shard)
+            if terminal:
+                for stream in (0, 1, 2):
+                    streams.append(os.dup(stream))
+            else:
+                streams += self._logs.pipes(port.shard)
             if port.component == GATEWAY_COMPONENT and self._ingress is not None:
                 settings = msgspec.msgpack.encode(self._ingress.settings)
                 sockets = self._ingress.copies()
