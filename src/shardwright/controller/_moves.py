@@ -59,6 +59,7 @@ class PinRounds:
         self._kept = 0  # cores for the tier alone
         self._short_s = float("-inf")
         self._said: dict[ShardId, tuple[int, ...]] = {}
+        self._before: dict[ShardId, tuple[int, ...]] = {}  # what was said before the last round
 
     def __repr__(self) -> str:
         return f"<PinRounds, {self._kept} cores are kept for the highest tier>"
@@ -99,12 +100,15 @@ class PinRounds:
                 ("highest", highest),
             ]
             steps.append(PinStep(row.shard, row.component, where, reason, tuple(inputs)))
-        self._said = said
+        self._before, self._said = self._said, said
         return tuple(steps)
 
     def failed(self, step: PinStep) -> None:
-        """It was not carried out: it is decided again."""
-        self._said.pop(step.shard, None)
+        """A step of the last round was not carried out: the shard is where it was before, and it is decided again."""
+        if step.shard in self._before:
+            self._said[step.shard] = self._before[step.shard]
+        else:
+            self._said.pop(step.shard, None)
 
 
 def _highest(rows: Sequence[PinRow]) -> frozenset[ShardId]:

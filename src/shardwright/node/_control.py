@@ -295,6 +295,7 @@ class Control:
         """A shard is gone."""
         self.observer.forget(shard)
         self.limiting.forget(shard)
+        self.pinning.forget(shard)
         if out_of_memory:
             self.limiting.killed_for_memory(component, self._clock.monotonic_s())
 

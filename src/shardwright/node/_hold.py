@@ -28,14 +28,25 @@ async def unpause(core: Core, target: str) -> tuple[ShardId, ...]:
 
 
 async def pin(core: Core, target: str, cpus: Collection[int]) -> dict[ShardId, frozenset[int]]:
-    """Raises NodeError as ``pause`` does, and SandboxError for processors that this node may not use."""
+    """Raises NodeError as ``pause`` does, and SandboxError for processors that this node may not use.
+
+    The controller moves them no more.
+    """
     wanted = frozenset(cpus)
     if not wanted:
         raise Unusable("no processor is named", remedy="name at least one")
     names = ",".join(map(str, sorted(wanted)))
-    return await _each(
-        core, target, "pin", f"held to processors {names} on request", lambda pid: sandbox.pin(pid, wanted)
-    )
+    reason, pinning = f"held to processors {names} on request", core.control.pinning
+    found: dict[ShardId, frozenset[int]] = {}
+    for record in targets(core, target):
+        new = pinning.hold(record.id)
+        try:
+            found |= await _each(core, record.id, "pin", reason, lambda pid: sandbox.pin(pid, wanted))
+        except BaseException:
+            if new:
+                pinning.forget(record.id)
+            raise
+    return found
 
 
 async def _each(core: Core, target: str, kind: str, reason: str, do: Callable[[int], Found]) -> dict[ShardId, Found]:

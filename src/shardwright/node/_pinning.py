@@ -1,4 +1,4 @@
-"""Shards moved between the cores of this machine: every thread of theirs, as the controller decided."""
+"""Shards moved between the cores of this machine: everybody in their boxes, as the controller decided."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from shardwright import sandbox
 from shardwright.controller import PinRounds, PinRow, PinStep
+from shardwright.errors import SandboxError
 
 if TYPE_CHECKING:
     from shardwright.composition import ShardRecord
+    from shardwright.model.ids import ShardId
     from shardwright.monitoring import Observer
     from shardwright.node._core import Core
-
-_TURNS = 4  # a thread that began meanwhile took after the one that made it
 
 
 class Pinning:
@@ -25,9 +26,20 @@ class Pinning:
         self._observer = observer
         self._cores = tuple(sorted(os.sched_getaffinity(0)))
         self._told = False
+        self._held: set[ShardId] = set()
 
     def __repr__(self) -> str:
         return f"<Pinning {self.rounds}>"
+
+    def hold(self, shard: ShardId) -> bool:
+        """From now on that shard is where people put it, and no round moves it; whether that is new."""
+        new = shard not in self._held
+        self._held.add(shard)
+        return new
+
+    def forget(self, shard: ShardId) -> None:
+        """It is not held by people: it has ended, or could not be put where they said."""
+        self._held.discard(shard)
 
     def tick(self, records: Iterable[ShardRecord], now: float) -> None:
         """Decide, and do it."""
@@ -37,8 +49,10 @@ class Pinning:
         ports, rows = core.ports(), []
         for record in records:
             component = core.components.get(record.component)
-            if record.stopping or record.id not in ports or component is None:
+            if record.stopping or record.id not in ports or component is None or record.id in self._held:
                 continue
+            if ports[record.id].pid == os.getpid():
+                continue  # it runs in the node's own process, whose box is everybody's
             seen = self._observer.last(record.id)
             rows.append(
                 PinRow(
@@ -54,30 +68,17 @@ class Pinning:
 
     def _one(self, step: PinStep, pid: int) -> None:
         try:
-            pin(pid, step.cores)
-        except OSError as error:
+            found = sandbox.pin(pid, step.cores)
+        except SandboxError as error:
             self.rounds.failed(step)
             if not self._told:  # whoever may not do it once may not do it at all
                 self._told = True
                 self._core.record(
-                    "failure", f"it was not moved between cores: {error.strerror}", shard=step.shard,
+                    "failure", f"it was not moved between cores: {error.message}", shard=step.shard,
                     component=step.component, inputs=step.inputs,
                 )  # fmt: skip
             return
-        self._core.record("move", step.reason, shard=step.shard, component=step.component, inputs=step.inputs)
-
-
-def pin(pid: int, cores: Iterable[int]) -> None:
-    """Let that process run on these cores alone: all its threads, and those that they make. Raises OSError."""
-    wanted = set(cores)
-    for _ in range(_TURNS):
-        changed = False
-        for task in os.listdir(f"/proc/{pid}/task"):
-            try:
-                if os.sched_getaffinity(int(task)) != wanted:
-                    os.sched_setaffinity(int(task), wanted)
-                    changed = True
-            except ProcessLookupError:
-                continue  # that thread has ended
-        if not changed:
+        if not found:  # it has just ended
+            self.rounds.failed(step)
             return
+        self._core.record("move", step.reason, shard=step.shard, component=step.component, inputs=step.inputs)

@@ -13,7 +13,7 @@ import pytest
 
 from shardwright.errors import SandboxError
 from shardwright.model.limits import Limits, Resources, Usage
-from shardwright.sandbox._linux import _cgroup
+from shardwright.sandbox._linux import _cgroup, _io
 from shardwright.sandbox._linux._cgroup_v1 import CgroupV1, GroupV1
 from shardwright.sandbox._linux._cgroup_v2 import CgroupV2, GroupV2
 from shardwright.sandbox._linux._files import ControlFiles, Step, apply
@@ -270,15 +270,18 @@ OWNER = "shardwright-1-1"
 HANDED_DOWN = {"cgroup.controllers": "cpu io memory pids", "cgroup.subtree_control": ""}
 
 
-def test_v2_hands_controllers_down(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disks", [("8:0",), ()])
+def test_v2_hands_controllers_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disks: tuple[str, ...]) -> None:
+    monkeypatch.setattr(_io, "disks", lambda: disks)
+    io = ("io",) if disks else ()
     base = folder_of(tmp_path / "scope", HANDED_DOWN)
     own = folder_of(base / OWNER, {**HANDED_DOWN, "cpu.weight": "100", "memory.low": "0"})
     groups = CgroupV2.prepare(str(base), str(tmp_path), OWNER)
     assert isinstance(groups, CgroupV2)
-    assert groups.enforces == ("cpu", "memory", "pids", "io")
+    assert groups.enforces == ("cpu", "memory", "pids", *io), "no rate is enforced where there is no disk"
     assert groups.reason == ""
     for folder in (base, own):
-        assert first_line(folder / "cgroup.subtree_control") == "+cpu +memory +pids +io"
+        assert first_line(folder / "cgroup.subtree_control") == " ".join(("+cpu +memory +pids", *(f"+{name}" for name in io)))
     assert first_line(own / "cpu.weight") == str(min(100 * (os.cpu_count() or 1), 10_000))
     assert first_line(own / "memory.low") == "max"
 

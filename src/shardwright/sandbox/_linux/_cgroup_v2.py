@@ -200,6 +200,8 @@ class CgroupV2(ControlGroups):
         if os.path.basename(base) == _MEMBERS:
             base = os.path.dirname(base)  # an earlier run made room here already
         offered = _words(base, "cgroup.controllers")
+        if not _io.disks():
+            offered = [name for name in offered if name != "io"]  # there is nothing that a rate could be set for
         controllers = [name for name in wanted if name in offered]
         missing = [name for name in wanted if name not in offered and name not in _NOT_MISSED]
         if not controllers and not bare:

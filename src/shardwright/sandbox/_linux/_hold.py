@@ -55,24 +55,30 @@ def unpause(pid: int) -> int:
 
 
 def pin(pid: int, cpus: Collection[int]) -> frozenset[int]:
-    """Hold every thread in that box to these processors; what reads back. Raises SandboxError."""
+    """Hold every thread in that box to these processors; what reads back, nothing where all have ended. Raises SandboxError."""
     wanted = frozenset(cpus)
     try:
         for _ in range(_ROUNDS):
-            astray = [task for task in _tasks(pid) if frozenset(os.sched_getaffinity(task)) != wanted]
-            if not astray:
+            tasks = tuple(_tasks(pid))
+            if not tasks:
+                return frozenset()
+            if not [task for task in tasks if _move(task, wanted)]:
                 return wanted
-            for task in astray:
-                with contextlib.suppress(ProcessLookupError):
-                    os.sched_setaffinity(task, wanted)
-    except ProcessLookupError:
-        return pin(pid, cpus) if process_stat(pid) is not None else frozenset()
     except (OSError, ValueError) as error:
         raise SandboxError(
             f"process {pid} cannot be held to processors {sorted(wanted)}: {error}",
             remedy="name processors that this node may use itself",
         ) from error
     raise SandboxError(f"the box of process {pid} does not stay on processors {sorted(wanted)}")
+
+
+def _move(task: int, wanted: frozenset[int]) -> bool:
+    """Whether that thread was elsewhere; one that has ended was not."""
+    with contextlib.suppress(ProcessLookupError):
+        if frozenset(os.sched_getaffinity(task)) != wanted:
+            os.sched_setaffinity(task, wanted)
+            return True
+    return False
 
 
 def _tasks(pid: int) -> Iterator[int]:
