@@ -166,6 +166,7 @@ def test_verify_compares_test_by_test_and_counts_what_crossed(tmp_path: Path) ->
     found = json.loads(done.stdout)
     assert found["equivalent"] and found["tests"] == 13
     assert found["remote"] >= 0.9 * found["calls"] > 5
+    assert found["twice"] == 0
     assert {"sums:twice", "more:toil"} <= set(found["functions"])
     assert not [name for name in found["functions"] if name == "sums:noted"]
 

@@ -27,7 +27,13 @@ def wanted(kind: str, period: int, size: float, generator: np.random.Generator) 
         return size * (1 + np.sin(2 * np.pi * time / max(period * 4, 8))) / 2
     if kind == "burst":
         return np.where(generator.random(TICKS) < 0.05, size, 0.2)
-    return np.where(time // period % 2, size, 0.05)  # up as soon as it was given less
+    assert kind == "adversarial"
+    return np.full(TICKS, size)
+
+
+def answer(demand: float, given_cpu: float, size: float) -> float:
+    """Asks for all as soon as it was given less than that, and for hardly anything as soon as it has it."""
+    return demand if given_cpu < size else 0.05
 
 
 def reversals(kind: str, period: int, size: float, dead: int, seed: int, params: LimitParams) -> int:
@@ -38,6 +44,8 @@ def reversals(kind: str, period: int, size: float, dead: int, seed: int, params:
     state = new_state(node, np.array([[0.1, 0.1]]), np.array([[CORES, 4.0]]))
     given_cpu = []
     for tick in range(TICKS):
+        if kind == "adversarial":
+            demand[tick] = answer(demand[tick], state.guarantee[0, CPU], size)
         seen = demand[max(0, tick - dead)]
         usage = np.array([[min(seen, CORES), 0.05]])
         state = replace(state, usage=usage, lacked=np.zeros((1, 2)), measured_s=np.array([float(tick)]))

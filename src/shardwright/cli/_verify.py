@@ -136,7 +136,7 @@ class _Verification:
         self._verified: set[str] = set()  # components
         self._parts_s = self._own_s = self._moved_s = 0.0
         self._full: Counter[str] = Counter()
-        self._alone: dict[str, str] = {}  # what became of tests that were run again, uncut
+        self._again: dict[frozenset[str], dict[str, str]] = {}  # what such tests came to, uncut once more; none: all
 
     def run(self, counted: Ran | None) -> Verified:
         """``counted``: a run that was profiled. What its tests came to may differ from an uncut run; that is asked for then."""
@@ -162,7 +162,7 @@ class _Verification:
             cut = self._once(made, suspects)
             different = self._different(uncut, cut, suspects)
             if different:
-                different = self._steady(uncut, cut, different)
+                different = self._steady(uncut, cut, different, suspects)
             culprits = self._culprits(different, cut)
             if not suspects:
                 found.cut_s = time.monotonic() - begun_s
@@ -237,20 +237,18 @@ class _Verification:
             found["the command"] = f"the command printed or ended otherwise ({statuses})"
         return found
 
-    def _steady(self, uncut: Ran, cut: Ran, different: dict[str, str]) -> dict[str, str]:
-        """Without the tests that come out otherwise without any cut as well, when they are run again."""
+    def _steady(self, uncut: Ran, cut: Ran, different: dict[str, str], only: Collection[str]) -> dict[str, str]:
+        """Without the tests that come to exactly the same without any cut, too, when the same tests are run again.
+
+        It must be the same tests: one that depends on those before it comes out otherwise among others, whatever was cut.
+        """
         if "the command" in different:
             return different
-        if fresh := [name for name in different if name not in self._alone]:
-            self._alone.update(_outcomes(self._once(None, fresh)))
-        before, after = _outcomes(uncut), _outcomes(cut)
-        unsteady = [
-            name
-            for name in different
-            if name in self._alone
-            and name in after
-            and self._alone[name].partition(":")[0] != before[name].partition(":")[0]
-        ]
+        selection = frozenset(only)
+        if selection not in self._again:
+            self._again[selection] = _outcomes(self._once(None, selection))
+        again, after = self._again[selection], _outcomes(cut)
+        unsteady = [name for name in different if name in after and again.get(name) == after[name]]
         self.found.unsteady += [name for name in unsteady if name not in self.found.unsteady]
         return {name: text for name, text in different.items() if name not in unsteady}
 
@@ -354,5 +352,7 @@ def _tell(found: Verified) -> None:
             click.echo(f"  {name}: {item['calls']} calls, {item['remote']} elsewhere")
     for name, why in found.kept_together.items():
         click.echo(f"  kept together: {name}: {why}")
+    for name in found.unsteady:
+        click.echo(f"  unsteady, and so not compared: {name}: it comes out as cut without any cut as well")
     for line in found.refused[:12]:
         click.echo(f"  not cut: {line}")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
 from shardwright.cli._profile import TOO_LONG, Ran
-from shardwright.cli._verify import Verified, _Verification
+from shardwright.cli._verify import Verified, _tell, _Verification
 
 
 @pytest.fixture
 def verification() -> _Verification:
     made = _Verification.__new__(_Verification)
     made.found = Verified()
-    made._alone = {}
+    made._again = {}
     return made
 
 
@@ -49,16 +50,38 @@ def test_where_nobody_was_used_everybody_is_under_suspicion(verification: _Verif
     assert set(verification._culprits(verification._different(uncut, cut, ()), cut)) == {"a", "b"}
 
 
-def test_a_test_that_comes_out_otherwise_uncut_as_well_blames_nobody(
-    verification: _Verification, monkeypatch: pytest.MonkeyPatch
+def test_a_test_that_comes_out_as_cut_without_any_cut_blames_nobody(
+    verification: _Verification, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_Verification, "_once", lambda self, plan, only=(): ran(dict.fromkeys(only, "failed: again")))
-    uncut, cut = (
-        ran({"t0": "passed", "t1": "failed: b"}),
-        ran({"t0": "failed: x", "t1": "passed"}, {"t0": ["a"], "t1": ["a"]}),
-    )
-    left = verification._steady(uncut, cut, verification._different(uncut, cut, ()))
-    assert set(left) == {"t1"} and verification.found.unsteady == ["t0"]
+    outcomes = {"t0": "failed: x", "t1": "failed: again", "t2": "failed: b"}
+    monkeypatch.setattr(_Verification, "_once", lambda self, plan, only=(): ran(outcomes))
+    uncut = ran({"t0": "passed", "t1": "passed", "t2": "failed: b"})
+    cut = ran({"t0": "failed: x", "t1": "failed: y", "t2": "passed"}, {name: ["a"] for name in outcomes})
+    left = verification._steady(uncut, cut, verification._different(uncut, cut, ()), ())
+    assert set(left) == {"t1", "t2"}, "one that fails otherwise uncut is different all the same"
+    assert verification.found.unsteady == ["t0"]
+    _tell(verification.found)
+    assert "unsteady, and so not compared: t0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("only", [(), ("t0", "t1", "t2")])
+def test_a_test_that_depends_on_those_before_it_is_run_again_among_the_same(
+    verification: _Verification, monkeypatch: pytest.MonkeyPatch, only: tuple[str, ...]
+) -> None:
+    """``t2`` passes only after ``t0``; cut, it fails. Alone it fails as well, uncut."""
+    asked = []
+
+    def once(self: _Verification, plan: object, only: Collection[str] = ()) -> Ran:
+        asked.append(set(only))
+        selected = [name for name in ("t0", "t1", "t2") if not only or name in only]
+        return ran({name: "passed" if name != "t2" or "t0" in selected else "failed: x" for name in selected})
+
+    monkeypatch.setattr(_Verification, "_once", once)
+    uncut = ran(dict.fromkeys(("t0", "t1", "t2"), "passed"))
+    cut = ran({"t0": "passed", "t1": "passed", "t2": "failed: x"}, {"t2": ["a"]})
+    left = verification._steady(uncut, cut, verification._different(uncut, cut, only), only)
+    assert set(left) == {"t2"} and not verification.found.unsteady
+    assert asked == [set(only)]
 
 
 def test_a_command_without_tests_is_compared_by_what_it_says(verification: _Verification) -> None:

@@ -103,16 +103,34 @@ def test_a_burst_after_silence_is_learnt() -> None:
     assert dear.visible <= 20
 
 
-@pytest.mark.parametrize("rates", [None, RateParams()])
-def test_a_spare_lies_idle_until_it_is_dropped(rates: RateParams | None) -> None:
-    """Every twenty seconds somebody comes for one. A spare is always there, so idleness is at least the whole time."""
-    begins = 20.0 * np.arange(400)
+def regular(at_once: int, score_from_s: float) -> Sessions:
+    """Every twenty seconds so many come for a second each, for 8,000 s."""
+    begins = (20.0 * np.arange(400)[:, None] + 0.001 * np.arange(at_once)).ravel()
     events = np.sort(np.concatenate((begins, begins + 1)))
-    kinds = np.isin(events, begins)
-    demand = Sessions("regular", 8000.0, 4000.0, events, kinds, np.where(kinds, 1, 0), 600.0, np.full(14, 1 / 20))
-    [ours] = replay([Lane(demand, SpareParams(100_000.0, 15.0, rates=rates), False, 4000.0)])
+    kinds = np.tile(np.repeat((True, False), at_once), 400)
+    running = np.cumsum(np.where(kinds, 1, -1))
+    return Sessions("regular", 8000.0, score_from_s, events, kinds, running, 600.0, np.full(14, at_once / 20))
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("rates", [None, RateParams()])
+def test_a_spare_lies_idle_until_it_is_dropped(rates: RateParams | None, at_once: int) -> None:
+    """As many spares as come are always there or starting, which counts as well; what comes back is dropped for them."""
+    [ours] = replay([Lane(regular(at_once, 4000.0), SpareParams(100_000.0, 15.0, rates=rates), False, 4000.0)])
     assert ours.visible == 0
-    assert ours.idle_s >= 0.93 * 4000, "what was held is not counted"
+    assert ours.starts == 200 * at_once
+    assert ours.idle_s == pytest.approx(at_once * 4000.0), "what was held is not counted, or more than that"
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("rates", [None, RateParams()])
+def test_what_is_never_dropped_lies_idle_while_it_is_not_used(rates: RateParams | None, at_once: int) -> None:
+    """All that was ever started is there, and is idle but for the seconds of its sessions."""
+    params = SpareParams(100_000.0, 15.0, rates=rates, surplus_s=1e9)
+    [ours], [whole] = (replay([Lane(regular(at_once, s), params, False, s)]) for s in (4000.0, 0.0))
+    assert ours.starts == 0
+    assert whole.starts > 1
+    assert ours.idle_s == pytest.approx(whole.starts * 4000.0 - 200 * at_once)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.2])
