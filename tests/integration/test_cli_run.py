@@ -66,8 +66,8 @@ def main():
             sys.exit(9)
         signal.signal(signal.SIGTERM, tidy)
     sums.add(1, 2)
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)  # within: it may be interrupted as soon as this was read
         while True:
             time.sleep(0.05)
     except KeyboardInterrupt:

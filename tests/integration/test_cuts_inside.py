@@ -171,51 +171,6 @@ def test_verify_compares_test_by_test_and_counts_what_crossed(tmp_path: Path) ->
     assert not [name for name in found["functions"] if name == "sums:noted"]
 
 
-ORDERED = """
-import os
-
-SAID = {"own": os.getpid}
-
-def work(count):
-    total = 0
-    for number in range(count):
-        total += number * number
-    return total
-
-def harmless(number):
-    return work(3000) + number
-
-def whose(number):
-    work(3000)
-    return vars(os)["getpid"]() if number < 0 else SAID["own"]()
-"""
-ORDERED_SUITE = """
-import os
-from ordered import harmless, whose
-
-SEEN = []
-
-def test_first():
-    SEEN.append(1)
-    assert harmless(1) - harmless(0) == 1
-
-def test_last():
-    assert SEEN and whose(1) == os.getpid()
-"""
-
-
-def test_a_test_that_depends_on_another_is_a_difference_all_the_same(tmp_path: Path) -> None:
-    """Run again alone, ``test_last`` fails without any cut: that says nothing about why it fails when cut."""
-    manifest = '[app]\nname = "ordered"\n[components.one]\ncode = "ordered"\n'
-    app = write_app(tmp_path / "app", manifest, ordered=ORDERED, test_ordered=ORDERED_SUITE)
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(app / "test_ordered.py"))
-    done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more={"PYTEST_ADDOPTS": ""}, timeout=240)
-    found = json.loads(done.stdout)
-    assert not found["unsteady"], found
-    assert "ordered:whose" in found["kept_together"], found
-    assert done.returncode in (0, 3), done.stderr
-
-
 def test_a_program_that_is_right_only_uncut(tmp_path: Path) -> None:
     source = "import time\ndef tick():\n    return time.perf_counter()\n"
     source += "def main():\n    for _ in range(3):\n        tick()\n    print('done')\n"

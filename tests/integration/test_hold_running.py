@@ -1,4 +1,4 @@
-"""Shards that run are stopped and go on, and are held to processors; a chatty pair on one of them is the faster for it."""
+"""Shards that run are stopped and go on, and are held to processors, a chatty pair to one of them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,29 @@ isolation = "{isolation}"
 code = "back"
 isolation = "{isolation}"
 """
+BACK = """
+import ctypes
+
+where = ctypes.CDLL(None).sched_getcpu
+
+
+def echo(value):
+    return value
+
+
+def place():
+    return where()
+"""
 FRONT = """
+import ctypes
 import os
 import time
 
 import back
+
+
+def where():
+    return ctypes.CDLL(None).sched_getcpu(), back.place()
 
 
 def many(count):
@@ -64,7 +82,7 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
     app.mkdir()
     (app / "shardwright.toml").write_text(MANIFEST.format(isolation=request.param, transport="socket"))
     (app / "front.py").write_text(FRONT)
-    (app / "back.py").write_text("def echo(value):\n    return value\n")
+    (app / "back.py").write_text(BACK)
     with shardwright.start(app, state=tmp_path / "state") as node:
         yield node
 
@@ -112,26 +130,23 @@ def test_what_is_pinned_stays_there_with_all_that_it_starts(node: Node) -> None:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor alone")
-def test_a_chatty_pair_is_put_on_one_core_and_is_the_faster(
-    node: Node, record_exercised: Callable[[str, int], None]
-) -> None:
-    """By ``CorePlacer`` over this machine; least of several rounds in turns, for the machine is not ours alone."""
+def test_a_chatty_pair_runs_on_the_core_it_is_given(node: Node, record_exercised: Callable[[str, int], None]) -> None:
+    """By ``CorePlacer`` over this machine. How much faster that is says ``shardwright bench call``, not a test."""
     topology = read_topology()
     pair = ShardId("front"), ShardId("back")
     needs = [ShardNeed(pair[0], 0.1, 0.3), ShardNeed(pair[1], 0.1, 0.3), ShardNeed(ShardId("hog"), 0.5, 1.0)]
     homes = CorePlacer(topology).place(needs, {pair: 20_000}).homes
     together = homes[pair[0]].cpu
     assert homes[pair[1]].cpu == together != homes[ShardId("hog")].cpu
-    apart = next(cpu.number for cpu in topology.cpus if cpu.core != topology.cpus[0].core or cpu.number != together)
-    same: list[float] = []
-    split: list[float] = []
+    apart = next(cpu.number for cpu in topology.cpus if cpu.number != together)
+    times: dict[int, list[float]] = {together: [], apart: []}
     with node.session("one") as session:
         session.call("front.many", 1)
         node.pin("front", [together])
         for _ in range(5):
-            for times, cpu in ((same, together), (split, apart)):
+            for cpu in (together, apart):
                 node.pin("back", [cpu])
-                times.append(session.call("front.many", 200))
-    record_exercised("a call to a shard on the same core, ns", round(min(same) * 1e9))
-    record_exercised("a call to a shard on another core, ns", round(min(split) * 1e9))
-    assert min(same) < min(split), (same, split)
+                times[cpu].append(session.call("front.many", 200))
+                assert session.call("front.where") == (together, cpu), "where their code runs"
+    record_exercised("a call to a shard on the same core, ns", round(min(times[together]) * 1e9))
+    record_exercised("a call to a shard on another core, ns", round(min(times[apart]) * 1e9))
