@@ -281,7 +281,9 @@ def test_v2_hands_controllers_down(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert groups.enforces == ("cpu", "memory", "pids", *io), "no rate is enforced where there is no disk"
     assert groups.reason == ""
     for folder in (base, own):
-        assert first_line(folder / "cgroup.subtree_control") == " ".join(("+cpu +memory +pids", *(f"+{name}" for name in io)))
+        assert first_line(folder / "cgroup.subtree_control") == " ".join(
+            ("+cpu +memory +pids", *(f"+{name}" for name in io))
+        )
     assert first_line(own / "cpu.weight") == str(min(100 * (os.cpu_count() or 1), 10_000))
     assert first_line(own / "memory.low") == "max"
 
