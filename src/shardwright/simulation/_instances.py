@@ -89,6 +89,8 @@ class _Replay:
         params = [lane.params for lane in lanes]
         self.cold, self.hide = np.array([p.cold_s for p in params]), np.array([p.hidden_s for p in params])
         self.most = np.array([min(p.spares, MOST_SPARES) if p.prewarms else 0 for p in params])
+        if any(lane.params.within is not None and lane.beside is None for lane in lanes):
+            raise ValueError("a lane within a budget needs what its settings came to (replay_within)")
         self.bounded = np.array([lane.beside is not None for lane in lanes], dtype=bool)
         self.period: dict[int, tuple[FloatArray, FloatArray]] = {}  # where the budgets of a lane began
         self.period_at: dict[int, float] = {}

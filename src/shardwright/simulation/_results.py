@@ -222,8 +222,9 @@ and 15 %. Ours is asked to fall short no more often. The first 40 % is learnt fr
 _LENDING_HEAD = """
 ## With lending
 
-Units are these traces, each scaled to the same mean, then parts of the longest, then copies shifted in time. The node's
-capacity is the largest sum that the VPA rule reserved in the part that is learnt from; what is idle of it is lent fairly.
+Units are these traces, each scaled to the same mean, then parts of the longest, then copies shifted in time. The node is as
+large as the largest sum that the VPA rule reserved, in the part that is learnt from or ever; what is idle of it is lent fairly.
+Where all ask for more than the node has somebody is short whatever is decided: one unit at least, which is the least possible.
 """
 
 
@@ -262,17 +263,19 @@ def _lending_table(traces: list[FloatArray]) -> str:
         demand = np.stack(units[:count])
         demand = demand / demand.mean(axis=1, keepdims=True)
         vpa = np.stack([vpa_guarantees(unit) for unit in demand])
-        capacity = float(vpa[:, 100:learn].sum(axis=0).max())
         alone = [fit(unit[learn:], given[learn:]) for unit, given in zip(demand, vpa, strict=True)]
-        theirs = pooled_fit(demand[:, learn:], vpa[:, learn:], capacity)
-        mine = pooled_fit(demand[:, learn:], pooled_guarantees(demand, 0.15, learn)[:, learn:], capacity)
-        over = float((demand[:, learn:].sum(axis=0) > capacity).mean())
-        rows.append(
-            (str(count), f"{100 * float(np.mean([f.short for f in alone])):.2f} %", f"{100 * theirs.short:.3f} %",
-             f"{100 * mine.short:.3f} %", f"{theirs.slack:.3f}", f"{mine.slack:.3f}", f"{100 * over:.2f} %")
-        )  # fmt: skip
+        need = pooled_guarantees(demand, 0.15, learn)
+        for node, reserved in (("learnt", vpa[:, 100:learn]), ("ever", vpa[:, 100:])):
+            capacity = float(reserved.sum(axis=0).max())
+            theirs = pooled_fit(demand[:, learn:], vpa[:, learn:], capacity)
+            mine = pooled_fit(demand[:, learn:], need[:, learn:], capacity)
+            over = float((demand[:, learn:].sum(axis=0) > capacity).mean())
+            rows.append(
+                (str(count), node, f"{100 * float(np.mean([f.short for f in alone])):.2f} %", f"{100 * theirs.short:.3f} %",
+                 f"{100 * mine.short:.3f} %", f"{100 * over / count:.3f} %", f"{theirs.slack:.3f}", f"{mine.slack:.3f}")
+            )  # fmt: skip
     return table(
-        ("units", "VPA short, alone", "VPA short, lending", "short", "VPA slack", "slack", "intervals over capacity"),
+        ("units", "node", "VPA short, alone", "VPA short, lending", "short", "least possible", "VPA slack", "slack"),
         rows,
     )
 

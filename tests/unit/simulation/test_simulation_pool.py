@@ -15,8 +15,11 @@ from shardwright.simulation import (
     evaluate_pool,
     make_sessions,
     replay,
+    replay_within,
 )
 from shardwright.simulation._levels import clairvoyant, keep_alive, level_gaps, prewarming_clairvoyant
+
+FEW = DemandParams(most_sessions=2000)
 
 
 def trace(name: str = "wave", *, rate: float = 0.1, cv: float = 1.0) -> Series:
@@ -75,18 +78,18 @@ def test_prewarming_is_off_where_it_does_not_pay(sessions: Sessions) -> None:
 
 
 def test_a_budget_is_kept(sessions: Sessions) -> None:
-    params = SpareParams(600.0, 15.0, memory=200.0, within=KeepAlive())
-    [ours] = replay([Lane(sessions, params, False, 0.0)])
-    fixed = keep_alive(level_gaps(make_scored(sessions)), 600, 0.5)
-    assert ours.starts <= 3 * fixed.starts + 5
-    assert ours.idle_s <= 1.1 * fixed.idle_s
-    assert ours.visible < fixed.visible
+    params = SpareParams(600.0, 18.0, 0.01, 200.0, rates=RateParams(), within=KeepAlive())
+    lanes = [Lane(each, params, False, each.score_from_s) for each in (sessions, make_sessions(trace(cv=3.0), 1, FEW))]
+    for lane, ours in zip(lanes, replay_within(lanes), strict=True):
+        fixed = keep_alive(level_gaps(lane.sessions), 600, 0.01)
+        assert ours.starts <= 3 * fixed.starts
+        assert ours.idle_s <= fixed.idle_s
+        assert ours.visible < 0.5 * fixed.visible
 
 
-def make_scored(sessions: Sessions) -> Sessions:
-    from dataclasses import replace
-
-    return replace(sessions, score_from_s=0.0)
+def test_a_lane_within_a_budget_does_not_run_without_its_settings(sessions: Sessions) -> None:
+    with pytest.raises(ValueError, match="replay_within"):
+        replay([Lane(sessions, SpareParams(within=KeepAlive()))])
 
 
 def test_a_burst_after_silence_is_learnt() -> None:
