@@ -266,7 +266,7 @@ def _lending_table(traces: list[FloatArray]) -> str:
         alone = [fit(unit[learn:], given[learn:]) for unit, given in zip(demand, vpa, strict=True)]
         need = pooled_guarantees(demand, 0.15, learn)
         for node, reserved in (("learnt", vpa[:, 100:learn]), ("ever", vpa[:, 100:])):
-            capacity = float(reserved.sum(axis=0).max())
+            capacity = float(np.max(reserved.sum(axis=0)))
             theirs = pooled_fit(demand[:, learn:], vpa[:, learn:], capacity)
             mine = pooled_fit(demand[:, learn:], need[:, learn:], capacity)
             over = float((demand[:, learn:].sum(axis=0) > capacity).mean())
@@ -281,7 +281,7 @@ def _lending_table(traces: list[FloatArray]) -> str:
 
 
 def _three(values: FloatArray) -> str:
-    return f"{np.median(values):.3f} / {np.quantile(values, 0.9):.3f} / {values.max():.3f}"
+    return f"{np.median(values):.3f} / {np.quantile(values, 0.9):.3f} / {np.max(values):.3f}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
