@@ -30,8 +30,8 @@ class KeepAlive:
 
     ``recent`` arrivals are what settings are judged by, anew after each ``every``, and what is usual among all components
     as if that were ``prior`` starts of the keep-alive. ``aim`` is the part of both budgets that is aimed at; a setting that
-    would
-    take more is counted ``stern`` times what it is over.
+    would take more is counted ``stern`` times what it is over. What was overspent is to be saved again within ``soon`` of
+    what settings are judged by.
     """
 
     keep_s: float = 600.0
@@ -42,6 +42,7 @@ class KeepAlive:
     every: int = 10
     prior: float = 60.0
     stern: float = 3.0
+    soon: float = 0.25
 
     def __post_init__(self) -> None:
         if not (self.keep_s > 0 and self.starts > 0 and self.idle > 0 and 0 < self.aim <= 1):
@@ -70,8 +71,9 @@ class KeepAlive:
         more = self.prior * np.array([1.0, 1.0, each])
         met = recent + usual * more
         again = would + more[1:]
-        # of what there will be when as much has happened again
-        left = self.aim * np.array([self.starts, self.idle]) * (period + again) - used
+        # what was overspent is to be saved, and what was saved may be spent, before a part of as much has happened again
+        budgets = self.aim * np.array([self.starts, self.idle])
+        left = budgets * again + (budgets * period - used) / self.soon
         over = np.maximum(met[:, 1:] / np.maximum(left, 1e-9) - 1.0, 0.0)
         return int(np.argmin(met[:, 0] / again[0] + self.stern * over.sum(axis=1)))
 
