@@ -70,8 +70,8 @@ class PinRounds:
         return bool(self._said)
 
     def decide(self, rows: Sequence[PinRow], cores: Sequence[int], now: float) -> tuple[PinStep, ...]:
-        """What changes. ``cores`` are those of the node, of which the first are kept: in an order in which neighbours share what
-        processors share. Never all are kept, and never more than leaves the others what they are guaranteed.
+        """What changes. ``cores`` are those of the node, of which the first are kept: in an order in which neighbours share
+        what processors share. Never all are kept, and never more than leaves the others what they are guaranteed.
         """
         demands = [row.demand for row in rows if math.isfinite(row.demand) and row.demand > 0]
         share = sum(demands) / max(len(cores), 1)
