@@ -148,7 +148,7 @@ def resize_shards(invocation: Invocation, rounds: int) -> None:
 
 
 _OF_LIVE = ("case", "first_action_s", "back_in_slo_s", "p50_ms", "p99_ms", "p99_before_ms", "p99_after_ms",
-            "p99_unloaded_ms", "p99_over_unloaded", "shed", "replayed_same")  # fmt: skip
+            "p99_unloaded_ms", "p99_over_unloaded", "shed", "core_percent_of_500", "replayed_same")  # fmt: skip
 
 
 @bench.command()
@@ -159,7 +159,8 @@ def live(invocation: Invocation, seconds: float, rounds: int) -> None:
     """What the controller of a running node makes of load that does not wait for answers.
 
     The bundled arena stepping from 10 to 70 % of its saturation; the first answer of a component without instances; three
-    priorities that ask for more than there is. What was recorded meanwhile is decided again by the simulator.
+    priorities that ask for more than there is; what looking at all shards once a second takes of a core. What was recorded
+    meanwhile is decided again by the simulator.
 
     \b
     Examples:

@@ -149,7 +149,7 @@ def test_whoever_estimates_the_rate_pays_little_more_than_whoever_is_told(rate: 
 
 def test_all_policies_over_a_small_fleet() -> None:
     traces = [trace("a"), trace("b", rate=0.03), trace("c", cv=4.0)]
-    params = PoolParams(least_colds=1, demand=DemandParams(most_sessions=1000))
+    params = PoolParams(least_colds=1, demand=DemandParams(most_sessions=250))
     results = evaluate_pool(traces, params, [0])
     assert results == evaluate_pool(traces, params, [0])
     assert results.components
