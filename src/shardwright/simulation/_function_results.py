@@ -26,7 +26,7 @@ from shardwright.simulation._functions import (
 
 AIM = 0.97  # of the comparator's idleness, on other functions
 _ALONE = "not periodic, alone"
-COLD_CHOICES_S = tuple(round(100 * 1.06**step) for step in range(125))  # 100 to 137,000
+COLD_CHOICES_S = tuple(round(100 * 1.1**step) for step in range(75))  # 100 to 116,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def evaluate_functions(
     seeds: Sequence[int],
     hidden_s: float,
     start_s: float,
-    tune_count: int = 1000,
+    tune_count: int = 500,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[FunctionRow]:
     """Means over the seeds. For each comparator the price of a cold start is the largest that used no more than ``AIM`` of its
