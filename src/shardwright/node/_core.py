@@ -33,6 +33,7 @@ from shardwright.guest import (
     Note,
     Patched,
     Stacks,
+    Unsaid,
     Why,
 )
 from shardwright.guest import Unbind as UnbindRequest
@@ -286,6 +287,9 @@ class Core:
 
     def on_counts(self, port: ShardPort, counts: Counts) -> None:
         self.numbers.heard(port, counts)
+
+    def on_unsaid(self, port: ShardPort, unsaid: Unsaid) -> None:
+        self.bindings.on_unsaid(port, unsaid)
 
     def on_finished(self, port: ShardPort, finished: Finished) -> None:
         future = self._finished.pop(port.shard, None)
