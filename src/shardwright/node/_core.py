@@ -134,7 +134,9 @@ class Core:
         self.overview = Overview(self.shards, self.sessions, journal, self._mask, clock)
         self.bindings = Bindings(plan, wires, self.shards, self, clock)
         self.questions = Questions()
-        self.gateway_sessions = GatewaySessions(plan, manifest.gateway, self)
+        self.gateway_sessions = GatewaySessions(
+            plan, manifest.gateway, self, lambda component: self.shards.composer.most_shards(component) is not None
+        )
         self._sessions: dict[SessionNumber, LiveSession] = {}
         self._names: dict[str, SessionNumber] = {}
         self._past_names: dict[int, str] = {}  # of ended sessions: their last lines may come after them
