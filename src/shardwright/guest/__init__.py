@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from shardwright.guest._service import serves
     from shardwright.guest._shard import EXIT_DEFECT, ControlBinder, refusal, run_program
     from shardwright.guest._stacks import STACKS_SIGNAL, stacks
+    from shardwright.guest._stream_calls import Stream, async_generator_proxy, generator_proxy
     from shardwright.guest._stubs import Proxies
     from shardwright.guest._template import ImportFailed, import_modules
     from shardwright.guest._testing import Patch, Patched, Testing
@@ -253,6 +254,7 @@ __all__ = [
     "StacksTo",
     "Status",
     "Stop",
+    "Stream",
     "Testing",
     "Unbind",
     "UseSessions",
@@ -264,6 +266,7 @@ __all__ = [
     "WebSocketReceive",
     "WebSocketSend",
     "Why",
+    "async_generator_proxy",
     "beyond",
     "check_headers",
     "client_event",
@@ -278,6 +281,7 @@ __all__ = [
     "edge_codec",
     "encode_web",
     "frame",
+    "generator_proxy",
     "import_modules",
     "install_policy",
     "key_of",
@@ -335,6 +339,7 @@ __getattr__ = lazily(
         "_service": "serves",
         "_shard": "ControlBinder EXIT_DEFECT refusal run_program",
         "_stacks": "STACKS_SIGNAL stacks",
+        "_stream_calls": "Stream async_generator_proxy generator_proxy",
         "_stubs": "Proxies",
         "_template": "ImportFailed import_modules",
         "_testing": "Patch Patched Testing",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ class Caller:
         self.calls_out = 0
         self.failed: dict[str, int] = {}  # calls that ended in an error of ours, by its code
         self.before_call: Callable[[], None] = lambda: None
+        self.dropped: deque[Any] = deque()  # streams whose consumers were collected, and whose owners are to be told
         self._errands = Errands()
         self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
 
@@ -67,6 +69,10 @@ class Caller:
         """In which context the calling thread or task calls. Raises NotPermitted when it could be any session's."""
         context = current_call.get()
         return self.outside_calls(context) if context is NOWHERE or context.over else context
+
+    def context_of(self, target: tuple[ShardId, int] | None) -> CallContext | None:
+        """In which context a method of that object is called, whoever calls it; None for that of the caller."""
+        return None
 
     # -- blocking ----------------------------------------------------------------------------------------------
 

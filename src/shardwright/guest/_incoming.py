@@ -129,6 +129,10 @@ class IncomingCall:
 
     # -- a thread that has the baton ---------------------------------------------------------------------------
 
+    def new_context(self) -> Context:
+        """What its coroutine runs in."""
+        return Context()
+
     def run(self) -> None:
         """Run to the end and answer. Never raises."""
         if self.cancelled:
@@ -162,8 +166,9 @@ class IncomingCall:
         else:
             self._returned(result)
 
-    def _enter(self) -> Any:
-        owner, envelope = self.owner, self.envelope
+    def _decoded(self) -> Any:
+        """What was asked, as a value; sets the context and the memo. Raises what hinders it."""
+        envelope = self.envelope
         if envelope.deadline_ns and time.monotonic_ns() > envelope.deadline_ns:
             raise DeadlineExceeded(f"{self.what}: the deadline passed in the queue", outcome="not started")
         self.set_context()
@@ -175,11 +180,16 @@ class IncomingCall:
             raise CallError(f"{self.what}: the request cannot be read: {violation}", outcome="not started") from None
         except CannotCross as error:
             raise CannotCross(f"{self.what}: {error.message}", outcome="not started", remedy=error.remedy) from None
-        owner.calls_in += 1
+        self.owner.calls_in += 1
         if envelope.buffers or len(envelope.payload) >= SMALL_BYTES:  # it has been read
             self.envelope = msgspec.structs.replace(envelope, payload=b"", buffers=())
-            owner.kept.give(self)
-        if envelope.kind is Kind.GET:
+            self.owner.kept.give(self)
+        return value
+
+    def _enter(self) -> Any:
+        owner = self.owner
+        value = self._decoded()
+        if self.envelope.kind is Kind.GET:
             return self._read(value)
         target, args, kwargs = self._arguments(value)
         entry = self.entry

@@ -91,6 +91,7 @@ class Link:
         self.arrived: deque[memoryview] = deque()
         self.patience = Patience()
         self.permitted: set[int] = set()  # entry points that the peer was found to be permitted
+        self.streams = 0  # generators of the peer that are iterated over here
         self.hears_calls = True  # whether the peer may send anything but replies
         if enter is not None:
             enter(self)
@@ -125,7 +126,7 @@ class Link:
     def begin(self, envelope: Envelope, ticket: Ticket) -> None:
         """Send a call; its outcome goes to ``ticket``. Raises what Channel.send raises: then nothing will come."""
         with self._mutex:
-            if self._retired:
+            if self._retired and envelope.kind is not Kind.DATA:  # what is open goes on
                 raise Retired(f"{self.peer.shard} is replaced")
             if self._lost is not None:
                 raise ChannelClosed(f"{self.peer.shard} is gone")
@@ -155,8 +156,19 @@ class Link:
             self._retired = True
         self._close_retired()
 
+    def stream_begins(self) -> None:
+        """One generator of the peer more; the link stays open for it, though it be retired."""
+        with self._mutex:
+            self.streams += 1
+
+    def stream_ended(self) -> None:
+        """One generator of the peer less."""
+        with self._mutex:
+            self.streams -= 1
+        self._close_retired()
+
     def _close_retired(self) -> None:
-        if self._retired and not self._pending:  # nothing is added to it any more
+        if self._retired and not self._pending and not self.streams:  # nothing is added to it any more
             self.close()
 
     def post(self, envelope: Envelope) -> None:

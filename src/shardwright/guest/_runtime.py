@@ -12,6 +12,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
@@ -43,6 +44,7 @@ from shardwright.guest._output import end_lines
 from shardwright.guest._permits import Permits, permits_of
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
+from shardwright.guest._streams import OpenStream
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._testing import Patch, Patched
 from shardwright.guest._web import Web
@@ -253,6 +255,7 @@ class Runtime:
 
     def session_ends(self, number: SessionNumber) -> None:
         self.sessions.names.pop(number, None)
+        self.responder.streams.session_ended(number)
         self.let_go(self.objects.session_ended(number))
         for link in self.router.session_ended(number):
             link.close()
@@ -363,6 +366,11 @@ class Runtime:
         life = Life()
         life.over = True
         current_call.set(CallContext(session=held.session, session_name=self.sessions.name(held.session), life=life))
+        if type(held.value) is OpenStream:
+            try:
+                self.responder.streams.close(held.value)
+            except BaseException:  # as where a generator is closed because nobody has it any more
+                traceback.print_exc()
         held.value = None
 
     # -- code --------------------------------------------------------------------------------------------------
