@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from shardwright.guest._asgi import BadApplication
     from shardwright.guest._caller import Caller
     from shardwright.guest._chains import Chains
-    from shardwright.guest._context import NOWHERE, CallContext, current_call
+    from shardwright.guest._context import NOWHERE, CallContext, cancelled, current_call, time_left
     from shardwright.guest._control import HEADER, MAX_FROM_GUEST, VERSION, ControlSocket, decode_from_guest, frame
     from shardwright.guest._control_messages import (
         Accept,
@@ -268,6 +268,7 @@ __all__ = [
     "Why",
     "async_generator_proxy",
     "beyond",
+    "cancelled",
     "check_headers",
     "client_event",
     "cost",
@@ -297,6 +298,7 @@ __all__ = [
     "run_program",
     "serves",
     "stacks",
+    "time_left",
     "transport_of",
 ]
 
@@ -306,7 +308,7 @@ __getattr__ = lazily(
         "_asgi": "BadApplication",
         "_caller": "Caller",
         "_chains": "Chains",
-        "_context": "CallContext NOWHERE current_call",
+        "_context": "CallContext NOWHERE cancelled current_call time_left",
         "_control": "ControlSocket HEADER MAX_FROM_GUEST VERSION decode_from_guest frame",
         "_control_messages": (
             "Accept AskCounts AskLoad AskNode AskStacks Attach Attached Because BeginSession Bind Bound BreakIn "

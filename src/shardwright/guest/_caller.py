@@ -26,6 +26,7 @@ from shardwright.errors import (
     ShardwrightError,
     WouldDeadlock,
 )
+from shardwright.guest._carried import Carried
 from shardwright.guest._chains import AnyWaiting, Chains
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
 from shardwright.guest._errands import Errands
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
     from shardwright.guest._mailbox import Mailbox
 
+_CARRIED = 3  # where context variables are, behind these
+MAX_AGAIN = 2  # times an idempotent call is made anew
 Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any] | None]
 """What a CALL carries: object id (None for a function), positional and keyword arguments (None for none)."""
 
@@ -62,6 +65,7 @@ class Caller:
         self.failed: dict[str, int] = {}  # calls that ended in an error of ours, by its code
         self.before_call: Callable[[], None] = lambda: None
         self.dropped: deque[Any] = deque()  # streams whose consumers were collected, and whose owners are to be told
+        self.carried: Carried | None = None  # context variables that travel
         self._errands = Errands()
         self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
 
@@ -90,20 +94,36 @@ class Caller:
         context = self.context()
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
-        arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
+        arguments: Any = (target[1] if target else None, args, dict(kwargs) or None)
+        carried = self.carried
+        if carried is not None:
+            arguments = (*arguments, carried.values())
         try:
-            return self._exchange(definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context)
-        except ShardwrightError as error:
-            self.count_failure(error)
+            again = Attempts(entry, definition, target) if entry.idempotent else None
+            answer = self._exchange(
+                definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context, again
+            )
+            return answer if carried is None else carried.take_back(answer)
+        except BaseException as error:
+            if carried is not None:
+                carried.taken_from(error)
+            if isinstance(error, ShardwrightError):
+                self.count_failure(error)
             raise
 
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
         """Read an attribute of a module (by its name) or of an object (by its id)."""
         context = self.context()
+        carried = self.carried
+        asked = (owner, name) if carried is None else (owner, name, carried.values())
         try:
-            return self._exchange(definition, route, Kind.GET, MethodId(0), (owner, name), f"reading {name}", context)
-        except ShardwrightError as error:
-            self.count_failure(error)
+            answer = self._exchange(definition, route, Kind.GET, MethodId(0), asked, f"reading {name}", context)
+            return answer if carried is None else carried.take_back(answer)
+        except BaseException as error:
+            if carried is not None:
+                carried.taken_from(error)
+            if isinstance(error, ShardwrightError):
+                self.count_failure(error)
             raise
 
     def count_failure(self, error: ShardwrightError) -> None:
@@ -118,6 +138,7 @@ class Caller:
         value: object,
         what: str,
         context: CallContext,
+        again: Attempts | None = None,
     ) -> Any:
         if service := service_now():
             raise WouldDeadlock(
@@ -139,6 +160,7 @@ class Caller:
                 waiting = link.hub.waiting(
                     envelope.chain, context.session, self.mailbox if parked else None, link.patience
                 )
+                waiting.asks = link
                 self.chains.enter(waiting)
                 try:
                     waiting.step_up()
@@ -155,6 +177,8 @@ class Caller:
             finally:
                 self.router.request_done(definition, route, link)
             if isinstance(outcome, ChannelClosed):
+                if again is not None and again.left(context):
+                    continue
                 self.router.told(route, context.session)
                 with self.parked():
                     cause = self.router.binder.why(link.peer)
@@ -249,9 +273,13 @@ class Caller:
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
         loop = asyncio.get_running_loop()
-        arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
+        arguments: Any = (target[1] if target else None, args, dict(kwargs) or None)
+        carried = self.carried
+        if carried is not None:
+            arguments = (*arguments, carried.values())
         need_room()
         self.before_call()
+        again = Attempts(entry, definition, target) if entry.idempotent else None
         try:
             while True:
                 link = self._known(definition, route, context)
@@ -283,12 +311,18 @@ class Caller:
                 finally:
                     self.router.request_done(definition, route, link)
                 if isinstance(outcome, ChannelClosed):
+                    if again is not None and again.left(context):
+                        continue
                     self.router.told(route, context.session)
                     asked: Future[str] = self._errands.run(partial(self.router.binder.why, link.peer))
                     _raise_lost(link, entry.name, outcome, await asyncio.wrap_future(asked))
-                return self._result(link, outcome, memo, entry.name)
-        except ShardwrightError as error:
-            self.count_failure(error)
+                answer = self._result(link, outcome, memo, entry.name)
+                return answer if carried is None else carried.take_back(answer)
+        except BaseException as error:
+            if carried is not None:
+                carried.taken_from(error)
+            if isinstance(error, ShardwrightError):
+                self.count_failure(error)
             raise
 
     async def _bound(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
@@ -331,6 +365,27 @@ class Caller:
         except ProtocolViolation as violation:  # of this message: the shard lives, and so does the state in it
             raise CallError(f"{what}: {link.peer.shard} sent a reply that cannot be read: {violation}") from violation
         raise error
+
+
+class Attempts:
+    """How often an idempotent call may be made again whose outcome is unknown, for its shard ended while it ran.
+
+    Only where no state was lost with that shard: whoever had state there must hear of it.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, entry: EntryPoint, definition: ShardDefinition, target: tuple[ShardId, int] | None) -> None:
+        stateless = definition.state is StateKind.NONE and target is None
+        self._left = MAX_AGAIN if entry.idempotent and stateless else 0
+
+    def left(self, context: CallContext) -> bool:
+        """Whether to make it once more; counts it."""
+        remaining_s = context.remaining_s()
+        if not self._left or (remaining_s is not None and remaining_s <= 0):
+            return False
+        self._left -= 1
+        return True
 
 
 class _Awaited:
@@ -383,6 +438,8 @@ def _describe(definition: ShardDefinition, what: str) -> Describe:
 
     def describe(steps: tuple[Step, ...]) -> str:
         # the request is (object id, positional, keywords); people count from the first argument
+        if len(steps) > 1 and steps[0][0] == "item" and steps[0][1] == _CARRIED:
+            return f"{definition.component}.{what}(): a context variable that travels with it"
         if steps and steps[0][0] == "item" and steps[0][1] > 0:
             steps = (("item", steps[0][1] - 1), *steps[1:])
         return f"{definition.component}.{what}(): {describe_call(steps)}"

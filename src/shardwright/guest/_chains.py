@@ -22,6 +22,8 @@ from shardwright.model.ids import SessionNumber
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
+    from shardwright.guest._incoming import IncomingCall
+    from shardwright.guest._link import Link
     from shardwright.guest._ring_waiting import RingWaiting
 
 KEEP_S = 0.001  # so long a thread that reads for itself may keep the baton, where replies use to come sooner
@@ -70,6 +72,7 @@ class Waiting:
         "_at_once",
         "_hub",
         "_patience",
+        "asks",
         "baton",
         "bell",
         "chain",
@@ -92,6 +95,7 @@ class Waiting:
         self.thread = threading.get_ident()
         self.inbox: deque[Any] = deque()
         self.leads = False
+        self.asks: Link | None = None  # whom it waits for
         self.baton = mailbox
         self._hub = hub
         self._patience = patience
@@ -198,7 +202,7 @@ class Chains:
             return []
         return [item for item in waiting.inbox if not isinstance(item, (Envelope, ChannelClosed))]
 
-    def offer(self, chain: int, call: object) -> bool:
+    def offer(self, chain: int, call: IncomingCall) -> bool:
         """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do."""
         if not chain:
             return False
@@ -206,8 +210,17 @@ class Chains:
             stack = self._waiting.get(chain)
             if not stack or len(stack[-1].inbox) >= MAX_OFFERED:
                 return False
+            call.depth = len(stack)
             stack[-1].deliver(call)
             return True
+
+    def cancel(self, chain: int, depth: int) -> None:
+        """Who waits in that chain, above ``depth``, does so for a call that nobody wants any more: tell whom they wait for."""
+        with self._mutex:
+            waiting = self._waiting.get(chain, [])[depth:]
+        for each in waiting:
+            if each.asks is not None:
+                each.asks.cancel(each)
 
     def waits(self, chain: int, thread: int | None) -> bool:
         """Whether that thread waits on that chain."""

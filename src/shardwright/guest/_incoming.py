@@ -6,7 +6,7 @@ import asyncio
 import copy
 import inspect
 import time
-from contextvars import Context
+from contextvars import Context, copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from shardwright.errors import (
     ShardwrightError,
     WouldDeadlock,
 )
+from shardwright.guest._carried import ON_ERROR
 from shardwright.guest._context import CallContext, Life, current_call
 from shardwright.guest._kept import SMALL_BYTES
 from shardwright.guest._link import Link
@@ -39,7 +40,10 @@ class IncomingCall:
     __slots__ = (
         "began",
         "cancelled",
+        "carried",
+        "context",
         "counted",
+        "depth",
         "entry",
         "envelope",
         "is_async",
@@ -58,10 +62,13 @@ class IncomingCall:
         self.is_async = False
         self.began = False  # whether user code was entered: from then on it is not true that nothing was started
         self.cancelled = False
+        self.depth = 0  # how many threads waited in its chain when it came back to one of them
         self.counted = True  # among the coroutines that may run at once
         self.life = Life()
         self.task: asyncio.Task[None] | None = None
         self.memo: Any = None
+        self.carried: dict[int, Any] | None = None  # context variables that came along, where they travel
+        self.context: Context | None = None  # of a coroutine that a plain function gave
 
     def __repr__(self) -> str:
         return f"<IncomingCall {self.what} from {self.link.peer.shard}>"
@@ -100,10 +107,15 @@ class IncomingCall:
             raise DeadlineExceeded(f"{self.what}: the deadline had passed", outcome="not started")
 
     def cancel(self) -> None:
-        """The caller no longer waits. What has not begun will not; a coroutine is cancelled; other code runs on."""
-        self.cancelled = True
+        """The caller no longer waits. What has not begun will not; a coroutine is cancelled; other code runs on.
+
+        Where that waits for another shard, that one is told.
+        """
+        self.cancelled = self.life.cancelled = True
         if self.task is not None:
             self.owner.loop.cancel(self.task)
+        else:
+            self.owner.chains.cancel(self.envelope.chain, self.depth)
 
     def stuck(self) -> WouldDeadlock:
         return WouldDeadlock(
@@ -131,7 +143,7 @@ class IncomingCall:
 
     def new_context(self) -> Context:
         """What its coroutine runs in."""
-        return Context()
+        return self.context or Context()
 
     def run(self) -> None:
         """Run to the end and answer. Never raises."""
@@ -146,6 +158,7 @@ class IncomingCall:
             result = self._enter()
             if isinstance(result, CoroutineType):
                 # a function that was not seen to be a coroutine function, but is one
+                self.context = copy_context()
                 try:
                     self.owner.loop.start(self, result)
                 except BaseException:
@@ -252,6 +265,9 @@ class IncomingCall:
                 return target, args, {}
             case (int() | None as target, tuple() as args, dict() as kwargs) if all(type(k) is str for k in kwargs):
                 return target, args, kwargs
+            case (target, args, kwargs, carried) if self.owner.carried is not None:
+                self.carried = self.owner.carried.adopt(carried)
+                return self._arguments((target, args, kwargs))
         raise CallError(f"{self.what}: the request is not a call", outcome="not started")
 
     def _closed(self, what: str) -> NotPermitted:
@@ -264,6 +280,10 @@ class IncomingCall:
         )
 
     def _read(self, value: Any) -> Any:
+        match value:
+            case (owner, name, carried) if self.owner.carried is not None:
+                self.carried = self.owner.carried.adopt(carried)
+                value = owner, name
         permits = self.owner.permits(self.link.peer)
         match value:
             # an identifier: a dotted name would lead through attributes of attributes to what nobody exports
@@ -295,6 +315,8 @@ class IncomingCall:
     # -- the answer --------------------------------------------------------------------------------------------
 
     def _returned(self, result: Any) -> None:
+        if self.carried is not None and self.owner.carried is not None:
+            result = (result, self.owner.carried.changes(self.carried))
         try:
             payload, buffers = self.link.codec.encode_reply(result, self.memo)
         except CannotCross as error:
@@ -313,7 +335,12 @@ class IncomingCall:
         try:
             if self.began and isinstance(error, CallError) and error.outcome == "not started":
                 error = _ran(error)
-            payload, buffers = self.link.codec.encode_error(error, self.memo)
+            if self.carried is not None and self.owner.carried is not None:
+                error.__dict__[ON_ERROR] = self.owner.carried.changes(self.carried)
+            try:
+                payload, buffers = self.link.codec.encode_error(error, self.memo)
+            finally:
+                error.__dict__.pop(ON_ERROR, None)
         except BaseException as second:
             payload, buffers = self.link.codec.encode_error(
                 CallError(

@@ -150,6 +150,13 @@ class Link:
         self._close_retired()
         return True
 
+    def cancel(self, ticket: object) -> None:
+        """Tell the peer that the call of that ticket is no longer wanted; its outcome is waited for all the same."""
+        with self._mutex:
+            found = next((call_id for call_id, each in self._pending.items() if each is ticket), None)
+        if found is not None:
+            self.post(Envelope(kind=Kind.CANCEL, call_id=found))
+
     def retire(self) -> None:
         """Begin no further call; close once those in flight have their outcome."""
         with self._mutex:

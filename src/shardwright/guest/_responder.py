@@ -17,6 +17,7 @@ from shardwright.errors import (
     ShardwrightError,
     WouldDeadlock,
 )
+from shardwright.guest._carried import Carried
 from shardwright.guest._chains import Chains
 from shardwright.guest._incoming import IncomingCall
 from shardwright.guest._kept import SMALL_BYTES, KeptBytes, most_bytes
@@ -68,6 +69,7 @@ class Responder:
         self._running: dict[tuple[int, int], IncomingCall] = {}
         self._generators = frozenset(entry.method_id for entry in definition.entry_points if entry.is_generator)
         self.streams = Streams(self)
+        self.carried: Carried | None = None  # context variables that travel
         self._modules = frozenset(definition.code.modules)
         self.kept = KeptBytes(definition.component, most_bytes(definition.limits.ceiling.memory_bytes))
         self.permits: Callable[[Peer], Permits] = lambda peer: Permits(None)
@@ -128,6 +130,13 @@ class Responder:
                 call.cancel()
         self.streams.link_closed(link)
         self.let_go(self.objects.holder_gone(id(link)))
+
+    def session_ended(self, session: SessionNumber) -> None:
+        """Nobody waits for what still runs for that session."""
+        for call in list(self._running.values()):
+            if call.envelope.session == session:
+                call.cancel()
+        self.streams.session_ended(session)
 
     def _admit(self, link: Link, envelope: Envelope) -> None:
         key = envelope.call_id

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from shardwright.contracts.transport import Channel
 from shardwright.errors import CallError, CutRefused, Fault, InternalError, NotPermitted, Overloaded
 from shardwright.guest._caller import Caller
+from shardwright.guest._carried import Carried
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._control_messages import Counts
@@ -148,6 +149,8 @@ class Runtime:
             resolve=self.resolve_cut if self.definition.cut_of else self.resolve,
             session_name=self.sessions.name,
         )
+        if plan.context_variables and not self.definition.cut_of:
+            self.caller.carried = self.responder.carried = Carried(plan.context_variables, self.resolve)
         self.web = Web(self.responder, plan.routes)
         if namespace is not None:
             self.web.visible = namespace.visible
@@ -255,7 +258,7 @@ class Runtime:
 
     def session_ends(self, number: SessionNumber) -> None:
         self.sessions.names.pop(number, None)
-        self.responder.streams.session_ended(number)
+        self.responder.session_ended(number)
         self.let_go(self.objects.session_ended(number))
         for link in self.router.session_ended(number):
             link.close()

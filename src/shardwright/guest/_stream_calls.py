@@ -108,8 +108,11 @@ class Stream:
         if self._link is None:
             target = self._target
             self._route = self._caller._route(self._definition, self._entry, self._args, self._kwargs, target, context)
-            return (target[1] if target else None, self._args, dict(self._kwargs) or None), context
-        return (op, value, self._credit if op == NEXT else 1), context
+            asked: tuple[Any, ...] = (target[1] if target else None, self._args, dict(self._kwargs) or None)
+        else:
+            asked = (op, value, self._credit if op == NEXT else 1)
+        carried = self._caller.carried
+        return asked if carried is None else (*asked, carried.values()), context
 
     def _encode(self, link: Link, value: Any, context: CallContext) -> tuple[Envelope, Any]:
         payload, buffers, memo = link.codec.encode_request(value, describe=_describe(self._definition, self._what))
@@ -136,7 +139,15 @@ class Stream:
         """What the step came to. Raises what the generator raised."""
         if outcome.kind is not Kind.RESULT:
             self._finished()
-        answer = self._caller._result(link, outcome, self._memo if op == NEXT else memo, self._what)
+        carried = self._caller.carried
+        try:
+            answer = self._caller._result(link, outcome, self._memo if op == NEXT else memo, self._what)
+        except BaseException as error:
+            if carried is not None:
+                carried.taken_from(error)
+            raise
+        if carried is not None:
+            answer = carried.take_back(answer)
         match answer:
             case (int() as state, tuple() as items, value):
                 if self._entry.ahead and op == NEXT and items:
@@ -220,6 +231,7 @@ class Stream:
         parked = caller.mailbox is not None and caller.mailbox.holds()
         mailbox = caller.mailbox if parked else None
         waiting = link.hub.waiting(envelope.chain, context.session, mailbox, link.patience)
+        waiting.asks = link
         caller.chains.enter(waiting)
         try:
             waiting.step_up()

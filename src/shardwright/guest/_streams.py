@@ -258,6 +258,9 @@ class StreamStep(IncomingCall):
 
     def _asked(self, value: Any) -> tuple[int, Any]:
         match value:
+            case (op, sent, credit, values) if self.owner.carried is not None:
+                self.carried = self.owner.carried.adopt(values)
+                return self._asked((op, sent, credit))
             case (int() as op, sent, int() as credit) if NEXT <= op <= CLOSE and 0 < credit <= MAX_ITEMS:
                 if op == SEND or isinstance(sent, BaseException if op == THROW else NoneType):
                     self.credit = credit
@@ -342,7 +345,10 @@ class StreamStep(IncomingCall):
         assert stream is not None
         while len(items) > 1:
             try:
-                self._send(Kind.RESULT, *self.link.codec.encode_reply((state, items, value), self.memo))
+                answer: Any = (state, items, value)
+                if self.carried is not None and self.owner.carried is not None:
+                    answer = (answer, self.owner.carried.changes(self.carried))
+                self._send(Kind.RESULT, *self.link.codec.encode_reply(answer, self.memo))
                 return
             except MessageTooLarge:
                 if state == OVER:

@@ -109,6 +109,8 @@ class Component:
     stateful: tuple[str, ...] = ()  # classes of this component to be reached through handles
     value: tuple[str, ...] = ()  # classes of this component to be copied, overruling analysis
     never_cut: tuple[str, ...] = ()  # functions "module:qualname" that no cut inside the component moves
+    idempotent: tuple[str, ...] = ()  # functions "module:qualname" that may be called twice for once
+    ahead: tuple[str, ...] = ()  # generators "module:qualname" that may make items before they are asked for
     queue: int = 1024  # calls that may wait in one shard
     start_timeout_s: float = 60.0
     idle_timeout_s: float | None = None  # a session's shard is given back after this much silence
@@ -226,6 +228,7 @@ class Manifest:
     gateway: Gateway | None = None
     routes: tuple[Route, ...] = ()
     policy: Policy = Policy()
+    context_variables: tuple[str, ...] = ()  # "module:NAME", of common modules; they travel with calls
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, key: str) -> str:

@@ -216,6 +216,7 @@ class ShardPlan:
         tuple[str, str], ...
     ] = ()  # (module, source like ``ModuleSurface.data_source``) of common modules
     cuts: tuple[Cut, ...] = ()  # inside components
+    context_variables: tuple[str, ...] = ()  # "module:NAME", that travel with calls
 
     @property
     def refusals(self) -> tuple[Diagnostic, ...]:
