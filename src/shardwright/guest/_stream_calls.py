@@ -37,6 +37,7 @@ from shardwright.guest._service import service_now
 from shardwright.guest._streams import CLOSE, GOES_ON, MAX_ITEMS, NEXT, SEND, THROW
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ShardId
+from shardwright.transport.codec import joined
 
 if TYPE_CHECKING:
     from shardwright.guest._link import Link
@@ -137,11 +138,13 @@ class Stream:
 
     def _answered(self, link: Link, op: int, outcome: Envelope, memo: Any) -> Any:
         """What the step came to. Raises what the generator raised."""
+        if memo is not self._memo:
+            memo = joined(self._memo, memo)  # what the generator changes in its arguments comes with any of its items
         if outcome.kind is not Kind.RESULT:
             self._finished()
         carried = self._caller.carried
         try:
-            answer = self._caller._result(link, outcome, self._memo if op == NEXT else memo, self._what)
+            answer = self._caller._result(link, outcome, memo, self._what)
         except BaseException as error:
             if carried is not None:
                 carried.taken_from(error)

@@ -25,6 +25,7 @@ from shardwright.guest._incoming import IncomingCall
 from shardwright.guest._objects import Held
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import SessionNumber
+from shardwright.transport.codec import joined
 
 if TYPE_CHECKING:
     from shardwright.guest._link import Link
@@ -250,8 +251,7 @@ class StreamStep(IncomingCall):
             stream.generator = self._streamable(made)
         else:
             op, value = self._asked(self._decoded())
-            if op == NEXT:
-                self.memo = stream.memo
+            self.memo = joined(stream.memo, self.memo)
             self.began = True
         advance = self._advance_async if hasattr(stream.generator, "__anext__") else self._advance
         return advance(stream, op, value)
