@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Played:
     from_due: list[float] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     trouble: Counter[str] = field(default_factory=Counter)
+    told: list[str] = field(default_factory=list)  # tracebacks of the first of the trouble
     broken: list[BaseException] = field(default_factory=list)
     elapsed_s: float = 0.0
     cpu_s: float = 0.0
@@ -60,6 +62,7 @@ class Played:
             "all_entered_s": round(self.enter_s, 3),
             "refused_by_the_game": dict(sorted(self.refused.items())),
             "trouble": dict(self.trouble),
+            "told": self.told,
         }
 
 
@@ -96,6 +99,8 @@ def _play(
                     value, send = session.call(target, *arguments), visitor.send
                 except Exception as error:
                     value, send = error, visitor.throw
+                    if not isinstance(error, visitors.ArenaError) and len(into.told) < 5:
+                        into.told.append("".join(traceback.format_exception(error)))
                 ended = time.monotonic()
                 times.append(ended - began)
                 dues.append(ended - due)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
-import tomllib
 from pathlib import Path
 
 import coverage
 
+import house_recorder
 from house_coverage import PTH, install, startup_code
-
-ROOT = Path(__file__).parents[2]
 
 PROGRAM = """\
 import os, signal, subprocess, sys
@@ -24,6 +21,9 @@ def forked_and_ended_hard():
 def spawned():
     return 2
 
+def threaded():
+    return 3
+
 def terminated():
     signal.raise_signal(signal.SIGTERM)
 
@@ -33,19 +33,28 @@ if __name__ == "__main__":
             spawned()
         case ["terminated"]:
             terminated()
+        case ["threaded"]:
+            import threading
+            thread = threading.Thread(target=threaded)
+            thread.start()
+            thread.join()
         case _:
             pid = os.fork()
             if pid == 0:
                 forked_and_ended_hard()
                 os._exit(0)
             os.waitpid(pid, 0)
-            for part in ("spawned", "terminated"):
+            for part in ("spawned", "terminated", "threaded"):
                 subprocess.run([sys.executable, __file__, part])
 """
 
 
+ALL = {"forked_and_ended_hard", "spawned", "terminated", "threaded"}
+
+
 def executed(program: Path, data_file: Path) -> set[str]:
     """The names of the functions whose body ran, over all processes."""
+    assert house_recorder.merge(str(data_file)) > 0
     measured = coverage.Coverage(data_file=str(data_file), config_file=False)
     measured.combine([str(data_file.parent)], keep=True)
     data = measured.get_data()
@@ -55,45 +64,31 @@ def executed(program: Path, data_file: Path) -> set[str]:
     return {line[4:].partition("(")[0] for at, line in enumerate(lines, 1) if line.startswith("def ") and at + 1 in ran}
 
 
-def test_forked_spawned_and_hard_ended_processes_count(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM, encoding="utf-8")
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["coverage"]["run"]
-    patches, data_file = ",".join(settings["patch"]), tmp_path / "coverage"
-    config = tmp_path / "coveragerc"
-    config.write_text(
-        f"[run]\nparallel = true\nsigterm = {settings['sigterm']}\npatch = {patches}\ndata_file = {data_file}\n",
-        encoding="utf-8",
-    )
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    command = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", str(program)]
-    subprocess.run(command, cwd=tmp_path, env=clean, check=True, timeout=60)
-    assert executed(program, data_file) == {"forked_and_ended_hard", "spawned", "terminated"}
-
-
-def test_processes_with_an_environment_of_their_own_count_while_the_marker_lies_there(tmp_path: Path) -> None:
-    program, config, data_file = tmp_path / "program.py", tmp_path / "coveragerc", tmp_path / "data" / "coverage"
-    data_file.parent.mkdir()
-    program.write_text(PROGRAM, encoding="utf-8")
-    config.write_text("[run]\nparallel = true\npatch = fork, _exit\nsigterm = true\n", encoding="utf-8")
+def test_processes_of_all_kinds_count_while_the_marker_lies_there(tmp_path: Path) -> None:
+    program, data_file = tmp_path / "package" / "program.py", tmp_path / "data" / "coverage"
+    for path in (program, data_file):
+        path.parent.mkdir()
     marker = tmp_path / "coverage-run"
-    install(marker, config, data_file, tmp_path)
+    install(marker, program.parent, data_file.parent, tmp_path)
     line = (tmp_path / PTH).read_text(encoding="utf-8")
     assert line == startup_code(marker)
     assert line.count("\n") == 1  # a .pth file is read line by line
-    # What site does with the line, in a process that knows nothing of coverage.
+    # What site does with the line, in a process that knows nothing of coverage, and in those that it starts.
     prelude = (
-        f"import sys; sys.path.append({sysconfig.get_path('platlib')!r}); exec({line!r}); "
-        "import os; assert not [n for n in os.environ if n.startswith('COV')]; "
-        f"program = {str(program)!r}; sys.argv = [program, sys.argv[1]]; "
+        f"import sys; exec({line!r}); assert not any(name.startswith('coverage.') for name in sys.modules); "
+        f"program = {str(program)!r}; sys.argv = [program, *sys.argv[1:]]; "
         "import runpy; runpy.run_path(program, run_name='__main__')"
+    )
+    (tmp_path / "start.py").write_text(prelude, encoding="utf-8")
+    program.write_text(
+        PROGRAM.replace("__file__, part", f"'-S', {str(tmp_path / 'start.py')!r}, part"), encoding="utf-8"
     )
 
     def run() -> None:
-        subprocess.run([sys.executable, "-S", "-c", prelude, "spawned"], cwd="/", env={}, check=True, timeout=60)
+        subprocess.run([sys.executable, "-S", str(tmp_path / "start.py")], cwd="/", env={}, check=True, timeout=60)
 
     run()
-    assert executed(program, data_file) == {"spawned"}
+    assert executed(program, data_file) == ALL
     for path in data_file.parent.iterdir():
         path.unlink()
     marker.unlink()

@@ -33,7 +33,8 @@ FRONT = "import a\ndef main():\n    print('got', a.f())\n"
 @pytest.mark.parametrize("start", ["template", "spawn"])
 def test_streams_stay_apart(tmp_path: Path, start: str) -> None:
     folder = write_app(tmp_path / "app", MANIFEST.replace("START", start), a=A, front=FRONT)
-    done = shardwright(tmp_path, "run", str(folder))
+    # print() of an unbuffered Python writes a line in pieces, between which another thread may write
+    done = shardwright(tmp_path, "run", str(folder), more={"PYTHONUNBUFFERED": ""})
     assert done.returncode == 0
     assert sorted(done.stdout.splitlines()) == ["called", "child", "got 1", "imported"]
     for line in ("imported with care", "called with care", "child with care"):

@@ -195,7 +195,8 @@ def test_nothing_is_kept_of_shards_that_ended(node: Any) -> None:
 
 def test_endpoints_of_a_binding_that_fails_half_way_are_disposed_of(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     core = node.running.core
-    pair, made = core.transport.pair, []
+    transport = core.bindings._between(CLIENT, ComponentName("a"))
+    pair, made = transport.pair, []
 
     def once() -> tuple[Endpoint, Endpoint]:
         if made:
@@ -205,10 +206,10 @@ def test_endpoints_of_a_binding_that_fails_half_way_are_disposed_of(node: Any, m
         return found
 
     session = node.session()
-    monkeypatch.setattr(core.transport, "pair", once)
+    monkeypatch.setattr(transport, "pair", once)
     with pytest.raises(OSError):
         node.running.submit(core.bindings.bind(CLIENT, Bind(0, "s", session._live.number, None, None, ()))).result(10)
-    assert made and not core.transport._unopened
+    assert made and not transport._unopened
     session.end()
 
 

@@ -62,7 +62,7 @@ _NEAR = """
         for _ in range(20):
             echo(payload)
         end = time.monotonic() + for_s
-        while time.monotonic() < end and len(taken) < 20000:
+        while not taken or (time.monotonic() < end and len(taken) < 20000):
             if gap_s:
                 time.sleep(gap_s)
             begun = clock()
@@ -76,7 +76,7 @@ _NEAR = """
         end = time.monotonic() + for_s
 
         def one():
-            while time.monotonic() < end:
+            while not taken or time.monotonic() < end:
                 begun = clock()
                 echo(payload)
                 taken.append(clock() - begun)

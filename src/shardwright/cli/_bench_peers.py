@@ -22,7 +22,7 @@ def serve(ask, answerer):
             ask(payload)
         clock, taken = time.perf_counter_ns, []
         end = time.monotonic() + asked["for_s"]
-        while time.monotonic() < end and len(taken) < 20000:
+        while not taken or (time.monotonic() < end and len(taken) < 20000):
             if gap_s:
                 time.sleep(gap_s)
             begun = clock()

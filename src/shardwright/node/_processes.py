@@ -479,17 +479,21 @@ class ProcessLauncher(Launcher):
                     os.close(descriptor)
 
     def _enter(self, port: GuestPort, terminal: bool, entrances: tuple[int, ...] = ()) -> None:
+        """Who it is, and what it is to have. ``entrances`` are given away, whatever comes of it. Raises OSError."""
         secrets = dict(self._code.surroundings.secrets.get(port.component, {}))
-        log = () if terminal else self._logs.pipes(port.shard)
-        descriptors = log or tuple(os.dup(stream) for stream in (0, 1, 2))
-        settings = b""
-        if port.component == GATEWAY_COMPONENT and self._ingress is not None:
-            settings, descriptors = (
-                msgspec.msgpack.encode(self._ingress.settings),
-                (*descriptors, *self._ingress.copies()),
-            )
+        settings, sockets = b"", tuple[int, ...]()
+        streams: tuple[int, ...] = ()
+        try:
+            streams = tuple(os.dup(stream) for stream in (0, 1, 2)) if terminal else self._logs.pipes(port.shard)
+            if port.component == GATEWAY_COMPONENT and self._ingress is not None:
+                settings = msgspec.msgpack.encode(self._ingress.settings)
+                sockets = self._ingress.copies()
+        except BaseException:
+            for descriptor in (*streams, *entrances):
+                os.close(descriptor)
+            raise
         message = Enter(port.shard, secrets, terminal, settings, len(entrances), self._rings)
-        port.send(message, (*descriptors, *entrances))
+        port.send(message, (*streams, *sockets, *entrances))
 
     # -- starting ----------------------------------------------------------------------------------------------
 

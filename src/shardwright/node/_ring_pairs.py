@@ -40,7 +40,7 @@ def _floor(asked: dict[str, Any]) -> list[int]:
     end_s = time.monotonic() + asked["for_s"]
     rounds = _ROUNDS if not gap_ns else 20
     _ring.floor_ask(memory, size, _WARM, 0, spin_ns, False)
-    while time.monotonic() < end_s:
+    while not taken or time.monotonic() < end_s:
         taken.frombytes(_ring.floor_ask(memory, size, rounds, gap_ns, spin_ns, False))
     _ring.floor_ask(memory, size, 1, 0, spin_ns, True)
     os.waitpid(child, 0)
@@ -90,7 +90,7 @@ class _Rings:
         taken: list[int] = []
         clock, ask = time.perf_counter_ns, self.ask
         end_s = time.monotonic() + asked["for_s"]
-        while time.monotonic() < end_s and len(taken) < 50_000:
+        while not taken or (time.monotonic() < end_s and len(taken) < 50_000):
             if gap_s:
                 time.sleep(gap_s)
             begun = clock()

@@ -115,7 +115,7 @@ def test_stated_defaults_change_nothing(write: Any) -> None:
         path[1:]: part["default"] for path, part in found.items() if path.startswith(".policy") and "default" in part
     }
     assert len(component) > 15
-    assert len(rest) == 7
+    assert len(rest) == 8
     lines = [f"{key} = {toml(value)}" for key, value in rest.items()]
     lines += [f"gateway.bind = {toml(found['.gateway.bind']['default'])}", 'app = {name = "a", root = "."}']
     lines += ["[components.web]", 'code = "web"', *(f"{key} = {toml(value)}" for key, value in component.items())]

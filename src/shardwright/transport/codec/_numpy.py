@@ -25,28 +25,35 @@ _READ_ONLY = 2
 _HERE = 4  # its elements are the next buffer, and no contents follow
 
 
-def _numpy() -> Any:
-    return sys.modules.get("numpy")
+def _numpy(cls: type) -> Any:
+    """numpy, if ``cls`` may be a class of its own and it is here; None for all other classes.
+
+    Only then: another thread may be importing numpy this moment, and a module that is half there has no ``ndarray``.
+    An import of what another thread imports waits for it.
+    """
+    if cls.__module__ != "numpy" or "numpy" not in sys.modules:
+        return None
+    return importlib.import_module("numpy")
 
 
 def encoder_for(cls: type) -> Encode | None:
-    numpy = _numpy()
+    numpy = _numpy(cls)
     if numpy is None:
         return None
     if cls is numpy.ndarray:
         return _array
-    if issubclass(cls, numpy.generic) and cls.__module__ == "numpy":
+    if issubclass(cls, numpy.generic):
         return _scalar
     return None
 
 
 def contents_encoder(cls: type) -> Encode | None:
-    numpy = _numpy()
+    numpy = _numpy(cls)
     return _array_contents if numpy is not None and cls is numpy.ndarray else None
 
 
 def contents_decoder(cls: type) -> Contents | None:
-    numpy = _numpy()
+    numpy = _numpy(cls)
     return _read_contents if numpy is not None and cls is numpy.ndarray else None
 
 
@@ -80,7 +87,7 @@ def _array(s: Encoder, value: Any) -> None:
 
 def _refuse_overlap(s: Encoder, value: Any) -> None:
     """Two arrays over the same memory would be two arrays over there."""
-    numpy = _numpy()
+    numpy = _loaded()
     for other in s.objects:
         if type(other) is numpy.ndarray and numpy.may_share_memory(value, other) and numpy.shares_memory(value, other):
             raise Refusal(value, "a numpy array that shares memory with another one of the same call", "pass a copy")
@@ -104,7 +111,7 @@ def _order(value: Any) -> str:
 
 def _flat(value: Any) -> memoryview:
     """The bytes of an array, in its order; a view of them where they lie together."""
-    numpy = _numpy()
+    numpy = _loaded()
     whole = numpy.asfortranarray(value) if _order(value) == "F" else numpy.ascontiguousarray(value)
     return memoryview(whole.reshape(-1, order="A").view("u1")).cast("B")
 
@@ -122,17 +129,15 @@ def _scalar(s: Encoder, value: Any) -> None:
 
 
 def _loaded() -> Any:
-    numpy = _numpy()
-    if numpy is None:
-        try:
-            numpy = importlib.import_module("numpy")
-        except Exception as error:
-            raise CannotCross(
-                f"a numpy value came to where numpy cannot be imported: {error}",
-                outcome="failed",
-                remedy="install numpy there as well, or send plain values (.item(), .tolist())",
-            ) from None
-    return numpy
+    """numpy whole, imported if need be. Raises CannotCross where it cannot be."""
+    try:
+        return importlib.import_module("numpy")
+    except Exception as error:
+        raise CannotCross(
+            f"a numpy value came to where numpy cannot be imported: {error}",
+            outcome="failed",
+            remedy="install numpy there as well, or send plain values (.item(), .tolist())",
+        ) from None
 
 
 def _read_dtype(d: Decoder) -> Any:
@@ -173,7 +178,7 @@ def _array_of(raw: Any, shape: tuple[int, ...], dtype: Any, order: str, alone: b
 
     It lies where the buffer lies if that memory is ours to write, and nobody compares with it later.
     """
-    numpy = _numpy()
+    numpy = _loaded()
     view = memoryview(raw)
     held: Any = raw
     if isinstance(view.obj, Segment):
@@ -208,7 +213,7 @@ def _read_contents(d: Decoder, thing: Any) -> None:
 
 
 def _fill(thing: Any, held: tuple[Any, Any, Any]) -> None:
-    numpy = _numpy()
+    numpy = _loaded()
     raw = held[0]
     writeable = thing.flags.writeable
     order = _order(thing)
@@ -235,7 +240,7 @@ def _same(thing: Any, held: tuple[Any, Any, Any]) -> bool:
     flat, raw = _flat(thing), held[0]
     if native is not None:
         return bool(native.same_bytes(flat, raw))
-    numpy = _numpy()
+    numpy = _loaded()
     return bool((numpy.frombuffer(flat, "u1") == numpy.frombuffer(raw, "u1")).all())
 
 
