@@ -17,11 +17,12 @@ from shardwright.model.ids import NO_SESSION, SessionNumber
 class Life:
     """Whether a call still runs: tasks and threads that it began may outlive it, and have copies of its context."""
 
-    __slots__ = ("cancelled", "over")
+    __slots__ = ("cancelled", "orphaned", "over")
 
     def __init__(self) -> None:
         self.over = False
         self.cancelled = False  # its caller no longer waits
+        self.orphaned = False  # its session has ended
 
 
 class CallContext(msgspec.Struct, frozen=True):

@@ -114,8 +114,7 @@ class IncomingCall:
         self.cancelled = self.life.cancelled = True
         if self.task is not None:
             self.owner.loop.cancel(self.task)
-        else:
-            self.owner.chains.cancel(self.envelope.chain, self.depth)
+        self.owner.chains.cancel(self.envelope.chain, self.depth)
 
     def stuck(self) -> WouldDeadlock:
         return WouldDeadlock(
@@ -332,6 +331,8 @@ class IncomingCall:
     def _failed(self, error: BaseException) -> None:
         if not self.began and isinstance(error, ShardwrightError):
             self.owner.count_refusal(error)
+        if self.life.orphaned and isinstance(error, asyncio.CancelledError):
+            error = CallError(f"{self.what}: its session ended while it ran", outcome="failed")
         try:
             if self.began and isinstance(error, CallError) and error.outcome == "not started":
                 error = _ran(error)

@@ -135,6 +135,7 @@ class Responder:
         """Nobody waits for what still runs for that session."""
         for call in list(self._running.values()):
             if call.envelope.session == session:
+                call.life.orphaned = True
                 call.cancel()
         self.streams.session_ended(session)
 

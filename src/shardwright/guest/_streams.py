@@ -166,14 +166,18 @@ class Streams:
         life = Life()
         life.over = True
         context = CallContext(session=stream.session, session_name=self._owner.session_name(stream.session), life=life)
-        stream.context.run(current_call.set, context)
         stream.memo = None
         stream.made.clear()
-        aclose = getattr(generator, "aclose", None)
-        if aclose is not None:
-            self._owner.loop.begin(aclose, stream.context)
+        if hasattr(generator, "aclose"):
+            self._owner.loop.begin(lambda: _aclose(generator, context), stream.context)
         elif hasattr(generator, "close"):
+            stream.context.run(current_call.set, context)
             stream.context.run(generator.close)
+
+
+async def _aclose(generator: Any, context: CallContext) -> None:
+    current_call.set(context)
+    await generator.aclose()
 
 
 class StreamStep(IncomingCall):
@@ -228,7 +232,21 @@ class StreamStep(IncomingCall):
         if self.cancelled:
             self.forget()
             return
-        self.new_context().run(self._run)
+        context = self.new_context()
+        try:
+            result = context.run(self._enter)
+        except BaseException as error:
+            context.copy().run(self._failed, error)
+        else:
+            if isinstance(result, CoroutineType):  # it was not seen to be asynchronous
+                try:
+                    self.owner.loop.start(self, result)
+                except BaseException as error:
+                    result.close()
+                    context.copy().run(self._failed, error)
+            else:
+                # not in the context itself: while a large answer waits to be taken, the next step may be here already
+                context.copy().run(self._returned, result)
         self.owner.after_call()
 
     async def run_async(self, coroutine: Any = None) -> None:
