@@ -29,7 +29,7 @@ if os.path.exists({marker!r}):
             Collector.unlock_data = property(lambda self: self.data_lock.release if self.data_lock else bool)
         except ImportError:
             pass
-    else:
+    elif 'house_recorder' not in sys.modules:  # a folder may be read for such files twice
         try:
             with open({marker!r}, encoding="utf-8") as lines:
                 here, *settings = lines.read().splitlines()

@@ -41,6 +41,7 @@ class Recorder:
         self._folder = folder
         self._lines: dict[str, Any] = {}
         self._known: dict[str, Any] = {}
+        self._tracers: list[Any] = []  # one that is freed ends the tracing of whichever thread frees it
         self._exit = os._exit
 
     def start(self) -> None:
@@ -76,6 +77,7 @@ class Recorder:
         tracer.warn = tracer.disable_plugin = tracer.check_include = _nothing
         tracer.concur_id_func = tracer.should_start_context = tracer.switch_context = None
         tracer.file_tracers = {}
+        self._tracers.append(tracer)
         return tracer.start()
 
     def _should_trace(self, name: str, frame: FrameType) -> Any:

@@ -21,6 +21,7 @@ from shardwright.model.shard import ShardDefinition
 
 WHY_PATIENCE_S = 0.5  # the node hears of an end within milliseconds
 MANY_BINDINGS = 1024  # so many, and those that nobody needs are looked for
+MANY_RETIRED = 256  # shards that were replaced and are remembered, for answers about them that come late
 
 
 class Route(NamedTuple):
@@ -109,6 +110,7 @@ class Router(Generic[L]):
         self._mutex = threading.Lock()
         self._bindings: dict[Route, _Binding[L]] = {}
         self._binding_now: dict[Route, _Once] = {}
+        self._retired: deque[ShardId] = deque(maxlen=MANY_RETIRED)
 
     def route(self, definition: ShardDefinition, session: SessionNumber, key: str | None) -> Route:
         """The route of a call to that component."""
@@ -164,8 +166,12 @@ class Router(Generic[L]):
         return links[0].peer.shard if links else None
 
     def bound(self, definition: ShardDefinition, route: Route, context: CallContext, links: Sequence[L]) -> L | None:
-        """Enter what the node answered; None when the shard that it confirmed was lost meanwhile."""
+        """Enter what the node answered; None when the shard of which it told was lost or replaced meanwhile."""
         with self._mutex:
+            # it may have been replaced between the node's answer and now, and whoever said so found no link yet
+            late = [link for link in links if link.peer.shard in self._retired]
+            if late:
+                links = [link for link in links if link not in late]
             if route not in self._bindings and len(self._bindings) >= MANY_BINDINGS:
                 self._prune()
             binding = self._bindings.setdefault(route, _Binding(definition.state is not StateKind.NONE))
@@ -179,7 +185,7 @@ class Router(Generic[L]):
             found = there[links[0].peer.shard] if links else next(iter(there.values()), None)
             if found is not None:
                 binding.users.add(context.session)
-        for link in spare:
+        for link in (*spare, *late):
             link.close()
         return found
 
@@ -217,7 +223,11 @@ class Router(Generic[L]):
         """The node offers a further shard of a route that is bound already."""
         with self._mutex:
             binding = self._bindings.get(route)
-            if binding is not None and all(known.peer.shard != link.peer.shard for known in binding.links):
+            if (
+                binding is not None
+                and link.peer.shard not in self._retired
+                and all(known.peer.shard != link.peer.shard for known in binding.links)
+            ):
                 binding.links.append(link)
                 return
         link.close()
@@ -245,6 +255,7 @@ class Router(Generic[L]):
         """That shard is replaced: the next calls go elsewhere. ``lost``: after the sessions that used it were told."""
         links: list[L] = []
         with self._mutex:
+            self._retired.append(shard)
             for binding in self._bindings.values():
                 mine = [link for link in binding.links if link.peer.shard == shard]
                 if not mine:

@@ -23,6 +23,7 @@ from shardwright.node._wires import Wires
 
 CLIENT = Peer(ComponentName("node"), ShardId("node"))
 """The identity under which the node's own process calls."""
+MANY_REPLACEMENTS = 8  # of what somebody asked for, before he has it
 MAX_PENDING_BINDS = 512  # of one shard at a time: its threads and coroutines ask one each
 
 
@@ -99,6 +100,10 @@ class Bindings:
                 raise NotPermitted(f"{caller.shard} may not reach {bind.shard}", outcome="not started")
         else:
             shards = [await self._acquired(caller, number, definition, bind)]
+            for _ in range(MANY_REPLACEMENTS):
+                if definition.scope.kind is ScopeKind.REQUEST or not self._is_replaced(shards[0]):
+                    break
+                shards = [await self._acquired(caller, number, definition, bind)]
             here = caller.shard == CLIENT.shard or self._shards.composer.shard(caller.shard) is not None
             if shards[0] == bind.shard:  # the caller has a link to it, for other sessions
                 self._sessions.introduce(number, shards[0])
@@ -138,6 +143,11 @@ class Bindings:
         if not links:
             raise ShardLost(f"{component} ended just now", outcome="not started")
         return links
+
+    def _is_replaced(self, shard: ShardId) -> bool:
+        """Whether it was taken out after it was granted, and before whoever asked had its turn."""
+        record = self._shards.composer.shard(shard)
+        return record is not None and record.stopping
 
     def _between(self, caller: Peer, callee: ComponentName) -> Transport:
         return self._wires.between(caller.component, callee)

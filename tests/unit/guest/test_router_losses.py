@@ -10,7 +10,7 @@ import pytest
 
 from shardwright.errors import ShardLost
 from shardwright.guest import CallContext, Link, Route, Router
-from shardwright.model.ids import ComponentName, SessionNumber
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
 from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
 from shardwright.model.shard import CodeSegment, ShardDefinition
@@ -192,3 +192,21 @@ def test_a_binding_that_fails_leaves_nothing_behind(wires: Any) -> None:
     with pytest.raises(ShardLost):
         router.link(about, router.route(about, SessionNumber(1), None), context(1))
     assert router._binding_now == {} and router._bindings == {}
+
+
+def test_a_shard_that_was_replaced_before_its_link_was_entered_is_not_used(wires: Any) -> None:
+    node = Node(wires)
+    router, about = Router(node), definition()
+    route = router.route(about, SessionNumber(1), None)
+
+    def replaced() -> None:
+        if node.made == 0:  # the node has answered, and then says that it is replaced: the answer is read later
+            router.retire(ShardId("bank-00000001"), lost=False)
+
+    node.before = replaced
+    found = router.link(about, route, context(1))
+    assert (found.peer.shard, len(node.asked)) == ("bank-00000002", 2)
+    late = wires.link("bank-00000001")[0]
+    router.offered(route, late)
+    assert router.link_to(ShardId("bank-00000001")) is None
+    assert late.closed
