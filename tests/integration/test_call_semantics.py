@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -293,6 +294,10 @@ FILES = {
         def always(path):
             return 0
 
+        def counting(count):
+            for number in range(count):
+                yield "old", number
+
         def _run(path):
             with open(path, "a") as file:
                 file.write("x")
@@ -416,6 +421,18 @@ def test_cancelling_reaches_through_shards_that_block(tmp_path: Path) -> None:
             assert await logs(("async_waits", "cancelled"))
 
     asyncio.run(story())
+
+
+def test_a_client_of_the_gateway_that_leaves_cancels_what_runs_for_it_two_shards_on(tmp_path: Path) -> None:
+    gateway = '[gateway]\n    bind = "127.0.0.1:0"\n    [[routes]]\n    path = "/waits"\n    call = "front.waits"\n    [policy]'
+    manifest = MANIFEST.format(transport="auto").replace("[policy]", gateway)
+    folder = write_application(tmp_path / "app", manifest, **FILES)
+    with shardwright.start(folder, state=tmp_path / "state") as node, node.session("looks") as session:
+        host, _, port = node.urls[0].rpartition("/")[2].rpartition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"GET /waits?name=web HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert logs(session, ("web", "begun"))
+        assert logs(session, ("web", "cancelled", True))
 
 
 # -- losses ------------------------------------------------------------------------------------------------------
@@ -563,6 +580,19 @@ def test_many_consumers_at_once(node: Any) -> None:
         for number in range(50):
             assert [next(stream) for stream in streams] == [number] * 40
         assert all(next(stream, None) is None for stream in streams)
+
+
+def test_a_generator_goes_on_in_the_shard_that_is_replaced(node: Any, tmp_path: Path) -> None:
+    with node.session("goes on") as session:
+        stream = session.call("pure.counting", 5)
+        assert next(stream) == ("old", 0)
+        path = tmp_path / "app" / "pure.py"
+        path.write_text(path.read_text().replace('"old"', '"new"'))
+        thread, found = in_thread(node.reload)
+        assert becomes(lambda: next(session.call("pure.counting", 1)) == ("new", 0), LONG) is not None
+        assert list(stream) == [("old", number) for number in range(1, 5)]
+        thread.join(LONG)
+        assert found and not isinstance(found[0], BaseException), found
 
 
 def test_async_generators_close_when_they_are_told_to(node: Any) -> None:
