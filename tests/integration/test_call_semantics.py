@@ -156,7 +156,7 @@ FILES = {
             return sorted(found), set(trouble)
     """,
     "middle": """
-        import asyncio
+        import asyncio, sys
         import shardwright
         import store
         from common import WHO
@@ -172,6 +172,11 @@ FILES = {
 
         async def waits(name):
             return await store.wait(name)
+
+        sys.setswitchinterval(0.002)
+
+        def interval():
+            return sys.getswitchinterval()
 
         def greet():
             heard = WHO.get()
@@ -276,7 +281,7 @@ FILES = {
                 raise
     """,
     "pure": """
-        import asyncio, os, time
+        import asyncio, os, sys, time
 
         def twice(path):
             return _run(path)
@@ -293,6 +298,9 @@ FILES = {
 
         def always(path):
             return 0
+
+        def interval():
+            return sys.getswitchinterval()
 
         def counting(count):
             for number in range(count):
@@ -433,6 +441,13 @@ def test_a_client_of_the_gateway_that_leaves_cancels_what_runs_for_it_two_shards
             client.sendall(b"GET /waits?name=web HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert logs(session, ("web", "begun"))
         assert logs(session, ("web", "cancelled", True))
+
+
+def test_threads_of_shards_yield_the_interpreter_soon_unless_the_program_says_when(node: Any) -> None:
+    """What it is for can be measured on a quiet machine alone: decision 0037."""
+    with node.session("now and then") as session:
+        assert session.call("pure.interval") == 0.0005
+        assert session.call("middle.interval") == 0.002
 
 
 # -- losses ------------------------------------------------------------------------------------------------------
