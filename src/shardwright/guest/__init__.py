@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         read_credit,
     )
     from shardwright.guest._frames import beyond, note_shards
+    from shardwright.guest._generators import async_generator_proxy, generator_proxy
     from shardwright.guest._handles import Handle, HandleType
     from shardwright.guest._hub import Hub
     from shardwright.guest._hubs import RINGS, make_hub, transport_of
@@ -94,7 +95,7 @@ if TYPE_CHECKING:
     from shardwright.guest._service import serves
     from shardwright.guest._shard import EXIT_DEFECT, ControlBinder, refusal, run_program
     from shardwright.guest._stacks import STACKS_SIGNAL, stacks
-    from shardwright.guest._stream_calls import Stream, async_generator_proxy, generator_proxy
+    from shardwright.guest._stream_calls import Stream
     from shardwright.guest._stubs import Proxies
     from shardwright.guest._template import ImportFailed, import_modules
     from shardwright.guest._testing import Patch, Patched, Testing
@@ -341,7 +342,8 @@ __getattr__ = lazily(
         "_service": "serves",
         "_shard": "ControlBinder EXIT_DEFECT refusal run_program",
         "_stacks": "STACKS_SIGNAL stacks",
-        "_stream_calls": "Stream async_generator_proxy generator_proxy",
+        "_generators": "async_generator_proxy generator_proxy",
+        "_stream_calls": "Stream",
         "_stubs": "Proxies",
         "_template": "ImportFailed import_modules",
         "_testing": "Patch Patched Testing",

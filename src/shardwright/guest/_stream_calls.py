@@ -13,14 +13,12 @@ import asyncio
 import gc
 import sys
 import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shardwright.errors import (
     CallError,
-    CannotCross,
     ChannelClosed,
     DeadlineExceeded,
     ShardLost,
@@ -29,12 +27,11 @@ from shardwright.errors import (
 )
 from shardwright.guest._caller import Caller, _Awaited, _describe, _envelope, _raise_lost
 from shardwright.guest._context import CallContext
-from shardwright.guest._frames import beyond
 from shardwright.guest._loop import is_polite
 from shardwright.guest._nesting import need_room
 from shardwright.guest._router import Route
 from shardwright.guest._service import service_now
-from shardwright.guest._streams import CLOSE, GOES_ON, MAX_ITEMS, NEXT, SEND, THROW
+from shardwright.guest._streams import GOES_ON, MAX_ITEMS, NEXT
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ShardId
 from shardwright.transport.codec import joined
@@ -326,94 +323,3 @@ class Stream:
         finally:
             if stuck:
                 caller.chains.unstick(envelope.chain)
-
-
-def generator_proxy(make: Callable[..., Stream]) -> Callable[..., Generator[Any, Any, Any]]:
-    """A generator function whose generators are streams; ``make`` takes its arguments."""
-
-    def stub(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        stream = make(*args, **kwargs)
-        ready: deque[Any] = deque()
-        try:
-            state, items, value = stream.step()
-            while True:
-                ready.extend(items)
-                while ready:
-                    op, sent = NEXT, None
-                    try:
-                        sent = yield ready.popleft()
-                        if sent is not None:
-                            op = SEND
-                    except GeneratorExit:
-                        if state != GOES_ON or not stream.may_wait:
-                            raise
-                        value = stream.step(CLOSE)[2]
-                        if value is None:
-                            raise
-                        return value
-                    except BaseException as thrown:
-                        if state != GOES_ON:
-                            raise
-                        op, sent = THROW, thrown
-                    if op != NEXT:
-                        ready.clear()
-                        break
-                if state != GOES_ON:
-                    return value
-                try:
-                    state, items, value = stream.step(op, sent)
-                except CannotCross:
-                    if op == THROW and not stream.over:
-                        stream.step(CLOSE)
-                    raise
-        except BaseException as error:
-            error.__traceback__ = beyond(error.__traceback__)
-            raise
-        finally:
-            stream.forget()
-
-    return stub
-
-
-def async_generator_proxy(make: Callable[..., Stream]) -> Callable[..., AsyncGenerator[Any, Any]]:
-    """The same of an async generator function."""
-
-    async def stub(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        stream = make(*args, **kwargs)
-        ready: deque[Any] = deque()
-        try:
-            state, items, _ = await stream.astep()
-            while True:
-                ready.extend(items)
-                while ready:
-                    op, sent = NEXT, None
-                    try:
-                        sent = yield ready.popleft()
-                        if sent is not None:
-                            op = SEND
-                    except GeneratorExit:
-                        if state == GOES_ON and stream.may_wait:
-                            await stream.astep(CLOSE)
-                        raise
-                    except BaseException as thrown:
-                        if state != GOES_ON:
-                            raise
-                        op, sent = THROW, thrown
-                    if op != NEXT:
-                        ready.clear()
-                        break
-                if state != GOES_ON:
-                    return
-                try:
-                    state, items, _ = await stream.astep(op, sent)
-                except CannotCross:
-                    if op == THROW and not stream.over:
-                        await stream.astep(CLOSE)
-                    raise
-        except BaseException as error:
-            error.__traceback__ = beyond(error.__traceback__)
-            raise
-        finally:
-            stream.forget()
-
-    return stub

@@ -59,8 +59,7 @@ class OpenStream:
         self.after: BaseException | tuple[Any] | None = None  # how the generator ended, once those are taken
 
     def __repr__(self) -> str:
-        state = "steps" if self.step is not None else "waits"
-        return f"<stream {self.number} to {self.link.peer.shard}, {state}>"
+        return f"<stream {self.number} to {self.link.peer.shard}, {'steps' if self.step is not None else 'waits'}>"
 
 
 class Streams:

@@ -16,9 +16,10 @@ from typing import Any
 from shardwright.errors import CannotCross, CutRefused, InternalError
 from shardwright.guest._caller import Caller
 from shardwright.guest._frames import STUB, beyond
+from shardwright.guest._generators import async_generator_proxy, generator_proxy
 from shardwright.guest._handles import Handle, HandleCache, HandleType
 from shardwright.guest._objects import HOLDERS
-from shardwright.guest._stream_calls import Stream, async_generator_proxy, generator_proxy
+from shardwright.guest._stream_calls import Stream
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ShardId
 from shardwright.model.manifest import ScopeKind
