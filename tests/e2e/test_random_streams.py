@@ -103,6 +103,8 @@ MAKER = """
                             return found
                     except KINDS[kind] as caught:
                         seen.append(["caught", type(caught).__name__, caught.args])
+                        if isinstance(caught, GeneratorExit):
+                            raise  # what goes on then is left to the garbage collector
                         yield from play(handler, argument)
                     finally:
                         seen.append(["finally"])
@@ -135,6 +137,8 @@ MAKER = """
                                 yield item
                     except KINDS[kind] as caught:
                         seen.append(["caught", type(caught).__name__, caught.args])
+                        if isinstance(caught, GeneratorExit):
+                            raise
                         async with aclosing(aplay(handler, argument)) as inner:
                             async for item in inner:
                                 yield item

@@ -244,6 +244,17 @@ FILES = {
         def fast(count):
             yield from rows(count)
 
+        stubbornly = itertools.count()
+
+        def stubborn():
+            while True:
+                try:
+                    yield 1
+                except GeneratorExit:
+                    if next(stubbornly):
+                        return
+                    yield 2
+
         def naps():
             try:
                 yield shardwright.time_left()
@@ -516,6 +527,15 @@ def test_a_generator_outlives_the_call_that_began_it(node: Any) -> None:
         assert session.call("front.on", 2) == [3, 4]
         session.call("front.leave")
         assert session.call("store.logged") == [("rows", "closed")], "closed when close() returned"
+
+
+def test_a_generator_that_will_not_end_is_told_as_python_tells_it(node: Any) -> None:
+    with node.session("stubborn") as session:
+        stream = session.call("store.stubborn")
+        assert next(stream) == 1
+        with pytest.raises(RuntimeError, match="generator ignored GeneratorExit"):
+            stream.close()
+        assert next(stream) == 1
 
 
 def test_threads_that_step_one_generator_are_told_as_python_tells_them(node: Any) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
-from shardwright.errors import CannotCross
+from shardwright.errors import CallError, CannotCross
 from shardwright.guest._frames import beyond
 from shardwright.guest._stream_calls import Stream
 from shardwright.guest._streams import CLOSE, GOES_ON, NEXT, SEND, THROW
@@ -34,10 +34,7 @@ def generator_proxy(make: Callable[..., Stream]) -> Callable[..., Generator[Any,
                     except GeneratorExit:
                         if state != GOES_ON or not stream.may_wait:
                             raise
-                        value = stream.step(CLOSE)[2]
-                        if value is None:
-                            raise
-                        return value
+                        op = CLOSE
                     except BaseException as thrown:
                         if state != GOES_ON:
                             raise
@@ -48,11 +45,17 @@ def generator_proxy(make: Callable[..., Stream]) -> Callable[..., Generator[Any,
                 if state != GOES_ON:
                     return value
                 try:
-                    state, items, value = stream.step(op, sent)
-                except CannotCross:
-                    if op == THROW and not stream.over:
+                    state, items, value = stream.step(
+                        op, sent
+                    )  # what CLOSE gives is yielded on, for Python to complain
+                except CallError as error:
+                    if op == CLOSE and error.outcome == "not started":
+                        raise GeneratorExit from None  # it has ended with its session or shard: nothing is left to close
+                    if op == THROW and isinstance(error, CannotCross) and not stream.over:
                         stream.step(CLOSE)
                     raise
+                if op == CLOSE and state != GOES_ON and value is None:
+                    raise GeneratorExit  # else it is what close() gives, from Python 3.13 on
         except BaseException as error:
             error.__traceback__ = beyond(error.__traceback__)
             raise
@@ -79,9 +82,9 @@ def async_generator_proxy(make: Callable[..., Stream]) -> Callable[..., AsyncGen
                         if sent is not None:
                             op = SEND
                     except GeneratorExit:
-                        if state == GOES_ON and stream.may_wait:
-                            await stream.astep(CLOSE)
-                        raise
+                        if state != GOES_ON or not stream.may_wait:
+                            raise
+                        op = CLOSE
                     except BaseException as thrown:
                         if state != GOES_ON:
                             raise
@@ -93,10 +96,14 @@ def async_generator_proxy(make: Callable[..., Stream]) -> Callable[..., AsyncGen
                     return
                 try:
                     state, items, _ = await stream.astep(op, sent)
-                except CannotCross:
-                    if op == THROW and not stream.over:
+                except CallError as error:
+                    if op == CLOSE and error.outcome == "not started":
+                        raise GeneratorExit from None
+                    if op == THROW and isinstance(error, CannotCross) and not stream.over:
                         await stream.astep(CLOSE)
                     raise
+                if op == CLOSE and state != GOES_ON:
+                    raise GeneratorExit
         except BaseException as error:
             error.__traceback__ = beyond(error.__traceback__)
             raise

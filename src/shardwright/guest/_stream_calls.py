@@ -96,6 +96,10 @@ class Stream:
         self._over = False
         self._credit = 1
 
+    def __del__(self) -> None:
+        if not self._over and self._link is not None:  # its proxy would not end, and Python let it go all the same
+            self._caller.dropped.append(self)
+
     @property
     def _what(self) -> str:
         return self._entry.name

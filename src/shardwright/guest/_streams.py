@@ -297,40 +297,40 @@ class StreamStep(IncomingCall):
 
     def _advance(self, stream: OpenStream, op: int, value: Any) -> Any:
         generator = stream.generator
-        if op == CLOSE:
-            self._left()
-            return OVER, (), generator.close() if hasattr(generator, "close") else None
         try:
             if op == NEXT:
                 while self._wants_more(stream):
                     stream.made.append(next(generator))
             else:
                 stream.made.clear()  # what it made ahead is not what the consumer asks for now
+                if op == CLOSE and not hasattr(generator, "throw"):
+                    raise StopIteration
+                if op == CLOSE:
+                    value = GeneratorExit()  # one that goes on all the same is to be told so where it is closed
                 stream.made.append(generator.send(value) if op == SEND else generator.throw(value))
         except StopIteration as stop:
             stream.after = (stop.value,)
         except BaseException as error:
-            stream.after = error
+            stream.after = (None,) if op == CLOSE and isinstance(error, GeneratorExit) else error
         return self._answer(stream)
 
     async def _advance_async(self, stream: OpenStream, op: int, value: Any) -> Any:
         generator = stream.generator
-        if op == CLOSE:
-            self._left()
-            if hasattr(generator, "aclose"):
-                await generator.aclose()
-            return OVER, (), None
         try:
             if op == NEXT:
                 while self._wants_more(stream):
                     stream.made.append(await anext(generator))
             else:
                 stream.made.clear()
+                if op == CLOSE and not hasattr(generator, "athrow"):
+                    raise StopAsyncIteration
+                if op == CLOSE:
+                    value = GeneratorExit()
                 stream.made.append(await (generator.asend(value) if op == SEND else generator.athrow(value)))
         except StopAsyncIteration:
             stream.after = (None,)
         except BaseException as error:
-            stream.after = error
+            stream.after = (None,) if op == CLOSE and isinstance(error, GeneratorExit) else error
         return self._answer(stream)
 
     def _wants_more(self, stream: OpenStream) -> bool:
