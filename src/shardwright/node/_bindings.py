@@ -16,6 +16,7 @@ from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardDefinition, ShardPlan
+from shardwright.node._frames import TOO_MANY_PASSED, scarce
 from shardwright.node._made_for import MadeFor
 from shardwright.node._port import ShardPort
 from shardwright.node._shards import Shards
@@ -252,6 +253,15 @@ class Bindings:
         except ShardwrightError as error:
             outcome = error.outcome if isinstance(error, CallError) else "not started"
             port.bound(Bound(bind.request, error.message, error.code, error.remedy, outcome))
+            self._sessions.record_of(port, "refuse", f"{port.component} was refused {bind.component[:64]}: {error}")
+            return
+        except OSError as error:
+            if not scarce(error):
+                raise
+            for each in list(self._shards.ports.values()):  # who leaves them unread keeps everybody from being linked
+                each.stop_hoarding()
+            why = f"{bind.component} cannot be linked now: {error.strerror}"
+            port.bound(Bound(bind.request, why, CallError.code, TOO_MANY_PASSED, "not started"))
             self._sessions.record_of(port, "refuse", f"{port.component} was refused {bind.component[:64]}: {error}")
             return
         for peer, endpoint in links:

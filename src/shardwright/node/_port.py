@@ -51,6 +51,7 @@ from shardwright.node._frames import AGAIN_S, FrameReader, scarce, send_with
 
 MAX_UNREAD = 64 * 1024 * 1024  # a guest that lets more than this of its control messages lie is ended,
 MAX_WAITING_DESCRIPTORS = 512  # or so many descriptors that were sent with them
+MANY_WAITING_DESCRIPTORS = 32  # beyond what its socket holds, some hundreds: too many when the user's last are in use
 MAX_UNHEARD = 1024  # messages that may wait for a node that does not listen yet
 
 
@@ -90,6 +91,9 @@ class ShardPort(ABC):
     def alive(self) -> bool:
         """Whether it still runs. False: it has ended, and ``on_gone`` was or is being told."""
         return True
+
+    def stop_hoarding(self) -> None:
+        """Descriptors have run out: it is cut off if many that were sent to it lie unread."""
 
     @abstractmethod
     def attach(self, events: PortEvents) -> None:
@@ -238,6 +242,10 @@ class GuestPort(ShardPort):
                 os.close(descriptor)
         self._outbox.clear()
         self._dispatch(None)
+
+    def stop_hoarding(self) -> None:
+        if self._waiting_descriptors >= MANY_WAITING_DESCRIPTORS:
+            self.close("it does not read its control messages, and no more descriptors can be passed")
 
     # -- ShardPort ---------------------------------------------------------------------------------------------
 

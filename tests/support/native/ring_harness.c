@@ -16,7 +16,9 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "_end.h"
@@ -435,6 +437,28 @@ write_anything(void *argument)
     return NULL;
 }
 
+/* What waits in the socket with its descriptor, which stays there: what a peer that is no honest one keeps for itself. */
+static int
+peek_descriptor(int socket)
+{
+    char bytes[64];
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec into = {.iov_base = bytes, .iov_len = sizeof bytes};
+    struct msghdr message = {.msg_iov = &into, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    if (recvmsg(socket, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0) {
+        return -1;
+    }
+    const struct cmsghdr *first = CMSG_FIRSTHDR(&message);
+    int fd = -1;
+    if (first != NULL && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_RIGHTS) {
+        memcpy(&fd, CMSG_DATA(first), sizeof fd);
+    }
+    return fd;
+}
+
 static void
 run_hostile(uint64_t seed, int64_t seconds)
 {
@@ -447,17 +471,14 @@ run_hostile(uint64_t seed, int64_t seconds)
         int sockets[2];
         CHECK(sw_pair(4096u << next_random(&random) % 3, sockets) == 0, "no pair");
         open_side(victim, sockets[0]);
-        char path[64];
         struct attack attack = {.area = victim->end.area, .area_bytes = victim->end.area_bytes, .seed = next_random(&random)};
+        attack.area_fd = peek_descriptor(sockets[1]);
+        CHECK(attack.area_fd >= 0, "the attacker has no descriptor");
         struct side *attacker = calloc(1, sizeof *attacker);
         open_side(attacker, sockets[1]);
         attack.area = attacker->end.area; /* its own mappings of the same memory */
         attack.bell = atomic_load(&attacker->end.peer);
         CHECK(attack.bell != NULL, "the second to open has the first one's bell");
-        snprintf(path, sizeof path, "/proc/self/map_files/%lx-%lx", (unsigned long)attack.area,
-                 (unsigned long)attack.area + attack.area_bytes);
-        attack.area_fd = open(path, O_RDWR | O_CLOEXEC);
-        CHECK(attack.area_fd >= 0, "the attacker has no descriptor");
         pthread_t thread;
         pthread_create(&thread, NULL, write_anything, &attack);
         bool alive = true;
