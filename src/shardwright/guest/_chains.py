@@ -22,7 +22,6 @@ from shardwright.model.ids import SessionNumber
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
-    from shardwright.guest._incoming import IncomingCall
     from shardwright.guest._link import Link
     from shardwright.guest._ring_waiting import RingWaiting
 
@@ -202,17 +201,19 @@ class Chains:
             return []
         return [item for item in waiting.inbox if not isinstance(item, (Envelope, ChannelClosed))]
 
-    def offer(self, chain: int, call: IncomingCall) -> bool:
-        """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do."""
+    def offer(self, chain: int, call: object) -> int:
+        """Give a call to the latest thread that waits on its chain; 0 when none does, or it has enough to do.
+
+        Else how many threads wait on it: who waits above these waits for that call's doings.
+        """
         if not chain:
-            return False
+            return 0
         with self._mutex:
             stack = self._waiting.get(chain)
             if not stack or len(stack[-1].inbox) >= MAX_OFFERED:
-                return False
-            call.depth = len(stack)
+                return 0
             stack[-1].deliver(call)
-            return True
+            return len(stack)
 
     def cancel(self, chain: int, depth: int) -> None:
         """Who waits in that chain, above ``depth``, does so for a call that nobody wants any more: tell whom they wait for."""

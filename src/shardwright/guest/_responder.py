@@ -165,7 +165,9 @@ class Responder:
                 if call.counted and self.loop.in_flight >= self.definition.queue:
                     raise Overloaded(f"{self.definition.component}: {self.loop.in_flight} coroutines already run")
                 self.loop.start(call)
-            elif not self.chains.offer(envelope.chain, call):
+            elif depth := self.chains.offer(envelope.chain, call):
+                call.depth = depth
+            else:
                 if self.chains.stuck(envelope.chain):
                     raise call.stuck()
                 self.mailbox.submit(call.run)
