@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cli_apps import environment, shardwright
+from limits_here import need_limits
 
 
 @pytest.mark.slow
@@ -124,3 +125,23 @@ def test_sessions_are_measured_beside_their_floor(tmp_path: Path, record_exercis
     for record in records:
         assert 0 < record["min_us"] <= record["p50_us"] <= record["answered_p50_us"] and record["floor_p50_us"] > 0
     record_exercised("kinds of composition that were measured", len(records))
+
+
+@pytest.mark.slow
+def test_limits_are_measured_and_hold(tmp_path: Path, record_exercised: Callable[[str, int], None]) -> None:
+    need_limits()
+    ended = shardwright(tmp_path, "bench", "resize", "--rounds", "30", "--json", timeout=110)
+    assert ended.returncode == 0, ended.stderr
+    records = json.loads(ended.stdout)["records"]
+    limits = [record for record in records if record["case"] == "limit"]
+    assert {record["resource"] for record in limits} == {"cpu", "memory", "io", "network"}
+    for record in limits:
+        assert "unmeasured" in record or record["apply_p50_us"] > 0
+        # a machine that others use as well may give less, and a moment's backlog a little more, in one window of a second
+        assert record.get("error", 0.0) < 0.25, record
+    ceilings = [record for record in records if record["case"] == "memory ceiling"]
+    assert [record["asked"] for record in ceilings] == [100 * 2**20, 1500 * 2**20]
+    for record in ceilings:
+        assert record["stopped"] and record["neighbour_unharmed"] and record["reads_back"] == record["asked"], record
+        assert "memory ceiling" in record["event"] and "about to take" in record["event_log"].splitlines()[-1]
+    record_exercised("limits that were changed and measured", len(limits) + len(ceilings))

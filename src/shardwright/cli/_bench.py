@@ -15,7 +15,7 @@ from typing import Any
 import click
 import psutil
 
-from shardwright.cli import _bench_call, _bench_compose, _bench_gateway, _bench_start
+from shardwright.cli import _bench_call, _bench_compose, _bench_gateway, _bench_resize, _bench_start
 from shardwright.cli._invocation import Invocation, common_options
 
 _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us", "p99_us", "p99_over_p50",
@@ -121,6 +121,30 @@ def compose(invocation: Invocation, rounds: int) -> None:
       shardwright bench compose --rounds 200 --json
     """
     _measured(invocation, _OF_SESSIONS, (), lambda say: _bench_compose.measure(rounds, say))
+
+
+_OF_LIMITS = ("case", "resource", "asked", "measured", "error", "apply_p50_us", "effect_p50_ms", "stopped",
+              "neighbour_unharmed", "p50_us", "unmeasured")  # fmt: skip
+
+
+@bench.command("resize")
+@click.option(
+    "--rounds", default=500, show_default=True, type=click.IntRange(1, 100_000), help="Changes of each limit."
+)
+@common_options
+def resize_shards(invocation: Invocation, rounds: int) -> None:
+    """Limits of running shards changed: how long that takes, and whether they hold from 200 ms later.
+
+    `limit` changes CPU, memory, block I/O (direct, on the disk of /var/tmp) and the rate of a network link as the keeper does,
+    and measures what then runs in windows of a second. `memory ceiling` lowers the ceiling of a node's shard, which then takes
+    more. `node.resize` is the whole way from the call to its answer.
+
+    \b
+    Examples:
+      shardwright bench resize
+      shardwright bench resize --rounds 2000 --json
+    """
+    _measured(invocation, _OF_LIMITS, (), lambda say: _bench_resize.measure(rounds, say))
 
 
 _OF_LIVE = ("case", "first_action_s", "back_in_slo_s", "p50_ms", "p99_ms", "p99_before_ms", "p99_after_ms",

@@ -31,6 +31,7 @@ WINDOW_S = 0.5
 LOW, HIGH = 0.1, 0.7
 SETTLES_S = 2.0  # of an overload, until guarantees have followed; shown with and without
 
+_RATES = {"top": (4, 40.0), "middle": (24, 250.0), "lowest": (24, 400.0)}  # threads, calls a second
 _MANIFEST = """
     [app]
     name = "bench-live"
@@ -57,6 +58,24 @@ _MANIFEST = """
     limits = { cpu = 1.0, memory = "96MiB" }
     usage = { priority = 5 }
     queue = 8
+    [components.ask_top]
+    code = "ask_top"
+    depends_on = ["top"]
+    resources = { cpu = 0.1, memory = "16MiB" }
+    limits = { cpu = 1.0, memory = "96MiB" }
+    usage = { priority = 90, latency_slo = "20ms" }
+    [components.ask_middle]
+    code = "ask_middle"
+    depends_on = ["middle"]
+    resources = { cpu = 0.05, memory = "16MiB" }
+    limits = { cpu = 1.0, memory = "96MiB" }
+    usage = { priority = 50 }
+    [components.ask_lowest]
+    code = "ask_lowest"
+    depends_on = ["lowest"]
+    resources = { cpu = 0.05, memory = "16MiB" }
+    limits = { cpu = 1.0, memory = "96MiB" }
+    usage = { priority = 5 }
 """
 _CODE = """
     import time
@@ -66,6 +85,38 @@ _CODE = """
         while time.thread_time() < end:
             pass
         return seconds
+"""
+# Who offers the calls of an overload: shards of their own, so that no other interpreter is in the way.
+_ASKING = """
+    import threading, time
+    import {name}
+
+    def offer(rate, seconds, threads):
+        begin = time.monotonic() + 0.05
+        count = max(1, round(rate * seconds))
+        times, errors, mutex = [], {{}}, threading.Lock()
+
+        def run(place):
+            for number in range(place, count, threads):
+                due = begin + number / rate
+                wait_s = due - time.monotonic()
+                if wait_s > 0:
+                    time.sleep(wait_s)
+                try:
+                    {name}.work(0.005)
+                except Exception as error:
+                    code = getattr(error, "code", type(error).__name__)
+                    with mutex:
+                        errors[code] = errors.get(code, 0) + 1
+                else:
+                    times.append((due, time.monotonic() - due))
+
+        every = [threading.Thread(target=run, args=(place,)) for place in range(threads)]
+        for each in every:
+            each.start()
+        for each in every:
+            each.join()
+        return times, errors
 """
 
 
@@ -141,6 +192,9 @@ def measure(seconds: float, rounds: int, told: Callable[[str], None]) -> list[di
         (app / "shardwright.toml").write_text(textwrap.dedent(_MANIFEST), encoding="utf-8")
         for name in ("zero", "top", "middle", "lowest"):
             (app / f"{name}.py").write_text(textwrap.dedent(_CODE), encoding="utf-8")
+        for name in _RATES:
+            text = textwrap.dedent(_ASKING).format(name=name)
+            (app / f"ask_{name}.py").write_text(text, encoding="utf-8")
         with Node(Running(app, Options(state=Path(folder) / "state", api=False))) as node:
             told("from zero instances to the first answer")
             records.append(_from_zero(node, rounds))
@@ -266,23 +320,23 @@ def _overload(node: Node, seconds: float) -> list[dict[str, Any]]:
     """5 ms of work a call: the highest priority asks for a fifth of a core, the others for more than the machine has."""
     with node.session("calls") as session:
 
-        def calls(component: str, count: int) -> list[Call]:
-            return [lambda: session.call(f"{component}.work", 0.005)] * count
+        def ask(name: str, for_s: float) -> None:
+            threads, rate = _RATES[name]
+            times, errors = session.call(f"ask_{name}.offer", rate, for_s, threads)
+            found[name] = Offered([(due, took) for due, took in times], Counter(errors))
 
-        for component in ("top", "middle", "lowest"):
-            session.call(f"{component}.work", 0)
-        alone = offer(calls("top", 4), 40, seconds)
+        found: dict[str, Offered] = {}
+        for name in _RATES:
+            ask(name, 0.2)  # everything is bound
+        ask("top", seconds)
+        alone = found["top"]
         begin_s = time.monotonic() + SETTLES_S
-        found = {name: Offered() for name in ("top", "middle", "lowest")}
-        rates = {"top": (4, 40.0), "middle": (24, 250.0), "lowest": (24, 400.0)}
-        threads = [
-            threading.Thread(target=offer, args=(calls(name, count), rate, seconds, found[name]))
-            for name, (count, rate) in rates.items()
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        callers = [threading.Thread(target=ask, args=(name, seconds)) for name in _RATES]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        moves = len(node.running.core.journal.tail(10_000, kind="move"))
     records = []
     for name, offered in found.items():
         asked = len(offered.times) + sum(offered.errors.values())
@@ -297,6 +351,7 @@ def _overload(node: Node, seconds: float) -> list[dict[str, Any]]:
             "p99_with_beginning_ms": round(offered.p(0.99) * 1e3, 2),
         }
         if name == "top":
+            record["moves"] = moves
             record["p99_unloaded_ms"] = round(alone.p(0.99) * 1e3, 2)
             record["p99_over_unloaded"] = round(offered.p(0.99, begin_s) / alone.p(0.99), 2)
         records.append(record)

@@ -23,6 +23,7 @@ from shardwright.node import Node, container_trial, examine_machine, start
 RUNTIMES = ("runc", "crun")
 LOADED = ("grpc", "numpy")  # what makes a template heavy, as far as it is installed
 _MIB = 2**20
+_AT_REST_S = 2.0
 _SETTLE_S = 0.08  # between two starts, so that the end of one is not measured in the next
 _MANIFEST = """
 [app]
@@ -190,6 +191,7 @@ def _memory(node: Node, shards: int) -> dict[str, Any]:
     """What each of so many idle shards takes: its own pages, its share of all, and the drop of what is available."""
     if not shards:
         return {"shards": 0}
+    time.sleep(_AT_REST_S)  # what others of these took before is given back by now
     with ExitStack() as stack:
         before = psutil.virtual_memory().available
         for number in range(shards):

@@ -36,8 +36,8 @@ _HEADERS = (
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 1000), help="How many seeds.")
 @click.option("--seed", default=0, show_default=True, help="The first of them.")
 @click.option("--cold", default=600.0, show_default=True, help="The price of a visible cold start, in idle-seconds.")
-@click.option("--hidden", default=15.0, show_default=True, help="The price of a hidden start, in idle-seconds.")
-@click.option("--start", default=0.5, show_default=True, help="How long a start takes, in seconds.")
+@click.option("--hidden", default=18.0, show_default=True, help="The price of a hidden start, in idle-seconds.")
+@click.option("--start", default=0.01, show_default=True, help="How long a start takes, in seconds.")
 @click.option("--hold", default=60.0, show_default=True, help="How long a session holds its shard, in the mean.")
 @click.option("--sessions", default=20_000, show_default=True, help="About how many sessions of each trace are used.")
 @click.option("--functions", default=2000, show_default=True, help="How many synthetic functions a pool report has.")
@@ -60,7 +60,7 @@ def simulate(
     """Replay demand through the warm pool's decisions, beside other policies, in virtual time.
 
     TRACE is a file or a folder; docs/simulate.md lists the formats. The same seed gives the same result to the byte. Of each
-    trace the first 40 % tunes, the rest scores. What `shardwright run --record FILE` wrote is no demand: then the
+    trace all but the first 40 % scores. What `shardwright run --record FILE` wrote is no demand: then the
     controller's decisions are taken again from what the node saw, and compared.
 
     \b
@@ -95,7 +95,8 @@ def simulate(
             output.write_text(text, encoding="utf-8")
         return
     params = replace(params, least_colds=1)
-    results = simulation.evaluate_pool(simulation.read_traces(trace), params, list(chosen), say)
+    prices = simulation.PRICES_S if plot is not None else ()
+    results = simulation.evaluate_pool(simulation.read_traces(trace), params, list(chosen), say, prices=prices)
     if plot is not None:
         simulation.pareto_plot(results, plot)
     rows = _rows(results)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shardwright.controller._counted import CountedNeeds, PoolCost
+from shardwright.controller._moves import PinParams, PinRounds, PinRow, PinStep
 from shardwright.controller._pool import (
     ComponentPool,
     Evict,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         new_state,
     )
     from shardwright.controller._needs import NeedParams, Needs
+    from shardwright.controller._rates import RateParams, Rates
     from shardwright.controller._spares import (
         MOST_SPARES,
         KeepAlive,
@@ -74,11 +76,17 @@ __all__ = [
     "NeedParams",
     "Needs",
     "NodePolicies",
+    "PinParams",
+    "PinRounds",
+    "PinRow",
+    "PinStep",
     "PoolAction",
     "PoolCost",
     "PoolPolicy",
     "PoolState",
     "PooledShard",
+    "RateParams",
+    "Rates",
     "Refill",
     "ScaleDecision",
     "ScaleParams",
@@ -109,9 +117,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from shardwright.controller import _adjust, _fairness, _limits, _needs, _spares, _windows
+        from shardwright.controller import _adjust, _fairness, _limits, _needs, _rates, _spares, _windows
 
-        for module in (_adjust, _fairness, _limits, _needs, _spares, _windows):
+        for module in (_adjust, _fairness, _limits, _needs, _rates, _spares, _windows):
             if hasattr(module, name):
                 return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,10 @@
-"""The WarmPool by counted needs: spares are there for as long as they were worth it so far, within ``warm``.
+"""The WarmPool by counted needs: spares are there for as long as they are likely to be worth it, within ``warm``.
 
-The rule of ``_spares`` for one running node: an arrival needs the k-th spare if k - 1 others came within a start time; gaps
-between such needs say for how long the k-th spare is worth keeping, and whether it is worth a start. What is idle beyond
-the spares came back from use (where ``reuse`` permits that), and is kept by how soon so many were needed again. Never fewer
-than ``KeepMinimum`` keeps. Pure; numpy is imported with a component's second arrival.
+The rule of ``_rates`` and ``_spares`` for one running node: an arrival needs the k-th spare if k - 1 others came within a
+start time; how often such needs come at the present rate, and after silence, says for how long the k-th spare is worth keeping,
+and whether it is worth a start. What is idle beyond the spares came back from use (where ``reuse`` permits that), and is kept
+by how soon so many were needed again. Never fewer than ``KeepMinimum`` keeps. Pure; numpy is imported with a component's
+second arrival.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from shardwright.placement import Capacity
 
 if TYPE_CHECKING:
     from shardwright.contracts.forecast import FloatArray
+    from shardwright.controller._rates import Rates
 
 MOST = 12  # spares; as ``_spares.MOST_SPARES``, which needs numpy
 UNSTATED_BYTES = 32 * 2**20  # of a shard whose memory nobody states or measured
 MEMORY = 50.0  # needs, after which an old gap counts a third
 DOUBT = 0.1
 START_S, HIDDEN_CPU_S = 0.02, 0.005  # until a start was measured
+LOOK_S = 0.05  # a look ahead takes half a millisecond: so often at most
 _DEAREST_S = 1e7
 _SMOOTH = 0.2
 _HOUR_S = 3600.0
@@ -68,10 +71,12 @@ class _Counted:
     start_s: float = START_S
     hidden_cpu_s: float = HIDDEN_CPU_S
     at_once: int = 0
-    needed_at: list[float] = field(default_factory=lambda: [_NEVER] * MOST)
-    worth_s: list[float] = field(default_factory=lambda: [0.0] * MOST)
+    arrived_s: float = _NEVER
+    worth_s: list[float] = field(default_factory=lambda: [0.0] * MOST)  # from the last arrival on
     pays: list[bool] = field(default_factory=lambda: [False] * MOST)
-    gaps: FloatArray | None = None
+    rates: Rates | None = None
+    judged_s: float = _NEVER
+    returned_s: float = _NEVER
     rises: FloatArray | None = None
     surplus_s: list[float] = field(default_factory=list)
     probe_level: list[int] = field(default_factory=lambda: [-1] * MOST)
@@ -86,6 +91,7 @@ class CountedNeeds:
         self._minimum = minimum or KeepMinimum()
         self._counted: dict[ComponentName, _Counted] = {}
         self._bytes: dict[ComponentName, float] = {}
+        self._kept: dict[str, dict[str, list[float]]] = {}
 
     def __repr__(self) -> str:
         return f"<CountedNeeds of {len(self._counted)} components>"
@@ -96,20 +102,19 @@ class CountedNeeds:
         """An arrival, that met a ``warm`` shard, a ``starting`` one, or none (``cold``)."""
         counted = self._of(component.name, limits)
         counted.met[source] = counted.met.get(source, 0) + 1
-        before = sum(at > now - counted.start_s for at in counted.arrivals)
+        others = sum(at > now - counted.start_s for at in counted.arrivals)
+        if counted.arrivals:
+            self._learn(component.name, counted, others, now)
         counted.arrivals = [*counted.arrivals[-(MOST - 2) :], now]
+        counted.arrived_s = now
         counted.at_once += 1
-        for spare in range(min(before + 1, MOST)):
-            gap = now - counted.needed_at[spare]
-            counted.needed_at[spare] = now
-            if gap < float("inf"):
-                self._learn(component.name, counted, spare, gap)
         self._probe(component.name, counted, now)
 
     def returned(self, component: Component, limits: Limits, now: float) -> None:
         """A session, key or request let go of a shard."""
         counted = self._of(component.name, limits)
         counted.at_once = max(0, counted.at_once - 1)
+        counted.returned_s = now
         for place in range(MOST):
             if counted.probe_level[place] < 0:
                 counted.probe_level[place], counted.probe_from[place] = counted.at_once, now
@@ -173,8 +178,21 @@ class CountedNeeds:
         for pool in state.pools:
             counted = self._counted.get(pool.component.name)
             if counted is not None and pool.free:
-                times += [at for s, w in zip(counted.needed_at, counted.worth_s, strict=True) if (at := s + w) > now]
+                times += [at for worth in counted.worth_s if now < (at := counted.arrived_s + worth) < float("inf")]
         return min(times, default=None)
+
+    def learnt(self) -> dict[str, dict[str, list[float]]]:
+        """What is known of demand, by component, to be taken up by a later node; plain numbers."""
+        kept = dict(self._kept)
+        for name, counted in self._counted.items():
+            if counted.rates is not None:
+                kept[name] = counted.rates.snapshot(0)
+        return kept
+
+    def take_up(self, kept: object) -> None:
+        """What ``learnt`` gave. What is none of that is left alone."""
+        if isinstance(kept, dict):
+            self._kept = {str(name): value for name, value in kept.items() if isinstance(value, dict)}
 
     def costs(self) -> tuple[PoolCost, ...]:
         """What every pool came to so far."""
@@ -199,21 +217,27 @@ class CountedNeeds:
         hidden = min(counted.hidden_cpu_s * self._cost.cpu_hour / _HOUR_S / second, _DEAREST_S)
         return cold, hidden + counted.start_s
 
-    def _learn(self, component: ComponentName, counted: _Counted, spare: int, gap: float) -> None:
+    def _learn(self, component: ComponentName, counted: _Counted, others: int, now: float) -> None:
         import numpy as np
 
-        from shardwright.controller._spares import MOST_SPARES, bucket, worth_keeping
+        from shardwright.controller._rates import RateParams, Rates
+        from shardwright.controller._spares import MOST_SPARES, bucket
 
-        if counted.gaps is None:
-            buckets = int(bucket(np.array([np.inf]))[0]) + 1
-            counted.gaps, counted.rises = np.zeros((MOST_SPARES, buckets)), np.zeros((MOST_SPARES, buckets))
+        row = np.zeros(1, dtype=np.int64)
+        if counted.rates is None:
+            counted.rates = Rates([RateParams()], np.array([counted.start_s]), MOST_SPARES)
+            counted.rates.restore(0, self._kept.get(component, {}))
+            counted.rates.arrived(row, np.array(counted.arrivals[:1]), row)
+            counted.rises = np.zeros((MOST_SPARES, int(bucket(np.array([np.inf]))[0]) + 1))
         cold, hidden = self._prices_s(component, counted)
-        counted.gaps[spare] *= 1 - 1 / MEMORY
-        counted.gaps[spare, int(bucket(np.array([gap]))[0])] += 1
-        worth, pays = worth_keeping(
-            counted.gaps[spare : spare + 1], np.array([cold]), np.array([hidden]), np.array([DOUBT])
-        )
-        counted.worth_s[spare], counted.pays[spare] = float(worth[0]), bool(pays[0]) and cold > hidden
+        counted.rates.starts_take(counted.start_s)
+        counted.rates.arrived(row, np.array([now]), np.array([others]))
+        if now - counted.judged_s < LOOK_S:
+            return  # it would hardly come out otherwise
+        counted.judged_s = now
+        worth, pays = counted.rates.ahead(row, np.array([cold]), np.array([hidden]))
+        counted.worth_s = worth[0].tolist()
+        counted.pays = [bool(each) and cold > hidden for each in pays[0]]
 
     def _probe(self, component: ComponentName, counted: _Counted, now: float) -> None:
         """How long it took from the end of a session until more run at once than then."""
@@ -243,7 +267,7 @@ class CountedNeeds:
 
     def _wanted(self, pool: ComponentPool, counted: _Counted, now: float) -> int:
         spares = 0
-        while spares < MOST and counted.pays[spares] and counted.needed_at[spares] + counted.worth_s[spares] > now:
+        while spares < MOST and counted.pays[spares] and counted.arrived_s + counted.worth_s[spares] > now:
             spares += 1
         return max(min(spares, pool.component.warm.max), pool.component.warm.min)
 
@@ -256,10 +280,10 @@ class CountedNeeds:
             if position <= max(counted.wanted, pool.component.warm.min) or not shard.ready:
                 continue
             spare = min(position, MOST) - 1
-            until = counted.needed_at[spare] + counted.worth_s[spare]
+            until = counted.arrived_s + counted.worth_s[spare]
             place = min(position - counted.wanted, MOST) - 1
             kept = counted.surplus_s[place] if counted.surplus_s else hidden
-            if now < max(until, shard.idle_since_s + kept):
+            if now < max(until, max(shard.idle_since_s, counted.returned_s) + kept):
                 continue
             reason = f"it is worth its memory no longer: {counted.wanted} spares are wanted, {len(ranked)} are free"
             found.append(Evict(shard.id, pool.component.name, reason, self._inputs(pool, counted, now)))
@@ -267,7 +291,7 @@ class CountedNeeds:
 
     def _inputs(self, pool: ComponentPool, counted: _Counted, now: float) -> tuple[tuple[str, str | int | float], ...]:
         cold, hidden = self._prices_s(pool.component.name, counted)
-        last = max(counted.needed_at)
+        last = counted.arrived_s
         return (
             ("free", len(pool.free)),
             ("exist", pool.exist),

@@ -22,6 +22,7 @@ from shardwright.guest._control import VERSION, ControlSocket
 from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready
 from shardwright.guest._ends import flush_at_exit
 from shardwright.guest._fresh import hold_lifeline, prepare
+from shardwright.guest._immortal import make_immortal
 from shardwright.guest._origin import remember_origins, tag_records
 from shardwright.guest._output import tag_output, tag_streams, untag_streams
 from shardwright.guest._runtime import Runtime
@@ -103,6 +104,8 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     shard = None if runtime.component == GATEWAY_COMPONENT else Shard(runtime, {"socket": SocketTransport()})
     _become_talkative()
     gc.collect()
+    make_immortal(runtime.plan.root)
+    sys._clear_type_cache()  # else forks write to the names that they displace from it
     gc.freeze()  # what is shared stays shared: the collector will not touch it in the children
     announce(control, imported)
     descriptor = ForkServer(control, imported, lifeline, fence).run()

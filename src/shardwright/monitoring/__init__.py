@@ -4,7 +4,7 @@ from shardwright.monitoring._catalogue import CATALOGUE, Instrument, Kind
 from shardwright.monitoring._exposition import Exposition, exposition
 from shardwright.monitoring._families import Family, Sample, decode, encode, families
 from shardwright.monitoring._gateway import UNMATCHED, GatewayMonitor, RequestMeter, WebSocketMeter
-from shardwright.monitoring._histories import Histories, History
+from shardwright.monitoring._histories import Histories, History, keep_json, kept_json
 from shardwright.monitoring._node import CallCounts, NodeMonitor, NodeNumbers, ShardNumbers
 from shardwright.monitoring._observed import BUSY, Observed, Observer, pressure
 
@@ -32,5 +32,7 @@ __all__ = [
     "encode",
     "exposition",
     "families",
+    "keep_json",
+    "kept_json",
     "pressure",
 ]

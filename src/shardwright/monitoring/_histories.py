@@ -70,6 +70,27 @@ class History:
         self._total = sum(weights.values())
 
 
+def keep_json(path: Path, value: object) -> None:
+    """Replace the file, whole or not at all. Raises OSError."""
+    text = json.dumps(value)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def kept_json(path: Path) -> Any:
+    """What ``keep_json`` wrote. Raises OSError, and ValueError where that is no JSON."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, encoding="ascii") as file:
+        return json.load(file)
+
+
 class Histories:
     """Histories by name, in the order in which they came. Times are those of the wall clock: they outlive the process."""
 
@@ -92,23 +113,12 @@ class Histories:
 
     def save(self, path: Path) -> None:
         """Replace the file, whole or not at all. Raises OSError."""
-        text = json.dumps({"form": _FORM, "series": {n: s.to_json() for n, s in self._series.items()}})
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(text)
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        keep_json(path, {"form": _FORM, "series": {n: s.to_json() for n, s in self._series.items()}})
 
     def load(self, path: Path) -> bool:
         """Take up what was saved; False when there is nothing that can be read: then they begin anew."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            with os.fdopen(descriptor, encoding="ascii") as file:
-                kept = json.load(file)
+            kept = kept_json(path)
             if kept["form"] != _FORM:
                 return False
             for name, series in kept["series"].items():

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         write_profile,
     )
     from shardwright.node._reload import Reloaded
+    from shardwright.node._resize_trial import resize_trial
     from shardwright.node._running import Options, Running, plan
     from shardwright.node._state import state_folder
     from shardwright.node._status import ShardStatus, shard_object
@@ -81,6 +82,7 @@ __all__ = [
     "profile_path",
     "read_constants",
     "read_profile",
+    "resize_trial",
     "running_nodes",
     "runtime_folder",
     "shard_object",
@@ -110,6 +112,7 @@ __getattr__ = lazily(
             "PROFILE_VERSION assumed cores host profile_path read_constants read_profile write_constants write_profile"
         ),
         "_reload": "Reloaded",
+        "_resize_trial": "resize_trial",
         "_running": "Options Running plan",
         "_state": "state_folder",
         "_status": "ShardStatus shard_object",

@@ -86,8 +86,8 @@ ANSWER_S = 60.0  # a client that takes longer to read its answer is dropped
 MAX_TIMEOUT_S = 7 * 86400.0
 MAX_REFUSALS = 100  # of shards, in the journal
 KINDS = (
-    "api", "attach", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note", "queue",
-    "ready", "refuse", "reload", "resize", "return", "scale", "stop", "swept",
+    "api", "attach", "ended", "evict", "failure", "journal", "launch", "lease", "limits", "loss", "node", "note",
+    "pause", "pin", "queue", "ready", "refuse", "reload", "resize", "return", "scale", "stop", "swept", "unpause",
 )  # fmt: skip
 
 T = TypeVar("T")
@@ -172,7 +172,8 @@ class ApiServer:
             return ""
         if self._refusals < MAX_REFUSALS:
             self._refusals += 1
-            self._running.core.record("refuse", f"process {pid} of a shard wanted to give the node orders")
+            reason = f"process {pid} of a shard wanted to give the node orders"
+            self._running.core.record("refuse", reason, inputs=(("pid", pid), ("uid", uid)))
         return "shards, and what they start, may not give the node orders"
 
     def _room(self) -> bool:

@@ -19,9 +19,10 @@ from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT
-from shardwright.monitoring import BUSY, Histories, Observed, Observer, pressure
+from shardwright.monitoring import BUSY, Histories, Observed, Observer, keep_json, kept_json, pressure
 from shardwright.node import _arrays
 from shardwright.node._limiting import Limiting
+from shardwright.node._pinning import Pinning
 from shardwright.node._retire import DRAIN_S, take_out, tell_callers
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ SAVE_S = 300.0
 SAID_S = 60.0  # the same trouble is told once within that
 NEAR = 0.5  # of its guarantee: who takes more is asked what waits in it
 _HISTORIES = "histories.json"
+_POOL = "pool.json"
 _MIB = 2.0**20
 
 
@@ -52,6 +54,7 @@ class Control:
         self.observer = Observer()
         self.histories = Histories()
         self.limiting = Limiting(core, total, self.observer, self.histories)
+        self.pinning = Pinning(core, self.observer)
         self.scale = ScaleRounds()
         self.retire_at_client: Callable[[ShardId, bool], None] = lambda shard, lost: None
         self.ticks = 0
@@ -80,6 +83,8 @@ class Control:
         if self._tick_s <= 0:
             return
         self.histories.load(self._file)
+        with contextlib.suppress(OSError, ValueError):  # there is none, or one that cannot be read
+            self._core.shards.pool.remember(kept_json(self._file.with_name(_POOL)))
         self._task = asyncio.get_running_loop().create_task(self._run(), name="controller")
 
     async def close(self) -> None:
@@ -111,6 +116,7 @@ class Control:
         now = self._clock.monotonic_s()
         self._remember(records, looked)
         self._scale(records, now)
+        self.pinning.tick(records, now)
         self.ticks += 1
         if now - self._saved_s >= SAVE_S:
             self._saved_s = now
@@ -295,6 +301,8 @@ class Control:
     def _save(self) -> None:
         with contextlib.suppress(OSError):  # what was learnt is a help, and no more
             self.histories.save(self._file)
+            if learnt := self._core.shards.pool.learnt():
+                keep_json(self._file.with_name(_POOL), learnt)
 
     def _say(self, trouble: str) -> None:
         now = self._clock.monotonic_s()

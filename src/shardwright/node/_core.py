@@ -444,6 +444,9 @@ class Core:
         session = self._sessions.get(SessionNumber(number))
         return session.name if session is not None else self._past_names.get(number, "")
 
+    def last_lines(self, shard: str) -> tuple[str, ...]:
+        return self.logs.last_lines(shard)
+
     def session_lives(self, number: SessionNumber) -> bool:
         return number in self._sessions
 

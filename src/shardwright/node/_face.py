@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Collection, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -150,6 +150,24 @@ class Node:
 
         return self.running.submit(resize(self.running.core, target, guarantee or {}, ceiling or {})).result()
 
+    def pause(self, target: str) -> tuple[ShardId, ...]:
+        """Stop a shard, or all shards of a component, where they are: calls to them wait. Returns those that stand still."""
+        from shardwright.node._hold import pause
+
+        return self.running.submit(pause(self.running.core, target)).result()
+
+    def unpause(self, target: str) -> tuple[ShardId, ...]:
+        """Let them go on."""
+        from shardwright.node._hold import unpause
+
+        return self.running.submit(unpause(self.running.core, target)).result()
+
+    def pin(self, target: str, cpus: Collection[int]) -> dict[ShardId, frozenset[int]]:
+        """Hold a shard, or all shards of a component, to these processors of the machine; returns what reads back."""
+        from shardwright.node._hold import pin
+
+        return self.running.submit(pin(self.running.core, target, cpus)).result()
+
     def reload(self) -> Reloaded:
         """Take up what changed in the application's code and manifest, once; blocks until old shards have ended.
 
@@ -283,6 +301,24 @@ class AsyncNode:
 
         applied = resize(self.running.core, target, guarantee or {}, ceiling or {})
         return await asyncio.wrap_future(self.running.submit(applied))
+
+    async def pause(self, target: str) -> tuple[ShardId, ...]:
+        """As ``Node.pause``, awaiting."""
+        from shardwright.node._hold import pause
+
+        return await asyncio.wrap_future(self.running.submit(pause(self.running.core, target)))
+
+    async def unpause(self, target: str) -> tuple[ShardId, ...]:
+        """As ``Node.unpause``, awaiting."""
+        from shardwright.node._hold import unpause
+
+        return await asyncio.wrap_future(self.running.submit(unpause(self.running.core, target)))
+
+    async def pin(self, target: str, cpus: Collection[int]) -> dict[ShardId, frozenset[int]]:
+        """As ``Node.pin``, awaiting."""
+        from shardwright.node._hold import pin
+
+        return await asyncio.wrap_future(self.running.submit(pin(self.running.core, target, cpus)))
 
     async def reload(self) -> Reloaded:
         """As ``Node.reload``, awaiting."""

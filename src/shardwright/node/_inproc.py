@@ -244,6 +244,9 @@ class InprocPort(ShardPort):
         self.ask_counts(0)  # its last word is heard before its end
         self._loop.call_soon(self.close, "it was told to stop")
 
+    def stop_hoarding(self) -> None:
+        """Nothing is sent to it: it takes what it is given, in this process."""
+
     def close(self, reason: str) -> None:
         """Cut it off from everybody; the node hears of it once, through ``on_gone``."""
         if not self._closed:

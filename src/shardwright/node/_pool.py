@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
-from shardwright.composition import Composer, Effect, Launch, Refused, ShardRecord, ShardStatus
+from shardwright.composition import Composer, Effect, Inputs, Launch, Refused, ShardRecord, ShardStatus
 from shardwright.contracts.clock import Clock
 from shardwright.controller import (
     ComponentPool,
@@ -112,6 +113,15 @@ class Pool:
         """A shard of it became ready."""
         self._policy.started(self._components[component], self._plan.definition(component).limits, took_s)
 
+    def learnt(self) -> dict[str, dict[str, list[float]]]:
+        """What the policy knows of demand; empty where it counts none."""
+        return self._policy.learnt() if isinstance(self._policy, CountedNeeds) else {}
+
+    def remember(self, kept: object) -> None:
+        """What a node before this one had learnt."""
+        if isinstance(self._policy, CountedNeeds):
+            self._policy.take_up(kept)
+
     def costs(self) -> tuple[PoolCost, ...]:
         return self._policy.costs() if isinstance(self._policy, CountedNeeds) else ()
 
@@ -135,9 +145,10 @@ class Pool:
                         )
                         self._events.lacks_room()
                         break
-                    self._begin(decision)
+                    self._begin(replace(decision, inputs=_both(decision.inputs, action.inputs)))
             else:
-                self._perform(self._composer.evict(action.shard, now, action.reason))
+                effects = self._composer.evict(action.shard, now, action.reason)
+                self._perform(replace(effect, inputs=_both(effect.inputs, action.inputs)) for effect in effects)
 
     def _state(self) -> PoolState:
         by_component: dict[ComponentName, list[ShardRecord]] = {name: [] for name in self._components}
@@ -181,3 +192,9 @@ class Pool:
         if self._short_lives[component] > bad_luck:
             count, _ = self._failures.get(component, (0, 0.0))
             self._failures[component] = (count + 1, now)
+
+
+def _both(one: Inputs, other: Inputs) -> Inputs:
+    """What composition decided from, and what the policy did, where it says more."""
+    names = {name for name, _ in one}
+    return (*one, *((name, value) for name, value in other if name not in names))

@@ -92,6 +92,7 @@ class ShardPort(ABC):
         """Whether it still runs. False: it has ended, and ``on_gone`` was or is being told."""
         return True
 
+    @abstractmethod
     def stop_hoarding(self) -> None:
         """Descriptors have run out: it is cut off if many that were sent to it lie unread."""
 

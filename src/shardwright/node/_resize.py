@@ -54,7 +54,7 @@ async def resize(
     if not least and not most:
         raise Unusable("nothing to change", remedy='name an amount, such as guarantee={"cpu": 0.5}')
     async with core.resizing:
-        records = _targets(core, target)
+        records = targets(core, target)
         base = core.control.limiting.base
         wanted = {record.id: _changed(record.id, base(record), least, most) for record in records}
         before = {record.id: record.limits for record in records}
@@ -66,7 +66,11 @@ async def resize(
         try:
             composer.resize(promised)
         except ValueError as lack:
-            core.record("refuse", f"resize of {target}: {lack}", shard=records[0].id, component=records[0].component)
+            first_of = records[0].id
+            core.record(
+                "refuse", f"resize of {target}: {lack}", shard=first_of, component=records[0].component,
+                inputs=_inputs(before[first_of], wanted[first_of]),
+            )  # fmt: skip
             raise NodeError(
                 f"the guarantee of {target} does not fit: {lack}",
                 remedy="lower another guarantee first, or close sessions",
@@ -117,7 +121,7 @@ def _amounts(given: Mapping[str, Any], what: str) -> dict[str, float]:
     return found
 
 
-def _targets(core: Core, target: str) -> list[ShardRecord]:
+def targets(core: Core, target: str) -> list[ShardRecord]:
     """The running shards meant. Raises NodeError with the nearest name."""
     running = [record for record in core.records() if record.id in core.ports()]
     found = [record for record in running if target in (record.id, record.component)]

@@ -26,6 +26,9 @@ class ShardEvents(Protocol):
 
     def session_name(self, number: int) -> str: ...
 
+    def last_lines(self, shard: str) -> tuple[str, ...]:
+        """What it printed last."""
+
     def session_lives(self, number: SessionNumber) -> bool: ...
 
     def shard_ready(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:

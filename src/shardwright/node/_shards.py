@@ -54,6 +54,7 @@ def _not_started(component: ComponentName, defect: Exception) -> StartFailed:
 
 
 MOST_PAST = 1024
+LAST_LINES = 5  # of what a lost shard printed, in the event
 
 
 class Shards:
@@ -78,7 +79,7 @@ class Shards:
         self._events = events
         self._terminal = terminal
         self._grants = Grants(composer, clock, events, self)
-        self._pool = Pool(plan, self._components, composer, policy, clock, events, self.begin, self.perform)
+        self.pool = Pool(plan, self._components, composer, policy, clock, events, self.begin, self.perform)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping: set[ShardId] = set()
         self._burials: dict[ShardId, asyncio.Task[None]] = {}
@@ -102,11 +103,11 @@ class Shards:
         self.launcher = launcher
         self._loop = asyncio.get_running_loop()
         await launcher.prepare()
-        self._pool.tick()
+        self.pool.tick()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
-            if self._pool.first_failure is not None:
-                raise self._pool.first_failure
+            if self.pool.first_failure is not None:
+                raise self.pool.first_failure
         self._periodic()
 
     async def close(self, grace_s: float) -> None:
@@ -132,7 +133,7 @@ class Shards:
 
     async def drain(self, component: ComponentName, grace_s: float) -> None:
         """Let the shards of that component finish what they do, while the others serve them; none is launched any more."""
-        self._pool.close()
+        self.pool.close()
         ports = [port for port in self.ports.values() if port.component == component]
         for port in ports:
             self._stopping.add(port.shard)
@@ -144,7 +145,7 @@ class Shards:
     def fail(self, error: NodeError) -> None:
         """Fail every request that waits; nothing is launched any more."""
         self._closing = True
-        self._pool.close()
+        self.pool.close()
         self._grants.fail(error)
 
     # -- taking ------------------------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ class Shards:
         except Exception as defect:  # whoever waits for it must hear of it, whatever it was
             error = defect if isinstance(defect, ShardwrightError) else _not_started(launch.component, defect)
             now = self._clock.monotonic_s()
-            self._pool.start_failed(launch.component, error, now)
+            self.pool.start_failed(launch.component, error, now)
             self._events.record("failure", f"it did not start: {error}", component=launch.component, shard=launch.shard)
             self.perform(self.composer.start_failed(launch.shard, str(error), now), error)
             self._events.shard_ended(launch.shard, launch.component, str(error))
@@ -236,7 +237,7 @@ class Shards:
             "ready", self.launcher.how(launch.component), component=launch.component, shard=launch.shard,
             inputs=(("start_s", round(now - begun_s, 6)), ("pid", port.pid)),
         )  # fmt: skip
-        self._pool.started(launch.component, now - begun_s)
+        self.pool.started(launch.component, now - begun_s)
         record = self.composer.shard(launch.shard)
         self._events.shard_ready(port, record.sessions if record is not None else ())
         for request in self.composer.started(launch.shard, now):
@@ -244,11 +245,11 @@ class Shards:
         if record is None or record.stopping:
             # it was decided to stop it while it started
             await self._stop(launch.shard)
-        self._pool.later_tick()
+        self.pool.later_tick()
 
     def _lives(self, port: ShardPort) -> None:
         if self.ports.get(port.shard) is port:
-            self._pool.lives(port.component)
+            self.pool.lives(port.component)
 
     async def stop(self, shard: ShardId) -> None:
         """End a shard, whoever holds it, and wait until nothing of it is left."""
@@ -269,11 +270,11 @@ class Shards:
 
     def leased(self, component: ComponentName, source: str) -> None:
         """Somebody was given a shard of it, which was warm, or starting, or is launched now (cold)."""
-        self._pool.leased(component, source)
+        self.pool.leased(component, source)
 
     def pool_costs(self) -> tuple[PoolCost, ...]:
         """What the warm pool came to so far; empty where nobody counts."""
-        return self._pool.costs()
+        return self.pool.costs()
 
     # -- other code ----------------------------------------------------------------------------------------------
 
@@ -284,7 +285,7 @@ class Shards:
         self.composer.take_up(plan, components)
         self._components.clear()  # it is the pool's as well
         self._components.update(components)
-        self._pool.take_up(plan, changed)
+        self.pool.take_up(plan, changed)
 
     def now(self) -> float:
         """Of the clock that the composer goes by."""
@@ -350,7 +351,7 @@ class Shards:
         """Something was given back: queued requests may be served now, and the pool may want more."""
         for decision in self.composer.poll(self._clock.monotonic_s()):
             self._grants.decided(decision)
-        self._pool.later_tick()
+        self.pool.later_tick()
 
     def _periodic(self) -> None:
         """Expiry, deadlines and retries; four times a second."""
@@ -362,7 +363,7 @@ class Shards:
                 if self.composer.queued():
                     self.freed()
                 else:
-                    self._pool.later_tick()
+                    self.pool.later_tick()
         except Exception as defect:
             if repr(defect) != self._defect:  # said once: it may come back with every period
                 self._defect = repr(defect)
@@ -409,10 +410,13 @@ class Shards:
             kind = "ended" if wanted or loss.expected or self._closing else "loss"
             self._events.record(
                 kind, reason, component=port.component, shard=shard,
-                inputs=(("sessions", sessions), *loss.inputs, ("cause", cause_of(kind, ended))),
+                inputs=(
+                    ("sessions", sessions), *loss.inputs, ("cause", cause_of(kind, ended)),
+                    *((("log", "\n".join(self._events.last_lines(shard)[-LAST_LINES:])),) if kind == "loss" else ()),
+                ),
             )  # fmt: skip
             if kind == "loss":
-                self._pool.lost(port.component, now)
+                self.pool.lost(port.component, now)
             self.perform(loss.effects, Unlucky(f"{shard} was lost: {reason}"))
         by_itself = None if wanted or self._closing else ended
         self._events.shard_ended(shard, port.component, reason, by_itself)

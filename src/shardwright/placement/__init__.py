@@ -1,5 +1,8 @@
 """What fits where."""
 
 from shardwright.placement._capacity import Capacity
+from shardwright.placement._needs import Home, Placing, ShardNeed, Traffic
+from shardwright.placement._placer import CorePlacer
+from shardwright.placement._topology import Bank, Cpu, Topology
 
-__all__ = ["Capacity"]
+__all__ = ["Bank", "Capacity", "CorePlacer", "Cpu", "Home", "Placing", "ShardNeed", "Topology", "Traffic"]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+from shardwright.sandbox._linux._hold import box_members, pause, pin, unpause
 from shardwright.sandbox._linux._libc import PR_SET_CHILD_SUBREAPER, prctl
+from shardwright.sandbox._linux._links import ShapedLink
 from shardwright.sandbox._linux._procfs import read_text, start_ticks
 
-__all__ = ["become_subreaper", "outside_of", "process_start_ticks"]
+__all__ = [
+    "ShapedLink", "become_subreaper", "box_members", "outside_of", "pause", "pin", "process_start_ticks", "unpause",
+]  # fmt: skip
 
 
 def become_subreaper() -> None:

@@ -6,7 +6,7 @@ from shardwright.simulation._functions import Function, synthetic_functions
 from shardwright.simulation._instances import Lane, replay
 from shardwright.simulation._levels import Outcome
 from shardwright.simulation._plant import PlantResult, limits_controller, plant_demand, run_plant
-from shardwright.simulation._plots import pareto_plot
+from shardwright.simulation._plots import PRICES_S, pareto_plot
 from shardwright.simulation._pool_results import BASELINE, BOUNDED, OURS, PoolParams, PoolResults, evaluate_pool
 from shardwright.simulation._recorded import Replayed, is_recording, replay_recording
 from shardwright.simulation._results import controller_report, demand_traces, pool_report, utilisation_traces
@@ -16,6 +16,7 @@ __all__ = [
     "BASELINE",
     "BOUNDED",
     "OURS",
+    "PRICES_S",
     "Arrivals",
     "DemandParams",
     "FleetParams",

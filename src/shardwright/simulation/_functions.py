@@ -151,7 +151,7 @@ def least_cost_windows(
     hidden_s: float,
     start_s: float,
     remember: int = 400,
-    prior_weight: float = 1.0,
+    prior_weight: float = 10.0,
 ) -> WindowRule:
     """The node's own rule. To save time a window is decided anew after each of 16 gaps, then ever more rarely."""
     prior = np.asarray(prior_s, dtype=np.float64)
@@ -165,7 +165,7 @@ def least_cost_windows(
         past = np.stack([thinned(gaps[max(0, number - remember) : number]) for number in at.tolist()])
         windows = choose_windows(
             past, prior, cold_s=cold_s, hidden_s=hidden_s, start_s=start_s, prior_weight=prior_weight,
-            counts=np.minimum(at, remember).astype(np.float64),
+            counts=at.astype(np.float64),
         )  # fmt: skip
         which = np.searchsorted(at, np.arange(size), side="right") - 1
         return Windows(windows.keep_s[which], windows.again_s[which], windows.until_s[which])

@@ -12,13 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
-from shardwright.controller import MOST_SPARES, SpareParams, bucket, drop_at, needs, steady, worth_keeping
+from shardwright.controller import (
+    MOST_SPARES,
+    RateParams,
+    Rates,
+    SpareParams,
+    bucket,
+    drop_at,
+    needs,
+    steady,
+    worth_keeping,
+)
 from shardwright.simulation._demand import Sessions
 from shardwright.simulation._levels import Outcome
 
 _DEPTH = 128  # idle shards of one lane, at most; a power of two
 _STARTING = 16
-_LEVELS = 256
+_LEVELS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,7 @@ class _Replay:
         self.budget_lanes = np.flatnonzero([budget is not None for budget in budgets])
         self.budget_of = {budget: np.array([b == budget for b in budgets]) for budget in budgets if budget is not None}
         self.left = np.full((count, _LEVELS), -np.inf)  # when a shadow of each level was used last
+        self.longest_s = np.array([b.longest_s if b is not None else np.inf for b in budgets])
         self.shadow_keep = np.array([budget.keep_s if budget is not None else 0.0 for budget in budgets])
         self.shadow_starts, self.shadow_idle = np.zeros(count), np.zeros(count)
         self.own_starts, self.own_idle = np.zeros(count), np.zeros(count)
@@ -109,6 +120,11 @@ class _Replay:
         self.after_starting = np.zeros(count, dtype=np.int64)
         self.told = np.array([lane.told for lane in lanes])
         self._prepare_truth()
+        filters = [lane.params.rates if not lane.told else None for lane in lanes]
+        self.filtered = np.array([each is not None for each in filters])
+        self.rates = Rates([each or RateParams() for each in filters], self.start_s, MOST_SPARES)
+        self.changed_at = np.zeros(count)
+        self.ended_at = np.full(count, -np.inf)
         self.visible, self.hidden, self.starts, self.idle = (np.zeros(count) for _ in range(4))
 
     def _prepare_truth(self) -> None:
@@ -145,10 +161,17 @@ class _Replay:
                 break
             live = slice(0, active)
             now = self.times[event, self.row[live]]
+            stock, since = self.top[live] - self.bottom[live], self.changed_at[live].copy()
             self._advance(np.arange(active), now)
+            # what was dropped in between lay about half of the time
+            mean = (stock + self.top[live] - self.bottom[live]) / 2
+            self.own_idle[live] += mean * (now - since)
+            if self.budget_lanes.size:
+                self._shadow(self.budget_lanes[self.budget_lanes < active], since, now)
             begins = self.begins[event, self.row[live]]
             self._ends(np.flatnonzero(~begins), now)
             self._arrives(np.flatnonzero(begins), now)
+            self.changed_at[live] = now
         lanes = np.arange(self.counts.size)
         self._advance(lanes, self.end)
         self._close(lanes)
@@ -169,26 +192,30 @@ class _Replay:
             self.since[lanes, self.top[lanes] % _DEPTH] = at[done]
             self.top[lanes] += 1
             self.first_starting[lanes] += 1
+            self.changed_at[lanes] = at[done]
         lanes = np.arange(now.size)
         lanes = lanes[self.top[: now.size] > self.bottom[: now.size]]
         while lanes.size:  # what was idle for too long is gone, the longest idle first
             bottom = self.bottom[lanes]
             since = self.since[lanes, bottom % _DEPTH]
-            gone_at = self._drop_at(lanes, self.top[lanes] - bottom, since)
+            # nobody is dropped before what made it surplus
+            gone_at = np.maximum(self._drop_at(lanes, self.top[lanes] - bottom, since), self.changed_at[lanes])
             gone = gone_at <= now[lanes]
             if not gone.any():
                 break
             lanes, since, gone_at = lanes[gone], since[gone], gone_at[gone]
-            self._count_idle(lanes, since, np.maximum(gone_at, since))
+            self._count_idle(lanes, since, gone_at)
             self.bottom[lanes] += 1
             lanes = lanes[self.top[lanes] > self.bottom[lanes]]
 
     def _drop_at(self, lanes: IntArray, position: IntArray, since: FloatArray) -> FloatArray:
         surplus = np.maximum(self.surplus_s[lanes], self.least_surplus_s[lanes][:, None])
+        since = np.where(self.learns[lanes], np.maximum(since, self.ended_at[lanes]), since)
         return drop_at(position, since, self.wanted[lanes], self.until[lanes], surplus)
 
     def _ends(self, lanes: IntArray, now: FloatArray) -> None:
         self.since[lanes, self.top[lanes] % _DEPTH] = now[lanes]
+        self.ended_at[lanes] = now[lanes]
         self.top[lanes] += 1
         if self.budget_lanes.size:
             self.left[lanes, self.at_once[lanes] % _LEVELS] = now[lanes]
@@ -253,27 +280,46 @@ class _Replay:
         learning &= np.arange(MOST_SPARES)[None, :] < self.most[lanes][:, None]
         self.until[lanes] = np.where(learning, np.maximum(until, at[:, None] + keep), until)
         result: BoolArray = (pays | (also & learning)) & (self.until[lanes] > at[:, None])
+        which = np.flatnonzero(self.filtered[lanes])
+        if which.size:
+            mine = lanes[which]
+            ahead, starts = self.rates.ahead(mine, self.cold[mine], self.hide[mine] + self.start_s[mine])
+            allowed = np.arange(MOST_SPARES)[None, :] < self.most[mine][:, None]
+            ahead = np.minimum(ahead, self.longest_s[mine][:, None])
+            self.until[mine] = np.where(allowed, at[which][:, None] + ahead, -np.inf)
+            result[which] = starts & allowed
         return result
+
+    def _shadow(self, lanes: IntArray, since: FloatArray, now: FloatArray) -> None:
+        """What lay idle meanwhile in a plain keep-alive."""
+        until = np.minimum(self.left[lanes] + self.shadow_keep[lanes][:, None], now[lanes][:, None])
+        self.shadow_idle[lanes] += np.maximum(until - since[lanes][:, None], 0.0).sum(axis=1)
 
     def _budget(self, lanes: IntArray, now: FloatArray) -> None:
         """What a plain keep-alive would have come to by now, and what that permits."""
         gap = now[lanes] - self.left[lanes, self.at_once[lanes] % _LEVELS]
         self.shadow_starts[lanes] += gap > self.shadow_keep[lanes]
-        self.shadow_idle[lanes] += np.where(np.isfinite(gap), np.minimum(gap, self.shadow_keep[lanes]), 0.0)
+        self.left[lanes, self.at_once[lanes] % _LEVELS] = -np.inf  # in use
         for budget, members in self.budget_of.items():
             mine = lanes[members[lanes]]
             self.may_start[mine] = budget.may_start(self.own_starts[mine], self.shadow_starts[mine])
             for sums in (self.own_starts, self.shadow_starts, self.own_idle, self.shadow_idle):
                 sums[mine] *= 1 - 1 / budget.memory
-            spent = (self.own_starts[mine], self.shadow_starts[mine], self.own_idle[mine], self.shadow_idle[mine])
+            spent = budget.spent(
+                self.own_starts[mine], self.shadow_starts[mine], self.own_idle[mine], self.shadow_idle[mine]
+            )
             self.cold[mine], self.hide[mine] = budget.prices(*spent)
             self.least_surplus_s[mine] = budget.surplus_s(*spent)
 
     def _learn(self, lanes: IntArray, needed: BoolArray, now: FloatArray) -> None:
+        others = needed.sum(axis=1) - 1
         needed &= np.arange(MOST_SPARES)[None, :] < self.most[lanes][:, None]
-        silent = now[lanes] - self.last_at[lanes]
+        followed = lanes[self.filtered[lanes]]
+        if followed.size:
+            self.rates.arrived(followed, now[followed], others[self.filtered[lanes]])
+        quiet = now[lanes] - self.last_at[lanes]
         memory = self.rate_s[lanes]
-        self.rate[lanes] = self.rate[lanes] * np.exp(-np.where(np.isfinite(silent), silent, 0.0) / memory) + 1 / memory
+        self.rate[lanes] = self.rate[lanes] * np.exp(-np.where(np.isfinite(quiet), quiet, 0.0) / memory) + 1 / memory
         self.last_at[lanes] = now[lanes]
         shares = np.maximum(1 / self.arrivals[lanes], 1 / 500)[:, None]
         self.share[lanes] += shares * (needed - self.share[lanes])
@@ -311,7 +357,6 @@ class _Replay:
         self.surplus_s[lane, rise] = worth_keeping(self.rises[lane, rise], price, nothing, self.doubt[lane])[0]
 
     def _count_idle(self, lanes: IntArray, begin: FloatArray, end: FloatArray) -> None:
-        self.own_idle[lanes] += end - begin
         self.idle[lanes] += np.maximum(
             np.minimum(end, self.end[lanes]) - np.maximum(begin, self.score_from[lanes]), 0.0
         )

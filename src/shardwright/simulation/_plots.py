@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from shardwright.errors import TraceError
-from shardwright.simulation._pool_results import PoolResults
+from shardwright.simulation._policies import FIXED_S
+from shardwright.simulation._pool_results import OURS, PoolResults
+
+PRICES_S = (20.0, 60.0, 200.0, 600.0, 2_000.0, 6_000.0, 20_000.0)  # of a cold start, along the curve
 
 
 def pareto_plot(results: PoolResults, path: str | Path) -> None:
     """Visible cold starts against idle memory and against starts, medians over components, one mark a policy.
 
+    Two curves join what one rule can reach: keep-alives by their times, ours by the price of a cold start (the prices that
+    ``evaluate_pool`` was given, such as ``PRICES_S``).
     Raises TraceError when matplotlib is missing (``pip install shardwright[plots]``) or the file cannot be written.
     """
     try:
@@ -26,8 +31,17 @@ def pareto_plot(results: PoolResults, path: str | Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "shardwright", "font.size": 8}):
         figure = Figure(figsize=(9, 4.5), layout="constrained")
         for axes, of, label in zip(figure.subplots(1, 2), ("idle_s", "starts"), ("idle memory", "starts"), strict=True):
-            for policy in results.outcomes:
-                across, up = (float(np.median(results.ratio(policy, what))) for what in (of, "visible"))
+            places = {
+                policy: (
+                    float(np.median(results.ratio(policy, of))),
+                    float(np.median(results.ratio(policy, "visible"))),
+                )
+                for policy in results.outcomes
+            }
+            for curve in (list(FIXED_S), [policy for policy in places if policy.startswith(f"{OURS}, C = ")]):
+                if len(curve) > 1:
+                    axes.plot(*zip(*(places[policy] for policy in curve), strict=True), linewidth=0.8, zorder=0)
+            for policy, (across, up) in places.items():
                 axes.scatter([across], [up], s=16)
                 axes.annotate(policy, (across, up), xytext=(3, 3), textcoords="offset points", fontsize=6)
             axes.set_xlabel(f"{label} over fixed 10 min")

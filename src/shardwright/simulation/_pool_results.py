@@ -1,4 +1,7 @@
-"""The warm pool's evaluation: every policy over every component, tuned on the first part, scored on the rest."""
+"""The warm pool's evaluation: every policy over every component, scored on all but the first part of each trace.
+
+Parameters are the same for all components. They were chosen from the first parts alone (docs/decisions/0045-rates.md).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from shardwright.contracts.forecast import FloatArray
-from shardwright.controller import KeepAlive, SpareParams
+from shardwright.controller import KeepAlive, RateParams, SpareParams
 from shardwright.simulation._demand import DemandParams, Sessions, make_sessions
 from shardwright.simulation._instances import Lane, replay
 from shardwright.simulation._levels import Outcome
@@ -17,7 +20,6 @@ from shardwright.simulation._traces import Trace
 
 BASELINE = "fixed 10 min"
 OURS, BOUNDED, TOLD = "shardwright", "shardwright within 10 min", "told the true rate"
-_CANDIDATES = ((200.0, 0.0), (50.0, 0.0), (200.0, 30.0), (200.0, np.inf))  # memory, trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,8 @@ class PoolParams:
     """Prices in idle-seconds; ``least_colds`` of the baseline for a component to be scored."""
 
     cold_s: float = 600.0
-    hidden_s: float = 15.0
-    start_s: float = 0.5
+    hidden_s: float = 18.0  # as `bench live` measures it on the arena
+    start_s: float = 0.01
     least_colds: int = 20
     demand: DemandParams = field(default_factory=DemandParams)
 
@@ -54,16 +56,28 @@ class PoolResults:
         return ratios
 
 
+def at_price(cold_s: float) -> str:
+    """Our policy's name where it goes by a price of its own."""
+    return f"{OURS}, C = {cold_s:g}"
+
+
 def evaluate_pool(
-    traces: Sequence[Trace], params: PoolParams, seeds: Sequence[int], say: Callable[[str], None] = lambda _: None
+    traces: Sequence[Trace],
+    params: PoolParams,
+    seeds: Sequence[int],
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    prices: Sequence[float] = (),
 ) -> PoolResults:
-    """Every policy over every component and seed."""
+    """Every policy over every component and seed. At ``prices`` of a cold start ours is replayed as well, for a curve."""
     summed: dict[str, list[list[Outcome]]] = {}
+    fleets = []
     for seed in seeds:
-        fleet = [make_sessions(trace, seed, params.demand) for trace in traces]
-        for policy, outcomes in _once(fleet, params).items():
+        fleets.append([make_sessions(trace, seed, params.demand) for trace in traces])
+        for policy, outcomes in _closed(fleets[-1], params).items():
             summed.setdefault(policy, []).append(outcomes)
-        say(f"seed {seed}: {sum(s.count for s in fleet):,} sessions of {len(fleet)} components")
+        say(f"seed {seed}: {sum(s.count for s in fleets[-1]):,} sessions of {len(traces)} components")
+    summed |= _replayed(fleets, params, prices)
     means = {policy: [_mean(column) for column in zip(*rows, strict=True)] for policy, rows in summed.items()}
     scored = [n for n in range(len(traces)) if means[BASELINE][n].visible >= params.least_colds]
     return PoolResults(
@@ -78,31 +92,30 @@ def _mean(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(*(float(np.mean([getattr(o, name) for o in outcomes])) for name in Outcome.__slots__))
 
 
-def _once(fleet: Sequence[Sessions], params: PoolParams) -> dict[str, list[Outcome]]:
+def _closed(fleet: Sequence[Sessions], params: PoolParams) -> dict[str, list[Outcome]]:
+    """What needs no decisions of ours."""
     result: dict[str, list[Outcome]] = {}
     for sessions in fleet:
         for policy, outcome in closed_form(sessions, params.cold_s, params.hidden_s, params.start_s).items():
             result.setdefault(policy, []).append(outcome)
     idle = sum(o.idle_s / max(s.length_s - s.score_from_s, 1e-9) for o, s in zip(result[BASELINE], fleet, strict=True))
     result["greedy dual"] = greedy_dual(fleet, max(1, round(idle)), params.start_s)
-    chosen = _tuned(fleet, params)
-    usual = SpareParams(params.cold_s, params.hidden_s, params.start_s, _CANDIDATES[0][0])
-    lanes = [Lane(s, p, False, s.score_from_s) for s, p in zip(fleet, chosen, strict=True)]
-    lanes += [Lane(s, p, True, s.score_from_s) for s, p in zip(fleet, chosen, strict=True)]
-    lanes += [Lane(s, replace(usual, within=KeepAlive()), False, s.score_from_s) for s in fleet]
-    outcomes = replay(lanes)
-    count = len(fleet)
-    for place, policy in enumerate((OURS, TOLD, BOUNDED)):
-        result[policy] = outcomes[place * count : (place + 1) * count]
     return result
 
 
-def _tuned(fleet: Sequence[Sessions], params: PoolParams) -> list[SpareParams]:
-    """For each component the candidate of least cost in the first part of its trace."""
-    candidates = [
-        SpareParams(params.cold_s, params.hidden_s, params.start_s, memory, trust=trust)
-        for memory, trust in _CANDIDATES
-    ]
-    outcomes = replay([Lane(s, p, False, 0.0, s.score_from_s) for p in candidates for s in fleet])
-    costs = np.array([o.cost(params.cold_s, params.hidden_s) for o in outcomes]).reshape(len(candidates), len(fleet))
-    return [candidates[n] for n in np.argmin(costs, axis=0)]
+def _replayed(
+    fleets: Sequence[Sequence[Sessions]], params: PoolParams, prices: Sequence[float]
+) -> dict[str, list[list[Outcome]]]:
+    """Ours, all fleets together."""
+    usual = SpareParams(params.cold_s, params.hidden_s, params.start_s, 200.0, rates=RateParams())
+    kinds = {OURS: (usual, False), TOLD: (usual, True), BOUNDED: (replace(usual, within=KeepAlive()), False)}
+    kinds |= {at_price(cold_s): (replace(usual, cold_s=cold_s), False) for cold_s in prices}
+    flat = [sessions for fleet in fleets for sessions in fleet]
+    lanes = [Lane(s, own, told, s.score_from_s) for own, told in kinds.values() for s in flat]
+    outcomes = replay(lanes)
+    size = len(fleets[0])
+    found: dict[str, list[list[Outcome]]] = {}
+    for place, policy in enumerate(kinds):
+        mine = outcomes[place * len(flat) : (place + 1) * len(flat)]
+        found[policy] = [mine[at : at + size] for at in range(0, len(mine), size)]
+    return found

@@ -10,12 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shardwright.testing._fault_kit import Fault, Faults, FaultyTransport
     from shardwright.testing._forecasters import check_forecaster, forecaster_checks
     from shardwright.testing._sandboxes import SANDBOX_CHECKS, SandboxCheck, check_sandbox_backend
     from shardwright.testing._transports import check_transport, transport_checks
 
 __all__ = [
     "SANDBOX_CHECKS",
+    "Fault",
+    "Faults",
+    "FaultyTransport",
     "SandboxCheck",
     "check_forecaster",
     "check_sandbox_backend",
@@ -27,7 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        kinds = {"transport": "_transports", "forecaster": "_forecasters"}
+        kinds = {"Fault": "_fault_kit", "transport": "_transports", "forecaster": "_forecasters"}
         room = next((room for kind, room in kinds.items() if kind in name), "_sandboxes")
         return getattr(import_module(f"shardwright.testing.{room}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import tempfile
 import time
 
 import psutil
@@ -121,6 +122,37 @@ def process_ceiling_holds(trial: SandboxTrial) -> None:
     assert others.next() == 1
     assert end(neighbour) == Exit(0)
     sandbox.delete()
+
+
+def io_ceiling_holds(trial: SandboxTrial) -> None:
+    """Direct writes to a disk, at a ceiling that is set, and then lowered, while it runs."""
+    code = """
+import mmap
+block = mmap.mmap(-1, 1 << 16)
+while True:
+    begun, count = time.monotonic(), 0
+    while time.monotonic() - begun < 0.5:
+        count += os.pwrite(4, block, count % (1 << 22))
+    say(count / (time.monotonic() - begun))
+"""
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+        try:
+            descriptor = os.open(file.name, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            return  # a file system without direct I/O: buffered writes are not the shard's on version 1
+        try:
+            sandbox, answers = trial.launch(
+                trial.spec(code, descriptors={4: descriptor}, ceiling=Resources(io_bytes_s=8 * _MEBIBYTE))
+            )
+            for rate in (8 * _MEBIBYTE, 3 * _MEBIBYTE):
+                read_back = sandbox.resize(Limits(ceiling=Resources(io_bytes_s=rate)))
+                assert read_back.ceiling.io_bytes_s == rate, read_back
+                answers.next()  # began under the earlier ceiling
+                seen = answers.next()
+                assert isinstance(seen, float) and seen <= 1.15 * rate, f"{seen:.0f} bytes a second of {rate}"
+        finally:
+            os.close(descriptor)
+        trial.note(sandbox)
 
 
 # -- adoption --------------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ SANDBOX_CHECKS: tuple[SandboxCheck, ...] = (
     SandboxCheck("memory ceiling ends the greedy alone", _sandbox_limits.memory_ceiling_ends_the_greedy, ("memory",)),
     SandboxCheck("cpu ceiling holds", _sandbox_limits.cpu_ceiling_holds, ("cpu",)),
     SandboxCheck("process ceiling holds", _sandbox_limits.process_ceiling_holds, ("pids",)),
+    SandboxCheck("I/O ceiling holds", _sandbox_limits.io_ceiling_holds, ("io",)),
     SandboxCheck("adopted after a restart", _sandbox_limits.adopted_after_a_restart),
     SandboxCheck("adopted from a template", _sandbox_limits.adopted_from_a_template, start="template"),
     SandboxCheck("dead and reused pids are not adopted", _sandbox_limits.dead_and_reused_pids_are_not_adopted),

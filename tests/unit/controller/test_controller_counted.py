@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
@@ -139,3 +140,19 @@ def test_free_of_charge_is_worth_keeping_for_ever() -> None:
         story.arrive(number * 1000.0)
     story.pass_until(20_000.0)
     assert story.free
+
+
+def test_what_was_learnt_outlives_the_node_and_absurd_files_do_not_matter() -> None:
+    before = Story()
+    for burst in range(30):
+        for number in range(4):
+            before.arrive(burst * 3600.0 + number * 0.001)
+    kept = json.loads(json.dumps(before.policy.learnt()))
+    after, fresh, fooled = Story(), Story(), Story()
+    after.policy.take_up(kept)
+    fooled.policy.take_up({"game": {"lain": [float("nan")] * 22, "sizes": "none"}, "other": 3})
+    for story in (after, fresh, fooled):
+        for number in range(2):
+            story.arrive(number * 0.001)
+    assert after.launched > fresh.launched, "it does not know that they come by fours"
+    assert fooled.launched == fresh.launched

@@ -275,10 +275,10 @@ def test_v2_hands_controllers_down(tmp_path: Path) -> None:
     own = folder_of(base / OWNER, {**HANDED_DOWN, "cpu.weight": "100", "memory.low": "0"})
     groups = CgroupV2.prepare(str(base), str(tmp_path), OWNER)
     assert isinstance(groups, CgroupV2)
-    assert groups.enforces == ("cpu", "memory", "pids")
+    assert groups.enforces == ("cpu", "memory", "pids", "io")
     assert groups.reason == ""
     for folder in (base, own):
-        assert first_line(folder / "cgroup.subtree_control") == "+cpu +memory +pids"
+        assert first_line(folder / "cgroup.subtree_control") == "+cpu +memory +pids +io"
     assert first_line(own / "cpu.weight") == str(min(100 * (os.cpu_count() or 1), 10_000))
     assert first_line(own / "memory.low") == "max"
 

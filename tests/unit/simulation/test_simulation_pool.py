@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shardwright.controller import KeepAlive, SpareParams
+from shardwright.controller import KeepAlive, RateParams, SpareParams
 from shardwright.simulation import (
     DemandParams,
     Lane,
@@ -101,6 +101,27 @@ def test_a_burst_after_silence_is_learnt() -> None:
     [dear] = replay([Lane(demand, SpareParams(100_000.0, 15.0), False, 20 * 3600.0)])
     assert cheap.visible == 400, "an hour of ten shards costs more than ten cold starts"
     assert dear.visible <= 20
+
+
+@pytest.mark.parametrize("rates", [None, RateParams()])
+def test_a_spare_lies_idle_until_it_is_dropped(rates: RateParams | None) -> None:
+    """Every twenty seconds somebody comes for one. A spare is always there, so idleness is at least the whole time."""
+    begins = 20.0 * np.arange(400)
+    events = np.sort(np.concatenate((begins, begins + 1)))
+    kinds = np.isin(events, begins)
+    demand = Sessions("regular", 8000.0, 4000.0, events, kinds, np.where(kinds, 1, 0), 600.0, np.full(14, 1 / 20))
+    [ours] = replay([Lane(demand, SpareParams(100_000.0, 15.0, rates=rates), False, 4000.0)])
+    assert ours.visible == 0
+    assert ours.idle_s >= 0.93 * 4000, "what was held is not counted"
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.2])
+def test_whoever_estimates_the_rate_pays_little_more_than_whoever_is_told(rate: float) -> None:
+    steps = np.full(144, rate) * np.where(np.arange(144) // 12 % 2, 1.0, 0.2)
+    demand = make_sessions(Series("steps", 600.0, steps, np.ones(144)), 0, DemandParams(most_sessions=700))
+    params = SpareParams(600.0, 18.0, 0.01, 200.0, rates=RateParams())
+    ours, told = replay([Lane(demand, params, told, demand.score_from_s) for told in (False, True)])
+    assert ours.cost(600, 18) <= 1.2 * told.cost(600, 18)
 
 
 def test_all_policies_over_a_small_fleet() -> None:

@@ -1,13 +1,17 @@
-"""Control groups, version 1: cpu, memory, pids, and cpuacct to measure, each in a hierarchy of its own."""
+"""Control groups, version 1: cpu, memory, pids, and cpuacct to measure, each in a hierarchy of its own.
+
+blkio only for those whose rate of I/O is limited: a hierarchy more costs each start its share.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Mapping
 
 from shardwright.errors import SandboxError
 from shardwright.model.limits import Limits, Resources, Usage
-from shardwright.sandbox._linux import _cgroup
+from shardwright.sandbox._linux import _cgroup, _io
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
 from shardwright.sandbox._linux._files import ControlFiles, Step, apply
 
@@ -16,13 +20,19 @@ PERIOD_US = 100_000
 _SHARES_PER_CORE = 1024
 _MAX_SHARES = 262_144
 _UNLIMITED = 1 << 60
+_MOVES = 20  # rounds of putting members elsewhere while others are born
 
 
 class GroupV1(ControlGroup):
-    """One sandbox in several hierarchies. ``folders`` maps controllers to folders."""
+    """One sandbox in several hierarchies. ``folders`` maps controllers to folders.
 
-    def __init__(self, folders: Mapping[str, str]) -> None:
+    ``io_folder`` is where its folder of blkio belongs, made when a rate is asked for first.
+    """
+
+    def __init__(self, folders: Mapping[str, str], io_folder: str = "") -> None:
         self.paths = tuple(dict.fromkeys(folders.values()))
+        self._io_folder = io_folder
+        self._disks: tuple[str, ...] = ()
         by_path = {path: ControlFiles(path) for path in self.paths}
         self._files = {name: by_path[path] for name, path in folders.items()}
         self._all = tuple(by_path.values())
@@ -58,26 +68,63 @@ class GroupV1(ControlGroup):
                 steps.append(Step(cpu, "cpu.shares", str(shares), "the CPU guarantee"))
         if pids is not None and max_pids is not None:
             steps.append(Step(pids, "pids.max", str(max_pids), "the number of processes"))
-        apply(steps)
+        known = apply(steps) if limits.ceiling.io_bytes_s is None else self._with_io(limits.ceiling.io_bytes_s, steps)
         self._cpu_stated |= limits.guarantee.cpu is not None
-        return self.read_back()
+        return self._read_back(known)
+
+    def _with_io(self, rate: int, steps: list[Step]) -> dict[str, str]:
+        files = self._io_files()
+        if files is None:
+            return apply(steps)
+        before = _io.read_rate(files)
+        _io.set_rate(files, rate, self._disks)
+        try:
+            return apply(steps)
+        except SandboxError:
+            _io.set_rate(files, before, self._disks)
+            raise
+
+    def _io_files(self) -> ControlFiles | None:
+        """Those of blkio, with everybody inside; None where there is no such hierarchy."""
+        files = self._files.get("blkio")
+        self._disks = self._disks or _io.disks()
+        if files is not None or not self._io_folder or not self._disks:
+            return files
+        _make_owner_folder(*os.path.split(os.path.dirname(self._io_folder)))
+        _cgroup.make_folder(self._io_folder)
+        files = ControlFiles(self._io_folder)
+        for _ in range(_MOVES):
+            for pid in (inside := set(self.members())) - set(_cgroup.members(self._io_folder)):
+                with contextlib.suppress(OSError):  # it ended meanwhile
+                    files.write("cgroup.procs", str(pid))
+            if inside >= set(self.members()):
+                break
+        self._files["blkio"] = files
+        self._all = (*self._all, files)
+        self.paths = (*self.paths, self._io_folder)
+        return files
 
     def read_back(self) -> Limits:
-        memory, cpu = self._files.get("memory"), self._files.get("cpu")
+        return self._read_back({})
+
+    def _read_back(self, known: Mapping[str, str]) -> Limits:
+        """``known`` was read just before."""
+        memory, cpu, io = self._files.get("memory"), self._files.get("cpu"), self._files.get("blkio")
         try:
-            quota_us = int(cpu.value("cpu.cfs_quota_us")) if cpu else -1
-            period_us = int(cpu.value("cpu.cfs_period_us")) if cpu else PERIOD_US
-            shares = int(cpu.value("cpu.shares")) if cpu else _SHARES_PER_CORE
+            quota_us = int(known.get("cpu.cfs_quota_us") or cpu.value("cpu.cfs_quota_us")) if cpu else -1
+            period_us = int(known.get("cpu.cfs_period_us") or cpu.value("cpu.cfs_period_us")) if cpu else PERIOD_US
+            shares = int(known.get("cpu.shares") or cpu.value("cpu.shares")) if cpu else _SHARES_PER_CORE
             # the kernel begins with one core's worth, which nobody guaranteed
             stated = self._cpu_stated or shares != _SHARES_PER_CORE
             return Limits(
                 guarantee=Resources(
                     cpu=shares / _SHARES_PER_CORE if cpu and stated else None,
-                    memory_bytes=_bytes(memory, "memory.soft_limit_in_bytes"),
+                    memory_bytes=_bytes(memory, "memory.soft_limit_in_bytes", known),
                 ),
                 ceiling=Resources(
                     cpu=quota_us / period_us if quota_us > 0 else None,
-                    memory_bytes=_bytes(memory, "memory.limit_in_bytes"),
+                    memory_bytes=_bytes(memory, "memory.limit_in_bytes", known),
+                    io_bytes_s=None if io is None else _io.read_rate(io),
                 ),
             )
         except OSError as error:
@@ -88,15 +135,15 @@ class GroupV1(ControlGroup):
         if not {"cpuacct", "memory", "pids"} <= files.keys():
             return None  # the caller measures the process itself
         try:
-            used = int(files["memory"].value("memory.usage_in_bytes"))
-            inactive = files["memory"].table("memory.stat").get("total_inactive_file", 0)
+            used = files["memory"].number("memory.usage_in_bytes")
+            inactive = files["memory"].number("memory.stat", "total_inactive_file")
             return Usage(
-                cpu_s=int(files["cpuacct"].value("cpuacct.usage")) / 1e9,
+                cpu_s=files["cpuacct"].number("cpuacct.usage") / 1e9,
                 memory_bytes=max(0, used - inactive),
-                threads=int(files["pids"].value("pids.current")),
-                throttled_s=files["cpu"].table("cpu.stat").get("throttled_time", 0) / 1e9 if "cpu" in files else 0.0,
+                threads=files["pids"].number("pids.current"),
+                throttled_s=files["cpu"].number("cpu.stat", "throttled_time") / 1e9 if "cpu" in files else 0.0,
             )
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def kill(self) -> None:
@@ -127,12 +174,20 @@ class CgroupV1(ControlGroups):
     remedy = "run as root, or have the folders of the missing controllers delegated to this user"
 
     def __init__(
-        self, bases: Mapping[str, str], tops: Mapping[str, str], owner: str, reasons: Mapping[str, str]
+        self,
+        bases: Mapping[str, str],
+        tops: Mapping[str, str],
+        owner: str,
+        reasons: Mapping[str, str],
+        io_base: str = "",
     ) -> None:
         self.owner = owner
+        self._io_base = io_base
         self._bases = dict(bases)
         self._tops = dict(tops)
         self.enforces = tuple(name for name in ("cpu", "memory", "pids") if name in bases)
+        if self.enforces and io_base:
+            self.enforces += ("io",)
         self.reason = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
     def __repr__(self) -> str:
@@ -154,7 +209,10 @@ class CgroupV1(ControlGroups):
                 reasons[name] = f"{bases[name]}: {error.strerror}"
             else:
                 usable[name] = bases[name]
-        groups = cls(usable, tops, owner, reasons)
+        io_base = bases.get("blkio", "")
+        if not (_io.disks() and os.access(io_base, os.W_OK) and os.path.exists(f"{io_base}/{_io.V1_FILES[0]}")):
+            io_base = ""
+        groups = cls(usable, tops, owner, reasons, io_base)
         if groups.enforces:
             return groups
         groups.close()
@@ -174,23 +232,31 @@ class CgroupV1(ControlGroups):
                     _make_owner_folder(self._bases[controller], self.owner)
                 _cgroup.make_folder(folder)
                 made.append(folder)
-            group = GroupV1(folders)
+            group = GroupV1(folders, self._io_folder(name))
             group.apply(limits, max_pids)
         except BaseException:
             if group is not None:
                 group.close()
+                made += group.paths
             _cgroup.remove_folders(made, 1.0)
             raise
         return group
 
+    def _io_folder(self, name: str) -> str:
+        return f"{self._io_base}/{self.owner}/{_cgroup.folder_name(name)}" if self._io_base else ""
+
     def open(self, paths: Collection[str]) -> ControlGroup | None:
         folders = {
             controller: path
-            for controller in self._bases
+            for controller in (*self._bases, *(("blkio",) if self._io_base else ()))
             for path in paths
             if _cgroup.is_ours(path, self._tops[controller]) and os.path.isdir(path)
         }
-        return GroupV1(folders) if folders else None
+        if not folders:
+            return None
+        owner, _, name = next(iter(folders.values())).rpartition("/")
+        io_folder = f"{self._io_base}/{os.path.basename(owner)}/{name}" if self._io_base else ""
+        return GroupV1(folders, io_folder)
 
     def capacity(self) -> Resources:
         cores: list[float] = []
@@ -217,16 +283,19 @@ class CgroupV1(ControlGroups):
                 files.close()
         return Resources(cpu=min(cores, default=None), memory_bytes=min(amounts, default=None))
 
+    def _all_bases(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self._bases.values(), *((self._io_base,) if self._io_base else ()))))
+
     def sweep(self, alive: Collection[str] = ()) -> tuple[str, ...]:
         removed: list[str] = []
-        for base in dict.fromkeys(self._bases.values()):
+        for base in self._all_bases():
             for folder in _cgroup.stale_folders(base, self.owner, alive):
                 if _cgroup.remove_folders([folder], 2.0):
                     removed.append(folder)
         return tuple(removed)
 
     def close(self) -> None:
-        for base in dict.fromkeys(self._bases.values()):
+        for base in self._all_bases():
             try:
                 os.rmdir(f"{base}/{self.owner}")
             except OSError:
@@ -267,14 +336,15 @@ def _quota_steps(files: ControlFiles, cores: float) -> list[Step]:
     if not files.has("cpu.cfs_burst_us"):
         return [*steps, quota]
     # a quarter of a period may be saved up for bursts; it may at no moment exceed the quota
-    none, burst = (Step(files, "cpu.cfs_burst_us", text, what) for text in ("0", str(min(quota_us // 2, 25_000))))
-    return [*steps, none, quota, burst]
+    burst = Step(files, "cpu.cfs_burst_us", str(min(quota_us // 2, 25_000)), what)
+    now = int(files.value("cpu.cfs_quota_us"))
+    return [*steps, quota, burst] if 0 <= now < quota_us else [*steps, burst, quota]
 
 
-def _bytes(files: ControlFiles | None, name: str) -> int | None:
+def _bytes(files: ControlFiles | None, name: str, known: Mapping[str, str] | None = None) -> int | None:
     if files is None:
         return None
-    amount = int(files.value(name))
+    amount = int((known or {}).get(name) or files.value(name))
     return None if amount >= _UNLIMITED else amount
 
 

@@ -15,12 +15,13 @@ from collections.abc import Collection
 from shardwright.errors import SandboxError
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.units import format_bytes
-from shardwright.sandbox._linux import _cgroup
+from shardwright.sandbox._linux import _cgroup, _io
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
 from shardwright.sandbox._linux._files import ControlFiles, Step, apply
 from shardwright.sandbox._linux._procfs import read_text
 
-CONTROLLERS = ("cpu", "memory", "pids")
+CONTROLLERS = ("cpu", "memory", "pids", "io")
+_NOT_MISSED = ("io",)  # its absence is no reason to say that less than all is enforced
 PERIOD_US = 100_000
 _WEIGHT_PER_CORE = 100
 _MAX_WEIGHT = 10_000
@@ -70,7 +71,17 @@ class GroupV2(ControlGroup):
                 steps.append(Step(files, "cpu.weight", str(weight), "the CPU guarantee"))
         if "pids" in self._controllers and max_pids is not None:
             steps.append(Step(files, "pids.max", str(max_pids), "the number of processes"))
-        apply(steps)
+        rate = limits.ceiling.io_bytes_s
+        if "io" in self._controllers and rate is not None and (disks := _io.disks()):
+            before = _io.read_rate(files)
+            _io.set_rate(files, rate, disks)
+            try:
+                apply(steps)
+            except SandboxError:
+                _io.set_rate(files, before, disks)
+                raise
+        else:
+            apply(steps)
         self._cpu_stated |= limits.guarantee.cpu is not None
         return self.read_back()
 
@@ -81,8 +92,9 @@ class GroupV2(ControlGroup):
         if not self._files.has("cpu.max.burst"):
             return [quota]
         # a quarter of a period may be saved up for bursts; it may at no moment exceed the quota
-        none = Step(self._files, "cpu.max.burst", "0", what)
-        return [none, quota, Step(self._files, "cpu.max.burst", str(min(quota_us // 2, 25_000)), what)]
+        burst = Step(self._files, "cpu.max.burst", str(min(quota_us // 2, 25_000)), what)
+        now = self._files.value("cpu.max").partition(" ")[0]
+        return [quota, burst] if now != "max" and int(now) < quota_us else [burst, quota]
 
     def _check_room(self, amount: int) -> None:
         """Version 2 would end members to get below a lower ceiling where version 1 refuses it: refuse as well."""
@@ -113,6 +125,7 @@ class GroupV2(ControlGroup):
                 ceiling=Resources(
                     cpu=None if quota == "max" else int(quota) / int(period),
                     memory_bytes=self._bytes("memory.max"),
+                    io_bytes_s=_io.read_rate(files) if "io" in self._controllers else None,
                 ),
             )
         except OSError as error:
@@ -129,15 +142,14 @@ class GroupV2(ControlGroup):
         if not {"memory", "pids"} <= self._controllers:
             return None  # the caller measures the process itself
         try:
-            cpu = files.table("cpu.stat")
-            used = int(files.value("memory.current"))
+            used = files.number("memory.current")
             return Usage(
-                cpu_s=cpu.get("usage_usec", 0) / 1e6,
-                memory_bytes=max(0, used - files.table("memory.stat").get("inactive_file", 0)),
-                threads=int(files.value("pids.current")),
-                throttled_s=cpu.get("throttled_usec", 0) / 1e6,
+                cpu_s=files.number("cpu.stat", "usage_usec") / 1e6,
+                memory_bytes=max(0, used - files.number("memory.stat", "inactive_file")),
+                threads=files.number("pids.current"),
+                throttled_s=files.number("cpu.stat", "throttled_usec") / 1e6,
             )
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def kill(self) -> None:
@@ -189,7 +201,7 @@ class CgroupV2(ControlGroups):
             base = os.path.dirname(base)  # an earlier run made room here already
         offered = _words(base, "cgroup.controllers")
         controllers = [name for name in wanted if name in offered]
-        missing = [name for name in wanted if name not in offered]
+        missing = [name for name in wanted if name not in offered and name not in _NOT_MISSED]
         if not controllers and not bare:
             return f"{base}: offers none of {', '.join(wanted)}"
         folder = f"{base}/{owner}"

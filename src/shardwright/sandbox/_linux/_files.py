@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from shardwright.errors import SandboxError
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_READ_BYTES = 8192
+# The kernel hands out whole lines, as many as fit into a page: after so little there is no more, for no line is that long.
+_WHOLE_BYTES = 2048
 
 
 class ControlFiles:
@@ -22,28 +26,52 @@ class ControlFiles:
         self.folder = folder
         self._readers: dict[str, int] = {}
         self._writers: dict[str, int] = {}
+        self._lacking: set[str] = set()
 
     def __repr__(self) -> str:
         return f"ControlFiles({self.folder!r})"
 
     def has(self, name: str) -> bool:
-        return name in self._readers or name in self._writers or os.path.exists(f"{self.folder}/{name}")
+        """Whether there is such a file. What a kernel lacks it does not gain."""
+        if name in self._readers or name in self._writers:
+            return True
+        if name not in self._lacking and os.path.exists(f"{self.folder}/{name}"):
+            return True
+        self._lacking.add(name)
+        return False
 
     def read(self, name: str) -> str:
         """The whole file. Raises OSError."""
+        descriptor = self._reader(name)
+        text = chunk = os.pread(descriptor, 65536, 0)
+        while len(chunk) > _WHOLE_BYTES:
+            chunk = os.pread(descriptor, 65536, len(text))
+            text += chunk
+        return text.decode("ascii", "replace")
+
+    def number(self, name: str, key: str | None = None) -> int:
+        """A file of one number, or the number that follows ``key`` in a table, 0 where it has none. For what is read often:
+        one call, nothing else of the table is looked at. Raises OSError, and ValueError where there is no number.
+        """
+        text = os.pread(self._reader(name), _READ_BYTES, 0)
+        if key is None:
+            return int(text)
+        wanted = key.encode("ascii") + b" "
+        begin = 0 if text.startswith(wanted) else text.find(b"\n" + wanted) + 1
+        end = text.find(b"\n", begin)
+        if end < 0 or not text.startswith(wanted, begin):
+            return self.table(name).get(key, 0)  # beyond what was read, or nowhere
+        return int(text[begin + len(wanted) : end])
+
+    def _reader(self, name: str) -> int:
         descriptor = self._readers.get(name)
         if descriptor is None:
             descriptor = self._readers[name] = os.open(f"{self.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        chunks: list[bytes] = []
-        offset = 0
-        while chunk := os.pread(descriptor, 65536, offset):
-            chunks.append(chunk)
-            offset += len(chunk)
-        return b"".join(chunks).decode("ascii", "replace")
+        return descriptor
 
     def value(self, name: str) -> str:
-        """The first line of the file."""
-        return self.read(name).partition("\n")[0].strip()
+        """The first line of the file, which is short. Raises OSError."""
+        return os.pread(self._reader(name), 256, 0).partition(b"\n")[0].decode("ascii", "replace").strip()
 
     def table(self, name: str) -> dict[str, int]:
         """A file of lines "key number"; a file that is not there is empty."""
@@ -72,8 +100,7 @@ class ControlFiles:
         self._writers.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One write. ``what`` names it for people; ``rounded`` values may read back lower by less than a page."""
 
     files: ControlFiles
@@ -83,20 +110,23 @@ class Step:
     rounded: bool = False
 
 
-def apply(steps: Iterable[Step]) -> None:
+def apply(steps: Iterable[Step]) -> dict[str, str]:
     """Make all changes, each read back, or none: on a refusal those made before are undone, last first.
 
-    Raises SandboxError that names the change that was refused, and why.
+    Returns what reads back, by the name of the file. Raises SandboxError that names the change that was refused, and why.
     """
     undo: list[Step] = []
+    found: dict[str, str] = {}
     for step in steps:
+        files, name = step.files, step.name
         try:
-            old = step.files.value(step.name)
+            old = files.value(name)
             if _same(old, step):
+                found[name] = old
                 continue
-            undo.append(Step(step.files, step.name, old, step.what))
-            step.files.write(step.name, step.value)
-            read_back = step.files.value(step.name)
+            undo.append(Step(files, name, old, step.what))
+            files.write(name, step.value)
+            read_back = found[name] = files.value(name)
         except OSError as error:
             _undo(undo)
             raise _refusal(step, error) from error
@@ -107,6 +137,7 @@ def apply(steps: Iterable[Step]) -> None:
                 f"it reads {read_back!r}",
                 remedy="ask for an amount that the kernel can hold",
             )
+    return found
 
 
 def _undo(steps: list[Step]) -> None:

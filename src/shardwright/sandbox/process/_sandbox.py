@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from shardwright.contracts.sandbox import Exit, Sandbox, SandboxHandle
 from shardwright.errors import SandboxError
@@ -64,7 +65,10 @@ class ProcessSandbox(Sandbox):
                 f"the limits of {self.handle.shard} cannot be changed: it has no control group",
                 remedy="`shardwright doctor` says what this machine lacks for limits to be enforced",
             )
-        return self._group.apply(limits)
+        found = self._group.apply(limits)
+        if self._group.paths != self.handle.control_groups:  # a limit of another kind may need another folder
+            self.handle = replace(self.handle, control_groups=self._group.paths)
+        return found
 
     def usage(self) -> Usage | None:
         if self.deleted or self.poll() is not None:
