@@ -28,7 +28,15 @@ from shardwright.node import (
     write_profile,
 )
 from shardwright.sharding import explain as explain_function
-from shardwright.sharding import explanation_json, explanation_text, plan_json, plan_text, propose_manifest
+from shardwright.sharding import (
+    explanation_json,
+    explanation_text,
+    plan_json,
+    plan_mermaid,
+    plan_svg,
+    plan_text,
+    propose_manifest,
+)
 from shardwright.sharding import plan as plan_manifest
 
 
@@ -78,8 +86,12 @@ _MEASURE = "\0measure"
     help="With NAME, lay shardwright.NAME.toml over the manifest. Without, run COMMAND (or app.main with these arguments) and "
     "keep what is seen of it: then what pays is cut inside components, too.",
 )  # fmt: skip
+@click.option("--mermaid", "picture", flag_value="mermaid", help="As a Mermaid flowchart, for documents.")
+@click.option("--svg", "picture", flag_value="svg", help="As an SVG picture.")
 @common_options
-def plan(invocation: Invocation, path: str, command: tuple[str, ...], profiles: tuple[str, ...]) -> None:
+def plan(
+    invocation: Invocation, path: str, command: tuple[str, ...], profiles: tuple[str, ...], picture: str | None
+) -> None:
     """Show how an application would be cut into shards, and why.
 
     Definitions, edges with the places in the code they come from, cuts inside components by what a profile showed, and
@@ -89,6 +101,7 @@ def plan(invocation: Invocation, path: str, command: tuple[str, ...], profiles: 
     Examples:
       shardwright plan examples/arena
       shardwright plan . --json
+      shardwright plan . --svg > plan.svg
       shardwright plan . --profile -- python -m app --quick
     """
     profile = next((name for name in profiles if name != _MEASURE), None)
@@ -104,6 +117,9 @@ def plan(invocation: Invocation, path: str, command: tuple[str, ...], profiles: 
             first = f"{error.code} {error.message}"
             raise ManifestError(f"{manifest.path} cannot be planned", problems=(first, *problems)) from None
         raise
+    if picture:
+        click.echo(plan_svg(made) if picture == "svg" else plan_mermaid(made), nl=False)
+        return
     hindered = (*unbuilt(manifest), *lacking_secrets(manifest, invocation.environment))
     idle = unenforced(manifest)
     if invocation.json:
@@ -117,9 +133,9 @@ def plan(invocation: Invocation, path: str, command: tuple[str, ...], profiles: 
 
 def _keep_profile(invocation: Invocation, manifest: Manifest, command: tuple[str, ...]) -> None:
     """Run a command, and store what was seen of it; measure this machine if nobody has."""
-    found, status = measure(manifest, plan_manifest(manifest), command, invocation.environment)
-    if status:
-        click.echo(f"the command ended with status {status}; what it did until then counts", err=True)
+    found, ran = measure(manifest, plan_manifest(manifest), command, invocation.environment)
+    if ran.status:
+        click.echo(f"the command ended with status {ran.status}; what it did until then counts", err=True)
     kept = merged(read_profile(manifest), found)
     target = write_profile(manifest, kept)
     if not read_constants(invocation.environment).host:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import psutil
 
-from shardwright.cli import _bench_call, _bench_compose, _bench_gateway, _bench_resize, _bench_start
+from shardwright.cli import _bench_call, _bench_compose, _bench_cuts, _bench_gateway, _bench_resize, _bench_start
 from shardwright.cli._invocation import Invocation, common_options
 
 _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us", "p99_us", "p99_over_p50",
@@ -28,7 +28,7 @@ _OF_SESSIONS = ("case", "backend", "shards", "warm", "p50_us", "min_us", "answer
 
 
 _OF_CALLS = ("case", "trust", "transport", "placement", "size", "in_flight", "gap_us", "p50_us", "p99_us", "per_second",
-             "ratio_to_floor")  # fmt: skip
+             "ratio_to_floor", "times_faster_than_grpc", "gb_per_s", "max_over_min", "core_percent")  # fmt: skip
 
 
 @click.group()
@@ -169,6 +169,59 @@ def live(invocation: Invocation, seconds: float, rounds: int) -> None:
     from shardwright.cli import _bench_live  # with the simulation, and its numpy
 
     _measured(invocation, _OF_LIVE, (), lambda say: _bench_live.measure(seconds, rounds, say))
+
+
+_OF_CUTS = ("case", "median_s", "min_s", "throughput_to_uncut", "paired_to_uncut", "throughput_to_best_pool",
+            "spin_ceiling")  # fmt: skip
+
+
+@bench.command()
+@click.argument("path", default="examples/pressroom", type=click.Path(path_type=Path))
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1, 1000), help="Runs of each case.")
+@click.option("--limit", default=120, show_default=True, type=click.IntRange(2), help="Documents of a run.")
+@click.option("--source", default="installed", show_default=True, help="A folder of .md files, or the packages' texts.")
+@common_options
+def cuts(invocation: Invocation, path: Path, rounds: int, limit: int, source: str) -> None:
+    """The press room as one component, cut by its profile, beside itself uncut and pools of processes by hand.
+
+    \b
+    Examples:
+      shardwright bench cuts
+      shardwright bench cuts examples/pressroom --rounds 20 --json
+    """
+    _measured(
+        invocation, _OF_CUTS, (),
+        lambda say: _bench_cuts.measure(path, limit, source, rounds, invocation.environment, say),
+    )  # fmt: skip
+
+
+_OF_PLANS = ("case", "functions_cut", "uncut_s", "cut_s", "gain", "predicted_s", "error", "kendall_tau")
+
+
+@bench.command()
+@click.option(
+    "--programs", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many, from seed 0 on."
+)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100), help="Runs of each case.")
+@click.option("--write", "target", type=click.Path(path_type=Path), help="Write the table there, as Markdown.")
+@common_options
+def plans(invocation: Invocation, programs: int, rounds: int, target: Path | None) -> None:
+    """Small programs planned by a profile and run: predicted beside measured, and each cut undone in turn.
+
+    \b
+    Examples:
+      shardwright bench plans
+      shardwright bench plans --programs 5 --json
+    """
+    from shardwright.cli import _bench_plans
+
+    def measure(say: Callable[[str], None]) -> list[dict[str, Any]]:
+        records = _bench_plans.measure(range(programs), rounds, invocation.environment, say)
+        if target is not None:
+            target.write_text(_bench_plans.report(_machine(), records), encoding="utf-8")
+        return records
+
+    _measured(invocation, _OF_PLANS, (), measure)
 
 
 def _measured(

@@ -21,12 +21,15 @@ from statistics import median, quantiles
 from typing import Any
 
 from shardwright.cli._bench_peers import LOOP, PEERS
-from shardwright.node import Node, start
+from shardwright.node import Node, Session, start
 
 SIZES = (64, 4096, 65536, 2**20)
 PLACEMENTS = ("same", "split", "free")
 GAP_US = 1000
 IN_FLIGHT = 64
+CALLERS = 200
+ARRAY_BYTES = 2**20
+IDLE_CHANNELS = 1000
 _RESAMPLES = 400
 _MANIFEST = """
     [app]
@@ -49,6 +52,9 @@ _FAR = """
     def where():
         import os
         return os.getpid()
+
+    def total(values):
+        return float(values.sum())
 """
 _NEAR = """
     import threading
@@ -88,6 +94,39 @@ _NEAR = """
         for thread in began:
             thread.join()
         return taken, len(taken) / (time.monotonic() - before)
+
+    def arrays(who, size, for_s):
+        import numpy
+        total = far.total if who == "far" else kin.total
+        values, clock, taken = numpy.ones(size // 8), time.perf_counter_ns, []
+        for _ in range(5):
+            total(values)
+        end = time.monotonic() + for_s
+        while time.monotonic() < end:
+            begun = clock()
+            total(values)
+            taken.append(clock() - begun)
+        return taken
+
+    def shares(who, size, threads, for_s):
+        echo = far.echo if who == "far" else kin.echo
+        payload, counts, ready, ends = bytes(size), [0] * threads, threading.Barrier(threads + 1), []
+
+        def one(number):
+            ready.wait()
+            while not ends:
+                echo(payload)
+                counts[number] += 1
+
+        began = [threading.Thread(target=one, args=(number,)) for number in range(threads)]
+        for thread in began:
+            thread.start()
+        ready.wait()
+        time.sleep(for_s)
+        ends.append(True)
+        for thread in began:
+            thread.join()
+        return counts
 """
 
 
@@ -102,6 +141,7 @@ class Run:
     gap_us: int
     in_flight: int
     ask: Callable[[Run, float], tuple[list[int], float]]
+    of: dict[str, Any] = field(default_factory=dict)  # what this case alone tells, by the last round
     taken_ns: list[list[int]] = field(default_factory=list)
     per_second: list[float] = field(default_factory=list)
 
@@ -120,7 +160,7 @@ def measure(
     """A record for each case and condition. ``peers``: the interpreter that grpc and ray are looked for in; empty for ours."""
     with tempfile.TemporaryDirectory(prefix="shardwright-bench-") as folder, ExitStack() as stack:
         runs: list[Run] = []
-        for name in ("floor", "ring", *PEERS):
+        for name in ("floor", "ring", "idle", *PEERS):
             try:
                 runs += _runs_of_pair(name, sizes, stack.enter_context(_pair(name, peers or sys.executable)))
             except EOFError as missing:
@@ -137,6 +177,25 @@ def measure(
     return [_record(run, runs, transport) for run in runs]
 
 
+def _runs_of_idle(process: subprocess.Popen[str]) -> list[Run]:
+    """What channels cost that nobody uses: the processor's time of a process that has both ends of all of them."""
+
+    def ask(run: Run, seconds: float) -> tuple[list[int], float]:
+        spent_ns, passed_ns = _told(process, {"channels": IDLE_CHANNELS, "for_s": max(seconds, 1.0)})
+        run.of = {"channels": IDLE_CHANNELS, "core_percent": round(100 * spent_ns / passed_ns, 3)}
+        return [spent_ns], 0.0
+
+    return [Run("idle", "", "free", 0, 0, 0, ask)]
+
+
+def _told(process: subprocess.Popen[str], asked: dict[str, Any]) -> list[int]:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps(asked) + "\n")
+    process.stdin.flush()
+    found: list[int] = json.loads(process.stdout.readline())
+    return found
+
+
 def _conditions(sizes: Sequence[int], smallest: bool) -> Iterator[tuple[str, int, int]]:
     for placement in PLACEMENTS:
         for size in sizes[:1] if smallest else sizes:
@@ -145,12 +204,11 @@ def _conditions(sizes: Sequence[int], smallest: bool) -> Iterator[tuple[str, int
 
 
 def _runs_of_pair(name: str, sizes: Sequence[int], process: subprocess.Popen[str]) -> list[Run]:
+    if name == "idle":
+        return _runs_of_idle(process)
+
     def ask(run: Run, seconds: float) -> tuple[list[int], float]:
-        assert process.stdin is not None and process.stdout is not None
-        asked = {"size": run.size, "gap_us": run.gap_us, "for_s": seconds, "cpus": run.cpus}
-        process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()
-        taken: list[int] = json.loads(process.stdout.readline())
+        taken = _told(process, {"size": run.size, "gap_us": run.gap_us, "for_s": seconds, "cpus": run.cpus})
         return taken, _rate(taken)
 
     only_small = name == "floor"  # it is the floor of waking somebody, whatever was written before
@@ -180,8 +238,38 @@ def _runs_of_calls(node: Node, sizes: Sequence[int]) -> list[Run]:
             return taken, _rate(taken)
 
         runs += [Run("call", trust, *condition, 1, ask) for condition in _conditions(sizes, smallest=False)]
-        runs += [Run("call", trust, "free", sizes[0], 0, in_flight, ask) for in_flight in (8, IN_FLIGHT)]
+        runs += [
+            Run("call", trust, placement, sizes[0], 0, in_flight, ask)
+            for placement in ("free", "split")
+            for in_flight in (8, IN_FLIGHT)
+        ]
+        runs += _runs_of_arrays(session, who, trust, pids)
     return runs
+
+
+def _runs_of_arrays(session: Session, who: str, trust: str, pids: dict[str, int]) -> list[Run]:
+    """Arrays that the callee reads, and many callers of one shard."""
+
+    def pin(run: Run) -> None:
+        for component, cpus in zip(("near", who), run.cpus, strict=True):
+            _pin(pids[component], cpus)
+
+    def array(run: Run, seconds: float) -> tuple[list[int], float]:
+        pin(run)
+        taken: list[int] = session.call("near.arrays", who, ARRAY_BYTES, seconds)
+        run.of = {"gb_per_s": round(ARRAY_BYTES / median(taken), 2)}
+        return taken, _rate(taken)
+
+    def shares(run: Run, seconds: float) -> tuple[list[int], float]:
+        pin(run)
+        seconds = max(seconds, 1.0)  # so that each has hundreds of turns
+        counts: list[int] = session.call("near.shares", who, run.size, CALLERS, seconds)
+        run.of = {"max_over_min": round(max(counts) / max(1, min(counts)), 2)}
+        per_second = sum(counts) / seconds
+        return [round(1e9 * CALLERS / per_second)], per_second
+
+    arrays = [Run("array", trust, placement, ARRAY_BYTES, 0, 1, array) for placement in PLACEMENTS]
+    return [*arrays, Run("callers", trust, "free", 64, 0, CALLERS, shares)]
 
 
 def _rate(taken_ns: list[int]) -> float:
@@ -199,7 +287,7 @@ def _pin(pid: int, cpus: list[int]) -> None:
 @contextmanager
 def _pair(name: str, peers: str) -> Iterator[subprocess.Popen[str]]:
     """The process that asks, ready. Raises EOFError with its last words when it could not begin."""
-    if name in ("floor", "ring"):
+    if name in ("floor", "ring", "idle"):
         command = [sys.executable, "-m", "shardwright.node._ring_pairs", name]
     else:
         command = [peers if name in ("grpc", "ray") else sys.executable, "-c", LOOP + PEERS[name]]
@@ -247,12 +335,23 @@ def _record(run: Run, runs: list[Run], transport: str) -> dict[str, Any]:
         "p50_high_us": round(high, 2),
         "p99_us": round(everything[len(everything) * 99 // 100] / 1e3, 2),
         "per_second": round(median(run.per_second)),
-        "ratio_to_floor": None if floor is None else round(
-            median(a / (median(b) / 1e3) for a, b in zip(middles, floor.taken_ns, strict=True)), 2
-        ),
+        "ratio_to_floor": None if floor is None or run.case in ("array", "callers", "idle") else _ratio(run, floor),
+        **{f"times_faster_than_{name}": _times_faster(run, runs, name) for name in ("grpc", "ray") if run.case == "call"},
+        **run.of,
         "samples": len(everything),
         "rounds_p50_us": [round(middle, 2) for middle in middles],
     }  # fmt: skip
+
+
+def _ratio(run: Run, other: Run) -> float:
+    """How much longer it takes, by the medians of each round."""
+    return round(median(median(a) / median(b) for a, b in zip(run.taken_ns, other.taken_ns, strict=True)), 2)
+
+
+def _times_faster(run: Run, runs: list[Run], name: str) -> float | None:
+    condition = (name, run.placement, run.size, run.gap_us, run.in_flight)
+    other = next((r for r in runs if (r.case, r.placement, r.size, r.gap_us, r.in_flight) == condition), None)
+    return None if other is None else _ratio(other, run)
 
 
 def _interval(middles: list[float]) -> tuple[float, float]:

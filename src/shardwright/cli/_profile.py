@@ -29,6 +29,9 @@ from shardwright.model.shard import ShardPlan
 from shardwright.node import PROFILE_VERSION
 from shardwright.sharding import Read, hot_functions, sources_of
 
+WITH_TESTS = "shardwright.testing._cut_run"  # the errand that knows tests
+FEW_TESTS, LOOKED_OF = 200, 3  # of more tests, one of so many is looked at
+TOO_LONG = 124  # the status of what was ended, as timeout(1) has it
 _RUN = (
     "import sys, importlib; sys.argv[:] = {argv!r}; sys.exit(getattr(importlib.import_module({module!r}), {name!r})())"
 )
@@ -70,8 +73,12 @@ def run_with_errand(
     environment: Mapping[str, str],
     *,
     keep: bool = False,
+    within_s: float | None = None,
 ) -> Ran:
-    """Run it once. ``errand`` says what its Python processes do besides; its output goes to our standard error, or is kept."""
+    """Run it once. ``errand`` says what its Python processes do besides; its output goes to our standard error, or is kept.
+
+    After ``within_s`` it is ended, and its status is ``TOO_LONG``.
+    """
     package = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory(prefix="shardwright-errand-") as folder:
         told = Path(folder, "errand.json")
@@ -86,9 +93,12 @@ def run_with_errand(
         try:
             with _ending_with_us():
                 done = subprocess.run(
-                    command, env=own, check=False, stdin=subprocess.DEVNULL,
+                    command, env=own, check=False, stdin=subprocess.DEVNULL, timeout=within_s,
                     stdout=subprocess.PIPE if keep else sys.stderr.fileno(),
                 )  # fmt: skip
+        except subprocess.TimeoutExpired as late:
+            found = tuple(json.loads(path.read_text(encoding="utf-8")) for path in sorted(answers.glob("*.json")))
+            return Ran(TOO_LONG, found, late.stdout or b"")
         except OSError as error:
             raise NodeError(f"{command[0]} cannot be run: {error.strerror}") from error
         found = tuple(json.loads(path.read_text(encoding="utf-8")) for path in sorted(answers.glob("*.json")))
@@ -112,14 +122,15 @@ def _ending_with_us() -> Iterator[None]:
 def measure(
     manifest: Manifest, plan: ShardPlan, given: Sequence[str], environment: Mapping[str, str], *, relief: bool = False,
     read: Read | None = None,
-) -> tuple[Profile, int]:  # fmt: skip
-    """A profile of one run, and the exit status of the run. Raises NodeError when the run showed nothing of the code.
+) -> tuple[Profile, Ran]:  # fmt: skip
+    """A profile of a command, and its counted run. Raises NodeError when the run showed nothing of the code.
 
-    ``relief``: look at all functions that may be cut for isolation alone.
+    ``relief``: look at all functions that may be cut for isolation alone, in a part of its tests where it has some; the run's
+    answers tell what became of the tests.
     """
     command = command_line(manifest, given)
     modules = {os.path.join(manifest.root, surface.path): surface.module for surface in plan.modules}
-    counted = run_with_errand(manifest, command, {"kind": "count", "modules": modules}, environment)
+    counted = run_with_errand(manifest, command, _errand("count", relief, modules=modules), environment, keep=relief)
     answers = [answer for answer in counted.answers if answer["functions"]]
     if not answers:
         raise NodeError(
@@ -129,11 +140,23 @@ def measure(
     profile = _counted(plan, answers, shlex.join(given))
     wanted = hot_functions(manifest, plan, profile, relief=relief, read=read)
     if not wanted:
-        return profile, counted.status
+        return profile, counted
+    tests = [name for answer in answers for name in answer.get("outcomes", ())]
+    some = tests[::LOOKED_OF] if len(tests) > FEW_TESTS else []
     looked = run_with_errand(
-        manifest, command, {"kind": "look", "functions": list(wanted), "modules": list(modules.values())}, environment
+        manifest,
+        command,
+        _errand("look", relief, functions=list(wanted), modules=modules, only=some),
+        environment,
+        keep=relief,
     )
-    return _looked(profile, [answer for answer in looked.answers if answer["looked"]]), counted.status
+    seen = [answer for answer in looked.answers if answer["looked"]]
+    return _looked(profile, seen, whole=not some), counted
+
+
+def _errand(kind: str, tests: bool, **told: Any) -> dict[str, Any]:
+    """What a run is counted or looked at with; ``tests``: by what also tells what becomes of tests."""
+    return {"kind": WITH_TESTS, "errand": kind, **told} if tests else {"kind": kind, **told}
 
 
 def _counted(plan: ShardPlan, answers: Sequence[dict[str, Any]], command: str) -> Profile:
@@ -150,32 +173,56 @@ def _counted(plan: ShardPlan, answers: Sequence[dict[str, Any]], command: str) -
         sum(answer["cpu_s"] for answer in answers),
         tuple(Measured(name, int(calls), total, own) for name, (calls, total, own) in sorted(functions.items())),
         tuple(MeasuredEdge(caller, callee, int(calls), total) for (caller, callee), (calls, total) in sorted(edges.items())),
+        sum(answer["inside_s"] for answer in answers),
     )  # fmt: skip
 
 
-def _looked(profile: Profile, answers: Sequence[dict[str, Any]]) -> Profile:
-    """With what the second run saw; its times count, for counting had slowed the first."""
+def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool) -> Profile:
+    """With what the second run saw; its times count, for counting had slowed the first, if it was of the ``whole``."""
     if not answers:
         return profile
     seen: dict[str, Measured] = {}
+    unseen: set[str] = set()
+    streaming: set[str] = set()
     for answer in answers:
-        for name, calls, sampled, request, result, encode_s, total_s, veto in answer["looked"]:
+        for name, calls, sampled, request, result, encode_s, total_s, veto, shadowed, short, streams in answer[
+            "looked"
+        ]:
             known = seen.get(name, Measured(name, 0, 0.0, 0.0))
+            if streams:
+                streaming.add(name)
+            if short or not whole:  # only some of its calls were timed
+                unseen.add(name)
             seen[name] = Measured(
                 name, known.calls + calls, known.total_s + total_s, 0.0, known.sampled + sampled,
                 known.request_bytes + request, known.result_bytes + result, known.encode_s + encode_s,
-                known.veto or veto,
+                known.veto or veto, known.shadowed + shadowed,
             )  # fmt: skip
-    wall_s = sum(answer["wall_s"] - answer["shadow_s"] for answer in answers)
+    wall_s = sum(answer["wall_s"] - answer["shadow_s"] for answer in answers) if whole else profile.wall_s
     slower = wall_s / profile.wall_s if profile.wall_s else 1.0
     functions = tuple(
-        replace(seen[item.function], own_s=item.own_s * slower) if item.function in seen
-        else replace(item, total_s=item.total_s * slower, own_s=item.own_s * slower)
-        for item in profile.functions
-    )  # fmt: skip
+        _timed(item, seen.get(item.function), slower, item.function in unseen) for item in profile.functions
+    )
+    part = 1 if whole else LOOKED_OF
+    functions = tuple(
+        replace(item, calls=min(item.calls, seen[item.function].calls * part)) if item.function in streaming else item
+        for item in functions
+    )
     edges = tuple(replace(edge, total_s=edge.total_s * slower) for edge in profile.edges)
-    cpu_s = sum(answer["cpu_s"] - answer["shadow_s"] for answer in answers)
-    return replace(profile, wall_s=wall_s, cpu_s=cpu_s, functions=functions, edges=edges)
+    cpu_s = sum(answer["cpu_s"] - answer["shadow_s"] for answer in answers) if whole else profile.cpu_s
+    return replace(
+        profile, wall_s=wall_s, cpu_s=cpu_s, functions=functions, edges=edges, inside_s=profile.inside_s * slower
+    )
+
+
+def _timed(counted: Measured, looked: Measured | None, slower: float, short: bool) -> Measured:
+    """A function as both runs saw it. Times are of the second, which slows the program less, where it saw all calls."""
+    own_s, total_s = counted.own_s * slower, counted.total_s * slower
+    if looked is None:
+        return replace(counted, total_s=total_s, own_s=own_s)
+    if short:
+        return replace(looked, calls=counted.calls, total_s=total_s, own_s=own_s)
+    return replace(looked, own_s=own_s)
 
 
 def merged(old: Profile | None, new: Profile) -> Profile:
@@ -189,6 +236,7 @@ def merged(old: Profile | None, new: Profile) -> Profile:
             item.function, known.calls + item.calls, known.total_s + item.total_s, known.own_s + item.own_s,
             known.sampled + item.sampled, known.request_bytes + item.request_bytes,
             known.result_bytes + item.result_bytes, known.encode_s + item.encode_s, known.veto or item.veto,
+            known.shadowed + item.shadowed,
         )  # fmt: skip
     edges = {(edge.caller, edge.callee): edge for edge in old.edges}
     for edge in new.edges:
@@ -199,5 +247,5 @@ def merged(old: Profile | None, new: Profile) -> Profile:
     return Profile(
         new.version, new.sources, old.runs + new.runs, (*old.commands, *new.commands)[-20:], old.wall_s + new.wall_s,
         old.cpu_s + new.cpu_s, tuple(functions[name] for name in sorted(functions)),
-        tuple(edges[key] for key in sorted(edges)),
+        tuple(edges[key] for key in sorted(edges)), old.inside_s + new.inside_s,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """``verify``: whether a program computes the same when it is cut, decided by its own tests, or by what it prints.
 
-The command runs uncut, then cut. Where the two differ, the cut that did it stays together from then on, and the cut run is
-repeated; what remains is equivalent, as far as the command can tell.
+The command runs uncut, then cut. Where the two differ, the cuts that are answerable for it stay together from then on: of
+each test that differs, the function that such tests use most, and others least. Tests that differed are run again alone
+until they are as they were; then everything is, and what remains is equivalent, as far as the command can tell.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,16 @@ import click
 import msgspec
 
 from shardwright.cli._invocation import Invocation, common_options
-from shardwright.cli._profile import Ran, command_line, measure, merged, run_with_errand
+from shardwright.cli._profile import (
+    FEW_TESTS,
+    TOO_LONG,
+    WITH_TESTS,
+    Ran,
+    command_line,
+    measure,
+    merged,
+    run_with_errand,
+)
 from shardwright.errors import NodeError
 from shardwright.manifest import load as load_manifest
 from shardwright.model.cut import Profile
@@ -30,14 +40,21 @@ from shardwright.sharding import plan as plan_manifest
 
 NOT_CUT = 3  # the exit status where the only right plan is not to cut
 DIFFERS = 1
-ENOUGH_REMOTE = 0.9  # of the calls of a cut function; with fewer it is not worth its name
-_ROUNDS = 12
-_ERRAND = "shardwright.testing._cut_run"
+MOSTLY_REMOTE = 0.8  # of the calls of a cut function; with fewer it is not worth its name
+ENOUGH_REMOTE = 0.9  # of the calls of all cut functions together
+_ROUNDS = 40  # of which few run everything
+_FULL_ROUNDS = 8
+_SLOWER, _MORE_S = 6.0, 120.0  # a cut run may take so many times the uncut one, and so much more
+_SOME = 4  # of many tests, one of so many is run before all are
 
 
 @dataclass(slots=True)
 class Verified:
-    """What ``verify`` found. ``functions`` are those of the final plan, with what became of their calls."""
+    """What ``verify`` found. ``functions`` are those of the final plan, with what became of their calls.
+
+    ``twice`` is how many calls parts ran that nobody asked for, and that were not begun ahead. ``parts_cpu_share`` is of the
+    processes of the last run, ``moved_share_profiled`` of the time in the components' code, as it was profiled uncut.
+    """
 
     equivalent: bool = False
     shards: int = 0
@@ -46,12 +63,17 @@ class Verified:
     functions: dict[str, dict[str, Any]] = field(default_factory=dict)
     kept_together: dict[str, str] = field(default_factory=dict)
     differences: list[str] = field(default_factory=list)
+    unsteady: list[str] = field(default_factory=list)  # tests that come out otherwise uncut, too
     refused: list[str] = field(default_factory=list)  # hot functions that the plan does not cut, with the reason
     calls: int = 0
     remote: int = 0
     local: int = 0
+    uncut: int = 0
+    twice: int = 0
     parts_cpu_share: float = 0.0
     moved_share_profiled: float = 0.0
+    uncut_s: float = 0.0
+    cut_s: float = 0.0
     took_s: float = 0.0
 
     @property
@@ -83,12 +105,15 @@ def verify(invocation: Invocation, path: str, command: tuple[str, ...], overlay:
     manifest = load_manifest(path, profile=overlay, environment=invocation.environment)
     plan = plan_manifest(manifest)
     profile = read_profile(manifest)
+    counted: Ran | None = None
     read = read_application(manifest)
+    click.echo(f"read in {time.monotonic() - begun_s:.0f} s", err=True)
     if fresh or profile is None or changed_sources(profile, sources_of(plan)):
-        found, _ = measure(manifest, plan, command, invocation.environment, relief=True, read=read)
-        profile = merged(profile, found)
+        found, counted = measure(manifest, plan, command, invocation.environment, relief=True, read=read)
+        profile = merged(None if fresh else profile, found)
         write_profile(manifest, profile)
-    verified = _Verification(manifest, plan, profile, command, overlay, invocation.environment, read).run()
+        click.echo(f"profiled after {time.monotonic() - begun_s:.0f} s", err=True)
+    verified = _Verification(manifest, plan, profile, command, overlay, invocation.environment, read).run(counted)
     verified.took_s = time.monotonic() - begun_s
     if invocation.json:
         invocation.result({**asdict(verified), "remote_share": round(verified.remote_share, 4)})
@@ -110,27 +135,45 @@ class _Verification:
         self.found = Verified()
         self._verified: set[str] = set()  # components
         self._parts_s = self._own_s = self._moved_s = 0.0
+        self._full: Counter[str] = Counter()
+        self._alone: dict[str, str] = {}  # what became of tests that were run again, uncut
 
-    def run(self) -> Verified:
+    def run(self, counted: Ran | None) -> Verified:
+        """``counted``: a run that was profiled. What its tests came to may differ from an uncut run; that is asked for then."""
         found = self.found
-        uncut = self._once(None)
+        begun_s = time.monotonic()
+        uncut = counted if counted is not None and _outcomes(counted) else self._once(None)
+        found.uncut_s = self.profile.wall_s if uncut is counted else time.monotonic() - begun_s
         found.tests = len(_outcomes(uncut))
-        rounds: Counter[str] = Counter()
+        tests = sorted(_outcomes(uncut))
+        # tests that are to be as they were before all are run
+        suspects = set(tests[1::_SOME]) if len(tests) > FEW_TESTS else set()
         while (made := self._plan()) is not None:
             component = made.cuts[0].component
-            rounds[component] += 1
-            if rounds[component] > _ROUNDS:
-                found.differences.append(f"{component}: still different after {_ROUNDS} rounds")
-                return found
             found.rounds += 1
-            click.echo(f"round {found.rounds}: {len(made.cuts[0].functions)} functions of {component} cut", err=True)
-            cut = self._once(made)
-            culprits = self._culprits(uncut, cut) or self._hollow(cut)
-            if culprits:
-                found.kept_together.update(culprits)
-            else:
-                self._count(cut, made)
+            self._full[component] += not suspects
+            if found.rounds > _ROUNDS or self._full[component] > _FULL_ROUNDS:
+                found.differences.append(f"{component}: still different after {found.rounds} rounds")
+                return found
+            count = sum(len(each.functions) for each in made.cuts)
+            which = f"{len(suspects)} tests" if suspects else "everything"
+            click.echo(f"round {found.rounds}: {count} functions of {component} cut, {which}", err=True)
+            begun_s = time.monotonic()
+            cut = self._once(made, suspects)
+            different = self._different(uncut, cut, suspects)
+            if different:
+                different = self._steady(uncut, cut, different)
+            culprits = self._culprits(different, cut)
+            if not suspects:
+                found.cut_s = time.monotonic() - begun_s
+                culprits |= self._hollow(cut)
+            found.kept_together.update(culprits)
+            took = f"round {found.rounds}: {time.monotonic() - begun_s:.0f} s, {len(different)} differ, {len(culprits)} kept"
+            click.echo(took, err=True)
+            if not suspects and not (culprits.keys() & self._called(cut)):  # what was never called changes nothing
+                self._count(cut, made, culprits)
                 self._verified.add(component)
+            suspects = set() if "the command" in different else set(different) if culprits else set()
         found.equivalent = True
         return found
 
@@ -157,84 +200,135 @@ class _Verification:
         left = [cut for cut in made.cuts if cut.component not in self._verified]
         if not left:
             return None
-        first = replace(made, cuts=(left[0],))
+        first = replace(made, cuts=tuple(cut for cut in left if cut.component == left[0].component))
         parts = {cut.part for cut in first.cuts}
         definitions = tuple(item for item in first.definitions if item.component in parts)
         return replace(first, definitions=definitions, edges=(), routes=())
 
-    def _once(self, plan: ShardPlan | None) -> Ran:
+    def _once(self, plan: ShardPlan | None, only: Collection[str] = ()) -> Ran:
         with tempfile.TemporaryDirectory(prefix="shardwright-verify-") as folder:
-            errand: dict[str, Any] = {"kind": _ERRAND, "manifest": self.manifest.path, "profile": self.overlay}
+            errand: dict[str, Any] = {"kind": WITH_TESTS, "manifest": self.manifest.path, "profile": self.overlay}
+            errand["only"] = sorted(only)
             if plan is not None:
                 stored = Path(folder, "plan.json")
                 stored.write_bytes(msgspec.json.encode(plan))
                 errand["plan"] = str(stored)
-            ran = run_with_errand(self.manifest, self.command, errand, self.environment, keep=True)
-        if not ran.answers:
+            limit_s = None if plan is None and not only else _SLOWER * self.found.uncut_s + _MORE_S
+            ran = run_with_errand(self.manifest, self.command, errand, self.environment, keep=True, within_s=limit_s)
+        if not ran.answers and (ran.status != TOO_LONG or plan is None):
             raise NodeError(
                 f"the command ended with status {ran.status} and told nothing: {ran.stdout[-400:].decode(errors='replace')}",
                 remedy="it must run in Python, and end by itself",
             )
         return ran
 
-    def _culprits(self, uncut: Ran, cut: Ran) -> dict[str, str]:
-        """Cut functions to keep from now on, with the first difference that each is made answerable for."""
+    def _different(self, uncut: Ran, cut: Ran, only: Collection[str]) -> dict[str, str]:
+        """Tests that came out otherwise, with what they came to."""
         before, after = _outcomes(uncut), _outcomes(cut)
+        if cut.status == TOO_LONG and not cut.answers:
+            return {"the command": "the command did not end in time"}
+        found = {
+            name: f"{name}: {text} uncut, {after.get(name, 'not run')} cut"
+            for name, text in before.items()
+            if (not only or name in only) and after.get(name, "").partition(":")[0] != text.partition(":")[0]
+        }
+        if not before and (uncut.status, uncut.stdout) != (cut.status, cut.stdout):
+            statuses = f"status {uncut.status} uncut, {cut.status} cut"
+            found["the command"] = f"the command printed or ended otherwise ({statuses})"
+        return found
+
+    def _steady(self, uncut: Ran, cut: Ran, different: dict[str, str]) -> dict[str, str]:
+        """Without the tests that come out otherwise without any cut as well, when they are run again."""
+        if "the command" in different:
+            return different
+        if fresh := [name for name in different if name not in self._alone]:
+            self._alone.update(_outcomes(self._once(None, fresh)))
+        before, after = _outcomes(uncut), _outcomes(cut)
+        unsteady = [
+            name
+            for name in different
+            if name in self._alone
+            and name in after
+            and self._alone[name].partition(":")[0] != before[name].partition(":")[0]
+        ]
+        self.found.unsteady += [name for name in unsteady if name not in self.found.unsteady]
+        return {name: text for name, text in different.items() if name not in unsteady}
+
+    def _culprits(self, different: dict[str, str], cut: Ran) -> dict[str, str]:
+        """Cut functions to keep from now on, with the first difference that each is made answerable for."""
         used: dict[str, list[str]] = {}
         functions: dict[str, Any] = {}
         for answer in cut.answers:
             used.update(answer.get("used", {}))
             functions.update(answer.get("functions", {}))
-        different = {
-            name: f"{name}: {text} uncut, {after.get(name, 'not run')} cut"
-            for name, text in before.items()
-            if after.get(name, "").partition(":")[0] != text.partition(":")[0]
-        }
-        if not before and (uncut.status, uncut.stdout) != (cut.status, cut.stdout):
-            different["the command"] = (
-                f"the command printed or ended otherwise (status {uncut.status} uncut, {cut.status} cut)"
-            )
-            used["the command"] = [name for name, item in functions.items() if item["calls"]]
         if not different:
             return {}
         self.found.differences += [text[:600] for text in list(different.values())[:3]]
-        blamed = Counter(function for name in different for function in used.get(name, ()))
-        if not blamed:  # a difference in tests that called nothing of it: everything is under suspicion
-            return dict.fromkeys(functions, next(iter(different.values()))[:300])
-        # the one that most of them used, rarest elsewhere
+        if "the command" in different:
+            used = {"the command": [name for name, item in functions.items() if item["calls"]]}
         elsewhere = Counter(function for names in used.values() for function in names)
-        worst = max(blamed, key=lambda name: (blamed[name] / elsewhere[name], blamed[name], name))
-        evidence = next(text for name, text in different.items() if worst in used.get(name, ()))
-        return {worst: evidence[:300]}
+        found: dict[str, str] = {}
+        left = {name for name in different if used.get(name)}
+        while left:  # of those that nobody answers for yet: whom most of them used, and others least
+            blamed = Counter(function for name in left for function in used[name])
+            worst = max(blamed, key=lambda name: (blamed[name] / elsewhere[name], blamed[name], name))
+            mine = sorted(name for name in left if worst in used[name])
+            found[worst] = different[mine[0]][:300]
+            left.difference_update(mine)
+        if not found:  # a difference in tests that called nothing of it: everything is under suspicion
+            return dict.fromkeys(functions, next(iter(different.values()))[:300])
+        return found
+
+    @staticmethod
+    def _called(cut: Ran) -> set[str]:
+        return {name for answer in cut.answers for name, item in answer.get("functions", {}).items() if item["calls"]}
 
     def _hollow(self, cut: Ran) -> dict[str, str]:
         """Cut functions whose calls mostly ran here all the same."""
         found = {}
+        left: dict[str, Any] = {}
         for answer in cut.answers:
             for name, item in answer.get("functions", {}).items():
-                if not item["calls"]:
+                if item["calls"]:
+                    left[name] = item
+                else:
                     found[name] = "it was never called"
-                elif item["remote"] < ENOUGH_REMOTE * item["calls"]:
-                    why = max(item["why_local"], key=item["why_local"].get, default="")
-                    found[name] = f"only {item['remote']} of {item['calls']} calls went there: {why}"[:300]
+        for name, item in sorted(left.items(), key=lambda pair: pair[1]["remote"] / pair[1]["calls"]):
+            calls = sum(each["calls"] for each in left.values())
+            enough = sum(each["remote"] for each in left.values()) >= ENOUGH_REMOTE * calls
+            if enough and item["remote"] >= MOSTLY_REMOTE * item["calls"]:
+                break
+            why = max(item["why_local"], key=item["why_local"].get, default="")
+            found[name] = f"only {item['remote']} of {item['calls']} calls went there: {why}"[:300]
+            del left[name]
         return found
 
-    def _count(self, cut: Ran, made: ShardPlan) -> None:
+    def _count(self, cut: Ran, made: ShardPlan, without: Collection[str]) -> None:
         found = self.found
         functions: dict[str, dict[str, Any]] = {}
+        received = 0
         for answer in cut.answers:
             functions.update(answer.get("functions", {}))
+            received += answer.get("received", 0)
             self._parts_s += answer.get("parts_cpu_s", 0.0)
             self._own_s += answer.get("cpu_s", 0.0)
+        functions = {name: item for name, item in functions.items() if name not in without}
+        known = 0
         for item in functions.values():
             found.calls += item["calls"]
             found.remote += item["remote"]
             found.local += item["local"]
+            found.uncut += bool(item["uncut"])
+            known += item["remote"] + item["failed"] + item["begun"] - item["ahead"]
+        found.twice += max(0, received - known)
         found.functions.update(functions)
         found.shards += sum(item.shards for item in made.cuts)
-        self._moved_s += sum(item.moved_s for item in made.cuts)
+        moved = {item.function: item.total_s for item in self.profile.functions}
+        self._moved_s += sum(
+            moved.get(name, 0.0) * item["remote"] / item["calls"] for name, item in functions.items() if item["calls"]
+        )
         found.parts_cpu_share = self._parts_s / ((self._parts_s + self._own_s) or 1.0)
-        found.moved_share_profiled = self._moved_s / (self.profile.wall_s or 1.0)
+        found.moved_share_profiled = min(1.0, self._moved_s / (self.profile.inside_s or 1.0))
 
 
 def _outcomes(ran: Ran) -> dict[str, str]:
@@ -252,8 +346,9 @@ def _tell(found: Verified) -> None:
     else:
         click.echo(
             f"{'equivalent' if found.equivalent else 'NOT equivalent'}: {len(found.functions)} functions cut, "
-            f"{found.calls} calls, {found.remote} elsewhere ({found.remote_share:.1%}), "
-            f"{found.local} here; {found.tests} tests compared"
+            f"{found.shards} shards, {found.calls} calls, {found.remote} elsewhere ({found.remote_share:.1%}), "
+            f"{found.local} here, {found.uncut} un-cut, {found.twice} twice; {found.tests} tests compared; "
+            f"{found.moved_share_profiled:.0%} of the components' time is spent elsewhere"
         )
         for name, item in sorted(found.functions.items(), key=lambda pair: -pair[1]["calls"]):
             click.echo(f"  {name}: {item['calls']} calls, {item['remote']} elsewhere")

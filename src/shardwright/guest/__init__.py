@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         UseSessions,
         Why,
     )
+    from shardwright.guest._counting import Counting
     from shardwright.guest._cuts import CutCounts, Cuts
     from shardwright.guest._data import DataModules, Hidden
     from shardwright.guest._exchange import (
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from shardwright.guest._hubs import RINGS, make_hub, transport_of
     from shardwright.guest._keys import key_of
     from shardwright.guest._link import Link
+    from shardwright.guest._looking import Looking
     from shardwright.guest._loop import ShardLoop, install_policy
     from shardwright.guest._loop_rings import RingsOfLoop
     from shardwright.guest._mailbox import Mailbox
@@ -184,6 +186,7 @@ __all__ = [
     "Continue",
     "ControlBinder",
     "ControlSocket",
+    "Counting",
     "Counts",
     "CutCounts",
     "Cuts",
@@ -222,6 +225,7 @@ __all__ = [
     "Joiner",
     "Link",
     "Load",
+    "Looking",
     "Mailbox",
     "Namespace",
     "NodeTold",
@@ -317,8 +321,9 @@ __getattr__ = lazily(
             "Init Load NodeTold Note Offer Ready Retire RunMain SessionBegins SessionBegun SessionEnds Stack "
             "Stacks StacksTo Stop Unbind UseSessions Why"
         ),
-        "_data": "DataModules Hidden",
+        "_counting": "Counting",
         "_cuts": "CutCounts Cuts",
+        "_data": "DataModules Hidden",
         "_exchange": (
             "CREDIT Inflow Joiner MAX_BATCH MAX_EVENTS MAX_WEBSOCKET_MESSAGE Outflow PIECE WINDOW cost payload_of "
             "payloads pieces read_credit"
@@ -329,6 +334,7 @@ __getattr__ = lazily(
         "_hubs": "RINGS make_hub transport_of",
         "_keys": "key_of",
         "_link": "Link",
+        "_looking": "Looking",
         "_loop": "ShardLoop install_policy",
         "_loop_rings": "RingsOfLoop",
         "_mailbox": "Mailbox",

@@ -19,6 +19,7 @@ def alike(one: Any, other: Any) -> bool:
     """
     pairs: dict[int, int] = {}
     back: dict[int, int] = {}
+    alive: list[Any] = []  # what a property makes anew would else give its number to something else
     todo = [(one, other)]
     while todo:
         a, b = todo.pop()
@@ -48,6 +49,7 @@ def alike(one: Any, other: Any) -> bool:
         if id(b) in back:
             return False
         pairs[id(a)], back[id(b)] = id(b), id(a)
+        alive += (a, b)
         more = _parts(a, b)
         if more is None:
             return False
@@ -84,6 +86,8 @@ def _parts(a: Any, b: Any) -> list[tuple[Any, Any]] | None:
         found += [(a.__defaults__, b.__defaults__), (a.__kwdefaults__, b.__kwdefaults__)]
     elif isinstance(a, types.MethodType):
         return [(a.__func__, b.__func__), (a.__self__, b.__self__)]
+    elif isinstance(a, types.BuiltinFunctionType) and not isinstance(a.__self__, types.ModuleType):
+        return [(a.__self__, b.__self__)] if a.__qualname__ == b.__qualname__ else None
     elif isinstance(a, (type, types.ModuleType, types.BuiltinFunctionType)):
         return [] if a is b or a == b else None
     elif isinstance(a, BaseException):

@@ -3,7 +3,8 @@
 A blocked thread puts the shard's baton down while it waits, runs calls of its own chain that come back meanwhile, and
 takes the baton up again before it goes on with user code.
 
-A little beyond 400 lines: the blocking and the awaiting way are to be read side by side.
+A little beyond 400 lines: the steps of a call, and what each of them does when it fails, stand in one place, and so do the
+blocking and the awaiting way.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shardwright.guest._mailbox import Mailbox
+    from shardwright.transport.shm import Desk, Outlet
 
 _CARRIED = 3  # where context variables are, behind these
 MAX_AGAIN = 2  # times an idempotent call is made anew
@@ -64,12 +66,18 @@ class Caller:
         self.chains = chains
         self.mailbox = mailbox
         self.calls_out = 0
+        self.desk: Desk | None = None  # where calls go the quick way (``_outlets``)
         self.failed: dict[str, int] = {}  # calls that ended in an error of ours, by its code
         self.before_call: Callable[[], None] = lambda: None
-        self.dropped: deque[Any] = deque()  # streams whose consumers were collected, and whose owners are to be told
+        self.dropped: deque[Any] = deque()  # handles and streams that were collected, and whose owners are to be told
         self.carried: Carried | None = None  # context variables that travel
         self._errands = Errands()
         self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
+
+    @property
+    def all_calls_out(self) -> int:
+        """How many calls were made here so far."""
+        return self.calls_out if self.desk is None else self.calls_out + self.desk.calls_out
 
     def context(self) -> CallContext:
         """In which context the calling thread or task calls. Raises NotPermitted when it could be any session's."""
@@ -93,17 +101,40 @@ class Caller:
         route: Route | None = None,
     ) -> Any:
         """Call and wait. Raises the callee's exception, or a CallError that tells the outcome."""
+        return self._call(definition, entry, args, kwargs, target, route, None)
+
+    def call_from(
+        self,
+        outlet: Outlet,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """The same, of an outlet whose next calls may go the quick way, where this one went."""
+        return self._call(definition, entry, args, kwargs, None, None, outlet)
+
+    def _call(
+        self,
+        definition: ShardDefinition,
+        entry: EntryPoint,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        target: tuple[ShardId, int] | None,
+        route: Route | None,
+        outlet: Outlet | None,
+    ) -> Any:
         context = self.context()
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
         arguments: Any = (target[1] if target else None, args, dict(kwargs) or None)
         carried = self.carried
         if carried is not None:
-            arguments = (*arguments, carried.values())
+            arguments, outlet = (*arguments, carried.values()), None
         try:
             again = Attempts(entry, definition, target) if entry.idempotent else None
-            answer = self._exchange(
-                definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context, again
+            answer = self.exchange(
+                definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context, again, outlet=outlet
             )
             return answer if carried is None else carried.take_back(answer)
         except BaseException as error:
@@ -119,7 +150,7 @@ class Caller:
         carried = self.carried
         asked = (owner, name) if carried is None else (owner, name, carried.values())
         try:
-            answer = self._exchange(definition, route, Kind.GET, MethodId(0), asked, f"reading {name}", context)
+            answer = self.exchange(definition, route, Kind.GET, MethodId(0), asked, f"reading {name}", context)
             return answer if carried is None else carried.take_back(answer)
         except BaseException as error:
             if carried is not None:
@@ -131,7 +162,7 @@ class Caller:
     def count_failure(self, error: ShardwrightError) -> None:
         self.failed[error.code] = self.failed.get(error.code, 0) + 1
 
-    def _exchange(
+    def exchange(
         self,
         definition: ShardDefinition,
         route: Route,
@@ -141,8 +172,12 @@ class Caller:
         what: str,
         context: CallContext,
         again: Attempts | None = None,
+        *,
+        outlet: Outlet | None = None,
+        written: tuple[Any, Any, Any] | None = None,
     ) -> Any:
-        if service := service_now():
+        """``written``: the request, for the first link that is asked, if it has been written already."""
+        if service := service_now(self.desk):
             raise WouldDeadlock(
                 f"{what}: the thread that does {service} cannot wait for another shard",
                 outcome="not started",
@@ -156,7 +191,10 @@ class Caller:
                 with self.parked():
                     link = self.router.link(definition, route, context)
             try:
-                payload, buffers, memo = link.codec.encode_request(value, describe=_describe(definition, what))
+                if written is None:
+                    written = link.codec.encode_request(value, describe=_describe(definition, what))
+                payload, buffers, memo = written
+                written = None
                 envelope = _envelope(link, kind, method, payload, buffers, context)
                 parked = self.mailbox is not None and self.mailbox.holds()
                 waiting = link.hub.waiting(
@@ -178,14 +216,37 @@ class Caller:
                         late.resubmit()
             finally:
                 self.router.request_done(definition, route, link)
-            if isinstance(outcome, ChannelClosed):
-                if again is not None and again.left(context):
-                    continue
-                self.router.told(route, context.session)
-                with self.parked():
-                    cause = self.router.binder.why(link.peer)
-                _raise_lost(link, what, outcome, cause)
-            return self._result(link, outcome, memo, what)
+            if isinstance(outcome, ChannelClosed) and again is not None and again.left(context):
+                continue
+            result = self.outcome(route, link, outcome, memo, what, context)
+            if outlet is not None and link.line is not None:
+                self.router.lead(outlet, definition, route, context.session, link, link.line)
+            return result
+
+    def outcome(
+        self, route: Route, link: Link, outcome: Envelope | ChannelClosed, memo: Any, what: str, context: CallContext
+    ) -> Any:
+        if isinstance(outcome, ChannelClosed):
+            self.router.told(route, context.session)
+            with self.parked():
+                cause = self.router.binder.why(link.peer)
+            _raise_lost(link, what, outcome, cause)
+        return self._result(link, outcome, memo, what)
+
+    def wait_on(self, route: Route, link: Link, call_id: int, memo: Any, what: str, context: CallContext) -> Any:
+        """The same, from where a call that went the quick way was sent and waits for its reply."""
+        envelope = Envelope(Kind.CALL, call_id, context.session, deadline_ns=context.deadline_ns, chain=context.chain)
+        parked = self.mailbox is not None and self.mailbox.holds()
+        waiting = link.hub.waiting(context.chain, context.session, self.mailbox if parked else None, link.patience)
+        waiting.asks = link
+        self.chains.enter(waiting)
+        try:
+            waiting.inbox.extend(link.goes_on(call_id, waiting))
+            outcome = self._wait(link, waiting, envelope, what)
+        finally:
+            for late in self.chains.leave(waiting):
+                late.resubmit()
+        return self.outcome(route, link, outcome, memo, what, context)
 
     def _known(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link | None:
         if definition.scope.kind is ScopeKind.REQUEST and route.shard is None:
@@ -235,9 +296,7 @@ class Caller:
                 # A thread that came without the baton is one that user code made, and whoever made it may hold the baton
                 # while it waits for this thread: to wait for the baton here would be a deadlock. So the call runs beside
                 # the holder, as that thread's own code does anyway, and as it would if nothing had been cut.
-                if not run_nested(item.run):
-                    # uncut, this recursion would end as well; and half-run calls of ours must not be cut by it
-                    item.refuse(RecursionError("maximum recursion depth exceeded across shards"))
+                run_on_top(item)
                 waiting.begin()
         except BaseException:
             link.abandon(envelope.call_id)
@@ -360,10 +419,11 @@ class Caller:
         return self.router.route(definition, context.session, key)
 
     def _result(self, link: Link, outcome: Envelope, memo: Any, what: str) -> Any:
+        codec = link.codec_of(outcome.codec) or link.codec
         try:
             if outcome.kind is Kind.RESULT:
-                return link.codec.decode_reply(outcome.payload, outcome.buffers, memo)
-            error = link.codec.decode_error(outcome.payload, outcome.buffers, memo)
+                return codec.decode_reply(outcome.payload, outcome.buffers, memo)
+            error = codec.decode_error(outcome.payload, outcome.buffers, memo)
         except ProtocolViolation as violation:  # of this message: the shard lives, and so does the state in it
             raise CallError(f"{what}: {link.peer.shard} sent a reply that cannot be read: {violation}") from violation
         raise error
@@ -388,6 +448,13 @@ class Attempts:
             return False
         self._left -= 1
         return True
+
+
+def run_on_top(call: Any) -> None:
+    """Run a call of the chain that the calling thread waits on."""
+    if not run_nested(call.run):
+        # uncut, this recursion would end as well; and half-run calls of ours must not be cut by it
+        call.refuse(RecursionError("maximum recursion depth exceeded across shards"))
 
 
 class _Awaited:

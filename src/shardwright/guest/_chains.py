@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._mailbox import Mailbox, Waiter
-from shardwright.model.envelope import Envelope
+from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import SessionNumber
+from shardwright.transport import shm
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
@@ -30,7 +31,7 @@ MAX_PENALTY = 1024
 MAX_OFFERED = 64  # calls that wait for one thread; a chain is one thread's doing, so honest peers need one or two
 
 
-class Patience:
+class PythonPatience:
     """Whether to keep the baton while waiting for a reply, for ``KEEP_S`` at most, where nobody else wants it.
 
     Putting it down costs two hand-overs between threads as soon as another call is there to take it up, which is more than
@@ -57,6 +58,12 @@ class Patience:
     def lost(self) -> None:
         self._left = self._penalty
         self._penalty = min(2 * self._penalty, MAX_PENALTY)
+
+
+if TYPE_CHECKING:
+    Patience: TypeAlias = PythonPatience
+else:
+    Patience = shm.Patience if shm.available() else PythonPatience
 
 
 class Waiting:
@@ -176,6 +183,8 @@ class Waiting:
 
 
 AnyWaiting: TypeAlias = "Waiting | RingWaiting"
+Depth: TypeAlias = tuple[int, int]
+"""How many threads wait: the slow way, and the quick one."""
 
 
 class Chains:
@@ -185,6 +194,12 @@ class Chains:
         self._mutex = threading.Lock()
         self._waiting: dict[int, list[AnyWaiting]] = {}
         self._stuck: dict[int, int] = {}
+        self.desk: shm.Desk | None = None  # where other threads wait, the quick way
+
+    @property
+    def slowly(self) -> tuple[dict[int, Any], dict[int, Any]]:
+        """By chain: the threads that wait the slow way, and loops that cannot let anybody in."""
+        return self._waiting, self._stuck
 
     def enter(self, waiting: AnyWaiting) -> None:
         with self._mutex:
@@ -201,37 +216,49 @@ class Chains:
             return []
         return [item for item in waiting.inbox if not isinstance(item, (Envelope, ChannelClosed))]
 
-    def offer(self, chain: int, call: object) -> int:
-        """Give a call to the latest thread that waits on its chain; 0 when none does, or it has enough to do.
-
-        Else how many threads wait on it: who waits above these waits for that call's doings.
-        """
+    def offer(self, chain: int, call: object) -> bool:
+        """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do."""
         if not chain:
-            return 0
+            return False
+        if self.desk is not None and self.desk.offer(chain, call):
+            return True
         with self._mutex:
             stack = self._waiting.get(chain)
             if not stack or len(stack[-1].inbox) >= MAX_OFFERED:
-                return 0
+                return False
             stack[-1].deliver(call)
-            return len(stack)
+            return True
 
-    def cancel(self, chain: int, depth: int) -> None:
+    def depth(self, chain: int) -> Depth:
+        """How many threads wait on that chain: who waits above these waits for the doings of the call that begins now."""
+        with self._mutex:
+            slowly = len(self._waiting.get(chain, ()))
+        return slowly, 0 if self.desk is None else self.desk.depth(chain)
+
+    def cancel(self, chain: int, depth: Depth = (0, 0)) -> None:
         """Who waits in that chain, above ``depth``, does so for a call that nobody wants any more: tell whom they wait for."""
         with self._mutex:
-            waiting = self._waiting.get(chain, [])[depth:]
+            waiting = self._waiting.get(chain, [])[depth[0] :]
         for each in waiting:
             if each.asks is not None:
                 each.asks.cancel(each)
+        if self.desk is not None:
+            asking = self.desk.asking(chain)
+            for link, call_id in asking[: max(0, len(asking) - depth[1])]:  # the latest come first
+                link.post(Envelope(kind=Kind.CANCEL, call_id=call_id))
 
     def waits(self, chain: int, thread: int | None) -> bool:
         """Whether that thread waits on that chain."""
         with self._mutex:
-            return any(waiting.thread == thread for waiting in self._waiting.get(chain, ()))
+            if any(waiting.thread == thread for waiting in self._waiting.get(chain, ())):
+                return True
+        return self.desk is not None and (chain, thread) in self.desk.waiting()
 
     def threads(self) -> set[int]:
         """The threads that wait for other shards."""
         with self._mutex:
-            return {waiting.thread for stack in self._waiting.values() for waiting in stack}
+            slow = {waiting.thread for stack in self._waiting.values() for waiting in stack}
+        return slow.union(thread for _, thread in self.desk.waiting()) if self.desk is not None else slow
 
     # -- loops that keep the baton while they sleep ------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import CodeType
 from typing import Any
 
+from shardwright.model.cut import of_tests
+
 
 class Counting:
     """``modules`` are the names of the files that count. One thread is seen: the one that starts it."""
@@ -30,8 +32,13 @@ class Counting:
         self._profile.disable()
         functions: dict[str, list[float]] = {}
         edges: dict[tuple[str, str], list[float]] = {}
+        inside_s = 0.0
         for entry in self._profile.getstats():
             caller = self._name(entry.code)
+            if not isinstance(entry.code, str) and (not caller or of_tests(caller)):
+                for called in entry.calls or ():
+                    callee = self._name(called.code)
+                    inside_s += called.totaltime if callee and not of_tests(callee) else 0.0
             if not caller:
                 continue
             known = functions.setdefault(caller, [0, 0.0, 0.0])
@@ -45,6 +52,7 @@ class Counting:
                     edge[0] += called.callcount
                     edge[1] += called.totaltime
         return {
+            "inside_s": inside_s,
             "functions": [[name, *numbers] for name, numbers in sorted(functions.items())],
             "edges": [[caller, callee, *numbers] for (caller, callee), numbers in sorted(edges.items())],
         }

@@ -14,20 +14,30 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from shardwright.guest._frames import STUB
 from shardwright.model.cut import CutFunction, Loop
 
 AHEAD = "__shardwright_ahead__"
 _PLACE = "shardwright: what the stub calls"
+_HOME = "shardwright: whether calls leave"
+_ORIGINAL = "shardwright: the function itself"
 
 Dispatch = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 
-def stub_code(original: CodeType, dispatch: Dispatch, part: str) -> CodeType:
+class Home(Protocol):
+    """Where a stub looks whether calls leave at all; if not, it calls ``original`` and counts that in ``stayed``."""
+
+    away: bool
+    stayed: int
+    original: FunctionType
+
+
+def stub_code(original: CodeType, dispatch: Dispatch, part: str, home: Home | None = None) -> CodeType:
     """Code with the signature and the free variables of ``original`` that hands all arguments to ``dispatch``."""
     names = original.co_varnames
     count, only = original.co_argcount, original.co_kwonlyargcount
@@ -45,6 +55,9 @@ def stub_code(original: CodeType, dispatch: Dispatch, part: str) -> CodeType:
     free = original.co_freevars
     inner = f"def stub({', '.join(parameters)}):\n"
     inner += f"  if 0: {', '.join(free)}\n" if free else ""
+    if home is not None:
+        straight = given + "".join(f"{name}={name}, " for name in keywords) + (f"**{more}" if more else "")
+        inner += f"  if not {_HOME!r}.away:\n    {_HOME!r}.stayed += 1\n    return {_ORIGINAL!r}({straight})\n"
     inner += f"  return {_PLACE!r}(({given}), {{{named}}})\n"
     source = inner
     if free:
@@ -54,7 +67,8 @@ def stub_code(original: CodeType, dispatch: Dispatch, part: str) -> CodeType:
         code = compile(source, "<stub>", "exec")
     for _ in range(2 if free else 1):
         code = next(item for item in code.co_consts if isinstance(item, CodeType))
-    constants = tuple(dispatch if item == _PLACE and isinstance(item, str) else item for item in code.co_consts)
+    places = {_PLACE: dispatch, _HOME: home, _ORIGINAL: home.original if home is not None else None}
+    constants = tuple(places.get(item, item) if isinstance(item, str) else item for item in code.co_consts)
     return code.replace(
         co_consts=constants, co_name=original.co_name, co_qualname=original.co_qualname,
         co_filename=f"{STUB}{part}>", co_firstlineno=original.co_firstlineno,
@@ -204,7 +218,8 @@ class CutLoader(importlib.machinery.SourceFileLoader):
 class Cutting:
     """Which modules have cut functions or loops, and what becomes of those. First on ``sys.meta_path``.
 
-    ``replace`` gets each cut function when its module is there; ``ahead`` is what loops call.
+    ``replace`` gets each cut function when its module is there; ``ahead`` is what loops call. ``executed`` hears of each
+    of the modules ``watched`` when it is there, ``before`` of those that were there before.
     """
 
     def __init__(
@@ -213,7 +228,13 @@ class Cutting:
         loops: Sequence[Loop],
         replace: Callable[[CutFunction, FunctionType], None],
         ahead: Callable[[Any, int, Callable[[Any], Any]], Any],
+        watched: Iterable[str] = (),
+        executed: Callable[[ModuleType], None] = lambda module: None,
+        before: Callable[[ModuleType], None] = lambda module: None,
     ) -> None:
+        self._before = before
+        self._watched = frozenset(watched)
+        self._executed = executed
         self._functions: dict[str, list[CutFunction]] = {}
         for function in functions:
             self._functions.setdefault(function.module, []).append(function)
@@ -229,6 +250,10 @@ class Cutting:
 
     def loaded(self, module: ModuleType) -> None:
         """The module has been executed."""
+        self._executed(module)
+        self._there(module)
+
+    def _there(self, module: ModuleType) -> None:
         for wanted in self._functions.get(module.__name__, ()):
             found = function_at(module, wanted.qualname, wanted.line)
             if found is not None:
@@ -238,7 +263,8 @@ class Cutting:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         spec: Any = None
-        if self._finding or (fullname not in self._functions and fullname not in self._loops):
+        wanted = fullname in self._functions or fullname in self._loops or fullname in self._watched
+        if self._finding or not wanted:
             return None
         self._finding = True
         try:
@@ -261,7 +287,8 @@ class Cutting:
         return found
 
     def install(self) -> None:
-        for module in [*self._functions, *self._loops]:
-            if module in sys.modules:
-                self.loaded(sys.modules[module])
+        for name in self._watched | self._functions.keys() | self._loops.keys():
+            if name in sys.modules:
+                self._before(sys.modules[name])
+                self._there(sys.modules[name])
         sys.meta_path.insert(0, self)

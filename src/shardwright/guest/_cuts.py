@@ -41,11 +41,11 @@ from shardwright.model.cut import Cut, CutFunction, Loop
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import ShardDefinition, ShardPlan
+from shardwright.transport.kin import executed, was_there
 
-MANY_FALLBACKS = (
-    32  # calls, of which so many could not go: then it is looked whether the function is worth asking about
-)
+MANY_FALLBACKS = 32  # calls that could not go: then it is looked whether the function is worth asking about
 _RETRIES = 3
+NOBODY = "nobody to ask yet"
 
 
 @dataclass(slots=True)
@@ -90,7 +90,7 @@ class _Ticket:
 class CutCall:
     """One cut function: what its stub calls."""
 
-    __slots__ = ("counts", "cut", "definition", "function", "kwdefaults", "original", "owner", "stub", "swapped")
+    __slots__ = ("away", "counts", "cut", "definition", "function", "original", "owner", "stayed", "stub", "swapped")
 
     def __init__(self, owner: Cuts, cut: Cut, function: CutFunction, swapped: FunctionType) -> None:
         self.owner, self.cut, self.function, self.swapped = owner, cut, function, swapped
@@ -101,7 +101,9 @@ class CutCall:
         )
         self.original.__kwdefaults__ = swapped.__kwdefaults__
         self.original.__qualname__ = swapped.__qualname__
-        self.stub: CodeType = stub_code(swapped.__code__, self, cut.part)
+        self.away = owner.active
+        self.stayed = 0  # calls that the stub let run here at once, for there was nobody to ask
+        self.stub: CodeType = stub_code(swapped.__code__, self, cut.part, self)
         swapped.__code__ = self.stub
 
     def __repr__(self) -> str:
@@ -121,6 +123,15 @@ class CutCall:
         except BaseException as error:
             error.__traceback__ = beyond(error.__traceback__)
             raise
+
+    def note_stayed(self) -> None:
+        """Count the calls that the stub let run here."""
+        stayed, self.stayed = self.stayed, 0
+        if stayed:
+            counts = self.counts
+            counts.calls += stayed
+            counts.local += stayed
+            counts.why_local[NOBODY] = counts.why_local.get(NOBODY, 0) + stayed
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Without what are the function's own defaults: those it has there as well, sentinels among them."""
@@ -175,10 +186,10 @@ class Cuts:
     def __init__(self, plan: ShardPlan, component: ComponentName, caller: Callable[[], Caller]) -> None:
         self.plan = plan
         self.caller = caller
-        self.active = False
-        self.suspended: Callable[[], bool] = lambda: (
-            False
-        )  # a test has patched something: its shards would not see that
+        self._active = False
+        self.suspended: Callable[[], bool] = (
+            bool  # False, unless a test has patched something, which shards would not see
+        )
         self.counts: dict[str, CutCounts] = {}
         self._mine = [cut for cut in plan.cuts if cut.component == component]
         self._of: dict[str, Cut] = {function.id: cut for cut in self._mine for function in cut.functions}
@@ -195,10 +206,23 @@ class Cuts:
     def __bool__(self) -> bool:
         return bool(self._of)
 
+    @property
+    def active(self) -> bool:
+        """Whether there is somebody to ask."""
+        return self._active
+
+    @active.setter
+    def active(self, active: bool) -> None:
+        self._active = active
+        for call in list(self._by_code.values()):
+            call.away = active
+            call.note_stayed()
+
     def install(self) -> None:
         """From now on modules that are imported get their stubs."""
         functions = [function for cut in self._mine for function in cut.functions]
-        Cutting(functions, self._loops, self._replace, self.ahead).install()
+        modules = [module for cut in self._mine for module in self.plan.definition(cut.part).code.modules]
+        Cutting(functions, self._loops, self._replace, self.ahead, modules, executed, was_there).install()
 
     def _replace(self, function: CutFunction, found: FunctionType) -> None:
         if id(found.__code__) in self._by_code:
@@ -211,7 +235,7 @@ class Cuts:
     def begin(self, call: CutCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Ticket, CallContext, Any]:
         """Begin a call, or find the one that was begun for it. Raises _Local when it is to run here."""
         if not self.active or service_of_this_thread():
-            raise _Local("nobody to ask yet")
+            raise _Local(NOBODY)
         if self.suspended():
             raise _Local("a test has patched something")
         try:

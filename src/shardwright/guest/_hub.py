@@ -258,10 +258,10 @@ class Hub:
             if timeout_s is not None and (timeout_s := end_s - time.monotonic()) <= 0:
                 return
 
-    def read_until_found(self, worker: Worker, owed: Any = None) -> None:
-        """Read on a worker's thread until its mailbox has found work for it, or another thread had better read."""
+    def read_until_found(self, worker: Worker, owed: Any = None) -> bool:
+        """Read on a worker's thread until its mailbox has found work for it, or another thread had better read. False."""
         if self._closing or not self._role.acquire(False):
-            return
+            return False
         self._turns += 1
         self._reader = threading.get_ident()
         reads.for_others = True
@@ -276,6 +276,7 @@ class Hub:
             self._reader = 0
             self._role.release()
             self._left(None if worker.found is None else worker.baton)
+        return False
 
     def glance(self, baton: object) -> None:
         """Read what is there, without waiting, if nobody reads; by a worker that has that baton, and more to do."""

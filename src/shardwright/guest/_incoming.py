@@ -24,8 +24,10 @@ from shardwright.errors import (
     WouldDeadlock,
 )
 from shardwright.guest._carried import ON_ERROR
+from shardwright.guest._chains import Depth
 from shardwright.guest._context import CallContext, Life, current_call
 from shardwright.guest._kept import SMALL_BYTES
+from shardwright.guest._lines import serve_quickly
 from shardwright.guest._link import Link
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.shard import EntryKind, EntryPoint
@@ -62,7 +64,7 @@ class IncomingCall:
         self.is_async = False
         self.began = False  # whether user code was entered: from then on it is not true that nothing was started
         self.cancelled = False
-        self.depth = 0  # how many threads waited in its chain when it came back to one of them
+        self.depth: Depth | None = None  # how many threads waited in its chain when it began; None until then
         self.counted = True  # among the coroutines that may run at once
         self.life = Life()
         self.task: asyncio.Task[None] | None = None
@@ -114,7 +116,8 @@ class IncomingCall:
         self.cancelled = self.life.cancelled = True
         if self.task is not None:
             self.owner.loop.cancel(self.task)
-        self.owner.chains.cancel(self.envelope.chain, self.depth)
+        if self.depth is not None:
+            self.owner.chains.cancel(self.envelope.chain, self.depth)
 
     def stuck(self) -> WouldDeadlock:
         return WouldDeadlock(
@@ -155,19 +158,26 @@ class IncomingCall:
     def _run(self) -> None:
         try:
             result = self._enter()
-            if isinstance(result, CoroutineType):
-                # a function that was not seen to be a coroutine function, but is one
-                self.context = copy_context()
-                try:
-                    self.owner.loop.start(self, result)
-                except BaseException:
-                    result.close()
-                    raise
-                return
         except BaseException as error:
             self._failed(error)
         else:
-            self._returned(result)
+            self.ended(result, None)
+
+    def ended(self, result: Any, error: BaseException | None) -> None:
+        """Its function returned that, or raised."""
+        if error is not None:
+            self._failed(error)
+            return
+        if isinstance(result, CoroutineType):
+            # a function that was not seen to be a coroutine function, but is one
+            self.context = copy_context()
+            try:
+                self.owner.loop.start(self, result)
+            except BaseException as failure:
+                result.close()
+                self._failed(failure)
+            return
+        self._returned(result)
 
     async def run_async(self, coroutine: Any = None) -> None:
         """The same on the shard's event loop; the task's context is fresh."""
@@ -184,15 +194,17 @@ class IncomingCall:
         if envelope.deadline_ns and time.monotonic_ns() > envelope.deadline_ns:
             raise DeadlineExceeded(f"{self.what}: the deadline passed in the queue", outcome="not started")
         self.set_context()
-        if envelope.codec is not self.link.codec_id:
+        codec = self.link.codec_of(envelope.codec)
+        if codec is None:
             raise NotPermitted(f"{self.what}: the codec {envelope.codec.name} is not permitted on this edge")
         try:
-            value, self.memo = self.link.codec.decode_request(envelope.payload, envelope.buffers)
+            value, self.memo = codec.decode_request(envelope.payload, envelope.buffers)
         except ProtocolViolation as violation:
             raise CallError(f"{self.what}: the request cannot be read: {violation}", outcome="not started") from None
         except CannotCross as error:
             raise CannotCross(f"{self.what}: {error.message}", outcome="not started", remedy=error.remedy) from None
         self.owner.calls_in += 1
+        self.depth = self.owner.chains.depth(envelope.chain)
         if envelope.buffers or len(envelope.payload) >= SMALL_BYTES:  # it has been read
             self.envelope = msgspec.structs.replace(envelope, payload=b"", buffers=())
             self.owner.kept.give(self)
@@ -217,6 +229,8 @@ class IncomingCall:
                 raise self._closed(self.what)
             self._refuse_unbound(entry)
         function = owner.unpatched(self.link.peer, entry) or owner.resolve(entry.module, entry.qualname)
+        if owner.desk is not None:
+            serve_quickly(owner, self.link, entry)
         self.began = True
         return function(*args, **kwargs)
 

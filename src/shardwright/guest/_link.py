@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shardwright.contracts.transport import Channel
-from shardwright.errors import ChannelClosed, DeadlineExceeded, ProtocolViolation
+from shardwright.errors import ChannelClosed, DeadlineExceeded, InternalError, ProtocolViolation
 from shardwright.guest._chains import Patience
 from shardwright.guest._hub import Hub
+from shardwright.guest._lines import line_of
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.transport import CallCodec, PickleCodec, pack, unpack
@@ -82,7 +83,6 @@ class Link:
         self._hub = hub
         self._incoming = incoming
         self._pending: dict[int, Ticket] = {}
-        self._ids = itertools.count(1)
         self._mutex = threading.Lock()
         self._lost: ChannelClosed | None = None
         self._retired = False
@@ -93,6 +93,8 @@ class Link:
         self.permitted: set[int] = set()  # entry points that the peer was found to be permitted
         self.streams = 0  # generators of the peer that are iterated over here
         self.hears_calls = True  # whether the peer may send anything but replies
+        self.line = line_of(self)
+        self.next_id: Callable[[], int] = itertools.count(1).__next__ if self.line is None else self.line.next_id
         if enter is not None:
             enter(self)
         hub.add(self)
@@ -108,20 +110,17 @@ class Link:
     @property
     def in_flight(self) -> int:
         """Outgoing calls that wait for a reply."""
-        return len(self._pending)
+        return len(self._pending) if self.line is None else len(self._pending) + self.line.in_flight
 
     @property
     def expecting(self) -> bool:
         """Whether a message may come at any time, or is waited for."""
-        return self.hears_calls or bool(self._pending)
+        return self.hears_calls or bool(self.in_flight)
 
     @property
     def hub(self) -> Hub | RingHub:
         """Who reads the channel."""
         return self._hub
-
-    def next_id(self) -> int:
-        return next(self._ids)
 
     def begin(self, envelope: Envelope, ticket: Ticket) -> None:
         """Send a call; its outcome goes to ``ticket``. Raises what Channel.send raises: then nothing will come."""
@@ -161,6 +160,8 @@ class Link:
         """Begin no further call; close once those in flight have their outcome."""
         with self._mutex:
             self._retired = True
+            if self.line is not None:
+                self.line.open = False
         self._close_retired()
 
     def stream_begins(self) -> None:
@@ -175,7 +176,7 @@ class Link:
         self._close_retired()
 
     def _close_retired(self) -> None:
-        if self._retired and not self._pending and not self.streams:  # nothing is added to it any more
+        if self._retired and not self.in_flight and not self.streams:  # nothing is added to it any more
             self.close()
 
     def post(self, envelope: Envelope) -> None:
@@ -199,6 +200,23 @@ class Link:
     def close(self) -> None:
         """End the conversation; pending calls get ChannelClosed."""
         self._end(ChannelClosed(f"the link to {self.peer.shard} was closed"))
+
+    def goes_on(self, call_id: int, ticket: Ticket) -> list[Any]:
+        """A call that went the quick way has that ticket from now on; what came for it already, the outcome last."""
+        assert self.line is not None
+        with self._mutex:
+            came = self.line.hand_over(call_id, self._pending, ticket)
+            if came is None:
+                raise InternalError(f"no call {call_id} is in flight to {self.peer.shard}")
+            if self._lost is not None and self._pending.pop(call_id, None) is not None:
+                came.append(self._lost)  # nobody is told by the line any more
+        return [unpack(item) if isinstance(item, (bytes, memoryview)) else item for item in came]
+
+    def codec_of(self, spoken: PayloadCodec) -> CallCodec | None:
+        """What reads a message of that codec, if this edge permits it."""
+        if spoken is self.codec_id:
+            return self.codec
+        return self.codec.plain if spoken is PayloadCodec.TAGGED and isinstance(self.codec, PickleCodec) else None
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -252,6 +270,15 @@ class Link:
                 envelope = self._left.popleft()
             self.post(envelope)
 
+    @property
+    def line_codec_id(self) -> PayloadCodec:
+        """The codec of what goes the quick way."""
+        return PayloadCodec.TAGGED
+
+    def break_off(self, reason: ChannelClosed) -> None:
+        """The peer broke the protocol."""
+        self._end(reason)
+
     def _end(self, reason: ChannelClosed) -> None:
         """Any thread. The hub closes the channel, for it knows the descriptor."""
         self._hub.retire(self)
@@ -260,6 +287,8 @@ class Link:
     # -- the hub's thread --------------------------------------------------------------------------------------
 
     def on_frame(self, frame: bytes | memoryview) -> None:
+        if self.line is not None and self.line.reply(frame):
+            return
         try:
             envelope = unpack(frame)
         except ProtocolViolation as violation:
@@ -294,11 +323,15 @@ class Link:
             if self._lost is not None:
                 return
             self._lost = reason
+            if self.line is not None:
+                self.line.open = self.line.heard = False
             pending, self._pending = self._pending, {}
         if self._incoming is not None:
             self._incoming.on_link_closed(self)  # first: whoever hears of the loss must find it entered
         for ticket in pending.values():
             ticket.deliver(reason)
+        if self.line is not None:
+            self.line.end(reason)
 
 
 def _would_wait() -> None:

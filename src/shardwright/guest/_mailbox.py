@@ -29,17 +29,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shardwright.errors import Overloaded
 from shardwright.guest._bell import Bell
+from shardwright.transport import shm
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
     from shardwright.guest._ring_hub import RingHub
+
+if TYPE_CHECKING or shm.available():
+    from shardwright.transport.shm import Baton
+else:
+
+    class Baton:
+        """The fields of a mailbox that the quick way of calls looks at (``transport/shm/_calls.c``)."""
+
 
 Work = Callable[[], None]  # must not raise
 MAX_WORKERS = 256
 _READ_EVERY = 8  # calls out of the queue, by a worker beside which nobody reads
 
 
-class Mailbox:
+class Mailbox(Baton):
     """Runs work one at a time on worker threads. ``limit`` bounds the calls that may wait in the queue."""
 
     resumes = True  # whether ``resume`` and what belongs to it give all that ``acquire`` does
@@ -350,7 +359,8 @@ class Mailbox:
                 hub.glance(self)
             return work
         if worker.listens or worker.found is not None:
-            hub.read_until_found(worker, owed)
+            if hub.read_until_found(worker, owed):  # it answered calls meanwhile, and has the baton again
+                return self._next_at_ear(worker, hub)
         elif owed is not None:
             owed.pay()
         with self._mutex:

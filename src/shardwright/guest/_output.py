@@ -66,6 +66,8 @@ class TaggedStream(io.TextIOBase):
         *lines, rest = (self._begun.texts.pop(session, "") + text).split("\n")
         if rest:
             self._begun.texts[session] = rest
+            if not unended:
+                unended.append(True)
         for line in lines:
             self._emit(line, {"o": self._stream})
         return len(text)
@@ -154,6 +156,7 @@ class _LastResort(logging.Handler):
             self.handleError(record)
 
 
+unended: list[bool] = []  # not empty once a line was begun: until then there is nothing to end
 _streams: list[TaggedStream] = []
 _plain: list[Any] = []  # the streams that those took the place of
 

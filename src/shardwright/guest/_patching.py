@@ -133,6 +133,7 @@ class Patches:
         self._stand_ins: dict[int, Any] = {}  # by object, so that identity holds; a test has few
         runtime.handles_of_links = lambda: TestHandles(runtime, self)
         runtime.responder.unpatched = self.unpatched
+        runtime.responder.quick = False
 
     def __repr__(self) -> str:
         return f"<Patches of {self._runtime.component}, {len(self._originals)}>"

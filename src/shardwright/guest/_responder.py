@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardwright.errors import (
     Overloaded,
@@ -19,6 +19,7 @@ from shardwright.errors import (
 )
 from shardwright.guest._carried import Carried
 from shardwright.guest._chains import Chains
+from shardwright.guest._context import Life
 from shardwright.guest._incoming import IncomingCall
 from shardwright.guest._kept import SMALL_BYTES, KeptBytes, most_bytes
 from shardwright.guest._link import Link
@@ -31,6 +32,10 @@ from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import SessionNumber
 from shardwright.model.shard import EntryPoint, ShardDefinition
+from shardwright.transport import unpack
+
+if TYPE_CHECKING:
+    from shardwright.transport.shm import Desk
 
 Resolve = Callable[[str, str], Any]
 """(module, qualified name) -> the object, in the owner's own modules."""
@@ -58,9 +63,11 @@ class Responder:
         self.resolve = resolve
         self.session_name = session_name
         self.calls_in = 0
+        self.desk: Desk | None = None  # where calls are answered the quick way
         self.after_call: Callable[[], None] = lambda: None
         self.before_answer: Callable[[], None] = lambda: None
         self.let_go: Callable[[list[Held]], None] = lambda dropped: None
+        self.quick = False  # whether functions are called as their modules have them, so that C can find them as well
         self.unpatched: Callable[[Peer, EntryPoint], Any] = lambda peer, entry: None  # what a test's own call runs
         self.open_web: Callable[[Link, Envelope], IncomingCall] = partial(IncomingCall, self)
         self.hear_web: Callable[[Link, Envelope], None] = _unheard
@@ -76,18 +83,31 @@ class Responder:
         self.is_secret: Callable[[object], bool] = lambda value: False
 
     @property
+    def all_calls_in(self) -> int:
+        """How many calls were run here so far."""
+        return self.calls_in if self.desk is None else self.calls_in + self.desk.calls_in
+
+    @property
+    def idle_since(self) -> float:
+        """When the last call ended, in seconds of the monotonic clock."""
+        return self.idle_since_s if self.desk is None else max(self.idle_since_s, self.desk.idle_since_ns / 1e9)
+
+    @property
     def busy(self) -> bool:
         """Whether calls run or wait here."""
-        return bool(self._running)
+        return bool(self.running)
 
     @property
     def running(self) -> int:
         """Calls that run or wait here."""
-        return len(self._running)
+        return len(self._running) if self.desk is None else len(self._running) + self.desk.serving
 
     def sessions(self) -> set[SessionNumber]:
         """The sessions whose calls run or wait here."""
-        return {call.envelope.session for call in list(self._running.values())}
+        slow = {call.envelope.session for call in list(self._running.values())}
+        if self.desk is None:
+            return slow
+        return slow.union(SessionNumber(session) for _, _, session, _, _ in self.desk.answering())
 
     def calls(self) -> list[IncomingCall]:
         """The calls that run or wait here."""
@@ -107,6 +127,7 @@ class Responder:
                 call.cancel()
             else:
                 self.streams.cancel(link, envelope.call_id)
+                self._cancel_quick(lambda its, call_id, session: its is link and call_id == envelope.call_id)
         elif kind is Kind.DATA and envelope.codec is not PayloadCodec.WEB:
             self._admit(link, envelope)
         elif kind is Kind.DATA or kind is Kind.CREDIT:
@@ -128,6 +149,7 @@ class Responder:
         for key, call in list(self._running.items()):
             if key[0] == id(link):
                 call.cancel()
+        self._cancel_quick(lambda its, call_id, session: its is link)
         self.streams.link_closed(link)
         self.let_go(self.objects.holder_gone(id(link)))
 
@@ -137,7 +159,18 @@ class Responder:
             if call.envelope.session == session:
                 call.life.orphaned = True
                 call.cancel()
+        self._cancel_quick(lambda link, call_id, its: its == session, orphaned=True)
         self.streams.session_ended(session)
+
+    def _cancel_quick(self, unwanted: Callable[[Link, int, int], bool], *, orphaned: bool = False) -> None:
+        """As ``IncomingCall.cancel``, of calls that are answered the quick way: plain code, which runs on."""
+        if self.desk is None or not self.desk.serving:
+            return
+        for link, call_id, session, life, chain in self.desk.answering():
+            if life is not None and unwanted(link, call_id, session):
+                life.cancelled = True
+                life.orphaned = life.orphaned or orphaned
+                self.chains.cancel(chain)  # nobody waited on its chain when it began, or it had not gone this way
 
     def _admit(self, link: Link, envelope: Envelope) -> None:
         key = envelope.call_id
@@ -165,15 +198,37 @@ class Responder:
                 if call.counted and self.loop.in_flight >= self.definition.queue:
                     raise Overloaded(f"{self.definition.component}: {self.loop.in_flight} coroutines already run")
                 self.loop.start(call)
-            elif depth := self.chains.offer(envelope.chain, call):
-                call.depth = depth
-            else:
+            elif not self.chains.offer(envelope.chain, call):
                 if self.chains.stuck(envelope.chain):
                     raise call.stuck()
                 self.mailbox.submit(call.run)
         except ShardwrightError as error:
             self.count_refusal(error)
             call.refuse(error)
+
+    def answer(
+        self, link: Link, frame: bytes, memo: Any, life: Life, began: bool, result: Any, error: BaseException | None
+    ) -> None:
+        """A call that was taken the quick way turns out to be unusual. On its thread, in its context, with the baton.
+
+        ``began``: its function was called, and returned or raised that. Otherwise nothing was, and all of it is still to do.
+        """
+        envelope = unpack(frame)
+        call = IncomingCall(self, link, envelope)
+        try:
+            call.check()
+        except ShardwrightError as refusal:
+            if not began:
+                self.count_refusal(refusal)
+                call.refuse(refusal)
+                return
+        self._running[id(link), envelope.call_id] = call
+        if not began:
+            call._run()
+        else:
+            call.memo, call.life, call.began = memo, life, True
+            call.depth, call.cancelled = self.chains.depth(envelope.chain), life.cancelled
+            call.ended(result, error)
 
     def count_refusal(self, error: ShardwrightError) -> None:
         self.refused[error.code] = self.refused.get(error.code, 0) + 1

@@ -54,7 +54,7 @@ from shardwright.guest._reading import Reader, Worker
 from shardwright.guest._ring_waiting import RingWaiting
 from shardwright.guest._service import reads, serves
 from shardwright.model.ids import SessionNumber
-from shardwright.transport.shm import READS, Doorbell, RingChannel, RingTransport
+from shardwright.transport.shm import READS, Desk, Doorbell, RingChannel, RingTransport
 
 GRACE_NS = 500_000  # a worker that runs a call may leave what comes unread for so long
 BESIDE_MAIN_S = 0.05
@@ -95,10 +95,20 @@ class RingHub:
         self._ear = _Ear()
         self._free = 0  # threads that wait for a reply and for nothing else
         self.gave = False
+        self.desk: Desk | None = None  # set by ``_quick``, before anybody waits
         _hubs.add(self)
 
     def __repr__(self) -> str:
         return f"<RingHub {self._name}, {len(self._readers)} channels>"
+
+    @property
+    def arrived(self) -> deque[tuple[Channel, Any]]:
+        """What was taken out of the rings, and not handled yet."""
+        return self._arrived
+
+    def read(self) -> None:
+        """Take what is there and hand it over, by whoever has the role."""
+        self._read()
 
     @property
     def reader(self) -> int:
@@ -157,12 +167,15 @@ class RingHub:
 
     def on_thread(self) -> bool:
         """Whether the calling thread is the one that reads."""
-        return self._reader == threading.get_ident()
+        me = threading.get_ident()
+        return self._reader == me or (self.desk is not None and self.desk.reader == me)
 
     def close(self) -> None:
         """Stop reading and forget all channels (their owners have closed them)."""
         with self._mutex:
             self._closing = True
+            if self.desk is not None:
+                self.desk.off = True
             thread, self._why_ended = self._thread, self._why_ended or "the hub was closed"
         if self._pump is not None:
             self._pump.close()
@@ -202,7 +215,7 @@ class RingHub:
         free = waiting.baton is None
         if free:
             with self._mutex:
-                self._free += 1
+                self._wait_free(1)
         if is_main and not self._main_reads:
             self._beside_main()
         try:
@@ -233,7 +246,7 @@ class RingHub:
                             waiting.owed.pay()
         finally:
             try:
-                if free or self._free or is_main:
+                if free or self._free or is_main or (self.desk is not None and self.desk.free):
                     ear.leave()
                 else:
                     ear.lend(GRACE_NS)
@@ -244,9 +257,14 @@ class RingHub:
                 waiting.owed = None
             if free:
                 with self._mutex:
-                    self._free -= 1
+                    self._wait_free(-1)
             if is_main and self._is_for_others():
                 self.bell.poke()
+
+    def _wait_free(self, more: int) -> None:
+        self._free += more
+        if self.desk is not None:
+            self.desk.others = self._free
 
     def step_up(self, ear: Any) -> None:
         """Have back what the calling thread lent, if nobody took it up meanwhile; not to wait for anything but messages."""
@@ -257,9 +275,19 @@ class RingHub:
         with contextlib.suppress(ValueError):
             ear.leave()
 
-    def read_until_found(self, worker: Worker, owed: Any = None) -> None:
-        """Read on an idle worker's thread, if no other does, until its mailbox has given it work, or ends."""
+    def read_until_found(self, worker: Worker, owed: Any = None) -> bool:
+        """Read on an idle worker's thread, if no other does, until its mailbox has given it work, or ends: False.
+
+        True: it answered calls the quick way meanwhile, has the baton from that, and others want it.
+        """
         ear = worker.ear
+        if self.desk is not None:
+            try:
+                return self.desk.work(worker, ear, owed)
+            except BaseException:  # user code's, set for a call that has ended; or the doorbell was closed
+                if not self._closing:
+                    traceback.print_exc()
+                return False
         try:
             while worker.found is None and not worker.ends and not self._closing:
                 if ear.wait(-1, owed) == READS:
@@ -279,6 +307,7 @@ class RingHub:
                 pass  # the doorbell was closed
             if owed is not None:
                 owed.pay()
+        return False
 
     has_ears = True
     """Whether idle workers wait there, in ``read_until_found``."""
@@ -325,6 +354,8 @@ class RingHub:
         with self._mutex:
             closing, self._why_ended = self._closing, self._why_ended or why
             self._closing = True
+            if self.desk is not None:
+                self.desk.off = True
         if not closing:
             for reader in [*self._readers.values(), *self._todo]:
                 with contextlib.suppress(Exception):
@@ -447,6 +478,8 @@ def _forked() -> None:
     for hub in list(_hubs):
         hub._closing = True
         hub._reader = 0
+        if hub.desk is not None:
+            hub.desk.off = True
 
 
 os.register_at_fork(after_in_child=_forked)

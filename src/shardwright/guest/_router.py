@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from shardwright.errors import ShardLost
 from shardwright.guest._context import CallContext
@@ -31,6 +31,14 @@ class Route(NamedTuple):
     session: SessionNumber | None = None
     key: str | None = None
     shard: ShardId | None = None
+
+
+class Led(Protocol):
+    """Who was told the way of a session's calls."""
+
+    def leads(self, session: int, line: Any, /) -> None: ...
+
+    def forget(self) -> None: ...
 
 
 class Routed(Protocol):
@@ -110,6 +118,7 @@ class Router(Generic[L]):
         self._mutex = threading.Lock()
         self._bindings: dict[Route, _Binding[L]] = {}
         self._binding_now: dict[Route, _Once] = {}
+        self._led: dict[int, Led] = {}  # whoever knows a way without asking, by identity
         self._retired: deque[ShardId] = deque(maxlen=MANY_RETIRED)
 
     def route(self, definition: ShardDefinition, session: SessionNumber, key: str | None) -> Route:
@@ -178,6 +187,7 @@ class Router(Generic[L]):
             if links and route.key is not None:  # the one that others used is theirs no longer
                 for old in list(binding.links):
                     self._lose(binding, old)
+            self._mislead()
             # the node may have offered one of them of its own accord meanwhile: one link for each shard
             there = {link.peer.shard: link for link in binding.links}
             spare = [link for link in links if there.setdefault(link.peer.shard, link) is not link]
@@ -210,6 +220,33 @@ class Router(Generic[L]):
             links = binding.links
             return links[0] if len(links) == 1 else min(links, key=lambda link: link.in_flight)
 
+    def lead(
+        self, led: Led, definition: ShardDefinition, route: Route, session: SessionNumber, link: L, line: Any
+    ) -> None:
+        """Tell the way of that session's calls, if it is the only one; until ``led`` is told to forget it, that is what
+        ``known`` would answer."""
+        if definition.scope.kind is ScopeKind.REQUEST or route.shard is not None or route.key is not None:
+            return
+        with self._mutex:
+            binding = self._bindings.get(route)
+            if (
+                binding is not None
+                and len(binding.links) == 1
+                and binding.links[0] is link
+                and session not in binding.debts
+                and session in binding.users
+            ):
+                if len(self._led) >= MANY_BINDINGS and id(led) not in self._led:
+                    self._mislead()
+                self._led[id(led)] = led
+                led.leads(session, line)
+
+    def _mislead(self) -> None:
+        """Something changes: whoever knows a way is to ask again. Under the mutex, with what has changed."""
+        for led in self._led.values():
+            led.forget()
+        self._led.clear()
+
     def link_to(self, shard: ShardId) -> L | None:
         """An open link to that shard, if there is one."""
         with self._mutex:
@@ -229,12 +266,14 @@ class Router(Generic[L]):
                 and all(known.peer.shard != link.peer.shard for known in binding.links)
             ):
                 binding.links.append(link)
+                self._mislead()
                 return
         link.close()
 
     def lost(self, link: L) -> None:
         """The shard behind a link is gone."""
         with self._mutex:
+            self._mislead()
             for route, binding in list(self._bindings.items()):
                 if link not in binding.links:
                     continue
@@ -255,6 +294,7 @@ class Router(Generic[L]):
         """That shard is replaced: the next calls go elsewhere. ``lost``: after the sessions that used it were told."""
         links: list[L] = []
         with self._mutex:
+            self._mislead()
             self._retired.append(shard)
             for binding in self._bindings.values():
                 mine = [link for link in binding.links if link.peer.shard == shard]
@@ -283,6 +323,7 @@ class Router(Generic[L]):
     def forget(self, route: Route) -> list[L]:
         """Drop a binding; returns its links."""
         with self._mutex:
+            self._mislead()
             binding = self._bindings.pop(route, None)
             return binding.links if binding is not None else []
 
@@ -290,6 +331,7 @@ class Router(Generic[L]):
         """Forget a session; returns links that nobody here will use again."""
         unused: list[L] = []
         with self._mutex:
+            self._mislead()
             for route in [r for r in self._bindings if r.session == session]:
                 unused.extend(self._bindings.pop(route).links)
             for binding in self._bindings.values():
@@ -299,5 +341,6 @@ class Router(Generic[L]):
         return unused
 
     def _prune(self) -> None:
+        self._mislead()
         for route in [route for route, binding in self._bindings.items() if binding.empty]:
             del self._bindings[route]

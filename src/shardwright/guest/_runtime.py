@@ -35,6 +35,7 @@ from shardwright.guest._handles import Handle, HandleType
 from shardwright.guest._hub import Hub
 from shardwright.guest._hubs import make_hub
 from shardwright.guest._kept import limits_within
+from shardwright.guest._lines import desk_for
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
@@ -176,6 +177,8 @@ class Runtime:
         """What ``activate`` does first, for who has the time before: in the process that uses it, after any fork."""
         if self._hub is None:
             self._hub = self.mailbox.hub = make_hub(f"{self.shard or self.component}-hub", rings=rings)
+            self.responder.quick = not self.definition.cut_of and self.patches is None
+            self.caller.desk = desk_for(self, self._hub)
         return self._hub
 
     def activate(self, shard: ShardId, binder: Binder[Link], *, rings: bool = False) -> Hub | RingHub:
@@ -189,6 +192,11 @@ class Runtime:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
                 self.mailbox.submit(partial(Context().run, self.web.look))
         return hub
+
+    @property
+    def private(self) -> bool:
+        """Whether its modules are its own, for it shares this process with other shards."""
+        return self._private
 
     # -- links -------------------------------------------------------------------------------------------------
 
@@ -323,14 +331,14 @@ class Runtime:
     def load(self) -> tuple[int, float]:
         """How many calls run or wait here, and for how many seconds none has."""
         running = self.responder.running
-        return running, 0.0 if running else max(0.0, time.monotonic() - self.responder.idle_since_s)
+        return running, 0.0 if running else max(0.0, time.monotonic() - self.responder.idle_since)
 
     def counts(self, request: int) -> Counts:
         """What happened here so far."""
         responder, caller = self.responder, self.caller
         return Counts(
-            request, responder.calls_in, caller.calls_out, dict(responder.refused), dict(caller.failed), responder.running,
-            self.mailbox.depth, time.process_time(),
+            request, responder.all_calls_in, caller.all_calls_out, dict(responder.refused), dict(caller.failed),
+            responder.running, self.mailbox.depth, time.process_time(),
         )  # fmt: skip
 
     # -- the end of objects ------------------------------------------------------------------------------------

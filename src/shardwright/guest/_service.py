@@ -8,6 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import Protocol
+
+
+class Reads(Protocol):
+    """Where threads read."""
+
+    @property
+    def reader(self) -> int:
+        """The identity of the one that does so now."""
+        ...
 
 
 class _Mark(threading.local):
@@ -39,9 +49,11 @@ def service_of_this_thread() -> str:
     return _mark.work
 
 
-def service_now() -> str:
-    """The same, and also for a thread that does so for a moment only."""
-    return "the reading of every channel" if reads.for_others else _mark.work
+def service_now(desk: Reads | None = None) -> str:
+    """The same, and also for a thread that does so for a moment only; ``desk``: where it may do so in C."""
+    if reads.for_others or (desk is not None and desk.reader == threading.get_ident()):
+        return "the reading of every channel"
+    return _mark.work
 
 
 def services() -> Mapping[int, str]:

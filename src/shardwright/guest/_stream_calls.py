@@ -192,7 +192,7 @@ class Stream:
     @property
     def may_wait(self) -> bool:
         """Whether the calling thread may wait for the owner now."""
-        return not (_collecting == threading.get_ident() or sys.is_finalizing() or service_now())
+        return not (_collecting == threading.get_ident() or sys.is_finalizing() or service_now(self._caller.desk))
 
     # -- blocking ----------------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Stream:
         """One step, waited for: (state, items, returned). Raises what the generator raises, or a CallError."""
         caller = self._caller
         value, context = self._asked(op, value)
-        if service := service_now():
+        if service := service_now(caller.desk):
             raise WouldDeadlock(
                 f"{self._what}: the thread that does {service} cannot wait for another shard", outcome="not started"
             )

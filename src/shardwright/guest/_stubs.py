@@ -19,6 +19,7 @@ from shardwright.guest._frames import STUB, beyond
 from shardwright.guest._generators import async_generator_proxy, generator_proxy
 from shardwright.guest._handles import Handle, HandleCache, HandleType
 from shardwright.guest._objects import HOLDERS
+from shardwright.guest._outlets import outlet_of
 from shardwright.guest._stream_calls import Stream
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ShardId
@@ -33,7 +34,7 @@ class Proxies:
         self.plan = plan
         self.caller = caller
         self.handles = HandleCache()
-        self._dropped: deque[tuple[ShardId, int, int]] = deque()
+        self._dropped: deque[tuple[ShardId, int, int] | Stream] = caller.dropped
         caller.before_call = self.release_dropped
         self._entries: dict[tuple[str, str], tuple[ShardDefinition, EntryPoint]] = {
             (entry.module, entry.qualname): (definition, entry)
@@ -105,12 +106,22 @@ class Proxies:
         """One more holder, before the message that makes it one is sent."""
         self._count(Kind.ADDREF, handle._sw_shard, handle._sw_object, 1)
 
+    @property
+    def dropped_handles(self) -> deque[Any]:
+        """Handles and streams that were collected, and whose owners are still to be told."""
+        return self._dropped
+
     def release_dropped(self) -> None:
-        """Tell owners of handles that were collected."""
-        while self.caller.dropped:
-            self.caller.dropped.popleft().forget()
-        while self._dropped:
-            self._count(Kind.RELEASE, *self._dropped.popleft())
+        """Tell owners of handles and streams that were collected."""
+        for _ in range(len(self._dropped)):  # no more: a stream may have to be noted again
+            try:
+                each = self._dropped.popleft()
+            except IndexError:  # another thread tells them
+                return
+            if isinstance(each, Stream):
+                each.forget()
+            else:
+                self._count(Kind.RELEASE, *each)
 
     def _count(self, kind: Kind, shard: ShardId, object_id: int, count: int) -> None:
         link = self.caller.router.link_to(shard)
@@ -227,11 +238,11 @@ class Face:
         return self._dressed(method, name, qualname, text, doc, 0)
 
     def _stub(self, definition: ShardDefinition, entry: EntryPoint) -> Callable[..., Any]:
-        call = self._proxies.caller.call
+        call = outlet_of(self._proxies.caller, definition, entry)
 
         def stub(*args: Any, **kwargs: Any) -> Any:
             try:
-                return call(definition, entry, args, kwargs)
+                return call(args, kwargs)
             except BaseException as error:
                 error.__traceback__ = beyond(error.__traceback__)
                 raise

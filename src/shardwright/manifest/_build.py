@@ -36,7 +36,7 @@ _RESOURCE_FIELDS = {
 RESOURCE_KEYS = {field: key for key, field in _RESOURCE_FIELDS.items()}
 _PLAIN_KEYS = (
     "scope", "secrets", "env", "isolation", "start", "state", "sessions_per_shard", "reuse", "stateful", "value",
-    "never_cut", "idempotent", "ahead", "queue",
+    "never_cut", "idempotent", "ahead", "together", "apart", "queue",
 )  # fmt: skip
 
 

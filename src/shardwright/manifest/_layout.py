@@ -18,6 +18,7 @@ from shardwright.manifest._texts import (
     FILE,
     FUNCTION,
     FUNCTIONS,
+    GROUPS,
     ISOLATION,
     ISOLATIONS,
     LISTEN_ADDRESS,
@@ -225,6 +226,10 @@ _COMPONENT = Table(
         "ahead": Key(
             FUNCTIONS, "Generators that may make items before they are asked for; they take no values sent.", default=[]
         ),
+        "together": Key(
+            GROUPS, "Functions that cuts inside the component move all, or none, to one shard.", default=[]
+        ),
+        "apart": Key(GROUPS, "Functions that cuts inside the component never move to one shard.", default=[]),
         "queue": Key(Number(1, _MANY, "integer"), "Calls that may wait in one shard.", default=_UNSTATED.queue),
         "start_timeout": Key(
             quantity(DURATION, parse_seconds, positive=True), "Time that a shard has to become ready.", default="60s"

@@ -33,7 +33,8 @@ class CostConstants:
 class Measured:
     """One function, as a run showed it. Seconds are inclusive, of all calls together.
 
-    ``sampled`` of the calls were looked at closely: ``request_bytes``, ``result_bytes`` and ``encode_s`` are theirs.
+    ``sampled`` of the calls were looked at closely: ``request_bytes``, ``result_bytes`` and ``encode_s`` are theirs;
+    ``shadowed`` were run twice and came to the same.
     ``veto`` says what a look at them found that forbids a cut (an effect, or a value that does not cross); empty for none.
     """
 
@@ -46,6 +47,7 @@ class Measured:
     result_bytes: int = 0
     encode_s: float = 0.0
     veto: str = ""
+    shadowed: int = 0
 
     @property
     def bytes_per_call(self) -> float:
@@ -72,7 +74,8 @@ class MeasuredEdge:
 class Profile:
     """What runs of one version of an application showed. ``sources`` are the hashes of the modules it is true of.
 
-    ``runs`` were merged into it; ``commands`` are theirs. ``wall_s`` and ``cpu_s`` are sums over the runs.
+    ``runs`` were merged into it; ``commands`` are theirs. ``wall_s`` and ``cpu_s`` are sums over the runs, and so is
+    ``inside_s``: what calls of the application's functions from outside of it took, tests among the outside.
     """
 
     version: int
@@ -83,6 +86,7 @@ class Profile:
     cpu_s: float
     functions: tuple[Measured, ...]
     edges: tuple[MeasuredEdge, ...]
+    inside_s: float = 0.0
 
     def function(self, name: str) -> Measured | None:
         """What was measured of ``module:qualname``."""
@@ -127,7 +131,8 @@ class Cut:
     """Functions of ``component`` that run in shards of their own, of the definition ``part``.
 
     ``calls``, ``moved_s`` (what they take uncut), ``cost_s`` (of crossing) and ``gain_s`` (by running at once, cost taken
-    off) are of the profiled run. ``priority`` is 1 for the greatest gain. ``loops`` run ahead, ``window`` calls at once.
+    off) are of the profiled run, and ``predicted_s`` is what that run would take cut so. ``priority`` is 1 for the greatest
+    gain. ``loops`` run ahead, ``window`` calls at once.
     """
 
     component: ComponentName
@@ -143,3 +148,11 @@ class Cut:
     gain_s: float
     priority: int
     reason: str
+    predicted_s: float = 0.0
+    gains_s: tuple[float, ...] = ()  # of each function: what the run would take longer without it
+
+
+def of_tests(name: str) -> bool:
+    """Whether a module, or a function ``module:qualname``, is of a package's own tests: what they do is not what it does."""
+    parts = name.partition(":")[0].split(".")
+    return any(part in ("tests", "test", "conftest") or part.startswith("test_") for part in parts)

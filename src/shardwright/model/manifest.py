@@ -111,6 +111,8 @@ class Component:
     never_cut: tuple[str, ...] = ()  # functions "module:qualname" that no cut inside the component moves
     idempotent: tuple[str, ...] = ()  # functions "module:qualname" that may be called twice for once
     ahead: tuple[str, ...] = ()  # generators "module:qualname" that may make items before they are asked for
+    together: tuple[tuple[str, ...], ...] = ()  # functions of which such cuts move all to one shard, or none
+    apart: tuple[tuple[str, ...], ...] = ()  # functions of which no two are moved to one shard
     queue: int = 1024  # calls that may wait in one shard
     start_timeout_s: float = 60.0
     idle_timeout_s: float | None = None  # a session's shard is given back after this much silence

@@ -151,7 +151,9 @@ class Bindings:
         return record is not None and record.stopping
 
     def _between(self, caller: Peer, callee: ComponentName) -> Transport:
-        return self._wires.between(caller.component, callee)
+        edge = self._plan.edge(caller.component, callee)
+        # within a trust domain large values are what is sent, and go through sooner where more of them fits
+        return self._wires.between(caller.component, callee, wide=edge is not None and edge.pickle)
 
     async def _acquired(self, caller: Peer, number: SessionNumber, definition: ShardDefinition, bind: Bind) -> ShardId:
         """The shard of the route; a shard cannot have others made without limit. Raises Overloaded."""

@@ -1,13 +1,15 @@
-"""What calls through shared memory are compared with: two futex words in C, and a bare ring, between two processes.
+"""What calls through shared memory are compared with: two futex words in C, and a bare ring, between two processes; and what
+channels cost that nobody uses.
 
-Run as a script (``python -m shardwright.node._ring_pairs floor|ring``) by ``bench call``, and told on standard input what to do
-as its peers are (``cli/_bench_peers``).
+Run as a script (``python -m shardwright.node._ring_pairs floor|ring|idle``) by ``bench call``, and told on standard input what
+to do as its peers are (``cli/_bench_peers``).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from array import array
@@ -99,8 +101,28 @@ class _Rings:
         return taken
 
 
+def _idle(asked: dict[str, Any]) -> list[int]:
+    """Processor time and time that passed, of channels that nobody uses; both ends of each are here."""
+    wanted = 4 * int(asked["channels"]) + 100
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    bell: Any = shm.Doorbell()
+    transport = shm.RingTransport(doorbell=bell)
+    ends = [transport.open(endpoint) for _ in range(int(asked["channels"])) for endpoint in transport.pair()]
+    bell.take(1 << 16)
+    began = time.monotonic_ns(), time.process_time_ns()
+    time.sleep(asked["for_s"])
+    passed_ns, spent_ns = time.monotonic_ns() - began[0], time.process_time_ns() - began[1]
+    for end in ends:
+        end.close()
+    bell.close()
+    return [spent_ns, passed_ns]
+
+
 def main(case: str) -> None:
-    measure: Callable[[dict[str, Any]], list[int]] = _floor if case == "floor" else _Rings().measure
+    cases: dict[str, Callable[[dict[str, Any]], list[int]]] = {"floor": _floor, "idle": _idle}
+    measure = cases.get(case) or _Rings().measure
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(measure(json.loads(line))), flush=True)

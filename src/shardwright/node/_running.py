@@ -399,9 +399,11 @@ class Running:
             )
         wanted = self.manifest.policy.transport
         transports: list[Transport] = []
+        wide: list[Transport] = []
         if wanted != sockets.name:
             if shm.available():
                 transports.append(shm.RingTransport())
+                wide.append(shm.RingTransport(capacity_bytes=shm.WIDE_BYTES))
             elif wanted != "auto":
                 raise NodeError(f"[policy] transport is {wanted!r}, which is not to be had: {shm.reason()}")
         if wanted in ("auto", sockets.name):
@@ -414,7 +416,7 @@ class Running:
                 return names
             return reached.get(launcher.isolation(component), (sockets.name,))
 
-        return Wires(transports, reach)
+        return Wires(transports, reach, wide)
 
     async def status(self) -> list[ShardStatus]:
         """All shards, with their usage now."""

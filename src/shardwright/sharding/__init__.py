@@ -1,6 +1,7 @@
 """Cuts an application into ShardDefinitions: reads its source, finds edges, entry points, state and hazards."""
 
 from shardwright.sharding._codes import CODES, Code, alters, codes_markdown
+from shardwright.sharding._draw import plan_mermaid, plan_svg
 from shardwright.sharding._found import Explanation, component_graph, explain, explanation_text
 from shardwright.sharding._found import scan_manifest as read_application
 from shardwright.sharding._inside import Read, cut_components, cut_functions, cut_inside, hot_functions, sources_of
@@ -28,6 +29,8 @@ __all__ = [
     "hot_functions",
     "plan",
     "plan_json",
+    "plan_mermaid",
+    "plan_svg",
     "plan_text",
     "propose_manifest",
     "read_application",

@@ -77,7 +77,7 @@ def cut_inside(
         part = ComponentName(_free_name(f"{component.name}-cut", taken))
         chosen = choose(
             component.name, part, definition.code.modules, scanned, effects, profile, constants,
-            never=component.never_cut, relief=relief,
+            never=component.never_cut, relief=relief, together=component.together, apart=component.apart,
         )  # fmt: skip
         notes += chosen.diagnostics
         for cut in chosen.cuts:

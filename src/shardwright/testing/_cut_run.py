@@ -7,6 +7,7 @@ cut functions go there, by the very stubs, codecs and channels that ``run`` uses
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 
 import msgspec
 
-from shardwright.guest import CutCounts, Cuts
+from shardwright.guest import Counting, CutCounts, Cuts, Looking
 from shardwright.manifest import load
 from shardwright.model.shard import ShardPlan
 from shardwright.node import Options, Running, Session
+
+_RECEIVED = re.compile(r"^shardwright_calls_received_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 class Part:
@@ -37,6 +40,7 @@ class Part:
         os.environ.pop("SHARDWRIGHT_ERRAND", None)  # children of the program are not part of this
         if self._told.get("plan"):
             self._cut()
+        _leave_out(self._told)
 
     def _cut(self) -> None:
         plan = msgspec.json.decode(Path(self._told["plan"]).read_bytes(), type=ShardPlan)
@@ -79,10 +83,17 @@ class Part:
             assert self._session is not None
             self._session.end()
             answer["parts_cpu_s"] = self._parts_cpu_s()
+            answer["received"] = self._received()
             self._running.close()
         if self._state is not None:
             self._state.cleanup()
         return answer
+
+    def _received(self) -> int:
+        """The calls that parts were asked for, as they counted them."""
+        assert self._running is not None
+        text = self._running.submit(self._running.metrics()).result().body.decode()
+        return round(sum(map(float, _RECEIVED.findall(text))))
 
     def _parts_cpu_s(self) -> float:
         assert self._running is not None
@@ -90,16 +101,44 @@ class Part:
         return sum(status.usage.cpu_s for status in statuses if status.usage is not None)
 
 
+def _leave_out(told: dict[str, Any]) -> None:
+    """Not before modules are watched: pytest, which this imports, imports more, among it what may be looked at."""
+    if told.get("only"):
+        from shardwright.testing import _outcomes  # as pytest will find it
+
+        _outcomes.only = frozenset(told["only"])
+
+
+class Profiled:
+    """A run that is counted or looked at (``guest/_counting``, ``guest/_looking``), with what became of its tests."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        if told["errand"] == "count":
+            self._work: Counting | Looking = Counting(told["modules"])
+        else:
+            self._work = Looking(told["functions"], told["modules"])
+        self._told = told
+        self.forked = self._work.forked
+
+    def start(self) -> None:
+        self._work.start()
+        _leave_out(self._told)
+
+    def end(self) -> dict[str, Any]:
+        found = sys.modules.get("shardwright.testing._outcomes")
+        return {**self._work.end(), "outcomes": dict(found.outcomes) if found is not None else {}}
+
+
 def _numbers(counts: CutCounts) -> dict[str, Any]:
     return {
         "calls": counts.calls, "remote": counts.remote, "ahead": counts.ahead, "local": counts.local,
-        "failed": counts.failed, "why_local": counts.why_local, "uncut": counts.uncut,
+        "begun": counts.begun, "failed": counts.failed, "why_local": counts.why_local, "uncut": counts.uncut,
     }  # fmt: skip
 
 
-def begin(told: dict[str, Any]) -> Part:
+def begin(told: dict[str, Any]) -> Part | Profiled:
     """The errand of this process."""
-    part = Part(told)
+    part = Profiled(told) if told.get("errand") else Part(told)
     os.environ["PYTEST_PLUGINS"] = ",".join(
         filter(None, (os.environ.get("PYTEST_PLUGINS"), "shardwright.testing._outcomes"))
     )

@@ -17,7 +17,18 @@ outcomes: dict[str, str] = {}
 ended: list[Callable[[str], None]] = []
 """Called with the name of each test when it is over."""
 
+only: frozenset[str] = frozenset()
+"""The tests to run, by name; all where there are none."""
+
 _RANK = {"failed": 2, "skipped": 1, "passed": 0}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not asked for."""
+    if only:
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in only])
+        items[:] = [item for item in items if item.nodeid in only]
 
 
 @pytest.hookimpl

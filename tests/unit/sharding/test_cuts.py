@@ -207,3 +207,39 @@ def test_a_cut_that_is_asked_for_obeys_the_rules(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"code\.py:3: code:work is not cut") as refused:
         cut_functions(manifest, plan(manifest), {"one": ["code:work"]})
     assert refused.value.code == "SW301"
+
+
+PARTS = """
+    def one(a):
+        return a * 2
+
+    def two(a):
+        return a
+
+    def main():
+        out = []
+        for a in list(range(100)):
+            out.append(one(a))
+            out.append(two(a))
+        return out
+    """
+
+
+def parted(folder: Path, more: str) -> list[set[str]]:
+    manifest = manifest_of(folder, PARTS, more)
+    uncut = plan(manifest)
+    edges = tuple(MeasuredEdge("code:main", name, 100, 1.0) for name in ("code:one", "code:two"))
+    both = tuple(replace(WORK, function=name) for name in ("code:one", "code:two"))
+    profile = Profile(1, sources_of(uncut), 1, ("",), 2.2, 2.2, both, edges)
+    made = cut_inside(manifest, uncut, profile, replace(CONSTANTS, cores=8))
+    assert made == cut_inside(manifest, uncut, profile, replace(CONSTANTS, cores=8))
+    return [{function.qualname for function in cut.functions} for cut in made.cuts]
+
+
+def test_the_author_says_what_goes_together_and_what_stays_apart(tmp_path: Path) -> None:
+    assert parted(tmp_path, "") == [{"one", "two"}]
+    assert sorted(map(sorted, parted(tmp_path, 'apart = [["code:one", "code:two"]]\n'))) == [["one"], ["two"]]
+    assert parted(tmp_path, 'together = [["code:one", "code:main"]]\n') == [{"two"}], "main is not cut"
+    with pytest.raises(PlanError) as refused:
+        parted(tmp_path, 'apart = [["code:one", "code:two"]]\ntogether = [["code:one", "code:two"]]\n')
+    assert refused.value.code == "SW291"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import collections
 import enum
 import importlib
+import io
+import itertools
 import random
 import re
 import sys
 import threading
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 import pytest
 
 from shardwright.errors import CallError, CannotCross
-from shardwright.transport.kin import KinCodec
+from shardwright.transport.kin import KinCodec, executed, was_there
 
 SENTINEL = object()
 
@@ -179,7 +182,83 @@ def test_what_exists_in_one_process_alone_does_not_cross() -> None:
 
 def test_what_cannot_be_watched_for_changes_does_not_cross() -> None:
     with pytest.raises(CannotCross, match="changes of it cannot be seen"):
-        KinCodec().encode_request((None, (random.Random(1),), None))
+        KinCodec().encode_request((None, (itertools.count(1),), None))
+
+
+def test_a_random_generator_goes_on_where_the_callee_left_it() -> None:
+    here, there = random.Random(1), random.Random(1)
+    drawn, _ = crossed(lambda generator: ([generator.random() for _ in range(700)], None), here)
+    assert drawn == [there.random() for _ in range(700)] and here.getstate() == there.getstate()
+
+
+class Single:
+    """One of a kind, as token types of lexers are."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, name: str) -> Single:
+        if not name[0].isupper():
+            raise AttributeError(name)
+        made = Single(name)
+        setattr(self, name, made)
+        return made
+
+    def __deepcopy__(self, memo: object) -> Single:
+        return self
+
+
+ROOT = Single("root")
+
+
+def test_singles_go_by_the_path_that_leads_to_them() -> None:
+    leaf = ROOT.First.Second
+    given, same = crossed(lambda first, second: ((first, second), first is second), leaf, ROOT.First.Second)
+    assert given == (leaf, leaf) and given[0] is leaf and same
+    with pytest.raises(CannotCross, match="no module leads to"):
+        KinCodec().encode_request((None, (Single("nobody's"),), None))
+
+
+class Lazy:
+    table: dict[str, str]
+
+    def __init__(self) -> None:
+        if "table" not in vars(type(self)):
+            type(self).table = {"made": "later"}
+
+
+def test_what_a_class_was_given_travels_with_its_first_object() -> None:
+    executed(sys.modules[__name__])
+    here, there = KinCodec(), KinCodec()
+    first, _, memo = here.encode_request((None, (Lazy(),), None))
+    del Lazy.table  # as it is where nobody has made one
+    (_, (given,), _), kept = there.decode_request(first)
+    assert given.table == {"made": "later"}
+    again, *_ = here.encode_request((None, (Lazy(),), None))
+    assert len(again) == len(first)  # nobody has answered yet: it may not have arrived
+    here.decode_reply(*there.encode_reply(None, kept), memo)
+    after, *_ = here.encode_request((None, (Lazy(),), None))
+    assert len(after) < len(first)
+
+
+def test_a_generator_is_played_back_to_its_end_or_its_error() -> None:
+    def steps(items: list[int]) -> Iterator[int]:
+        for item in items:
+            items[0] += 1
+            yield item
+        raise ValueError("over")
+
+    given = [1, 2]
+    here, there = KinCodec(), KinCodec()
+    payload, buffers, memo = here.encode_request((None, (given,), None))
+    (_, (copy,), _), kept = there.decode_request(payload, buffers)
+    played = here.decode_reply(*there.encode_reply(steps(copy), kept), memo)
+    assert isinstance(played, types.GeneratorType)
+    seen = []
+    with pytest.raises(ValueError, match="over"):
+        for item in played:
+            seen.append(item)
+    assert seen == [1, 2] and given == [3, 2]
 
 
 def test_nothing_is_sent_back_where_nothing_changed(record_exercised: Callable[[str, int], None]) -> None:
@@ -190,3 +269,30 @@ def test_nothing_is_sent_back_where_nothing_changed(record_exercised: Callable[[
     reply, _ = here.encode_reply(given[0][0], memo)
     assert len(reply) < 40 < len(payload)
     record_exercised("objects numbered alike", 100)
+
+
+def test_what_is_written_to_a_buffer_is_in_the_callers_own() -> None:
+    text, raw = io.StringIO("a"), io.BytesIO(b"1234")
+    text.seek(1)
+
+    def write(one: io.StringIO, other: io.BytesIO) -> None:
+        one.write("bc")
+        other.truncate(2)
+
+    crossed(write, text, raw)
+    assert (text.getvalue(), text.tell(), raw.getvalue(), raw.tell()) == ("abc", 3, b"12", 0)
+
+
+def test_what_a_class_was_given_before_anybody_looked_travels_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "longthere.py").write_text("class Table:\n    size = 1\n    def of(self):\n        return self.rows\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("longthere")
+    module.Table.rows = [1]
+    was_there(module)
+    here, other = KinCodec(), KinCodec()
+    payload, *_ = here.encode_request((None, (module.Table(),), None))
+    del module.Table.rows
+    (_, (given,), _), _ = other.decode_request(payload)
+    assert given.of() == [1]

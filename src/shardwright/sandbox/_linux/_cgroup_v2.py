@@ -203,7 +203,7 @@ class CgroupV2(ControlGroups):
         controllers = [name for name in wanted if name in offered]
         missing = [name for name in wanted if name not in offered and name not in _NOT_MISSED]
         if not controllers and not bare:
-            return f"{base}: offers none of {', '.join(wanted)}"
+            return f"{base}: offers none of {', '.join(name for name in wanted if name not in _NOT_MISSED)}"
         folder = f"{base}/{owner}"
         try:
             os.makedirs(folder, 0o755, exist_ok=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from shardwright.model.shard import Site
 from shardwright.sharding._scan import MUTATORS
 from shardwright.sharding.callgraph import Scanned
-from shardwright.sharding.callgraph._code import Class, Function
-from shardwright.sharding.callgraph._values import BoxValue, ClassValue, InstanceValue, ModuleValue, Slot
+from shardwright.sharding.callgraph._code import Function
+from shardwright.sharding.callgraph._values import BoxValue, ClassValue, InstanceValue, ModuleValue
+from shardwright.sharding.cuts._lasting import Changed, changed_through
 from shardwright.sharding.hazards import Effects
 from shardwright.sharding.hazards._facts import Effect, Fact, Reader, _own
 
@@ -55,6 +56,7 @@ class Veto:
     site: Site
     evidence: str
     soft: bool = False  # two things may be the same, as far as reading tells: a look while it runs decides
+    firm: bool = False  # cuts cannot be made so: no look overrules it
 
 
 class Alone:
@@ -71,6 +73,7 @@ class Alone:
             self._calls.setdefault(caller, set()).add(callee)
         self._reader = Reader(scanned.analysis.resolver)
         self._own: dict[str, Veto | None] = {}
+        self._vetoes: dict[str, Veto | None] = {}
         self._reach: dict[str, frozenset[str]] = {}
         self._late: dict[str, str] = {}  # globals that functions write, with one of those
         for key, facts in effects.facts.items():
@@ -112,9 +115,14 @@ class Alone:
 
     def veto(self, key: str) -> Veto | None:
         """Why the function cannot run elsewhere; None when nothing is known against it."""
+        if key not in self._vetoes:
+            self._vetoes[key] = self._judged(key)
+        return self._vetoes[key]
+
+    def _judged(self, key: str) -> Veto | None:
         function = self.functions.get(key)
         if function is None or function.node is None:
-            return Veto("SW327", Site("", 0), f"{key} was not found in the source")
+            return Veto("SW327", Site("", 0), f"{key} was not found in the source", firm=True)
         shape = self._shape(key, function)
         if shape is not None:
             return shape
@@ -145,19 +153,21 @@ class Alone:
         site = self.site(key)
         node = function.node
         if isinstance(node, ast.Lambda) or "<locals>" in function.qualname or "@" in key:
-            return Veto("SW308", site, f"{key} is no function of a module or a class")
-        if function.is_generator:
-            return Veto("SW309", site, f"{key} is a generator, and streams across cuts are not built")
+            return Veto("SW308", site, f"{key} is no function of a module or a class", firm=True)
         if function.is_async:
-            return Veto("SW310", site, f"{key} is a coroutine function, and those are not cut inside components yet")
+            return Veto(
+                "SW310", site, f"{key} is a coroutine function, and those are not cut inside components yet", firm=True
+            )
         decorators = [ast.unparse(item) for item in getattr(node, "decorator_list", [])]
         if any(item.rpartition(".")[2] in _OWN_KINDS for item in decorators):
-            return Veto("SW316", site, f"{key} is decorated with {', '.join(decorators)}")
+            return Veto("SW316", site, f"{key} is decorated with {', '.join(decorators)}", firm=True)
         if function.name.startswith("__") and function.name.endswith("__"):
-            return Veto("SW315", site, f"{key} is called by the interpreter")
+            return Veto("SW315", site, f"{key} is called by the interpreter", firm=True)
         for fact in self.effects.facts.get(key, ()):
             if fact.effect is Effect.UNCOPYABLE_RESULT:
-                return Veto("SW329", Site(site.path, fact.line), f"{key} returns {fact.name}")
+                return Veto("SW329", Site(site.path, fact.line), f"{key} returns {fact.name}", firm=True)
+        if function.is_generator:  # a look decides: it would run to its end before it is asked for more
+            return Veto("SW309", site, f"{key} is a generator, and streams across cuts are not built")
         return None
 
     # -- what it may run ---------------------------------------------------------------------------------------------
@@ -321,56 +331,23 @@ class Alone:
 
     def _note_changes(self, effects: Effects) -> None:
         """Which globals, and which attributes of classes, hold what functions change by way of arguments or ``self``."""
-        classes, boxes = self._lasting()
+        changed: list[Changed] = []
         for key, facts in effects.facts.items():
             function = self.functions[key]
             for fact in facts:
-                origins: set[str] = set()
                 if fact.effect is Effect.SELF_STATE and function.owner is not None:
-                    origins |= classes.get(function.owner, set())
+                    changed.append((key, function.owner))
                 slot = function.named.get(fact.name) if fact.effect is Effect.MUTATES_ARGUMENT else None
                 for value in slot.values if slot is not None else ():
                     if isinstance(value, BoxValue):
-                        origins |= boxes.get(value, set())
+                        changed.append((key, value))
                     elif isinstance(value, InstanceValue):
-                        origins |= classes.get(value.class_, set())
-                for origin in origins:
-                    if ":" in origin:
-                        self._perhaps.setdefault(origin, key)
-                    else:
-                        self._stored.setdefault(origin, key)
-
-    def _lasting(self) -> tuple[dict[Class, set[str]], dict[BoxValue, set[str]]]:
-        """Classes whose objects, and containers which, a module or a class holds, directly or inside of others.
-
-        Each with the globals (``module:name``) and the attributes of classes (``name``) that lead there.
-        """
-        classes: dict[Class, set[str]] = {}
-        boxes: dict[BoxValue, set[str]] = {}
-        roots: list[tuple[str, Slot]] = []
-        for module in self.scanned.analysis.modules.values():
-            roots += [(f"{module.source.name}:{name}", slot) for name, slot in module.scope.names.items()]
-        for class_ in self.scanned.analysis.classes():
-            roots += list(class_.body.items())
-        for origin, root in roots:
-            seen: set[Slot] = set()
-            todo = [root]
-            while todo:
-                slot = todo.pop()
-                if slot in seen:
-                    continue
-                seen.add(slot)
-                for value in slot.values:
-                    if isinstance(value, BoxValue):
-                        boxes.setdefault(value, set()).add(origin)
-                        todo += [value.rest, value.keys, *value.items.values()]
-                    elif isinstance(value, InstanceValue):
-                        for class_ in (value.class_, *(value.class_.below if value.cone else ())):
-                            for above in class_.inside:
-                                if origin not in classes.setdefault(above, set()):
-                                    classes[above].add(origin)
-                                    todo += above.attributes.values()
-        return classes, boxes
+                        changed.append((key, value.class_))
+        for origin, key in changed_through(self.scanned.analysis, changed).items():
+            if ":" in origin:
+                self._perhaps.setdefault(origin, key)
+            else:
+                self._stored.setdefault(origin, key)
 
 
 def _of_the_world(dotted: str) -> bool:

@@ -1,31 +1,31 @@
 """Which functions are cut out of a component: those that may be, whose calls can run at once, and where that pays.
 
-The model: a program takes ``total`` seconds, of which ``moved`` are in cut functions; crossing costs ``cost``. What runs ahead
-runs beside the program, on at most ``cores`` cores, so the run cannot end before the work is done, nor before what
-stays has run: ``max((total + cost) / cores, total - moved + sending)``. A call that does not run ahead is waited for: it
-gains nothing, and costs its crossing. No cut is made below break-even. The same profile, code and constants give the
-same cuts.
+``_select`` has the model. No cut is made below break-even: each makes the predicted run shorter. The same profile, code and
+constants give the same cuts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 from shardwright.errors import PlanError
-from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, Profile
+from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, MeasuredEdge, Profile, of_tests
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.shard import Diagnostic, Severity, Site
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.cuts._alone import Alone, Veto
 from shardwright.sharding.cuts._loops import loops_of
+from shardwright.sharding.cuts._select import Option, Task, select
 from shardwright.sharding.hazards import Effects
 from shardwright.sharding.hazards._table import RULES
+from shardwright.sharding.partition import PartitionTask, partition
 
 _HOT = 0.02  # of the run: what takes less is not looked at
 _WARM = 0.0005  # of the time in the component, where cuts are made for isolation alone
+_WORTH_S, _SHORT_S = 0.005, 20e-6  # or of all calls and of each, where the whole is large
 _DEAR_S = 3.0  # what crossing may cost in all where it is asked for
-_SENDING = 0.5  # of the cost of crossing falls to the caller
 _MOST_SHARDS = 16
 _MOST_NOTES = 40
 
@@ -45,29 +45,47 @@ class _Candidate:
     loops: list[tuple[str, Loop]]
     cost_s: float = 0.0
     gain_s: float = 0.0
+    goes_along: bool = False  # other cut functions make all of its calls
+
+
+_judged: list[tuple[Scanned, Effects, tuple[MeasuredEdge, ...], Alone]] = []
+
+
+def _judge(scanned: Scanned, effects: Effects, profile: Profile) -> Alone:
+    """Who answers for all functions; the last one is kept, for plans are made again and again of the same application."""
+    for known in _judged:
+        if known[0] is scanned and known[1] is effects and known[2] == profile.edges:
+            return known[3]
+    alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
+    _judged[:] = [(scanned, effects, profile.edges, alone)]
+    return alone
 
 
 def candidates(
     scanned: Scanned, effects: Effects, profile: Profile, of: Iterable[str], *, relief: bool = False
 ) -> tuple[str, ...]:
     """Hot functions of the modules ``of`` that nothing in the code forbids to cut: worth a close look while they run."""
-    alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
+    alone = _judge(scanned, effects, profile)
     modules = frozenset(of)
     found = []
     for item in _hot(profile, modules, relief=relief):
         veto = alone.veto(item.function)
-        if item.calls > 1 and (veto is None or veto.soft):
+        if item.calls > 1 and (veto is None or veto.soft or (relief and not veto.firm)):
             found.append(item.function)
     return tuple(found)
 
 
 def _hot(profile: Profile, modules: frozenset[str], *, relief: bool = False) -> list[Measured]:
     own_s = sum(item.own_s for item in profile.functions)  # a test suite has more to do than to run the component
-    least = _WARM * own_s if relief else _HOT * profile.wall_s
+    least = min(_WARM * own_s, _WORTH_S) if relief else _HOT * profile.wall_s
     found = [
         item
         for item in profile.functions
-        if item.function.partition(":")[0] in modules and item.total_s >= least and "<" not in item.function
+        if (module := item.function.partition(":")[0]) in modules
+        and item.total_s >= least
+        and (not relief or item.total_s >= _WARM * own_s or item.total_s >= _SHORT_S * item.calls)
+        and "<" not in item.function
+        and not of_tests(module)
     ]
     return sorted(found, key=lambda item: (-item.total_s, item.function))
 
@@ -83,102 +101,221 @@ def choose(
     *,
     never: Iterable[str] = (),
     relief: bool = False,
+    together: Sequence[Sequence[str]] = (),
+    apart: Sequence[Sequence[str]] = (),
 ) -> Chosen:
     """The cuts of a component that owns ``modules``; ``part`` is the name of the shards that they would run in.
 
-    ``never`` names functions that stay. With ``relief`` cuts are made for isolation alone: whatever may be cut and crosses
-    at less than its own work is, whether or not it runs at once.
+    ``never`` names functions that stay; of each set of ``together`` all are cut to one part, or none; of ``apart`` no two are
+    cut to one part. Raises PlanError where these contradict each other.
+
+    With ``relief`` cuts are made for isolation alone: whatever may be cut and crosses at less than its own work is, whether or
+    not it runs at once; and what analysis alone forbids may be cut if it was run twice, came to the same, and used nothing
+    that changes. That is no proof: whoever asks so runs the program's tests.
     """
-    alone = Alone(scanned, effects, [(edge.caller, edge.callee) for edge in profile.edges])
-    notes: list[Diagnostic] = []
-    owned, kept = frozenset(modules), frozenset(never)
-    hot = _hot(profile, owned, relief=relief)
+    kept = frozenset(never)
+    alone = _judge(scanned, effects, profile)
+    hot = _hot(profile, frozenset(modules), relief=relief)
     loops = loops_of(scanned, {item.function for item in hot})
-    chosen: list[_Candidate] = []
+    callers = _Callers(alone, profile)
+    notes: list[Diagnostic] = []
+    possible: list[_Candidate] = []
     for item in hot:
-        name = item.function
-        veto = Veto("SW331", alone.site(name), f"{name} is listed in `never_cut`") if name in kept else alone.veto(name)
-        if veto is not None and veto.soft and item.sampled:
-            veto = None  # it was looked at, and what modules hold stayed as it was
-        if veto is None and item.veto:
-            veto = Veto("SW337", alone.site(name), f"{name}: {item.veto}")
-        if veto is not None:
-            notes.append(_note(component, veto.site, item, profile, f"{veto.code}: {veto.evidence}", "SW331"))
-            continue
-        over = [other for other in chosen if name in alone.reach(other.measured.function)]
-        callers = {edge.caller for edge in profile.edges if edge.callee == name and edge.calls}
-        if over and callers and all(_within(alone, over, caller) for caller in callers):
-            continue  # it goes where its callers go
-        made = _candidate(item, loops.get(name, []), profile)
-        if not relief and not made.ahead_calls:
+        refusal = _forbidden(item, alone, item.function in kept, relief=relief)
+        made = _candidate(item, loops.get(item.function, []), callers)
+        if refusal is not None:
+            reason = f"{refusal.code}: {refusal.evidence}"
+            notes.append(_note(component, refusal.site, item, profile, reason, "SW331"))
+        elif not relief and not made.ahead_calls:
             reason = "no loop calls it in a way that lets calls run at once; a call that is waited for gains nothing"
-            notes.append(_note(component, alone.site(name), item, profile, reason, "SW333"))
-            continue
-        if not item.sampled:
+            notes.append(_note(component, alone.site(item.function), item, profile, reason, "SW333"))
+        elif not item.sampled:
             reason = "its arguments and results were not looked at: profile again"
-            notes.append(_note(component, alone.site(name), item, profile, reason, "SW337"))
-            continue
-        made.cost_s = constants.call_s(item)
-        made.gain_s = (
-            item.total_s
-            if relief
-            else _gain_s([*chosen, made], profile, constants) - _gain_s(chosen, profile, constants)
-        )
-        dear = (
-            made.cost_s > max(_DEAR_S, item.total_s) if relief else made.gain_s <= (0.0 if chosen else constants.fork_s)
-        )
-        if dear:
+            notes.append(_note(component, alone.site(item.function), item, profile, reason, "SW337"))
+        else:
+            doubt = alone.veto(item.function)
+            if doubt is not None and not doubt.soft:  # it is to run when it is asked for, and then alone
+                made.loops, made.ahead_calls = [], 0
+            made.cost_s = constants.call_s(item)
+            possible.append(made)
+    possible = _whole(possible, together)
+    took = (
+        _whole(_relieving(possible, callers), together)
+        if relief
+        else _paying(possible, callers, profile, constants, together)
+    )
+    for made in possible:
+        if made not in took and not made.goes_along:
             reason = (
-                f"crossing costs {made.cost_s * 1e3:.1f} ms for {item.calls} calls, more than running at once gains "
+                f"crossing costs {made.cost_s * 1e3:.1f} ms for {made.measured.calls} calls, more than running at once gains "
                 f"({made.gain_s * 1e3:.1f} ms)"
             )
-            notes.append(_note(component, alone.site(name), item, profile, reason, "SW332"))
-            continue
-        chosen.append(made)
+            where = alone.site(made.measured.function)
+            notes.append(_note(component, where, made.measured, profile, reason, "SW332"))
     notes = notes[:_MOST_NOTES]
-    if not chosen:
+    if not took:
         return Chosen((), tuple(notes))
-    cut = _cut(component, part, chosen, alone, profile, constants)
-    for made in sorted(chosen, key=lambda item: -item.gain_s):
+    predicted = _task(took, callers, profile, constants).predicted_s(range(len(took)))
+    whole_s = sum(made.gain_s for made in took) or 1.0
+    cuts = []
+    for number, members in enumerate(_parted(took, callers, together, apart), 1):
+        name = part if number == 1 else ComponentName(f"{part}{number}")
+        cut = _cut(component, name, members, alone, constants)
+        gains = {made.measured.function: made.gain_s for made in members}
+        share = sum(gains.values()) / whole_s
+        cuts.append(
+            replace(
+                cut, gain_s=(profile.wall_s - predicted) * share, predicted_s=predicted,
+                gains_s=tuple(gains[function.id] for function in cut.functions),
+            )
+        )  # fmt: skip
+    homes = {function.id: cut.part for cut in cuts for function in cut.functions}
+    for made in sorted(took, key=lambda item: (-item.gain_s, item.measured.function)):
         item = made.measured
         notes.append(
             Diagnostic(
                 "SW330", Severity.NOTE,
-                f"{item.function} runs in shards of {part}: {item.calls} calls, "
+                f"{item.function} runs in shards of {homes[item.function]}: {item.calls} calls, "
                 f"{item.total_s:.3f} s of {profile.wall_s:.3f} s, "
                 f"{item.bytes_per_call:,.0f} bytes a call; crossing costs {made.cost_s:.4f} s, running at once gains "
                 f"{made.gain_s:.3f} s",
                 alone.site(item.function), component, "name it in `never_cut` to keep it",
             )
         )  # fmt: skip
-    return Chosen((cut,), tuple(notes))
+    return Chosen(tuple(cuts), tuple(notes))
 
 
-def _within(alone: Alone, over: list[_Candidate], caller: str) -> bool:
-    return any(caller in alone.reach(other.measured.function) for other in over)
+def _forbidden(item: Measured, alone: Alone, kept: bool, *, relief: bool) -> Veto | None:
+    """Why a function stays, whatever it would gain."""
+    if kept:
+        return Veto("SW331", alone.site(item.function), f"{item.function} is listed in `never_cut`", firm=True)
+    veto = alone.veto(item.function)
+    if veto is not None and item.sampled and (veto.soft or (relief and item.shadowed and not veto.firm)):
+        veto = None  # it was looked at, and what it uses of modules stayed as it was
+    if veto is None and item.veto:
+        veto = Veto("SW337", alone.site(item.function), f"{item.function}: {item.veto}")
+    return veto
 
 
-def _candidate(item: Measured, loops: list[tuple[str, Loop]], profile: Profile) -> _Candidate:
+def _relieving(possible: list[_Candidate], callers: _Callers) -> list[_Candidate]:
+    """Everything but what goes where its callers go, and what is too dear."""
+    took: list[_Candidate] = []
+    for made in possible:
+        made.gain_s = made.measured.total_s
+        made.goes_along = any(callers.all_within(made, other) for other in took)
+        if not made.goes_along and made.cost_s <= max(_DEAR_S, made.measured.total_s):
+            took.append(made)
+    return took
+
+
+def _paying(
+    possible: list[_Candidate],
+    callers: _Callers,
+    profile: Profile,
+    constants: CostConstants,
+    together: Sequence[Sequence[str]],
+) -> list[_Candidate]:
+    """What makes the run shortest, as far as the model tells; each with what the run takes longer without it."""
+    names = {made.measured.function: number for number, made in enumerate(possible)}
+    groups = tuple(frozenset(names[name] for name in group if name in names) for group in together)
+    task = replace(_task(possible, callers, profile, constants), together=groups)
+    numbers = select(task)
+    crossing = task.crossing(numbers)
+    whole_s = task.predicted_s(numbers)
+    for number, made in enumerate(possible):
+        made.goes_along = bool(task.options[number].within & frozenset(numbers))
+        if number in numbers:
+            made.gain_s = task.predicted_s([other for other in numbers if other != number]) - whole_s
+        else:
+            made.gain_s = whole_s - task.predicted_s([*numbers, number])
+    return [possible[number] for number in crossing]
+
+
+def _whole(possible: list[_Candidate], together: Sequence[Sequence[str]]) -> list[_Candidate]:
+    """Without those that are to go with one that stays."""
+    while True:
+        there = {made.measured.function for made in possible}
+        broken = {name for group in together if not there.issuperset(group) for name in group}
+        left = [made for made in possible if made.measured.function not in broken]
+        if len(left) == len(possible):
+            return left
+        possible = left
+
+
+def _parted(
+    took: list[_Candidate], callers: _Callers, together: Sequence[Sequence[str]], apart: Sequence[Sequence[str]]
+) -> list[list[_Candidate]]:
+    """The parts: one, if nothing must be apart; else as few as keep it so, with few calls between them."""
+    number = {made.measured.function: place for place, made in enumerate(took)}
+    pairs = [
+        (number[a], number[b]) for group in apart for a, b in combinations(group, 2) if a in number and b in number
+    ]
+    if not pairs:
+        return [took]
+    calls = [
+        (number[edge.caller], number[name], edge.calls)
+        for name in number
+        for edge in callers.to(name)
+        if edge.caller in number and edge.caller != name
+    ]
+    weights = tuple((max(1, round(made.measured.total_s * 1e6)),) for made in took)
+    groups = tuple(tuple(number[name] for name in group if name in number) for group in together)
+    for parts in range(2, len(took) + 1):
+        task = PartitionTask(
+            weights, tuple(calls), parts, (sum(weight for (weight,) in weights),), groups, tuple(pairs)
+        )
+        try:
+            found = partition(task)
+        except PlanError as error:
+            if error.code != "SW293" or parts == len(took):
+                raise
+            continue
+        return [
+            members
+            for part in range(parts)
+            if (members := [made for place, made in enumerate(took) if found.parts[place] == part])
+        ]
+    return [took]
+
+
+def _task(possible: Sequence[_Candidate], callers: _Callers, profile: Profile, constants: CostConstants) -> Task:
+    options = []
+    for made in possible:
+        within = (number for number, other in enumerate(possible) if callers.all_within(made, other))
+        options.append(
+            Option(made.measured.total_s, made.ahead_calls / made.measured.calls, made.cost_s, frozenset(within))
+        )
+    return Task(tuple(options), profile.wall_s, constants)
+
+
+class _Callers:
+    """Who called whom, as runs showed it."""
+
+    def __init__(self, alone: Alone, profile: Profile) -> None:
+        self._alone = alone
+        self._to: dict[str, list[MeasuredEdge]] = {}
+        for edge in profile.edges:
+            if edge.calls:
+                self._to.setdefault(edge.callee, []).append(edge)
+
+    def to(self, name: str) -> list[MeasuredEdge]:
+        return self._to.get(name, [])
+
+    def all_within(self, made: _Candidate, over: _Candidate) -> bool:
+        """Whether all calls of one function are made within calls of the other."""
+        name, edges = made.measured.function, self.to(made.measured.function)
+        if over is made or not edges:
+            return False
+        inside = self._alone.reach(over.measured.function)
+        if name not in inside or any(edge.caller not in inside for edge in edges):
+            return False
+        return sum(edge.calls for edge in edges) >= made.measured.calls
+
+
+def _candidate(item: Measured, loops: list[tuple[str, Loop]], callers: _Callers) -> _Candidate:
     holders = {holder for holder, _ in loops}
-    calls = sum(edge.calls for edge in profile.edges if edge.callee == item.function and edge.caller in holders)
+    calls = sum(edge.calls for edge in callers.to(item.function) if edge.caller in holders)
     return _Candidate(item, min(calls, item.calls), loops)
-
-
-def _gain_s(chosen: list[_Candidate], profile: Profile, constants: CostConstants) -> float:
-    """Seconds that a run is shorter by."""
-    if not chosen:
-        return 0.0
-    moved = sum(made.measured.total_s * made.ahead_calls / made.measured.calls for made in chosen)
-    cost = sum(made.cost_s for made in chosen)
-    total = profile.wall_s
-    # what is waited for stays on the way of the program, with all of its crossing
-    waited = sum(
-        (made.measured.calls - made.ahead_calls) / made.measured.calls * made.cost_s
-        for made in chosen
-        if made.measured.calls
-    )
-    stays = total - moved + _SENDING * (cost - waited) + waited
-    return total - max((total + cost) / max(1, constants.cores), stays)
 
 
 def _note(component: ComponentName, site: Site, item: Measured, profile: Profile, reason: str, code: str) -> Diagnostic:
@@ -237,8 +374,7 @@ def _remedy(code: str) -> str:
 
 
 def _cut(
-    component: ComponentName, part: ComponentName, chosen: list[_Candidate], alone: Alone, profile: Profile,
-    constants: CostConstants,
+    component: ComponentName, part: ComponentName, chosen: list[_Candidate], alone: Alone, constants: CostConstants
 ) -> Cut:  # fmt: skip
     functions = []
     for number, made in enumerate(sorted(chosen, key=lambda item: item.measured.function)):

@@ -20,6 +20,7 @@ import importlib
 import io
 import pathlib
 import pickle
+import random
 import re
 import sys
 import types
@@ -30,13 +31,17 @@ from operator import is_
 from typing import Any
 
 from shardwright.errors import CannotCross, Outcome, ProtocolViolation, ShardwrightError
+from shardwright.transport.codec._classes import ClassTable
+from shardwright.transport.codec._kin_classes import Given, executed, put, was_there
 from shardwright.transport.codec._kin_code import reduced
 from shardwright.transport.codec._kin_errors import packed, unpacked
+from shardwright.transport.codec._kin_named import is_single, named, reached, sentinel
+from shardwright.transport.codec._kin_streams import Drained, drained
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, describe_value
 from shardwright.transport.codec._pickle import Part, PickleCodec, _writable
 
-__all__ = ["KinCodec", "KinPickler"]
+__all__ = ["Drained", "KinCodec", "KinPickler", "drained", "executed", "is_single", "was_there"]
 
 _Kind = tuple[Any, Any, Any]  # take, same, put
 
@@ -46,7 +51,7 @@ _FIXED = (
     types.WrapperDescriptorType, types.GetSetDescriptorType, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID, types.GenericAlias, type(...), type(NotImplemented),
 )  # fmt: skip
-_TAGGED, _PICKLED = b"T", b"P"
+_TAGGED, _PICKLED, _GIVEN = b"T", b"P", b"G"
 _KNOWN = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
 
 
@@ -97,6 +102,21 @@ def _put_numbers(thing: Any, state: Any) -> None:
     thing[...] = state
 
 
+def _written(thing: Any) -> Any:
+    return thing.getvalue(), thing.tell()
+
+
+def _put_written(thing: Any, state: Any) -> None:
+    text, place = state
+    thing.seek(0)
+    thing.truncate()
+    thing.write(text)
+    thing.seek(place)
+
+
+_WRITTEN: _Kind = (_written, lambda now, held: _written(now) == held, _put_written)
+
+
 def _attributes(names: tuple[str, ...], inner: _Kind | None) -> _Kind:
     """Of an instance: what its ``__dict__`` and its slots hold, and what the builtin container it derives from holds."""
     missing = object()
@@ -136,6 +156,8 @@ def _attributes(names: tuple[str, ...], inner: _Kind | None) -> _Kind:
 
 _kinds: dict[type, _Kind | str | None] = {
     list: _LIST, dict: _DICT, set: _SET, bytearray: _BYTES, collections.deque: _DEQUE, array.array: _ARRAY,
+    io.StringIO: _WRITTEN, io.BytesIO: _WRITTEN,
+    random.Random: (lambda thing: thing.getstate(), lambda now, held: now.getstate() == held, random.Random.setstate),
     collections.OrderedDict: _DICT, collections.Counter: _DICT, collections.defaultdict: _DICT,
 }  # fmt: skip
 _INNER = ((list, _LIST), (dict, _DICT), (set, _SET), (collections.deque, _DEQUE), (bytearray, _BYTES))
@@ -185,11 +207,16 @@ class KinPickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         cls = type(obj)
         if cls is object:
-            return _sentinel(obj)
+            return sentinel(obj)
         if cls is types.ModuleType:
             return importlib.import_module, (obj.__name__,)
         if (cls is types.FunctionType or isinstance(obj, type)) and obj.__module__ == "__main__":
             raise pickle.PicklingError(f"{obj.__qualname__} is of the program's own __main__")
+        if is_single(obj):
+            path = named(obj)
+            if path is None:
+                raise pickle.PicklingError(f"a {cls.__name__} that no module leads to is the same nowhere else")
+            return reached, path
         if cls is types.FunctionType and ("<" in obj.__qualname__ or _at(obj.__module__, obj.__qualname__) is not obj):
             return reduced(obj)
         return NotImplemented
@@ -202,28 +229,15 @@ def _at(module: str, qualname: str) -> Any:
     return found
 
 
-def _sentinel(thing: object) -> Any:
-    """A plain ``object()`` goes by the name of the module global that holds it."""
-    for name, module in list(sys.modules.items()):
-        if name == "__main__" or not isinstance(module, types.ModuleType):
-            continue
-        for key, value in list(vars(module).items()):
-            if value is thing:
-                return _global, (name, key)
-    raise pickle.PicklingError("an object() that no module holds is the same nowhere else")
-
-
-def _global(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
-
-
 class _KinMemo:
     """``objects`` by number; ``held`` what the callee saw of those that can change."""
 
-    __slots__ = ("held", "objects", "root")
+    __slots__ = ("given", "held", "objects", "root")
 
-    def __init__(self, root: object, objects: dict[int, Any], held: list[tuple[int, Any, _Kind, Any]]) -> None:
-        self.root, self.objects, self.held = root, objects, held
+    def __init__(
+        self, root: object, objects: dict[int, Any], held: list[tuple[int, Any, _Kind, Any]], given: Any = ()
+    ) -> None:
+        self.root, self.objects, self.held, self.given = root, objects, held, given
 
 
 class KinCodec(PickleCodec):
@@ -231,20 +245,35 @@ class KinCodec(PickleCodec):
 
     restores_arguments = True
 
+    def __init__(self, classes: ClassTable | None = None) -> None:
+        super().__init__(classes)
+        self._given = Given()
+
     def encode_request(
         self, value: object, *, describe: Describe = describe_value
     ) -> tuple[bytes, tuple[Part, ...], Memo]:
         """Raises CannotCross, outcome "not started", when a value cannot go there or be watched for changes."""
         payload, buffers, memo = _dump(value, {}, "not started")
         objects = {}
+        classes: set[type] = set()
         for number, thing in memo.values():
             objects[number] = thing
-            kind = _kind_of(type(thing))
+            cls = type(thing)
+            kind = _kind_of(cls)
             if isinstance(kind, str):
                 raise CannotCross(kind, outcome="not started", remedy="pass plain data, or keep both together")
-        return payload, buffers, _KinMemo(value, objects, [])  # type: ignore[return-value]
+            classes.add(thing if isinstance(thing, type) else cls)
+        given = self._given.to_give(classes)
+        if given:
+            ahead, _, _ = _dump(given, {}, "not started")
+            payload = _GIVEN + len(ahead).to_bytes(8, "little") + ahead + payload
+        return payload, buffers, _KinMemo(value, objects, [], given)  # type: ignore[return-value]
 
     def decode_request(self, payload: Part, buffers: Sequence[Part] = ()) -> tuple[Any, Memo]:
+        if bytes(payload[:1]) == _GIVEN:
+            end = 9 + int.from_bytes(payload[1:9], "little")
+            put(_load(payload[9:end], (), {})[0])
+            payload = payload[end:]
         value, objects = _load(payload, buffers, {})
         held = []
         for number, thing in objects.items():
@@ -254,11 +283,16 @@ class KinCodec(PickleCodec):
         return value, _KinMemo(value, objects, held)  # type: ignore[return-value]
 
     def encode_reply(self, value: object, memo: Memo) -> tuple[bytes, tuple[Part, ...]]:
+        if type(value) is types.GeneratorType:
+            value = drained(value)
         payload, buffers, _ = _dump((_changes(memo), value), _numbered(memo), "failed")
         return payload, buffers
 
     def decode_reply(self, payload: Part, buffers: Sequence[Part], memo: Memo) -> Any:
         objects = _objects(memo)
+        kin: Any = memo
+        if type(kin) is _KinMemo and kin.given:  # now it is sure that it arrived
+            self._given.gave(kin.given)
         (changes, value), _ = _load(payload, buffers, objects)
         _apply(changes, objects)
         return value

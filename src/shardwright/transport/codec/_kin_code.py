@@ -15,7 +15,7 @@ import sys
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
-__all__ = ["reduced"]
+__all__ = ["codes_of", "reduced"]
 
 _MISSING = "shardwright: an empty cell"
 
@@ -79,6 +79,11 @@ def _codes(module: str) -> dict[tuple[str, int], list[CodeType]]:
                 found.setdefault((item.co_qualname, item.co_firstlineno), []).append(item)
                 todo.append(item)
     return found
+
+
+def codes_of(module: str) -> list[CodeType]:
+    """All code of a module; none where its source cannot be had."""
+    return [code for codes in _codes(module).values() for code in codes]
 
 
 def _made(module: str, code_name: str, line: int, number: int, name: str, qualname: str) -> FunctionType:

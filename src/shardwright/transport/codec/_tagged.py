@@ -72,6 +72,11 @@ class TaggedCodec:
     def _reads(self) -> Form:
         return self._form if self._narrow is None else self._narrow._form
 
+    @property
+    def forms(self) -> tuple[Form, Form]:
+        """What writes and what reads, without words for what is wrong: for who asks this codec again then."""
+        return self._form, self._reads()
+
     # -- the four ways -----------------------------------------------------------------------------------------
 
     def encode_request(

@@ -49,7 +49,7 @@ sw_bell_open(struct sw_bell *bell, int64_t spin_ns)
 {
     memset(bell, 0, sizeof *bell);
     bell->loop_fd = bell->own_fd = -1;
-    bell->holder = bell->lender = bell->top = -1;
+    bell->holder = bell->lender = bell->top = bell->ticker = -1;
     bell->spin_ns = spin_ns;
     bell->page_fd = sw_memfd("shardwright-bell", SW_BELL_BYTES);
     if (bell->page_fd < 0) {
@@ -311,7 +311,7 @@ pass_on(struct sw_bell *bell, bool lent)
         return;
     }
     say_who_sleeps(bell, (uint32_t)next + 1);
-    if (pending(bell)) {
+    if (pending(bell) || (lent && atomic_load(&bell->late))) {
         say_who_sleeps(bell, 0);
         wake_slot(bell, next);
     }
@@ -332,18 +332,37 @@ take_role(struct sw_bell *bell, int32_t slot)
     }
     bell->holder_asleep = false;
     bell->lender = -1;
+    bell->quiet = false;
     nobody_sleeps(bell);
     return true;
 }
 
 static void
+pay_late(struct sw_bell *bell)
+{
+    if (!atomic_exchange(&bell->late, false)) {
+        return;
+    }
+    for (uint32_t n = 0; n < bell->room_for_waiters; n++) {
+        if (bell->waiters[n].used && bell->waiters[n].owed) {
+            bell->waiters[n].owed = false;
+            wake_slot(bell, (int32_t)n);
+        }
+    }
+}
+
+static void
 give_up(struct sw_bell *bell, int32_t slot)
 {
+    if (atomic_load_explicit(&bell->late, memory_order_relaxed)) {
+        pay_late(bell); /* they were to go on when this one sleeps, and it does something else */
+    }
     if (bell->waiters[slot].parked) {
         unpark(bell, slot);
     }
     if (bell->lender == slot) {
         bell->lender = -1;
+        bell->quiet = false;
         if (bell->holder >= 0 && bell->holder_asleep) {
             say_who_sleeps(bell, (uint32_t)bell->holder + 1); /* nobody was named if it ticks */
             if (pending(bell)) {
@@ -355,8 +374,36 @@ give_up(struct sw_bell *bell, int32_t slot)
         }
     } else if (bell->holder == slot) {
         bell->lender = -1;
+        bell->quiet = false;
         pass_on(bell, false);
     }
+}
+
+/* One timer is enough for a role that goes from hand to hand; another has to have it when this one does something else. */
+static void
+stop_ticking(struct sw_bell *bell, int32_t slot)
+{
+    if (bell->ticker != slot) {
+        return;
+    }
+    bell->ticker = -1;
+    if (bell->quiet && bell->holder >= 0 && bell->holder != slot && bell->holder_asleep) {
+        wake_slot(bell, bell->holder); /* it will sleep again, and tick */
+    }
+}
+
+/* One who was woken waits no longer. What was handed to it is still its own: it is about to do something, and to wait again. */
+static void
+end_wait(struct sw_bell *bell, int32_t slot)
+{
+    stop_ticking(bell, slot);
+    if (bell->lender == slot && bell->quiet) {
+        if (bell->waiters[slot].parked) {
+            unpark(bell, slot);
+        }
+        return;
+    }
+    give_up(bell, slot);
 }
 
 static void
@@ -378,7 +425,7 @@ sw_bell_begin(struct sw_bell *bell, int32_t slot)
     enum sw_waited outcome = SW_MUST_SLEEP;
     if (waiter->token || bell->closed) {
         waiter->token = waiter->owed = false;
-        give_up(bell, slot);
+        end_wait(bell, slot);
         outcome = SW_WOKEN;
     } else if (take_role(bell, slot)) {
         say_where_we_run(bell);
@@ -422,6 +469,26 @@ spin(struct sw_bell *bell)
     return false;
 }
 
+bool
+sw_bell_look(struct sw_bell *bell, int32_t slot, int64_t for_ns)
+{
+    const uint32_t partner = atomic_load_explicit(&bell->partner_cpu, memory_order_relaxed);
+    if (bell->spin_ns <= 0 || partner == 0
+        || partner == atomic_load_explicit(&bell->page->cpu, memory_order_relaxed) || !sw_bell_reads(bell, slot)) {
+        return false;
+    }
+    const int64_t until = sw_now() + for_ns;
+    do {
+        for (int n = 0; n < 32; n++) {
+            if (pending(bell)) {
+                return true;
+            }
+            sw_pause();
+        }
+    } while (sw_now() < until);
+    return false;
+}
+
 /* Whether the holder, with the mutex held, has something to read; if not, whoever publishes from now on wakes it. */
 static bool
 look_or_arm(struct sw_bell *bell, int32_t slot)
@@ -450,19 +517,41 @@ sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spi
         struct sw_waiter *waiter = &bell->waiters[slot]; /* the table may move while we sleep */
         waiter->asleep = waiter->ticking = false;
         const bool graced = bell->lender >= 0 && bell->holder == slot;
-        const int64_t now = graced || (slept && until_ns != SW_NEVER) ? sw_now() : 0;
+        const int64_t now = graced || bell->ticker == slot || (slept && until_ns != SW_NEVER) ? sw_now() : 0;
         int64_t limit = until_ns;
         if (waiter->token || bell->closed) {
             waiter->token = waiter->owed = false;
-            give_up(bell, slot);
+            end_wait(bell, slot);
             pthread_mutex_unlock(&bell->mutex);
             return SW_WOKEN;
         }
         const uint32_t word = atomic_load(&bell->page->slots[slot]);
-        if (bell->holder == slot && look_or_arm(bell, slot)) {
+        if (graced && now >= bell->lent_until) {
+            pay_late(bell);
+        }
+        if (bell->ticker == slot && !graced) {
+            if (!bell->quiet) {
+                bell->ticker = -1;
+            } else if (now < bell->lent_until) {
+                limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
+            } else {
+                stop_ticking(bell, slot);
+            }
+        }
+        if (graced && bell->quiet && now < bell->lent_until) {
+            bell->holder_asleep = true;
+            nobody_sleeps(bell);
+            if (bell->ticker < 0 || bell->ticker == slot) {
+                bell->ticker = slot;
+                waiter->ticking = true;
+                limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
+            }
+        } else if (bell->holder == slot && look_or_arm(bell, slot)) {
             if (!graced || now >= bell->lent_until) {
                 bell->holder_asleep = false;
                 bell->lender = -1;
+                bell->quiet = false;
+                stop_ticking(bell, slot);
                 say_where_we_run(bell);
                 pthread_mutex_unlock(&bell->mutex);
                 return SW_READS;
@@ -472,6 +561,7 @@ sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spi
             limit = bell->lent_until < until_ns ? bell->lent_until : until_ns;
         }
         if (now >= until_ns) {
+            stop_ticking(bell, slot);
             give_up(bell, slot);
             pthread_mutex_unlock(&bell->mutex);
             return SW_TIMED_OUT;
@@ -490,6 +580,7 @@ sw_bell_abandon(struct sw_bell *bell, int32_t slot)
 {
     pthread_mutex_lock(&bell->mutex);
     bell->waiters[slot].asleep = bell->waiters[slot].ticking = false;
+    stop_ticking(bell, slot);
     give_up(bell, slot);
     pthread_mutex_unlock(&bell->mutex);
 }
@@ -498,6 +589,7 @@ void
 sw_bell_give_slot(struct sw_bell *bell, int32_t slot)
 {
     pthread_mutex_lock(&bell->mutex);
+    stop_ticking(bell, slot);
     give_up(bell, slot);
     bell->waiters[slot].used = false;
     pthread_mutex_unlock(&bell->mutex);
@@ -522,6 +614,35 @@ sw_bell_owe(struct sw_bell *bell, int32_t slot)
     bell->waiters[slot].token = bell->waiters[slot].owed = true;
     atomic_store_explicit(&bell->owing, true, memory_order_relaxed);
     pthread_mutex_unlock(&bell->mutex);
+}
+
+void
+sw_bell_owe_soon(struct sw_bell *bell, int32_t slot)
+{
+    atomic_store(&bell->late, true);
+    sw_bell_owe(bell, slot);
+}
+
+void
+sw_bell_hand(struct sw_bell *bell, int32_t slot, int32_t to, int64_t grace_ns)
+{
+    pthread_mutex_lock(&bell->mutex);
+    if (bell->holder == slot && !bell->holder_asleep && to != slot) {
+        bell->lender = to;
+        bell->quiet = true;
+        bell->lent_until = sw_now() + grace_ns;
+        bell->holder_asleep = true; /* or about to be: it may be displaced from now on */
+    }
+    bell->waiters[to].token = true;
+    bell->waiters[to].owed = false;
+    const bool asleep = bell->waiters[to].asleep;
+    if (asleep) {
+        atomic_fetch_add(&bell->page->slots[to], 1);
+    }
+    pthread_mutex_unlock(&bell->mutex);
+    if (asleep) { /* without the mutex, which is the first thing that it wants */
+        sw_futex_wake(&bell->page->slots[to], 1);
+    }
 }
 
 void
@@ -565,6 +686,7 @@ sw_bell_lend(struct sw_bell *bell, int32_t slot, int64_t grace_ns)
     pthread_mutex_lock(&bell->mutex);
     if (bell->holder == slot && bell->lender != slot) {
         bell->lender = slot;
+        bell->quiet = false;
         bell->lent_until = sw_now() + grace_ns;
         pass_on(bell, true);
     }

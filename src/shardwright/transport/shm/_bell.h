@@ -78,6 +78,9 @@ struct sw_bell {
     bool holder_asleep;
     int32_t lender;     /* who lent the role and may reclaim it; -1: nobody */
     int64_t lent_until; /* the holder reads no earlier */
+    int32_t ticker;     /* who sleeps until about then, to see to it, for all who were handed the role meanwhile; -1: nobody */
+    bool quiet;         /* the role was handed to the lender by one who sleeps: no message wakes that one before then */
+    _Atomic bool late;  /* among those who are owed are some who wait for one who reads: a grace's end rouses them */
     int32_t top;        /* of the parked */
     bool closed;
     struct sw_waiter *waiters; /* by slot */
@@ -117,6 +120,13 @@ void sw_bell_owe(struct sw_bell *bell, int32_t slot);
 void sw_bell_pay(struct sw_bell *bell, int32_t slot);
 void sw_bell_pay_all(struct sw_bell *bell);
 void sw_bell_leave(struct sw_bell *bell, int32_t slot);
+/* For the reader, which is awake: look a while, if the peer runs on another CPU, whether there is anything to read. */
+bool sw_bell_look(struct sw_bell *bell, int32_t slot, int64_t for_ns);
+/* For the reader, right before it sleeps: rouse another, which will have the role when it waits again, or within the grace. Until
+ * then nobody reads, and no message wakes anybody: what comes is for who is roused. */
+void sw_bell_hand(struct sw_bell *bell, int32_t slot, int32_t to, int64_t grace_ns);
+/* As owe; but it is roused within a grace, if a reader lends the role after this. */
+void sw_bell_owe_soon(struct sw_bell *bell, int32_t slot);
 void sw_bell_lend(struct sw_bell *bell, int32_t slot, int64_t grace_ns);
 bool sw_bell_reclaim(struct sw_bell *bell, int32_t slot);
 bool sw_bell_reads(struct sw_bell *bell, int32_t slot);

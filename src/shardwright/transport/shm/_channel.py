@@ -106,6 +106,11 @@ class RingChannel(Channel):
         return f"<RingChannel {self._end.why_closed or 'open'}>"
 
     @property
+    def ring(self) -> _ring.Ring[Any]:
+        """C's side of it."""
+        return self._end
+
+    @property
     def capacity(self) -> int:
         """Of each way, in bytes."""
         return self._end.capacity

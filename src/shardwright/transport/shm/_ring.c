@@ -7,64 +7,18 @@
  * Over 400 lines, for it is one module: three types and a table each of their methods.
  */
 
-#if !defined(Py_LIMITED_API) && !defined(SHARDWRIGHT_FULL_ABI)
-#define Py_LIMITED_API 0x030B0000
-#endif
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#define PY_SSIZE_T_CLEAN
-
-#include <Python.h>
-
-#ifndef __linux__
-#error "shared-memory channels need Linux (futex, memfd_create and file seals)"
-#endif
+#include "_ring.h"
 
 #include <errno.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "_bell.h"
-#include "_end.h"
 #include "_floor.h"
 #include "_memory.h"
 
-#define BYTES_UP_TO 4096
 #define DEFAULT_SPIN_NS 20000
 #define FEW_PARTS 16
-
-typedef struct {
-    PyTypeObject *doorbell, *waiter, *ring;
-    PyObject *channel_closed, *protocol_violation;
-} module_state;
-
-typedef struct {
-    PyObject_HEAD
-    struct sw_bell bell;
-    unsigned generation; /* of the process that made it */
-} Doorbell;
-
-typedef struct {
-    PyObject_HEAD
-    Doorbell *doorbell;
-    int32_t slot; /* -1: none yet */
-} Waiter;
-
-typedef struct {
-    PyObject_HEAD
-    struct sw_end end;
-    Doorbell *doorbell;
-    PyObject *tag;
-    PyObject *message; /* the one in progress */
-    unsigned generation;
-    bool open;   /* its memory is mapped */
-    bool closed; /* `close` was called: the last one inside unmaps */
-    bool taking;
-    bool told; /* Doorbell.take has told of its end */
-    int inside;
-} Ring;
 
 static PyObject *
 set_errno(void)
@@ -320,8 +274,8 @@ doorbell_waiter(Doorbell *self, PyObject *Py_UNUSED(nothing))
 
 static int take_into(Ring *self, PyObject *pairs);
 
-static Ring *
-ring_of(struct sw_bell *bell, uint32_t index)
+Ring *
+sw_ring_of(struct sw_bell *bell, uint32_t index)
 {
     struct sw_end *end = index < bell->room_for_ends ? bell->ends[index] : NULL;
     if (end == NULL) { /* a hostile peer set the bit, or the channel was closed */
@@ -350,7 +304,7 @@ doorbell_ready(Doorbell *self, PyObject *Py_UNUSED(nothing))
             while (bits != 0) {
                 const uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(bits);
                 bits &= bits - 1;
-                Ring *ring = ring_of(bell, index);
+                Ring *ring = sw_ring_of(bell, index);
                 if (ring != NULL && PyList_Append(tags, ring->tag) < 0) {
                     Py_DECREF(tags);
                     return NULL;
@@ -383,7 +337,7 @@ doorbell_take(Doorbell *self, PyObject *argument)
         for (uint32_t word = 0; word < atomic_load(&bell->words); word++) {
             uint64_t bits = atomic_load(&bell->local[word]);
             for (; bits != 0 && PyList_Size(pairs) < limit; bits &= bits - 1) {
-                Ring *ring = ring_of(bell, word * 64 + (uint32_t)__builtin_ctzll(bits));
+                Ring *ring = sw_ring_of(bell, word * 64 + (uint32_t)__builtin_ctzll(bits));
                 if (ring == NULL) {
                     continue;
                 }
@@ -766,8 +720,8 @@ shut(Ring *self)
 }
 
 /* Whether the memory may be touched; raises ChannelClosed where not. */
-static bool
-enter(Ring *self)
+bool
+sw_ring_enter(Ring *self)
 {
     if (self->closed || self->generation != sw_generation()) {
         if (!self->closed) {
@@ -782,8 +736,8 @@ enter(Ring *self)
     return true;
 }
 
-static void
-leave(Ring *self)
+void
+sw_ring_leave(Ring *self)
 {
     self->inside--;
     if (self->closed) {
@@ -855,6 +809,9 @@ ring_dealloc(Ring *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
+    if (self->line != NULL) {
+        sw_line_forgets(self->line);
+    }
     shut(self);
     Py_CLEAR(self->message);
     Py_CLEAR(self->tag);
@@ -939,10 +896,10 @@ ring_push(Ring *self, PyObject *sequence)
         return NULL;
     }
     PyObject *result = NULL;
-    if (enter(self)) {
+    if (sw_ring_enter(self)) {
         const enum sw_sent sent = sw_push(&self->end, parts.all, (size_t)count);
         result = sent == SW_ENDED ? raise_closed(self) : PyLong_FromLong(sent);
-        leave(self);
+        sw_ring_leave(self);
     }
     give_back_parts(&parts);
     return result;
@@ -955,12 +912,12 @@ ring_begin(Ring *self, PyObject *argument)
     if (size == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (!enter(self)) {
+    if (!sw_ring_enter(self)) {
         return NULL;
     }
     const enum sw_sent sent = size < 0 || size > UINT32_MAX ? SW_TOO_LARGE : sw_begin(&self->end, (uint32_t)size);
     PyObject *result = sent == SW_ENDED ? raise_closed(self) : PyLong_FromLong(sent);
-    leave(self);
+    sw_ring_leave(self);
     return result;
 }
 
@@ -975,12 +932,12 @@ ring_push_more(Ring *self, PyObject *args)
     PyObject *result = NULL;
     if (offset < 0 || offset > view.len) {
         PyErr_SetString(PyExc_ValueError, "the offset lies outside the view");
-    } else if (enter(self)) {
+    } else if (sw_ring_enter(self)) {
         size_t sent;
         const enum sw_sent outcome =
             sw_push_more(&self->end, (const char *)view.buf + offset, (size_t)(view.len - offset), &sent);
         result = outcome == SW_ENDED ? raise_closed(self) : PyLong_FromSize_t(sent);
-        leave(self);
+        sw_ring_leave(self);
     }
     PyBuffer_Release(&view);
     return result;
@@ -993,7 +950,7 @@ ring_finish(Ring *self, PyObject *Py_UNUSED(nothing))
     if (self->open && self->generation == sw_generation()) {
         self->inside++;
         whole = sw_finish(&self->end);
-        leave(self);
+        sw_ring_leave(self);
     }
     return PyBool_FromLong(whole);
 }
@@ -1005,7 +962,7 @@ ring_wait_for_room(Ring *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "LL:wait_for_room", &needed, &timeout_ns)) {
         return NULL;
     }
-    if (!enter(self)) {
+    if (!sw_ring_enter(self)) {
         return NULL;
     }
     const uint32_t bytes = needed < 0 ? 0 : needed > UINT32_MAX ? UINT32_MAX : (uint32_t)needed;
@@ -1014,7 +971,7 @@ ring_wait_for_room(Ring *self, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     good = sw_wait_for_room(&self->end, bytes, until_ns);
     Py_END_ALLOW_THREADS
-    leave(self);
+    sw_ring_leave(self);
     if (!good && PyErr_CheckSignals() < 0) {
         return NULL;
     }
@@ -1084,12 +1041,41 @@ take(Ring *self)
 static PyObject *
 ring_take(Ring *self, PyObject *Py_UNUSED(nothing))
 {
-    if (!enter(self)) {
+    if (!sw_ring_enter(self)) {
         return NULL;
     }
     PyObject *result = take(self);
-    leave(self);
+    sw_ring_leave(self);
     return result != NULL || PyErr_Occurred() ? result : Py_NewRef(Py_None);
+}
+
+int
+sw_ring_take(Ring *self, PyObject **message)
+{
+    struct sw_bell *bell = &self->doorbell->bell;
+    *message = NULL;
+    if (self->told) {
+        atomic_fetch_and(&bell->local[self->end.index / 64], ~((uint64_t)1 << (self->end.index % 64)));
+        return 0;
+    }
+    if (!sw_ring_enter(self)) {
+        return -1;
+    }
+    *message = take(self);
+    sw_ring_leave(self);
+    const int more = atomic_load(&self->end.why) == SW_OPEN;
+    if (*message == NULL && PyErr_Occurred() && !more) {
+        PyObject *type, *traceback;
+        PyErr_Fetch(&type, message, &traceback);
+        PyErr_NormalizeException(&type, message, &traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        self->told = true;
+    }
+    if (*message == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    return more;
 }
 
 /* Append what this channel has to the list of pairs: a message, or, once, the error that its end is. Less than 0: an exception
@@ -1097,30 +1083,13 @@ ring_take(Ring *self, PyObject *Py_UNUSED(nothing))
 static int
 take_into(Ring *self, PyObject *pairs)
 {
-    struct sw_bell *bell = &self->doorbell->bell;
-    if (self->told) {
-        atomic_fetch_and(&bell->local[self->end.index / 64], ~((uint64_t)1 << (self->end.index % 64)));
-        return 0;
-    }
-    PyObject *pair = PyTuple_New(2);
-    if (pair == NULL || PyTuple_SetItem(pair, 0, Py_NewRef(self->tag)) < 0 || !enter(self)) {
+    PyObject *pair = PyTuple_New(2), *message;
+    if (pair == NULL || PyTuple_SetItem(pair, 0, Py_NewRef(self->tag)) < 0) {
         Py_XDECREF(pair);
         return -1;
     }
-    PyObject *message = take(self);
-    leave(self);
-    int more = atomic_load(&self->end.why) == SW_OPEN;
-    if (message == NULL && PyErr_Occurred() && !more) {
-        PyObject *type, *traceback;
-        PyErr_Fetch(&type, &message, &traceback);
-        PyErr_NormalizeException(&type, &message, &traceback);
-        Py_XDECREF(type);
-        Py_XDECREF(traceback);
-        self->told = true;
-    }
-    if (message == NULL) {
-        more = PyErr_Occurred() ? -1 : 0;
-    } else if (PyTuple_SetItem(pair, 1, message) < 0 || PyList_Append(pairs, pair) < 0) {
+    int more = sw_ring_take(self, &message);
+    if (message != NULL && (PyTuple_SetItem(pair, 1, message) < 0 || PyList_Append(pairs, pair) < 0)) {
         shut(self); /* a message is lost for want of memory: better the channel than a caller that waits for it */
         more = -1;
     }
@@ -1304,7 +1273,7 @@ ring_exec(PyObject *module)
             return -1;
         }
     }
-    return 0;
+    return sw_calls_ready(module, state);
 }
 
 static int
@@ -1314,6 +1283,12 @@ ring_module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->doorbell);
     Py_VISIT(state->waiter);
     Py_VISIT(state->ring);
+    Py_VISIT(state->desk);
+    Py_VISIT(state->line);
+    Py_VISIT(state->outlet);
+    Py_VISIT(state->server);
+    Py_VISIT(state->baton);
+    Py_VISIT(state->patience);
     Py_VISIT(state->channel_closed);
     Py_VISIT(state->protocol_violation);
     return 0;
@@ -1326,6 +1301,12 @@ ring_module_clear(PyObject *module)
     Py_CLEAR(state->doorbell);
     Py_CLEAR(state->waiter);
     Py_CLEAR(state->ring);
+    Py_CLEAR(state->desk);
+    Py_CLEAR(state->line);
+    Py_CLEAR(state->outlet);
+    Py_CLEAR(state->server);
+    Py_CLEAR(state->baton);
+    Py_CLEAR(state->patience);
     Py_CLEAR(state->channel_closed);
     Py_CLEAR(state->protocol_violation);
     return 0;

@@ -1,7 +1,9 @@
 """The C extension. ``shardwright.transport.shm`` says how to use it; ``_channel`` gives the whole picture."""
 
-from collections.abc import Sequence
-from typing import Final, Generic, TypeVar, final
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Final, Generic, TypeVar, final
 
 from shardwright.contracts.transport import Part
 from shardwright.errors import ChannelClosed
@@ -173,3 +175,139 @@ FLOOR_BYTES: Final[int]
 def floor_answer(fd: int, size: int, spin_ns: int, /) -> None: ...
 def floor_ask(fd: int, size: int, rounds: int, gap_ns: int, spin_ns: int, last: bool, /) -> bytearray:
     """The duration of each round trip, as native int64 nanoseconds. Waits for an answer for ever."""
+
+# -- calls in one piece: ``_calls.c`` has the whole argument, ``guest._lines`` and ``guest._outlets`` its Python side
+
+class Baton:
+    """What ``guest._mailbox.Mailbox`` is made upon: its fields that C looks at."""
+
+    _held: bool
+    _closed: bool
+    _holder: int | None
+    _queue: deque[Any]
+    _resumers: deque[Any]
+    _idle: list[Any]
+    _mutex: Lock
+
+@final
+class Patience:
+    """As ``guest._chains.PythonPatience``."""
+
+    def has(self) -> bool: ...
+    def rewarded(self) -> None: ...
+    def lost(self) -> None: ...
+
+@final
+class Desk:
+    """Where the threads of a process wait for replies, and answer calls, without Python between message and call.
+
+    Every attribute that is not read-only is to be set before it is used.
+    """
+
+    off: bool  # nothing goes this way any more
+    others: int  # threads that wait for a reply and nothing else, the other way
+    reader: int  # the identity of the thread that reads now; 0 for none
+    arrived: deque[tuple[Any, Any]]
+    ear: Callable[[], Waiter | None]
+    rest: Callable[[], None]
+    service: Callable[[], str]
+    context_get: Callable[[], Any]
+    context_set: Callable[[Any], Any]
+    context_type: type
+    context_class: type
+    life_class: type
+    coroutine_class: type
+    waiting_slowly: dict[int, Any]
+    stuck: dict[int, Any]
+    nowhere: object
+    outside: Callable[[], Any] | None
+    names: dict[Any, str]
+    dropped: deque[Any]
+    unended: list[bool]
+    end_lines: Callable[[], None]
+    after_call: Callable[[], None]
+    answer: Callable[..., None]
+
+    def __new__(cls, doorbell: Doorbell[Any], main: int, baton: Baton | None, /) -> Desk: ...
+    @property
+    def free(self) -> int: ...
+    @property
+    def serving(self) -> int:
+        """Calls that are being answered this way."""
+
+    @property
+    def calls_in(self) -> int: ...
+    @property
+    def calls_out(self) -> int: ...
+    @property
+    def idle_since_ns(self) -> int: ...
+    def work(self, worker: Any, ear: Waiter, owed: Waiter | None, /) -> bool:
+        """Read and answer on an idle worker's thread. False: it was given work, or is to end. True: it has the baton, and
+        others want it."""
+
+    def answering(self) -> list[tuple[Any, int, int, Any, int]]:
+        """Link, call id, session, life and chain of what is being answered this way."""
+
+    def asking(self, chain: int, /) -> list[tuple[Any, int]]:
+        """Link and call id of calls of that chain that wait for their reply this way, the latest first."""
+
+    def depth(self, chain: int, /) -> int:
+        """How many these are."""
+
+    def offer(self, chain: int, call: object, /) -> bool:
+        """Give a call to the latest thread that waits on its chain this way; False: there is none, or it has enough to do."""
+
+    def waiting(self) -> list[tuple[int, int]]:
+        """Chain and thread of those who wait this way."""
+
+@final
+class Line:
+    """The calls of one ring that go this way."""
+
+    open: bool  # calls may begin
+    heard: bool  # calls may be answered
+    write_request: Callable[..., Any]
+    read_reply: Callable[..., Any]
+    read_request: Callable[..., Any]
+    write_reply: Callable[..., Any]
+    peer_sessions: Any
+
+    def __new__(
+        cls, desk: Desk, ring: Ring[Any], link: Any, patience: Patience, codec: int, plain: bool, /
+    ) -> Line: ...
+    @property
+    def in_flight(self) -> int: ...
+    def next_id(self) -> int: ...
+    def reply(self, frame: bytes | memoryview, /) -> bool:
+        """Whether it was the reply to a call of this line, which has it now."""
+
+    def end(self, reason: ChannelClosed, /) -> None:
+        """No call begins or is answered any more; those in flight hear why."""
+
+    def hand_over(self, call_id: int, pending: dict[int, Any], ticket: object, /) -> list[Any] | None:
+        """That call has the ticket from now on, in ``pending`` unless its outcome is there: the last of the list, behind calls
+        of its chain. None: there is no such call."""
+
+    def serves(self, method: int, module: str, name: str, /) -> None:
+        """Calls of that entry point are calls of that function."""
+
+@final
+class Outlet:
+    """Where the calls of a proxy go, by session."""
+
+    def __new__(
+        cls,
+        method: int,
+        slow: Callable[..., Any],
+        written: Callable[..., Any],
+        go_on: Callable[..., Any],
+        finish: Callable[..., Any],
+        nested: Callable[..., Any],
+        give_up: Callable[..., Any],
+        /,
+    ) -> Outlet: ...
+    @property
+    def known(self) -> int: ...
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
+    def leads(self, session: int, line: Line, /) -> None: ...
+    def forget(self) -> None: ...

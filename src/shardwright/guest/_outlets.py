@@ -1,0 +1,120 @@
+"""The quick way of a proxy's calls (``transport/shm/_calls.c``), and how they come back to the slow one.
+
+``Outlet.call`` makes a call whole, or calls one of the functions here: ``slow`` before anything was done, the others from
+where it got to. Each ends the call as the slow way does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shardwright.errors import ChannelClosed, ProtocolViolation, ShardwrightError
+from shardwright.guest._caller import Caller, run_on_top
+from shardwright.guest._context import CallContext
+from shardwright.guest._link import Link
+from shardwright.model.envelope import Envelope, Kind
+from shardwright.model.manifest import ScopeKind
+from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
+from shardwright.transport import shm, unpack
+
+if TYPE_CHECKING:
+    from shardwright.transport.shm import Outlet
+
+Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+
+
+def outlet_of(caller: Caller, definition: ShardDefinition, entry: EntryPoint) -> Call:
+    """What a proxy of that function calls with its arguments."""
+    quick = definition.scope.kind in (ScopeKind.SHARED, ScopeKind.SESSION) and entry.kind is EntryKind.FUNCTION
+    if not quick or entry.idempotent or entry.is_generator or not shm.available():
+        return partial(caller.call, definition, entry)
+    return Ways(caller, definition, entry).outlet.call
+
+
+class Ways:
+    """From the quick way to the slow one, for the calls of one proxy."""
+
+    def __init__(self, caller: Caller, definition: ShardDefinition, entry: EntryPoint) -> None:
+        from shardwright.transport.shm import Outlet
+
+        self.caller = caller
+        self.definition = definition
+        self.entry = entry
+        self.outlet: Outlet = Outlet(
+            entry.method_id, self.slow, self.written, self.go_on, self.finish, run_on_top, self.give_up
+        )
+
+    def __repr__(self) -> str:
+        return f"<Ways to {self.definition.component}.{self.entry.name}, {self.outlet.known} known>"
+
+    def slow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Nothing was done yet."""
+        if self.caller.desk is None or self.caller.carried is not None:  # there is no other way, or more to be sent
+            return self.caller.call(self.definition, self.entry, args, kwargs)
+        return self.caller.call_from(self.outlet, self.definition, self.entry, args, kwargs)
+
+    def written(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        link: Link,
+        context: CallContext,
+        written: tuple[Any, Any, Any],
+    ) -> Any:
+        """The request was written, and could not be sent at once."""
+        route = self.caller.router.route(self.definition, context.session, None)
+        value = (None, args, dict(kwargs) or None)
+        # what was written for that link is read by any that takes its place, for it has the same codec
+        spoken = written if link.codec_id is link.line_codec_id else None
+        with self._counted():
+            return self.caller.exchange(
+                self.definition, route, Kind.CALL, self.entry.method_id, value, self.entry.name, context, written=spoken
+            )
+
+    def go_on(self, link: Link, context: CallContext, call_id: int, memo: Any, too_long: bool) -> Any:
+        """It was sent, and the reply did not come soon, or others' messages did."""
+        route = self.caller.router.route(self.definition, context.session, None)
+        if too_long:
+            link.patience.lost()
+        with self._counted():
+            return self.caller.wait_on(route, link, call_id, memo, self.entry.name, context)
+
+    def finish(self, link: Link, context: CallContext, came: bytes | memoryview | ChannelClosed, memo: Any) -> Any:
+        """The outcome is there, and is none that C reads."""
+        route = self.caller.router.route(self.definition, context.session, None)
+        outcome: Envelope | ChannelClosed
+        if isinstance(came, ChannelClosed):
+            outcome = came
+        else:
+            try:
+                outcome = unpack(came)
+            except ProtocolViolation as violation:
+                link.break_off(violation)
+                outcome = violation
+        with self._counted():
+            return self.caller.outcome(route, link, outcome, memo, self.entry.name, context)
+
+    def give_up(self, link: Link, call_id: int) -> None:
+        """The thread was interrupted, and waits no longer."""
+        link.post(Envelope(kind=Kind.CANCEL, call_id=call_id))
+
+    def _counted(self) -> _Counted:
+        return _Counted(self.caller)
+
+
+class _Counted:
+    """Errors of ours are counted."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, ShardwrightError):
+            self._caller.count_failure(error)

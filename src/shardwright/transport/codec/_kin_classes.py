@@ -1,0 +1,73 @@
+"""What classes were given after they were made: a metaclass or a class method fills in what objects then rely on.
+
+A class goes by its name, and is on the other side as importing made it. What was *added* to it since travels ahead of the
+first object of it, once for each link, in the way values do.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from shardwright.transport.codec._kin_code import codes_of
+
+__all__ = ["Given", "executed", "put", "was_there"]
+
+_made: dict[type, frozenset[str]] = {}  # which attributes classes had when their module had been executed
+
+
+def executed(module: ModuleType, *, late: bool = False) -> None:
+    """A module is there: what its classes hold now, importing makes anywhere.
+
+    ``late``: it was there before anybody asked; then what the bodies of its classes name is taken for that.
+    """
+    bodies = {code.co_qualname: code.co_names for code in codes_of(module.__name__)} if late else {}
+    for value in list(vars(module).values()):
+        if isinstance(value, type) and value.__module__ == module.__name__ and value not in _made:
+            named = bodies.get(value.__qualname__)
+            _made[value] = frozenset(vars(value) if named is None else vars(value).keys() & {*named, *_own(value)})
+
+
+def was_there(module: ModuleType) -> None:
+    """As ``executed``, of a module that has been there for some time."""
+    executed(module, late=True)
+
+
+def _own(cls: type) -> list[str]:
+    return [name for name in vars(cls) if name.startswith("__")]
+
+
+class Given:
+    """What one peer has been given."""
+
+    def __init__(self) -> None:
+        self._had: dict[type, int] = {}
+
+    def to_give(self, classes: set[type]) -> list[tuple[type, int, dict[str, Any]]]:
+        """What these classes, and those that they derive from, have by now and the peer does not, as far as is known."""
+        found = []
+        for cls in {above for each in classes for above in each.__mro__ if above in _made}:
+            if len(vars(cls)) != self._had.get(cls, len(_made[cls])):
+                held = _made[cls]
+                added = {name: value for name, value in vars(cls).items() if name not in held and not _is_made(name)}
+                if added:
+                    found.append((cls, len(vars(cls)), added))
+        return found
+
+    def gave(self, given: list[tuple[type, int, dict[str, Any]]]) -> None:
+        """The peer has answered a request that these came with."""
+        for cls, size, _ in given:
+            self._had[cls] = size
+
+
+def _is_made(name: str) -> bool:
+    """What the interpreter adds of its own accord, or ``copyreg`` and ``abc`` do."""
+    return name.startswith("__") or name.startswith("_abc_")
+
+
+def put(given: list[tuple[type, int, dict[str, Any]]]) -> None:
+    """Give classes here what they were given there, where they do not have it."""
+    for cls, _, added in given:
+        for name, value in added.items():
+            if name not in vars(cls):
+                type.__setattr__(cls, name, value)

@@ -1,0 +1,138 @@
+"""Calls in one piece (``transport/shm/_calls.c``) without shards around them: lost wake-ups, hostile peers, instructions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardwright.transport import shm
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "tests/support/quick_pair.py"
+ROOM = "shardwright/transport/shm"
+# Of one call with two arguments and its answer, both sides, all of Python's included; CPython 3.11.7, gcc 12, x86-64.
+CALL_INSTRUCTIONS = 27_130
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not shm.available(), reason="the C extension was not built"),
+]
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    missing = [program for program in programs if shutil.which(program) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not on this machine: {', '.join(missing)}")
+
+
+def run(*command: object, **environment: str) -> str:
+    ended = subprocess.run(
+        [str(word) for word in command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert ended.returncode == 0, f"ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"[-8000:]
+    return ended.stdout + ended.stderr
+
+
+Built = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A copy of the package whose rings were compiled with these flags: what to put into PYTHONPATH."""
+
+    def build(name: str, *flags: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        shutil.copytree(ROOT / "src/shardwright", folder / "shardwright", ignore=shutil.ignore_patterns("__pycache__"))
+        room = folder / ROOM
+        include = sysconfig.get_path("include")
+        sources = sorted(room.glob("_*.c"))
+        run(
+            "gcc", "-shared", "-fPIC", "-std=c11", "-g", "-O1", *flags, "-DPy_LIMITED_API=0x030B0000", f"-I{include}", *sources,
+            "-pthread", "-o", room / "_ring.abi3.so",
+        )  # fmt: skip
+        return folder
+
+    return build
+
+
+@needs("gcc")
+def test_no_wake_up_is_lost_between_many_threads(built: Built, record_exercised: Callable[[str, int], None]) -> None:
+    path = built("no-tick", "-DSW_TICK_NS=3600000000000")  # the watcher would find what a lost wake-up left behind
+    for threads, seed in ((2, 1), (7, 2), (24, 3)):
+        said = run(sys.executable, SCRIPT, "many", threads, 300, seed, PYTHONPATH=str(path))
+        assert int(said) == threads * 300
+    record_exercised("calls of threads that rouse one another", 300 * 33)
+
+
+@needs("gcc")
+def test_peers_that_write_anything_harm_no_call_of_others(
+    built: Built, record_exercised: Callable[[str, int], None]
+) -> None:
+    path = built("address", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+    libraries = [run("gcc", f"-print-file-name=lib{name}.so").strip() for name in ("asan", "ubsan")]
+    said = run(
+        sys.executable, SCRIPT, "hostile", os.environ.get("SWT_HOSTILE_S", "4"), 7, PYTHONPATH=str(path),
+        LD_PRELOAD=":".join(libraries), PYTHONMALLOC="malloc", ASAN_OPTIONS="detect_leaks=0:abort_on_error=1",
+    )  # fmt: skip
+    counts = {name: int(count) for name, count in re.findall(r"'(\w+)': (\d+)", said)}
+    assert all(counts.values()), said
+    record_exercised("hostile messages beside honest calls", counts["requests"] + counts["replies"])
+
+
+@needs("valgrind")
+def test_a_call_costs_no_more_instructions_than_it_did(tmp_path: Path) -> None:
+    """Timings are noise on a shared machine; instructions are not. A better number is to be written down here."""
+
+    def instructions(calls: int) -> int:
+        within = ("--collect-atstart=no", "--toggle-collect=outlet_call", "--toggle-collect=desk_work")
+        said = run(
+            "valgrind",
+            "--tool=callgrind",
+            f"--callgrind-out-file={tmp_path / 'out'}",
+            *within,
+            sys.executable,
+            SCRIPT,
+            calls,
+        )
+        found = re.search(r"Collected : (\d+)", said)
+        assert found, said
+        return int(found[1])
+
+    each = (instructions(400) - instructions(100)) / 300
+    known = platform.python_version() == "3.11.7" and platform.machine() == "x86_64" and "Clang" not in sys.version
+    tolerance = 1.05 if known else 2.0  # another interpreter has other code
+    assert CALL_INSTRUCTIONS / tolerance < each < CALL_INSTRUCTIONS * tolerance, each
+
+
+@pytest.fixture
+def pair() -> Iterator[Any]:
+    from quick_pair import Pair
+
+    made = Pair()
+    yield made
+    made.close()
+
+
+def test_what_is_unusual_is_left_to_python(pair: Any) -> None:
+    from quick_pair import Unusual
+
+    assert pair.call(0, "value") == "value"
+    with pytest.raises(Unusual) as caught:
+        pair.call(0, bytearray(100_000))  # its bytes travel beside the message
+    assert caught.value.args[0] == "written"
+    assert pair.near.desk.calls_out == pair.far.desk.calls_in == 1
+    assert pair.near.desk.waiting() == []
