@@ -1,4 +1,7 @@
-"""One call that came in: checked, run, and answered exactly once."""
+"""One call that came in: checked, run, and answered exactly once.
+
+A little beyond 400 lines: what each of these steps owes the next stands in one place.
+"""
 
 from __future__ import annotations
 
