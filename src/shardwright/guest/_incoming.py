@@ -137,6 +137,10 @@ class IncomingCall:
         """Answer without having run anything."""
         self._send(Kind.ERROR, *self.link.codec.encode_error(error, self.memo))
 
+    def refuse_unwanted(self) -> None:
+        """It was cancelled before it began. Who was told to cancel it by a caller of its own waits for the outcome yet."""
+        self.refuse(CallError(f"{self.what}: its caller was cancelled", outcome="not started"))
+
     def resubmit(self) -> None:
         """It was given to a waiting thread that left before it could run it."""
         try:
@@ -153,7 +157,7 @@ class IncomingCall:
     def run(self) -> None:
         """Run to the end and answer. Never raises."""
         if self.cancelled:
-            self.forget()
+            self.refuse_unwanted()
             return
         Context().run(self._run)
         self.owner.after_call()  # what the call held is let go by now

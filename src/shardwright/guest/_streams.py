@@ -229,7 +229,7 @@ class StreamStep(IncomingCall):
 
     def run(self) -> None:
         if self.cancelled:
-            self.forget()
+            self.refuse_unwanted()
             return
         context = self.new_context()
         try:
