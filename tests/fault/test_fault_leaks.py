@@ -38,6 +38,12 @@ def memory(pids: dict[str, int]) -> dict[str, int]:
     return {name: psutil.Process(pid).memory_info().rss for name, pid in pids.items()}
 
 
+def forked_ahead(node: Node) -> bool:
+    """Whether the fork that waits for the next shard of each kind is there: it has descriptors, too."""
+    ahead = node.running.core.launcher._ahead  # type: ignore[union-attr]
+    return not ahead._making and set(ahead._timers) == set(ahead._waiting)
+
+
 def one_session(node: Node, number: int) -> None:
     with node.session(f"visit-{number}") as session:
         session.call("middle.boxed", 2)

@@ -30,11 +30,11 @@ OTHER: list[tuple[Any, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", ALIKE, ids=repr)
+@pytest.mark.parametrize("value", ALIKE, ids=range(len(ALIKE)))
 def test_a_copy_is_alike(value: Any) -> None:
     assert alike(value, copy.deepcopy(value)) and alike(value, pickle.loads(pickle.dumps(value)))
 
 
-@pytest.mark.parametrize(("one", "other"), OTHER, ids=repr)
+@pytest.mark.parametrize(("one", "other"), OTHER, ids=range(len(OTHER)))
 def test_what_differs_is_not(one: Any, other: Any) -> None:
     assert not alike(one, other) and not alike(other, one)
