@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._mailbox import Mailbox, Waiter
-from shardwright.model.envelope import Envelope
+from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import SessionNumber
 from shardwright.transport import shm
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
+    from shardwright.guest._link import Link
     from shardwright.guest._ring_waiting import RingWaiting
 
 KEEP_S = 0.001  # so long a thread that reads for itself may keep the baton, where replies use to come sooner
@@ -77,6 +78,7 @@ class Waiting:
         "_at_once",
         "_hub",
         "_patience",
+        "asks",
         "baton",
         "bell",
         "chain",
@@ -99,6 +101,7 @@ class Waiting:
         self.thread = threading.get_ident()
         self.inbox: deque[Any] = deque()
         self.leads = False
+        self.asks: Link | None = None  # whom it waits for
         self.baton = mailbox
         self._hub = hub
         self._patience = patience
@@ -180,6 +183,8 @@ class Waiting:
 
 
 AnyWaiting: TypeAlias = "Waiting | RingWaiting"
+Depth: TypeAlias = tuple[int, int]
+"""How many threads wait: the slow way, and the quick one."""
 
 
 class Chains:
@@ -223,6 +228,24 @@ class Chains:
                 return False
             stack[-1].deliver(call)
             return True
+
+    def depth(self, chain: int) -> Depth:
+        """How many threads wait on that chain: who waits above these waits for the doings of the call that begins now."""
+        with self._mutex:
+            slowly = len(self._waiting.get(chain, ()))
+        return slowly, 0 if self.desk is None else self.desk.depth(chain)
+
+    def cancel(self, chain: int, depth: Depth = (0, 0)) -> None:
+        """Who waits in that chain, above ``depth``, does so for a call that nobody wants any more: tell whom they wait for."""
+        with self._mutex:
+            waiting = self._waiting.get(chain, [])[depth[0] :]
+        for each in waiting:
+            if each.asks is not None:
+                each.asks.cancel(each)
+        if self.desk is not None:
+            asking = self.desk.asking(chain)
+            for link, call_id in asking[: max(0, len(asking) - depth[1])]:  # the latest come first
+                link.post(Envelope(kind=Kind.CANCEL, call_id=call_id))
 
     def waits(self, chain: int, thread: int | None) -> bool:
         """Whether that thread waits on that chain."""

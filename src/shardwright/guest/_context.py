@@ -17,10 +17,12 @@ from shardwright.model.ids import NO_SESSION, SessionNumber
 class Life:
     """Whether a call still runs: tasks and threads that it began may outlive it, and have copies of its context."""
 
-    __slots__ = ("over",)
+    __slots__ = ("cancelled", "orphaned", "over")
 
     def __init__(self) -> None:
         self.over = False
+        self.cancelled = False  # its caller no longer waits
+        self.orphaned = False  # its session has ended
 
 
 class CallContext(msgspec.Struct, frozen=True):
@@ -61,6 +63,24 @@ class CallContext(msgspec.Struct, frozen=True):
 
 NOWHERE = CallContext()
 current_call: ContextVar[CallContext] = ContextVar("shardwright_call", default=NOWHERE)
+
+
+def time_left() -> float | None:
+    """Seconds that the call has left in which this code runs, 0.0 when they are over; None where it has no deadline.
+
+    A deadline is that of the first call of a chain: it goes along through all shards. None outside of shards.
+    """
+    context = current_call.get()
+    return None if context.over else context.remaining_s()
+
+
+def cancelled() -> bool:
+    """Whether the caller of the call in which this code runs has gone, or given up: nobody will see its result.
+
+    Coroutines are cancelled then. Other code runs on, and may ask; so may threads that it began. False outside of shards.
+    """
+    life = current_call.get().life
+    return life is not None and life.cancelled
 
 
 _drawn: deque[int] = deque()  # identifiers that the kernel gave, and nobody has used yet

@@ -138,6 +138,23 @@ class ShardLoop:
         with contextlib.suppress(Exception):
             future.result(timeout_s)
 
+    def begin(self, make: Callable[[], Coroutine[Any, Any, None]], context: Context) -> None:
+        """Run a coroutine there for its effects, in that context. Any thread; nothing happens when the loop is closed.
+
+        What it raises goes to the loop's handler of exceptions.
+        """
+        loop = self._loop
+
+        def create() -> None:
+            assert loop is not None
+            task = loop.create_task(make(), context=context)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(create)
+
     def cancel(self, task: asyncio.Task[None]) -> None:
         """Any thread."""
         if self._loop is not None and not self._loop.is_closed():
@@ -160,7 +177,7 @@ class ShardLoop:
             self._over(call, coroutine)
             return
         assert self._loop is not None
-        task = self._loop.create_task(call.run_async(coroutine), context=Context())
+        task = self._loop.create_task(call.run_async(coroutine), context=call.new_context())
         call.task = task
         self._tasks.add(task)
         task.add_done_callback(partial(self._done, call, coroutine))

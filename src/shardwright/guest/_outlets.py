@@ -28,7 +28,7 @@ Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 def outlet_of(caller: Caller, definition: ShardDefinition, entry: EntryPoint) -> Call:
     """What a proxy of that function calls with its arguments."""
     quick = definition.scope.kind in (ScopeKind.SHARED, ScopeKind.SESSION) and entry.kind is EntryKind.FUNCTION
-    if not quick or not shm.available():
+    if not quick or entry.idempotent or entry.is_generator or not shm.available():
         return partial(caller.call, definition, entry)
     return Ways(caller, definition, entry).outlet.call
 
@@ -51,7 +51,7 @@ class Ways:
 
     def slow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Nothing was done yet."""
-        if self.caller.desk is None:  # there is no other way
+        if self.caller.desk is None or self.caller.carried is not None:  # there is no other way, or more to be sent
             return self.caller.call(self.definition, self.entry, args, kwargs)
         return self.caller.call_from(self.outlet, self.definition, self.entry, args, kwargs)
 

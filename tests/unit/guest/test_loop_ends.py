@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -28,6 +29,9 @@ class Call:
 
     async def run_async(self, coroutine: Any = None) -> None:
         self.ran.set()
+
+    def new_context(self) -> Context:
+        return Context()
 
     def forget(self) -> None:
         self.forgotten.set()

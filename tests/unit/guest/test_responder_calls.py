@@ -14,7 +14,6 @@ import pytest
 from shardwright.errors import (
     CannotCross,
     ChannelClosed,
-    CutRefused,
     DeadlineExceeded,
     HandleExpired,
     NotPermitted,
@@ -46,6 +45,8 @@ SHOP = """
     def use(name, *args):
         return getattr(stock, name)(*args)
 
+    def all_numbers():
+        return list(stock.numbers())
     def ping(n):
         return stock.pong(n - 1) if n else 0
 
@@ -209,9 +210,10 @@ def test_attributes_that_only_the_owner_knows_are_read_there(town_of_two: Any) -
         stock(town_of_two, "no_such_name")
 
 
-def test_a_generator_is_refused_with_a_reason(town_of_two: Any) -> None:
-    with pytest.raises(CutRefused, match="generator"):
-        stock(town_of_two, "numbers")
+def test_a_generator_is_iterated_over(town_of_two: Any) -> None:
+    module = town_of_two.runtimes["shop"].import_module("stock")
+    assert inspect.isgeneratorfunction(module.numbers)
+    assert town_of_two.call("shop", "shop", "all_numbers") == [1]
 
 
 # -- handles -------------------------------------------------------------------------------------------------------

@@ -1631,7 +1631,22 @@ desk_waiting(Desk *self, PyObject *Py_UNUSED(nothing))
     return list;
 }
 
-/* asking(chain) -> list of (link, call id): calls of that chain that wait for their reply this way, and run nothing meanwhile. */
+/* depth(chain) -> int: how many calls of that chain wait for their reply this way. */
+static PyObject *
+desk_depth(Desk *self, PyObject *number)
+{
+    const uint64_t chain = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    long count = 0;
+    for (struct call *call = self->newest; chain != 0 && call != NULL; call = call->older) {
+        count += call->chain == chain;
+    }
+    return PyLong_FromLong(count);
+}
+
+/* asking(chain) -> list of (link, call id): calls of that chain that wait for their reply this way, the latest first. */
 static PyObject *
 desk_asking(Desk *self, PyObject *number)
 {
@@ -1645,7 +1660,7 @@ desk_asking(Desk *self, PyObject *number)
         if (call == NULL) {
             break;
         }
-        if (call->chain != chain || call->busy || call->came != NULL) {
+        if (call->chain != chain) {
             continue;
         }
         const unsigned long long id = call->id;
@@ -1685,6 +1700,7 @@ desk_answering(Desk *self, PyObject *Py_UNUSED(nothing))
 static PyMethodDef desk_methods[] = {
     {"answering", (PyCFunction)desk_answering, METH_NOARGS, NULL},
     {"asking", (PyCFunction)desk_asking, METH_O, NULL},
+    {"depth", (PyCFunction)desk_depth, METH_O, NULL},
     {"work", (PyCFunction)(void (*)(void))desk_work, METH_FASTCALL, NULL},
     {"offer", (PyCFunction)(void (*)(void))desk_offer, METH_FASTCALL, NULL},
     {"waiting", (PyCFunction)desk_waiting, METH_NOARGS, NULL},

@@ -249,7 +249,10 @@ class Desk:
         """Link, call id, session, life and chain of what is being answered this way."""
 
     def asking(self, chain: int, /) -> list[tuple[Any, int]]:
-        """Link and call id of calls of that chain that wait for their reply this way, and run nothing meanwhile."""
+        """Link and call id of calls of that chain that wait for their reply this way, the latest first."""
+
+    def depth(self, chain: int, /) -> int:
+        """How many these are."""
 
     def offer(self, chain: int, call: object, /) -> bool:
         """Give a call to the latest thread that waits on its chain this way; False: there is none, or it has enough to do."""
