@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -71,6 +72,10 @@ class Caller:
         self.before_call: Callable[[], None] = lambda: None
         self.dropped: deque[Any] = deque()  # handles and streams that were collected, and whose owners are to be told
         self.carried: Carried | None = None  # context variables that travel
+        self.counted = Counted(self)
+        self.speaks = False  # whether this process has channels
+        self.forked = False  # it is a child of one that had
+        _callers.add(self)
         self._errands = Errands()
         self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
 
@@ -131,36 +136,21 @@ class Caller:
         carried = self.carried
         if carried is not None:
             arguments, outlet = (*arguments, carried.values()), None
-        try:
-            again = Attempts(entry, definition, target) if entry.idempotent else None
+        again = Attempts(entry, definition, target) if entry.idempotent else None
+        with self.counted:
             answer = self.exchange(
                 definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context, again, outlet=outlet
             )
             return answer if carried is None else carried.take_back(answer)
-        except BaseException as error:
-            if carried is not None:
-                carried.taken_from(error)
-            if isinstance(error, ShardwrightError):
-                self.count_failure(error)
-            raise
 
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
         """Read an attribute of a module (by its name) or of an object (by its id)."""
         context = self.context()
         carried = self.carried
         asked = (owner, name) if carried is None else (owner, name, carried.values())
-        try:
+        with self.counted:
             answer = self.exchange(definition, route, Kind.GET, MethodId(0), asked, f"reading {name}", context)
             return answer if carried is None else carried.take_back(answer)
-        except BaseException as error:
-            if carried is not None:
-                carried.taken_from(error)
-            if isinstance(error, ShardwrightError):
-                self.count_failure(error)
-            raise
-
-    def count_failure(self, error: ShardwrightError) -> None:
-        self.failed[error.code] = self.failed.get(error.code, 0) + 1
 
     def exchange(
         self,
@@ -195,7 +185,8 @@ class Caller:
                     written = link.codec.encode_request(value, describe=_describe(definition, what))
                 payload, buffers, memo = written
                 written = None
-                envelope = _envelope(link, kind, method, payload, buffers, context)
+                blocked = self.chains.blocked_by(context)
+                envelope = _envelope(link, kind, method, payload, buffers, context, blocked)
                 parked = self.mailbox is not None and self.mailbox.holds()
                 waiting = link.hub.waiting(
                     envelope.chain, context.session, self.mailbox if parked else None, link.patience
@@ -341,7 +332,7 @@ class Caller:
         need_room()
         self.before_call()
         again = Attempts(entry, definition, target) if entry.idempotent else None
-        try:
+        with self.counted:
             while True:
                 link = self._known(definition, route, context)
                 if link is None:
@@ -350,7 +341,7 @@ class Caller:
                     payload, buffers, memo = link.codec.encode_request(
                         arguments, describe=_describe(definition, entry.name)
                     )
-                    envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context)
+                    envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context, context.blocked)
                     awaited = _Awaited(loop)
                     stuck = self.mailbox is not None and not is_polite(loop) and self.mailbox.holds()
                     if stuck:  # then what comes back must be refused, for its turn would never come
@@ -379,12 +370,6 @@ class Caller:
                     _raise_lost(link, entry.name, outcome, await asyncio.wrap_future(asked))
                 answer = self._result(link, outcome, memo, entry.name)
                 return answer if carried is None else carried.take_back(answer)
-        except BaseException as error:
-            if carried is not None:
-                carried.taken_from(error)
-            if isinstance(error, ShardwrightError):
-                self.count_failure(error)
-            raise
 
     async def _bound(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
         """The link, bound without stopping the event loop, and without a thread of its executor."""
@@ -427,6 +412,48 @@ class Caller:
         except ProtocolViolation as violation:  # of this message: the shard lives, and so does the state in it
             raise CallError(f"{what}: {link.peer.shard} sent a reply that cannot be read: {violation}") from violation
         raise error
+
+
+class Counted:
+    """Around a call: what context variables its error brought along are set, and errors of ours are counted."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            return
+        caller = self._caller
+        if caller.carried is not None:
+            caller.carried.taken_from(error)
+        if isinstance(error, ShardwrightError):
+            caller.failed[error.code] = caller.failed.get(error.code, 0) + 1
+
+
+_callers: weakref.WeakSet[Caller] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """A child that user code forked has its parent's channels, but nobody who reads them; and both would write into them."""
+    for caller in list(_callers):
+        if caller.speaks:
+            caller.forked, caller.before_call = True, _without_channels
+
+
+def _without_channels() -> None:
+    raise CallError(
+        f"process {os.getpid()} was forked from one that speaks with other shards, and has no channels of its own",
+        outcome="not started",
+        remedy="call them from the process that forked it, or start a new one (multiprocessing's 'spawn', subprocess)",
+    )
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Attempts:
@@ -477,7 +504,9 @@ class _Awaited:
             self.future.set_result(outcome)
 
 
-def _envelope(link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext) -> Envelope:
+def _envelope(
+    link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext, blocked: int
+) -> Envelope:
     call_id = link.next_id()
     return Envelope(
         kind=kind,
@@ -486,7 +515,7 @@ def _envelope(link: Link, kind: Kind, method: MethodId, payload: Any, buffers: A
         method=method,
         deadline_ns=context.deadline_ns,
         trace_id=context.trace_id if context is not NOWHERE else os.urandom(16),
-        span_id=context.span_id,
+        blocked=blocked,
         chain=context.chain or new_identifier(),
         codec=link.codec_id,
         payload=payload,

@@ -29,7 +29,7 @@ class CallContext(msgspec.Struct, frozen=True):
     """The context of one call. ``chain`` is 0 outside any call: the next call begins a chain of its own.
 
     ``deadline_ns`` is absolute CLOCK_MONOTONIC nanoseconds, 0 for none. ``session_name`` is for people. ``life`` is the
-    call's own; None for a context that is no call's.
+    call's own; None for a context that is no call's. ``blocked``: as in Envelope, the loops of its callers.
     """
 
     session: SessionNumber = NO_SESSION
@@ -37,7 +37,7 @@ class CallContext(msgspec.Struct, frozen=True):
     chain: int = 0
     deadline_ns: int = 0
     trace_id: bytes = b"\0" * 16
-    span_id: int = 0
+    blocked: int = 0
     life: Life | None = None
 
     @property

@@ -251,7 +251,7 @@ class IncomingCall:
                 chain=envelope.chain,
                 deadline_ns=envelope.deadline_ns,
                 trace_id=bytes(envelope.trace_id),
-                span_id=envelope.span_id,
+                blocked=envelope.blocked,
                 life=self.life,
             )
         )

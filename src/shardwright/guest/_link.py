@@ -278,11 +278,6 @@ class Link:
                 envelope = self._left.popleft()
             self.post(envelope)
 
-    @property
-    def line_codec_id(self) -> PayloadCodec:
-        """The codec of what goes the quick way."""
-        return PayloadCodec.TAGGED
-
     def break_off(self, reason: ChannelClosed) -> None:
         """The peer broke the protocol."""
         self._end(reason)

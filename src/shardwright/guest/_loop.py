@@ -109,6 +109,9 @@ class ShardLoop:
         self._tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.thread_id: int | None = None
+        self.begins: Callable[[int], None] = lambda thread: (
+            None
+        )  # called on its thread, with that, before anything runs
 
     def start(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None = None) -> None:
         """Run a call as a task. Any thread. Raises Overloaded when the shard is stopping, or has no thread for it."""
@@ -187,10 +190,12 @@ class ShardLoop:
         self._over(call, coroutine)
 
     def _over(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None) -> None:
-        """The call has ended, or was cancelled before its first step: then nobody else closes and forgets it."""
+        """The call has ended, or was cancelled before its first step: then nobody else closes, answers and forgets it."""
         self._ended(call)
         if coroutine is not None:
             coroutine.close()
+        if not call.life.over:
+            call.refuse_unwanted()
         call.forget()
 
     def _ended(self, call: IncomingCall) -> None:
@@ -221,6 +226,7 @@ class ShardLoop:
 
     def _run(self, loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
         self.thread_id = threading.get_ident()
+        self.begins(self.thread_id)
         started.set()
         asyncio.set_event_loop(loop)
         self._mailbox.acquire()

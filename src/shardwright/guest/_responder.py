@@ -189,7 +189,7 @@ class Responder:
             if call.is_async:
                 if self.chains.stuck(envelope.chain):
                     raise call.stuck()
-                if self.chains.waits(envelope.chain, self.loop.thread_id):
+                if self.chains.holds_up(envelope.chain, envelope.blocked):
                     raise WouldDeadlock(
                         f"{call.what} is a coroutine of an event loop that is blocked waiting for this very call",
                         outcome="not started",
@@ -198,7 +198,7 @@ class Responder:
                 if call.counted and self.loop.in_flight >= self.definition.queue:
                     raise Overloaded(f"{self.definition.component}: {self.loop.in_flight} coroutines already run")
                 self.loop.start(call)
-            elif not self.chains.offer(envelope.chain, call):
+            elif not self.chains.offer(envelope.chain, call, envelope.blocked):
                 if self.chains.stuck(envelope.chain):
                     raise call.stuck()
                 self.mailbox.submit(call.run)

@@ -95,7 +95,7 @@ class RingHub:
         self._ear = _Ear()
         self._free = 0  # threads that wait for a reply and for nothing else
         self.gave = False
-        self.desk: Desk | None = None  # set by ``_quick``, before anybody waits
+        self.desk: Desk | None = None  # set by ``_lines``, before anybody waits
         _hubs.add(self)
 
     def __repr__(self) -> str:

@@ -141,6 +141,7 @@ class Runtime:
         self.objects = Objects()
         self.sessions = Sessions()
         self.loop = ShardLoop(self.mailbox, component)
+        self.loop.begins = self.chains.loop_runs
         self.responder = Responder(
             self.definition,
             mailbox=self.mailbox,
@@ -179,6 +180,7 @@ class Runtime:
             self._hub = self.mailbox.hub = make_hub(f"{self.shard or self.component}-hub", rings=rings)
             self.responder.quick = not self.definition.cut_of and self.patches is None
             self.caller.desk = desk_for(self, self._hub)
+            self.caller.speaks = True
         return self._hub
 
     def activate(self, shard: ShardId, binder: Binder[Link], *, rings: bool = False) -> Hub | RingHub:

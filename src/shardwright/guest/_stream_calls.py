@@ -22,7 +22,6 @@ from shardwright.errors import (
     ChannelClosed,
     DeadlineExceeded,
     ShardLost,
-    ShardwrightError,
     WouldDeadlock,
 )
 from shardwright.guest._caller import Caller, _Awaited, _describe, _envelope, _raise_lost
@@ -116,14 +115,14 @@ class Stream:
         carried = self._caller.carried
         return asked if carried is None else (*asked, carried.values()), context
 
-    def _encode(self, link: Link, value: Any, context: CallContext) -> tuple[Envelope, Any]:
+    def _encode(self, link: Link, value: Any, context: CallContext, blocked: int) -> tuple[Envelope, Any]:
         payload, buffers, memo = link.codec.encode_request(value, describe=_describe(self._definition, self._what))
         kind = Kind.CALL if self._link is None else Kind.DATA
-        envelope = _envelope(link, kind, self._entry.method_id, payload, buffers, context)
+        envelope = _envelope(link, kind, self._entry.method_id, payload, buffers, context, blocked)
         if kind is Kind.DATA:
             envelope = Envelope(
                 kind, self._number, envelope.session, envelope.method, 0, envelope.deadline_ns, envelope.trace_id,
-                envelope.span_id, envelope.chain, envelope.codec, payload, buffers,
+                envelope.blocked, envelope.chain, envelope.codec, payload, buffers,
             )  # fmt: skip
         return envelope, memo
 
@@ -144,12 +143,7 @@ class Stream:
         if outcome.kind is not Kind.RESULT:
             self._finished()
         carried = self._caller.carried
-        try:
-            answer = self._caller._result(link, outcome, memo, self._what)
-        except BaseException as error:
-            if carried is not None:
-                carried.taken_from(error)
-            raise
+        answer = self._caller._result(link, outcome, memo, self._what)
         if carried is not None:
             answer = carried.take_back(answer)
         match answer:
@@ -206,7 +200,7 @@ class Stream:
             )
         need_room()
         caller.before_call()
-        try:
+        with caller.counted:
             while True:
                 link = self._link
                 if link is None:
@@ -215,7 +209,7 @@ class Stream:
                     with caller.parked():
                         link = caller.router.link(self._definition, self._route, context)
                 try:
-                    envelope, memo = self._encode(link, value, context)
+                    envelope, memo = self._encode(link, value, context, caller.chains.blocked_by(context))
                     outcome = self._exchange(link, envelope, memo, context)
                 finally:
                     self._unopened(link)
@@ -226,9 +220,6 @@ class Stream:
                         cause = caller.router.binder.why(link.peer)
                     self._lost(link, outcome, cause, context)
                 return self._answered(link, op, outcome, memo)
-        except ShardwrightError as error:
-            caller.count_failure(error)
-            raise
 
     def _exchange(self, link: Link, envelope: Envelope, memo: Any, context: CallContext) -> Any:
         caller = self._caller
@@ -282,7 +273,7 @@ class Stream:
         value, context = self._asked(op, value)
         need_room()
         caller.before_call()
-        try:
+        with caller.counted:
             while True:
                 link = self._link
                 if link is None:
@@ -290,7 +281,7 @@ class Stream:
                 if link is None:
                     link = await caller._bound(self._definition, self._route, context)
                 try:
-                    envelope, memo = self._encode(link, value, context)
+                    envelope, memo = self._encode(link, value, context, context.blocked)
                     outcome = await self._exchange_async(link, envelope, memo, context)
                 finally:
                     self._unopened(link)
@@ -300,9 +291,6 @@ class Stream:
                     asked = caller._errands.run(partial(caller.router.binder.why, link.peer))
                     self._lost(link, outcome, await asyncio.wrap_future(asked), context)
                 return self._answered(link, op, outcome, memo)
-        except ShardwrightError as error:
-            caller.count_failure(error)
-            raise
 
     async def _exchange_async(self, link: Link, envelope: Envelope, memo: Any, context: CallContext) -> Any:
         caller = self._caller

@@ -92,6 +92,7 @@ class Client:
         self.router = Router(self)
         self.handle_sessions: dict[tuple[str, int], CallContext] = {}  # in which session each handle was received
         self._caller = _ClientCaller(self)
+        self._caller.speaks = True
         self._proxies = Proxies(plan, self._caller)
         self._namespace = Namespace(plan, None, self._proxies)
         self._data = DataModules(plan, None, self._proxies, self.class_named)

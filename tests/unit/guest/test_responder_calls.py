@@ -425,7 +425,10 @@ def test_cancelling_the_awaiting_task_cancels_the_call(town_of_two: Any) -> None
 
 
 def test_a_coroutine_of_a_loop_that_waits_for_this_very_call_is_refused(town_of_two: Any) -> None:
-    """A blocking call from a loop whose callee needs that loop: refused, where it would hang."""
+    """A blocking call from a loop whose callee needs that loop: refused, where it would hang.
+
+    What another coroutine of the same chain leads to just comes later.
+    """
     stock_runtime = town_of_two.runtimes["stock"]
     chains, loop = stock_runtime.chains, stock_runtime.loop
     link = town_of_two.connect("shop", "stock")
@@ -445,13 +448,19 @@ def test_a_coroutine_of_a_loop_that_waits_for_this_very_call_is_refused(town_of_
 
         payload, buffers, _ = link.codec.encode_request((None, (), {}))
         method = town_of_two.plan.definition("stock").entry("what_ended").method_id
-        link.begin(
-            Envelope(
-                Kind.CALL, link.next_id(), SessionNumber(1), method, chain=99, codec=PayloadCodec.TAGGED, payload=payload,
-                buffers=buffers,
-            ),
-            Ticket(),
-        )  # fmt: skip
+
+        def call(blocked: int) -> None:
+            link.begin(
+                Envelope(
+                    Kind.CALL, link.next_id(), SessionNumber(1), method, blocked=blocked, chain=99,
+                    codec=PayloadCodec.TAGGED, payload=payload, buffers=buffers,
+                ),
+                Ticket(),
+            )  # fmt: skip
+
+        call(2**64 - 1)
         assert isinstance(error_of(link, Ticket.got), WouldDeadlock)
+        call(0)
+        assert Ticket.got.get(timeout=10).kind is Kind.RESULT
     finally:
         chains.leave(waiting)

@@ -43,6 +43,7 @@
  */
 #include "_ring.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <structmember.h>
 #include <sys/random.h>
@@ -101,9 +102,11 @@ struct Desk {
     PyObject *names;      /* of sessions, by number; NULL where nothing is answered */
     PyObject *dropped;    /* a deque: handles that were collected, of which owners are to be told first */
     PyObject *unended;    /* not empty: a line of output may have begun, and is to be ended before an answer */
-    PyObject *end_lines, *after_call, *answer; /* of the responder: see guest/_quick.py */
+    PyObject *end_lines, *after_call, *answer; /* of the responder: see guest/_lines.py */
     Baton *baton;         /* NULL: a process without one */
     unsigned long main, reader;
+    unsigned long loop;      /* the thread of the event loop, 0 until there is one, and what says that it waits */
+    unsigned long long mark;
     Py_ssize_t free;      /* threads that wait for a reply this way, and have nothing else to do */
     Py_ssize_t others;    /* that wait so the slow way */
     char off;
@@ -150,7 +153,7 @@ typedef struct {
     PyObject *lines; /* by session number */
     PyObject *slow;  /* slow(args, kwargs): the whole call */
     PyObject *encoded; /* encoded(line's link, context, payload, buffers, memo): the same from there on */
-    PyObject *go_on; /* go_on(link, context, call id, memo): wait for it the slow way */
+    PyObject *go_on; /* go_on(link, context, call id, memo, kept the baton in vain): wait for it the slow way */
     PyObject *finish; /* finish(link, context, came, memo): an outcome that is not plain */
     PyObject *nested; /* nested(call): run it on top of this one */
     PyObject *give_up; /* give_up(link, call id): the caller no longer waits */
@@ -164,7 +167,7 @@ struct answer {
     PyObject *message;
     const unsigned char *bytes;
     Py_ssize_t size;
-    uint64_t call_id, session, deadline, span, chain;
+    uint64_t call_id, session, deadline, blocked, chain;
     uint32_t method;
     PyObject *life;
 };
@@ -176,7 +179,7 @@ typedef struct {
     struct answer *now;
 } Server;
 
-static PyObject *text_over, *text_life, *text_session, *text_chain, *text_deadline, *text_trace, *text_span, *text_found,
+static PyObject *text_over, *text_life, *text_session, *text_chain, *text_deadline, *text_trace, *text_blocked, *text_found,
     *text_ends, *text_listens, *text_append, *text_run, *text_acquire, *text_release, *empty_tuple, *empty_text;
 
 static inline uint64_t
@@ -553,7 +556,7 @@ read_call(Line *line, PyObject *message, struct answer *answer)
     answer->bytes = bytes;
     answer->size = size;
     answer->call_id = load(bytes + 8, 8);
-    answer->span = load(bytes + 56, 8);
+    answer->blocked = load(bytes + 56, 8);
     return true;
 }
 
@@ -787,8 +790,8 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
     return result;
 }
 
-/* Random bytes, from the kernel: drawn many at once, and never twice after a fork. */
-static void
+/* Random bytes, from the kernel: drawn many at once, and never twice after a fork. False: it has none. */
+static bool
 draw(unsigned char *to, size_t size)
 {
     static unsigned char drawn[1024];
@@ -798,7 +801,13 @@ draw(unsigned char *to, size_t size)
         size_t have = 0;
         while (have < sizeof drawn) {
             const ssize_t more = getrandom(drawn + have, sizeof drawn - have, 0);
-            have += more > 0 ? (size_t)more : 0;
+            if (more <= 0) {
+                if (more < 0 && errno == EINTR) {
+                    continue;
+                }
+                return false;
+            }
+            have += (size_t)more;
         }
         left = sizeof drawn;
         generation = sw_generation();
@@ -806,13 +815,14 @@ draw(unsigned char *to, size_t size)
     left -= size;
     memcpy(to, drawn + left, size);
     memset(drawn + left, 0, size);
+    return true;
 }
 
 struct context {
     PyObject *object; /* NULL: of a thread that no call began, or that outlived it */
     PyObject *session;
     unsigned char trace[16];
-    uint64_t number, deadline, span, chain;
+    uint64_t number, deadline, blocked, chain;
 };
 
 static bool
@@ -870,10 +880,10 @@ get_outside(const Desk *desk, struct context *context)
     if (!trace_of(began, context->trace)) {
         return false;
     }
-    if (memcmp(context->trace, none, sizeof none) == 0) {
-        draw(context->trace, sizeof context->trace);
+    if ((memcmp(context->trace, none, sizeof none) == 0 && !draw(context->trace, sizeof context->trace))
+        || !draw((unsigned char *)&context->chain, sizeof context->chain)) {
+        return false;
     }
-    draw((unsigned char *)&context->chain, sizeof context->chain);
     context->chain |= 1;
     context->session = PyLong_FromLong(0);
     return context->session != NULL;
@@ -903,7 +913,7 @@ get_context(const Desk *desk, struct context *context)
     const bool good = over == Py_False && context->session != NULL && trace_of(object, context->trace)
                       && PyLong_Check(context->session) && number_of(object, text_session, &context->number)
                       && number_of(object, text_deadline, &context->deadline)
-                      && number_of(object, text_span, &context->span) && number_of(object, text_chain, &context->chain)
+                      && number_of(object, text_blocked, &context->blocked) && number_of(object, text_chain, &context->chain)
                       && context->chain != 0;
     PyErr_Clear();
     Py_XDECREF(life);
@@ -919,7 +929,7 @@ context_object(const Desk *desk, struct context *context)
         context->object = PyObject_CallFunction(desk->context_class, "KsKKy#K", (unsigned long long)context->number, "",
                                                 (unsigned long long)context->chain, (unsigned long long)context->deadline,
                                                 (const char *)context->trace, (Py_ssize_t)sizeof context->trace,
-                                                (unsigned long long)context->span);
+                                                (unsigned long long)context->blocked);
     }
     return context->object;
 }
@@ -1059,6 +1069,22 @@ may_keep(const Desk *desk, Line *line)
     return line->reply_ns < SOON_NS || ++line->refused % TRY_AGAIN == 0;
 }
 
+/* Its caller waits no longer, for an exception is set: the peer is to hear of it. */
+static void
+give_up(const Outlet *self, const Line *line, uint64_t call_id)
+{
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyObject *id = PyLong_FromUnsignedLongLong(call_id);
+    PyObject *done = id == NULL ? NULL : PyObject_CallFunctionObjArgs(self->give_up, line->link, id, NULL);
+    if (done == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(id);
+    Py_XDECREF(done);
+    PyErr_Restore(type, error, traceback);
+}
+
 static PyObject *
 outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
 {
@@ -1112,7 +1138,7 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
         store(header + 24, self->method, 4);
         store(header + 32, context.deadline, 8);
         memcpy(header + 40, context.trace, 16);
-        store(header + 56, context.span, 8);
+        store(header + 56, context.blocked | (thread == desk->loop ? desk->mark : 0), 8);
         store(header + 64, context.chain, 8);
         enter_call(&call);
         /* to be the reader before the reply can come: it wakes nobody then */
@@ -1148,25 +1174,20 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
         PyObject *id = PyLong_FromUnsignedLongLong(call.id);
         if (id != NULL && context_object(desk, &context) != NULL) { /* takes the call out of the line */
             result = PyObject_CallFunctionObjArgs(self->go_on, line->link, context.object, id, memo,
-                                                  ended == TOO_LONG ? Py_True : Py_False, NULL);
+                                                  ended == TOO_LONG && keeps ? Py_True : Py_False, NULL);
         }
         Py_XDECREF(id);
         if (call.line != NULL) { /* it could not */
+            const bool answered = call.came != NULL;
             leave_call(&call);
+            if (!answered && alive(desk)) {
+                give_up(self, line, call.id);
+            }
         }
     } else {
         leave_call(&call);
         if (ended == FAILED) {
-            PyObject *type, *error, *traceback;
-            PyErr_Fetch(&type, &error, &traceback);
-            PyObject *id = PyLong_FromUnsignedLongLong(call.id);
-            PyObject *done = id == NULL ? NULL : PyObject_CallFunctionObjArgs(self->give_up, line->link, id, NULL);
-            if (done == NULL) {
-                PyErr_Clear();
-            }
-            Py_XDECREF(id);
-            Py_XDECREF(done);
-            PyErr_Restore(type, error, traceback);
+            give_up(self, line, call.id);
         } else {
             if (keeps) {
                 Patience *patience = (Patience *)line->patience;
@@ -1263,7 +1284,7 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
     PyObject *fields[] = {
         session, Py_NewRef(name == NULL ? empty_text : name), PyLong_FromUnsignedLongLong(now->chain),
         PyLong_FromUnsignedLongLong(now->deadline), PyBytes_FromStringAndSize((const char *)now->bytes + 40, 16),
-        PyLong_FromUnsignedLongLong(now->span), Py_NewRef(now->life),
+        PyLong_FromUnsignedLongLong(now->blocked), Py_NewRef(now->life),
     };
     PyObject *context = NULL;
     if (fields[0] != NULL && fields[2] != NULL && fields[3] != NULL && fields[4] != NULL && fields[5] != NULL) {
@@ -1570,17 +1591,19 @@ desk_work(Desk *self, PyObject *const *args, Py_ssize_t count)
 
 /* -- Desk --------------------------------------------------------------------------------------------------------- */
 
-/* offer(chain, call) -> bool: give a call to the latest thread that waits on its chain this way. */
+/* offer(chain, call, blocked) -> bool: give a call to the latest thread that waits on its chain this way; see Chains.offer. */
 static PyObject *
 desk_offer(Desk *self, PyObject *const *args, Py_ssize_t count)
 {
-    const uint64_t chain = count == 2 ? PyLong_AsUnsignedLongLong(args[0]) : 0;
+    const uint64_t chain = count == 3 ? PyLong_AsUnsignedLongLong(args[0]) : 0;
+    const uint64_t blocked = count == 3 && !PyErr_Occurred() ? PyLong_AsUnsignedLongLong(args[2]) : 0;
     if (PyErr_Occurred()) {
         return NULL;
     }
     PyObject *inbox = self->newest == NULL ? NULL : PyList_New(0); /* before the search: it may run anything */
     for (struct call *call = self->newest; chain != 0 && call != NULL; call = call->older) {
-        if (call->chain != chain || call->busy || call->came != NULL) {
+        if (call->chain != chain || call->busy || call->came != NULL
+            || (call->thread == self->loop && (blocked & self->mark) != self->mark)) {
             continue;
         }
         if (call->inbox == NULL) {
@@ -1719,6 +1742,8 @@ static PyMemberDef desk_members[] = {
     {"free", T_PYSSIZET, offsetof(Desk, free), READONLY, NULL},
     {"others", T_PYSSIZET, offsetof(Desk, others), 0, NULL},
     {"reader", T_ULONG, offsetof(Desk, reader), 0, NULL},
+    {"loop", T_ULONG, offsetof(Desk, loop), 0, NULL},
+    {"mark", T_ULONGLONG, offsetof(Desk, mark), 0, NULL},
     {"serving", T_PYSSIZET, offsetof(Desk, serving), READONLY, NULL},
     {"calls_in", T_ULONGLONG, offsetof(Desk, calls_in), READONLY, NULL},
     {"calls_out", T_ULONGLONG, offsetof(Desk, calls_out), READONLY, NULL},
@@ -2169,7 +2194,7 @@ sw_calls_ready(PyObject *module, module_state *state)
         const char *words;
     } texts[] = {
         {&text_over, "over"},         {&text_life, "life"},       {&text_session, "session"}, {&text_chain, "chain"},
-        {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_span, "span_id"},  {&text_found, "found"},
+        {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_blocked, "blocked"},  {&text_found, "found"},
         {&text_ends, "ends"},         {&text_listens, "listens"}, {&text_append, "append"},   {&text_run, "run"},
         {&text_acquire, "acquire"},   {&text_release, "release"}, {&empty_text, ""},
     };
