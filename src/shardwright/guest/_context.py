@@ -14,15 +14,15 @@ from msgspec.structs import replace
 from shardwright.model.ids import NO_SESSION, SessionNumber
 
 
-class Life:
-    """Whether a call still runs: tasks and threads that it began may outlive it, and have copies of its context."""
+class Life(msgspec.Struct, eq=False, gc=False):
+    """Whether a call still runs: tasks and threads that it began may outlive it, and have copies of its context.
 
-    __slots__ = ("cancelled", "orphaned", "over")
+    A struct of msgspec, for each call has one.
+    """
 
-    def __init__(self) -> None:
-        self.over = False
-        self.cancelled = False  # its caller no longer waits
-        self.orphaned = False  # its session has ended
+    over: bool = False
+    cancelled: bool = False  # its caller no longer waits
+    orphaned: bool = False  # its session has ended
 
 
 class CallContext(msgspec.Struct, frozen=True):

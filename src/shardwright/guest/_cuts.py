@@ -269,8 +269,7 @@ class Cuts:
             ticket.number = link.next_id()
             envelope = Envelope(
                 kind=Kind.CALL, call_id=ticket.number, session=context.session, method=call.function.method_id,
-                deadline_ns=context.deadline_ns,
-                trace_id=context.trace_id if context is not NOWHERE else os.urandom(16),
+                deadline_ns=context.deadline_ns, trace_id=context.trace_id if context is not NOWHERE else os.urandom(16),
                 blocked=self.caller().chains.blocked_by(context),
                 chain=context.chain or new_identifier(), codec=link.codec_id, payload=payload, buffers=buffers,
             )  # fmt: skip

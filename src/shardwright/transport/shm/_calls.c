@@ -29,8 +29,8 @@
  *    `sw_bell_begin` or `sw_bell_sleep` said SW_READS.
  * 4. *Nobody waits for what has come.* A call's thread looks at `came` and `inbox` with the lock before it sleeps; who
  *    fills them wakes it (`sw_bell_wake`, which ends the present or the next sleep).
- * 5. *The baton.* It is taken for an answer under the mailbox's own mutex, if it is free and nobody wants it, by a worker that
- *    is idle, which thereby is idle no more; given back under the mutex if nobody wants it. Else Python's `_next` passes it on.
+ * 5. *The baton.* It is taken for an answer while no thread is within the mailbox's own mutex, if it is free and nobody wants it, by
+ *    a worker that is idle, which thereby is idle no more; given back so if nobody wants it. Else Python's `_next` passes it on.
  *    A caller that has the baton keeps it for KEEP_NS while nobody wants it; longer than that is the slow way.
  * 6. *Interrupts.* Only the main thread runs handlers, and only in `wait_for`, after it has left the role: no message is in its
  *    hands then.
@@ -43,6 +43,7 @@
  */
 #include "_ring.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <stddef.h>
 #include <structmember.h>
@@ -52,13 +53,21 @@ enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
 #define SOON_NS 50000   /* and, while others want it, only where replies come within this */
 #define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
-#define STREAK 8     /* and so often before the next has its turn */
+#define STREAK 32 /* and so often before the next has its turn: to change threads costs as much as three to five calls */
 #define TRY_AGAIN 32
 #define GRACE_NS 500000 /* a worker that answers may leave what comes unread for so long */
 #define SMALL 4096      /* of a request that is answered at once, in bytes */
 
 typedef struct Desk Desk;
 typedef struct Line Line;
+
+/* What a call's context says (CallContext). */
+struct context {
+    PyObject *object; /* NULL: of a thread that no call began, or that outlived it */
+    PyObject *session;
+    unsigned char trace[16];
+    uint64_t number, deadline, blocked, chain;
+};
 
 /* One call that is in flight; on the stack of the thread that waits for it. */
 struct call {
@@ -119,6 +128,8 @@ struct Desk {
     unsigned long long calls_in, calls_out;
     long long idle_since_ns;
     uint32_t cursor; /* which channel was read last */
+    struct context seen; /* the last that was read, for a call often makes several; it never changes, */
+    PyObject *seen_life; /* but this may end */
 };
 
 struct entry {
@@ -180,24 +191,37 @@ typedef struct {
 } Server;
 
 static PyObject *text_over, *text_life, *text_session, *text_chain, *text_deadline, *text_trace, *text_blocked, *text_found,
-    *text_ends, *text_listens, *text_append, *text_run, *text_acquire, *text_release, *empty_tuple, *empty_text;
+    *text_ends, *text_listens, *text_append, *text_run, *text_locked, *empty_tuple, *empty_text;
 
+/* Numbers of a header are little-endian, wherever they lie. */
 static inline uint64_t
-load(const unsigned char *bytes, int size)
+load8(const unsigned char *bytes)
 {
-    uint64_t value = 0;
-    for (int n = 0; n < size; n++) {
-        value |= (uint64_t)bytes[n] << (8 * n);
-    }
-    return value;
+    uint64_t value;
+    memcpy(&value, bytes, sizeof value);
+    return le64toh(value);
+}
+
+static inline uint32_t
+load4(const unsigned char *bytes)
+{
+    uint32_t value;
+    memcpy(&value, bytes, sizeof value);
+    return le32toh(value);
 }
 
 static inline void
-store(unsigned char *out, uint64_t value, int size)
+store8(unsigned char *out, uint64_t value)
 {
-    for (int n = 0; n < size; n++) {
-        out[n] = (unsigned char)(value >> (8 * n));
-    }
+    value = htole64(value);
+    memcpy(out, &value, sizeof value);
+}
+
+static inline void
+store4(unsigned char *out, uint32_t value)
+{
+    value = htole32(value);
+    memcpy(out, &value, sizeof value);
 }
 
 /* Whether a container is not empty. Less than 0 never: what cannot be asked is taken to be. */
@@ -292,27 +316,18 @@ alive(const Desk *desk)
     return !desk->off && desk->doorbell->generation == sw_generation();
 }
 
-/* The mailbox's mutex, without waiting. */
+/* Whether no thread is within the mailbox's mutex. Then what is done here, without giving the interpreter away, is as good as
+ * done under it: nobody else enters meanwhile. */
 static bool
-lock(const Baton *baton)
+is_free(const Baton *baton)
 {
-    PyObject *got = PyObject_CallMethodObjArgs(baton->mutex, text_acquire, Py_False, NULL);
-    const bool held = got == Py_True;
-    Py_XDECREF(got);
-    if (got == NULL) {
+    PyObject *locked = PyObject_CallMethodObjArgs(baton->mutex, text_locked, NULL);
+    const bool free = locked == Py_False;
+    Py_XDECREF(locked);
+    if (locked == NULL) {
         PyErr_Clear();
     }
-    return held;
-}
-
-static void
-unlock(const Baton *baton)
-{
-    PyObject *done = PyObject_CallMethodObjArgs(baton->mutex, text_release, NULL);
-    Py_XDECREF(done);
-    if (done == NULL) {
-        PyErr_WriteUnraisable(baton->mutex);
-    }
+    return free;
 }
 
 static PyObject *
@@ -506,7 +521,7 @@ take_reply(const Line *line, PyObject *message, bool later)
     if (head[0] != 'S' || head[1] != 'W' || head[2] != 1 || (head[3] != KIND_RESULT && head[3] != KIND_ERROR)) {
         return false;
     }
-    struct call *call = find_call(line, load(head + 8, 8));
+    struct call *call = find_call(line, load8(head + 8));
     if (call == NULL || call->came != NULL) {
         return false;
     }
@@ -529,16 +544,16 @@ read_call(Line *line, PyObject *message, struct answer *answer)
     const Py_ssize_t size = PyBytes_Size(message);
     if (size < HEADER || size >= SMALL || bytes[0] != 'S' || bytes[1] != 'W' || bytes[2] != 1 || bytes[3] != KIND_CALL
         || bytes[4] != line->codec || bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0
-        || load(bytes + 72, 4) != (uint64_t)(size - HEADER)) {
+        || load4(bytes + 72) != (uint64_t)(size - HEADER)) {
         return false;
     }
-    answer->method = (uint32_t)load(bytes + 24, 4);
+    answer->method = load4(bytes + 24);
     if (answer->method >= line->room || line->entries[answer->method].name == NULL) {
         return false;
     }
-    answer->session = load(bytes + 16, 8);
-    answer->deadline = load(bytes + 32, 8);
-    answer->chain = load(bytes + 64, 8);
+    answer->session = load8(bytes + 16);
+    answer->deadline = load8(bytes + 32);
+    answer->chain = load8(bytes + 64);
     if (answer->deadline != 0 && (int64_t)answer->deadline < sw_now()) {
         return false;
     }
@@ -555,8 +570,8 @@ read_call(Line *line, PyObject *message, struct answer *answer)
     answer->message = message;
     answer->bytes = bytes;
     answer->size = size;
-    answer->call_id = load(bytes + 8, 8);
-    answer->blocked = load(bytes + 56, 8);
+    answer->call_id = load8(bytes + 8);
+    answer->blocked = load8(bytes + 56);
     return true;
 }
 
@@ -818,29 +833,30 @@ draw(unsigned char *to, size_t size)
     return true;
 }
 
-struct context {
-    PyObject *object; /* NULL: of a thread that no call began, or that outlived it */
-    PyObject *session;
-    unsigned char trace[16];
-    uint64_t number, deadline, blocked, chain;
-};
-
 static bool
-number_of(PyObject *object, PyObject *name, uint64_t *value)
+number_in(PyObject *held, uint64_t *value)
 {
-    PyObject *held = PyObject_GetAttr(object, name);
-    if (held == NULL || !PyLong_Check(held)) {
-        PyErr_Clear();
-        Py_XDECREF(held);
+    if (!PyLong_Check(held)) {
         return false;
     }
     *value = PyLong_AsUnsignedLongLong(held);
-    Py_DECREF(held);
     if (*value == UINT64_MAX && PyErr_Occurred()) {
         PyErr_Clear();
         return false;
     }
     return true;
+}
+
+static bool
+number_of(PyObject *object, PyObject *name, uint64_t *value)
+{
+    PyObject *held = PyObject_GetAttr(object, name);
+    const bool good = held != NULL && number_in(held, value);
+    if (held == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(held);
+    return good;
 }
 
 static bool
@@ -891,7 +907,7 @@ get_outside(const Desk *desk, struct context *context)
 
 /* The context of a call that runs, on this thread; false: it is none that C reads, or is over. */
 static bool
-get_context(const Desk *desk, struct context *context)
+get_context(Desk *desk, struct context *context)
 {
     *context = (struct context){NULL};
     PyObject *object = PyObject_CallNoArgs(desk->context_get);
@@ -904,21 +920,43 @@ get_context(const Desk *desk, struct context *context)
         Py_DECREF(object);
         return get_outside(desk, context);
     }
-    context->object = object;
-    PyObject *life = PyObject_GetAttr(object, text_life), *over = NULL;
-    if (life != NULL && life != Py_None) {
-        over = PyObject_GetAttr(life, text_over);
+    if (object != desk->seen.object) {
+        PyObject *life = PyObject_GetAttr(object, text_life), *session = PyObject_GetAttr(object, text_session);
+        struct context read = {object, session, {0}, 0, 0, 0, 0};
+        const bool good = life != NULL && life != Py_None && session != NULL && trace_of(object, read.trace)
+                          && number_in(session, &read.number) && number_of(object, text_deadline, &read.deadline)
+                          && number_of(object, text_blocked, &read.blocked) && number_of(object, text_chain, &read.chain)
+                          && read.chain != 0;
+        PyErr_Clear();
+        if (!good) {
+            Py_XDECREF(life);
+            Py_XDECREF(session);
+            Py_DECREF(object);
+            return false;
+        }
+        PyObject *old[] = {desk->seen.object, desk->seen.session, desk->seen_life};
+        desk->seen = read;
+        Py_INCREF(object);
+        desk->seen_life = life;
+        for (int n = 0; n < 3; n++) {
+            Py_XDECREF(old[n]); /* may run anything: what is used below is looked at anew */
+        }
+        if (desk->seen.object != object) {
+            Py_DECREF(object);
+            return false;
+        }
     }
-    context->session = PyObject_GetAttr(object, text_session);
-    const bool good = over == Py_False && context->session != NULL && trace_of(object, context->trace)
-                      && PyLong_Check(context->session) && number_of(object, text_session, &context->number)
-                      && number_of(object, text_deadline, &context->deadline)
-                      && number_of(object, text_blocked, &context->blocked) && number_of(object, text_chain, &context->chain)
-                      && context->chain != 0;
-    PyErr_Clear();
-    Py_XDECREF(life);
-    Py_XDECREF(over);
-    return good;
+    PyObject *over = PyObject_GetAttr(desk->seen_life, text_over);
+    if (over != Py_False || desk->seen.object != object) {
+        PyErr_Clear();
+        Py_XDECREF(over);
+        Py_DECREF(object);
+        return false;
+    }
+    Py_DECREF(over);
+    *context = desk->seen;
+    Py_INCREF(context->session);
+    return true;
 }
 
 /* The same as Python knows it; NULL with an exception. Borrowed. */
@@ -1026,7 +1064,7 @@ read_result(Line *line, PyObject *came, PyObject *memo)
     const unsigned char *bytes = (const unsigned char *)PyBytes_AsString(came);
     const Py_ssize_t size = PyBytes_Size(came);
     if (bytes[3] != KIND_RESULT || bytes[4] != line->codec || bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0
-        || load(bytes + 72, 4) != (uint64_t)(size - HEADER)) {
+        || load4(bytes + 72) != (uint64_t)(size - HEADER)) {
         return NULL;
     }
     PyObject *payload = PyBytes_FromStringAndSize((const char *)bytes + HEADER, size - HEADER);
@@ -1051,7 +1089,7 @@ push(Line *line, unsigned char *header, PyObject *payload)
         PyErr_Clear();
         return SW_ENDED;
     }
-    store(header + 72, (uint64_t)size, 4);
+    store4(header + 72, (uint32_t)size);
     const struct sw_part parts[2] = {{.bytes = header, .size = HEADER}, {.bytes = raw, .size = (size_t)size}};
     const enum sw_sent sent = sw_push(&line->ring->end, parts, 2);
     sw_ring_leave(line->ring);
@@ -1133,13 +1171,13 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
     if (line->open && PyTuple_Size(buffers) == 0 && (context.deadline == 0 || (int64_t)context.deadline > now)) {
         unsigned char header[HEADER] = {'S', 'W', 1, KIND_CALL, line->codec};
         call.id = line->ids++;
-        store(header + 8, call.id, 8);
-        store(header + 16, context.number, 8);
-        store(header + 24, self->method, 4);
-        store(header + 32, context.deadline, 8);
+        store8(header + 8, call.id);
+        store8(header + 16, context.number);
+        store4(header + 24, (uint32_t)self->method);
+        store8(header + 32, context.deadline);
         memcpy(header + 40, context.trace, 16);
-        store(header + 56, context.blocked | (thread == desk->loop ? desk->mark : 0), 8);
-        store(header + 64, context.chain, 8);
+        store8(header + 56, context.blocked | (thread == desk->loop ? desk->mark : 0));
+        store8(header + 64, context.chain);
         enter_call(&call);
         /* to be the reader before the reply can come: it wakes nobody then */
         outcome = sw_bell_begin(call.bell, call.slot);
@@ -1360,10 +1398,10 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
         }
     }
     unsigned char header[HEADER] = {'S', 'W', 1, KIND_RESULT, line->codec};
-    store(header + 8, now->call_id, 8);
-    store(header + 16, now->session, 8);
+    store8(header + 8, now->call_id);
+    store8(header + 16, now->session);
     memcpy(header + 40, now->bytes + 40, 16);
-    store(header + 64, now->chain, 8);
+    store8(header + 64, now->chain);
     const enum sw_sent sent = push(line, header, PyTuple_GetItem(written, 0));
     Py_DECREF(written);
     done = sent == SW_SENT || sent == SW_ENDED ? Py_NewRef(Py_None) : answer_slowly(desk, now, memo, true, result, NULL);
@@ -1403,11 +1441,11 @@ static PyType_Spec server_spec = {
 static bool
 take_baton(Baton *baton, PyObject *worker, PyObject *ident)
 {
-    if (baton->held || baton->closed || !lock(baton)) {
+    if (baton->held || baton->closed || !is_free(baton)) {
         return false;
     }
     bool taken = false;
-    if (!baton->held && !baton->closed && !any(baton->queue) && !any(baton->resumers)) {
+    if (!any(baton->queue) && !any(baton->resumers)) {
         for (Py_ssize_t n = PyList_Size(baton->idle); n-- > 0;) {
             if (PyList_GetItem(baton->idle, n) == worker) {
                 PyList_SetSlice(baton->idle, n, n + 1, NULL);
@@ -1423,7 +1461,6 @@ take_baton(Baton *baton, PyObject *worker, PyObject *ident)
             PyObject_SetAttr(worker, text_listens, Py_False);
         }
     }
-    unlock(baton);
     PyErr_Clear();
     return taken;
 }
@@ -1432,7 +1469,7 @@ take_baton(Baton *baton, PyObject *worker, PyObject *ident)
 static bool
 give_baton(Baton *baton, PyObject *worker)
 {
-    if (!lock(baton)) {
+    if (!is_free(baton)) {
         return false;
     }
     const bool given = !baton->closed && !any(baton->queue) && !any(baton->resumers)
@@ -1444,7 +1481,6 @@ give_baton(Baton *baton, PyObject *worker)
         Py_XDECREF(before);
         PyObject_SetAttr(worker, text_listens, Py_True);
     }
-    unlock(baton);
     PyErr_Clear();
     return given;
 }
@@ -1783,6 +1819,9 @@ desk_traverse(Desk *self, visitproc visit, void *arg)
     DESK_OBJECTS(X)
 #undef X
     Py_VISIT((PyObject *)self->baton);
+    Py_VISIT(self->seen.object);
+    Py_VISIT(self->seen.session);
+    Py_VISIT(self->seen_life);
     return 0;
 }
 
@@ -1793,9 +1832,13 @@ desk_clear(Desk *self)
 #define X(name) Py_CLEAR(self->name);
     DESK_OBJECTS(X)
 #undef X
-    PyObject *baton = (PyObject *)self->baton;
+    PyObject *last[] = {(PyObject *)self->baton, self->seen.object, self->seen.session, self->seen_life};
     self->baton = NULL;
-    Py_XDECREF(baton);
+    self->seen = (struct context){0};
+    self->seen_life = NULL;
+    for (int n = 0; n < 4; n++) {
+        Py_XDECREF(last[n]);
+    }
     return 0;
 }
 
@@ -2196,7 +2239,7 @@ sw_calls_ready(PyObject *module, module_state *state)
         {&text_over, "over"},         {&text_life, "life"},       {&text_session, "session"}, {&text_chain, "chain"},
         {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_blocked, "blocked"},  {&text_found, "found"},
         {&text_ends, "ends"},         {&text_listens, "listens"}, {&text_append, "append"},   {&text_run, "run"},
-        {&text_acquire, "acquire"},   {&text_release, "release"}, {&empty_text, ""},
+        {&text_locked, "locked"},     {&empty_text, ""},
     };
     for (size_t n = 0; n < sizeof texts / sizeof *texts; n++) {
         if (*texts[n].text == NULL && (*texts[n].text = PyUnicode_InternFromString(texts[n].words)) == NULL) {
