@@ -140,7 +140,7 @@ def test_a_key_that_leads_back_to_itself_is_refused(tag: int) -> None:
     payload, _, _ = codec.encode_request(pair)
     copy, _ = codec.decode_request(payload)
     assert copy.left is copy and payload.count(b"\x0b\x04here") == 1
-    with pytest.raises(ProtocolViolation, match="nested more than|has no attribute 'left'"):
+    with pytest.raises(ProtocolViolation, match=r"nested more than|has no attribute 'left'"):
         codec.decode_request(payload.replace(b"\x0b\x04here", container(tag, [bytes((REFERENCE, 0))])))
 
 
