@@ -323,7 +323,7 @@ class RingHub:
         False: it is to wait by other means.
         """
         ear = self.ear()
-        if ear is None or self._closing or threading.get_ident() == self.main:
+        if ear is None or threading.get_ident() == self.main:
             return False
         left_ns, end_ns = -1, 0
         if timeout_s is not None:
