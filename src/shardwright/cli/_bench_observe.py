@@ -1,7 +1,7 @@
 """``bench live``, what looking at everybody costs: CPU time of the node and of its keeper for one round of the controller.
 
-Rounds of a real node over real shards that wait, ten a second beside its own one, at two numbers of shards: of the slope follows
-what 500 would take of a core.
+Rounds of a real node over real shards that wait, ten a second beside its own one, at two numbers of shards: of the slope
+follows what 500 would take of a core.
 """
 
 from __future__ import annotations
