@@ -47,7 +47,9 @@ class Lane:
 
 
 def replay(lanes: Sequence[Lane]) -> list[Outcome]:
-    """The outcome of every lane, in their order."""
+    """The outcome of every lane, in their order. Raises ValueError for one within a budget, without its settings."""
+    if any(lane.params.within is not None and lane.beside is None for lane in lanes):
+        raise ValueError("a lane within a budget needs what its settings came to (replay_within)")
     return [outcome for outcome, _ in _run(lanes, 0)]
 
 
@@ -89,11 +91,8 @@ class _Replay:
         params = [lane.params for lane in lanes]
         self.cold, self.hide = np.array([p.cold_s for p in params]), np.array([p.hidden_s for p in params])
         self.most = np.array([min(p.spares, MOST_SPARES) if p.prewarms else 0 for p in params])
-        if any(lane.params.within is not None and lane.beside is None for lane in lanes):
-            raise ValueError("a lane within a budget needs what its settings came to (replay_within)")
         self.bounded = np.array([lane.beside is not None for lane in lanes], dtype=bool)
-        self.period: dict[int, tuple[FloatArray, FloatArray]] = {}  # where the budgets of a lane began
-        self.period_at: dict[int, float] = {}
+        self.period: dict[int, tuple[float, FloatArray, FloatArray]] = {}  # when and where the budgets of a lane began
         self.every = every
         self.marks = np.zeros((count, longest // every + 1 if every else 0, 3))
         self.idled, self.started, self.met = (np.zeros(count) for _ in range(3))  # since the beginning, scored or not
@@ -334,14 +333,13 @@ class _Replay:
             mark = int(self.arrivals[lane]) // budget.every - 1
             own = np.array([self.started[lane], self.idled[lane]])
             would = beside[0, mark, 1:]
-            if lane not in self.period or (now[lane] >= self.score_from[lane] > self.period_at.get(lane, -np.inf)):
-                self.period[lane], self.period_at[lane] = (own, would), float(now[lane])
-            began_own, began_would = self.period[lane]
+            if lane not in self.period or now[lane] >= self.score_from[lane] > self.period[lane][0]:
+                self.period[lane] = float(now[lane]), own, would
+            _, began_own, began_would = self.period[lane]
             before = mark - budget.recent // budget.every
             recent = beside[:, mark] - (beside[:, before] if before >= 0 else 0.0)
-            chosen = budget.settings()[
-                budget.choose(recent, recent[0, 1:], would - began_would, own - began_own, usual)
-            ]
+            which = budget.choose(recent, recent[0, 1:], would - began_would, own - began_own, usual)
+            chosen = budget.settings()[which]
             self.cold[lane], self.surplus_s[lane] = chosen.cold_s, chosen.surplus_s
 
     def _learn(self, lanes: IntArray, needed: BoolArray, now: FloatArray) -> None:
