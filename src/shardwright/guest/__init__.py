@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from shardwright.guest._namespace import Namespace, public_module
     from shardwright.guest._objects import Objects
     from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches, refill
+    from shardwright.guest._rehearsal import rehearse
     from shardwright.guest._responder import Responder
     from shardwright.guest._router import WHY_PATIENCE_S, Binder, Route, Router
     from shardwright.guest._runtime import Runtime, edge_codec
@@ -294,6 +295,7 @@ __all__ = [
     "read_credit",
     "refill",
     "refusal",
+    "rehearse",
     "run_program",
     "serves",
     "stacks",
@@ -335,6 +337,7 @@ __getattr__ = lazily(
         "_namespace": "Namespace public_module",
         "_objects": "Objects",
         "_patching": "Patches REFERENCE TEST_PROCESS_DEFINITION refill",
+        "_rehearsal": "rehearse",
         "_responder": "Responder",
         "_router": "Binder Route Router WHY_PATIENCE_S",
         "_runtime": "Runtime edge_codec",

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from shardwright.guest._responder import Responder
 
 
+NOTHING = ("", "")
+"""What a rehearsal asks for (``_rehearsal``): it goes every way that a call goes, and calls nothing."""
+
+
 class IncomingCall:
     """One call to be answered, exactly once."""
 
@@ -184,6 +188,8 @@ class IncomingCall:
             raise CallError(f"{self.what}: the request cannot be read: {violation}", outcome="not started") from None
         except CannotCross as error:
             raise CannotCross(f"{self.what}: {error.message}", outcome="not started", remedy=error.remedy) from None
+        if value == NOTHING:
+            return self._rehearsed()
         owner.calls_in += 1
         if envelope.buffers or len(envelope.payload) >= SMALL_BYTES:  # it has been read
             self.envelope = msgspec.structs.replace(envelope, payload=b"", buffers=())
@@ -208,6 +214,13 @@ class IncomingCall:
             serve_quickly(owner, self.link, entry)
         self.began = True
         return function(*args, **kwargs)
+
+    def _rehearsed(self) -> None:
+        entry, owner = self.entry, self.owner
+        if entry is not None and entry.kind is EntryKind.FUNCTION:
+            owner.resolve(entry.module, entry.qualname)
+            if owner.desk is not None:
+                serve_quickly(owner, self.link, entry)
 
     def set_context(self) -> None:
         """What user code of this call is told of it, on the calling thread or task."""

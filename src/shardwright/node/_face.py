@@ -15,7 +15,7 @@ from shardwright.guest import CallContext, beyond, note_shards
 from shardwright.model.ids import SessionId, ShardId
 from shardwright.model.limits import Limits
 from shardwright.model.shard import ShardPlan
-from shardwright.node._core import LiveSession
+from shardwright.node._live_session import LiveSession
 from shardwright.node._reload import Reloaded
 from shardwright.node._running import Options, Running
 from shardwright.node._status import ShardStatus
@@ -118,6 +118,8 @@ class Node:
 
         Raises CompositionRefused when it cannot have all its shards within ``timeout_s`` (10 s); then it has none.
         """
+        if (live := self.running.begin_at_once(name, keys)) is not None:
+            return Session(self.running, live)
         beginning = self.running.begin_soon(name, keys, timeout_s)
         try:
             return Session(self.running, beginning.future.result())
@@ -275,6 +277,8 @@ class AsyncNode:
         return Opening(self._session(name, keys, timeout_s))
 
     async def _session(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> AsyncSession:
+        if (live := self.running.begin_at_once(name, keys)) is not None:
+            return AsyncSession(self.running, live)
         beginning = self.running.begin_soon(name, keys, timeout_s)
         try:
             # shielded: what is cancelled may have begun already, and then nobody else would end it

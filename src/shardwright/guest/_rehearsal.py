@@ -1,0 +1,38 @@
+"""Calls that call nothing, so that the first one that does finds everything there.
+
+A shard that was just forked shares its template's pages, and has not run what a call runs: its first call wrote to 390 pages,
+and waited for two threads to begin. A rehearsal goes every way that a call goes, but to user code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from shardwright.guest._caller import Awaited
+from shardwright.guest._context import new_identifier
+from shardwright.guest._incoming import NOTHING
+from shardwright.guest._link import Link
+from shardwright.model.envelope import Envelope, Kind
+from shardwright.model.ids import MethodId
+from shardwright.model.shard import EntryKind, ShardDefinition
+
+MOST = 8  # functions that are looked up; what they share is most of it
+
+
+async def rehearse(link: Link, definition: ShardDefinition) -> None:
+    """On an event loop. Raises ChannelClosed, and what waiting does; that a function may not be called is no concern."""
+    loop = asyncio.get_running_loop()
+    methods = [
+        entry.method_id
+        for entry in definition.entry_points
+        if entry.kind is EntryKind.FUNCTION and not entry.is_async and entry.module == definition.code.primary
+    ]
+    for kind, method in ((Kind.GET, MethodId(0)), *((Kind.CALL, method) for method in methods[:MOST])):
+        awaited = Awaited(loop)
+        payload, buffers, _ = link.codec.encode_request(NOTHING, describe=lambda steps: "a rehearsal")
+        envelope = Envelope(
+            kind, link.next_id(), method=method, codec=link.codec_id, payload=payload, buffers=buffers,
+            chain=new_identifier(),
+        )  # fmt: skip
+        link.begin(envelope, awaited)
+        await awaited.future
