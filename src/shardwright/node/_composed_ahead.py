@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 AFTER_S = 0.003  # of quiet: what is asked for now comes first
 ENTERED_AFTER_S = 0.001
+AGAIN_S = 0.25  # where it could not be done, or something changed meanwhile
 REHEARSAL_S = 2.0
 ATTEMPTS = 3  # while shards come and go
 _unnamed = itertools.count(1)
@@ -191,6 +192,8 @@ class ComposedAhead:
         self._task = None
         if not task.cancelled() and (defect := task.exception()) is not None:
             self._loop.call_exception_handler({"message": "no session could be prepared", "exception": defect})
+        if self._ready is None and not self._closed and self._timer is None:
+            self._timer = self._loop.call_later(AGAIN_S, self._begin)
 
     def _needs(self) -> tuple[Need, ...]:
         return needs_of(self._core.plan, self._entries)
