@@ -1,4 +1,4 @@
-"""The next session is composed before it is asked for, of shards that are free; nobody notices but by the time that it takes."""
+"""The next session is composed before it is asked for, of free shards; nobody notices but by the time that it takes."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def test_what_is_asked_for_otherwise_comes_first(node: Any) -> None:
 
 def test_one_that_died_meanwhile_is_not_handed_out(node: Any, record_exercised: Callable[[str, int], None]) -> None:
     kills = 0
+    core = node.running.core
     for _ in range(3):
         assert waits(node)
-        core = node.running.core
         apart = core.ahead._ready
         pid = core.ports()[min(apart.shards)].pid
         os.kill(pid, signal.SIGKILL)

@@ -32,7 +32,7 @@ from shardwright.composition import Need, needs_of
 from shardwright.errors import CompositionRefused, ShardwrightError
 from shardwright.guest import CallContext, Link, Route, rehearse
 from shardwright.model.endpoint import Peer
-from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 from shardwright.node._alarm import Alarm
 from shardwright.node._bindings import CLIENT
@@ -41,6 +41,7 @@ from shardwright.node._live_session import LiveSession
 if TYPE_CHECKING:
     from shardwright.node._client import Client
     from shardwright.node._core import Core
+    from shardwright.node._port import ShardPort
 
 AFTER_S = 0.003  # of quiet: what is asked for now comes first
 ENTERED_AFTER_S = 0.001
@@ -78,6 +79,7 @@ class ComposedAhead:
         self._made: Prepared | None = None  # the latest
         self._links: dict[ShardId, Link] = {}  # to free shards
         self._called: set[ComponentName] = set()  # of session scope, by this process
+        self._started: set[SessionNumber] = set()  # sessions that had their channels before they asked
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._alarm: Alarm | None = None
@@ -146,6 +148,29 @@ class ComposedAhead:
     def called(self, component: ComponentName) -> None:
         """This process calls shards of it, which have one session each."""
         self._called.add(component)
+
+    def start_with(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:
+        """It was started for that session, which this process is about to call it for: its channel need not be asked for."""
+        client, component = self.client, port.component
+        if client is None or component not in self._called or len(sessions) != 1 or self._closed:
+            return
+        try:
+            ours, theirs = self._core.bindings.between(CLIENT, component).pair()
+        except OSError:
+            return  # whoever calls it makes one, or hears why there can be none
+        (number,) = sessions
+        port.accept(Peer(CLIENT.component, CLIENT.shard, frozenset(sessions)), theirs)
+        link = client.open_link(Peer(component, port.shard), ours)
+        definition = self._core.plan.definition(component)
+        client.router.bound(definition, Route(component, number), CallContext(session=number), [link])
+        self._started.add(number)
+
+    def ended(self, number: SessionNumber) -> None:
+        """That session has ended, or did not begin after all."""
+        if self.client is not None and number in self._started:
+            self._started.discard(number)
+            for link in self.client.router.session_ended(number):
+                link.close()
 
     def soon(self) -> None:
         """Something changed: perhaps one can be prepared, once it is quiet."""

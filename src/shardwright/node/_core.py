@@ -247,6 +247,7 @@ class Core:
         session = self._sessions.get(number)
         if session is None:
             return
+        self.ahead.ended(number)
         self.logs.drain(session.told)  # what it wrote before its end is still its own
         del self._sessions[number]
         self.names.pop(session.name, None)
@@ -343,6 +344,7 @@ class Core:
         port.attach(self)
         self.questions.begins(port)
         self.bindings.offer(port)
+        self.ahead.start_with(port, sessions)
         self.ahead.soon()
 
     def session_left(self, number: SessionNumber, shard: ShardId) -> None:

@@ -1,7 +1,7 @@
 """The composer's books, brought up to date before anybody looks at them or decides from them.
 
-A session that was composed ahead (``_composed_ahead``) is taken by the thread that begins it, and entered a moment later. Whoever
-looks at the roster meanwhile must find it entered, and whoever is about to take what was set apart must have it first.
+A session that was composed ahead (``_composed_ahead``) is taken by the thread that begins it, and entered a moment later.
+Whoever looks at the roster meanwhile must find it entered, and whoever is about to take what was set apart must have it first.
 """
 
 from __future__ import annotations
