@@ -117,6 +117,11 @@ class Composer:
     def sessions(self) -> tuple[SessionRecord, ...]:
         return tuple(entry.record(self._roster) for entry in self._roster.sessions.values())
 
+    def held_by(self, session: SessionNumber) -> tuple[ShardId, ...]:
+        """The shards that the session holds."""
+        entry = self._roster.sessions.get(session)
+        return tuple(dict.fromkeys(entry.shards)) if entry is not None else ()
+
     def queued(self) -> tuple[int, ...]:
         """The requests that wait, oldest first."""
         return tuple(waiting.request for waiting in self._queue)

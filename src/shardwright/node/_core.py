@@ -483,9 +483,8 @@ class Core:
 
     def introduce_all(self, session: LiveSession) -> None:
         """Tell its name to all its shards that do not know it yet."""
-        for record in self.shards.composer.shards():
-            if session.number in record.sessions:
-                self.introduce(session.number, record.id)
+        for shard in self.shards.composer.held_by(session.number):
+            self.introduce(session.number, shard)
 
 
 def _version() -> str:

@@ -67,6 +67,10 @@ class Ledger(Composer):
         self._look()
         return super().lease(session, component, key)
 
+    def held_by(self, session: SessionNumber) -> tuple[ShardId, ...]:
+        self._look()
+        return super().held_by(session)
+
     # -- decisions ---------------------------------------------------------------------------------------------
 
     def compose(
