@@ -76,6 +76,7 @@ class Client:
         """``data_alone``: what comes is shown to somebody else, and no code of the application may run for it here."""
         self._data_alone = data_alone
         self._plan = plan
+        self._entries: dict[str, tuple[ShardDefinition, EntryPoint]] = {}  # that were called by name before
         self._core = core
         self._loop = loop
         self._loop_thread = threading.get_ident()
@@ -169,7 +170,10 @@ class Client:
         return definition, entry
 
     def call(self, context: CallContext, target: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        definition, entry = self.entry(target)
+        try:
+            definition, entry = self._entries[target]
+        except (KeyError, TypeError):
+            definition, entry = self._entries[target] = self.entry(target)
         token = current_call.set(context)
         try:
             return self._caller.call(definition, entry, args, kwargs)
@@ -189,6 +193,7 @@ class Client:
     def take_up(self, plan: ShardPlan) -> None:
         """Other code: targets, proxies and data classes are that plan's from now on. Links to shards that live stay."""
         self._plan = plan
+        self._entries = {}
         self._proxies = Proxies(plan, self._caller)
         self._namespace = Namespace(plan, None, self._proxies)
         self._data = DataModules(plan, None, self._proxies, self.class_named)
@@ -329,12 +334,19 @@ class _ClientCaller(Caller):
         target: tuple[ShardId, int] | None = None,
         route: Route | None = None,
     ) -> Any:
+        client = self._client
+        if target is None:  # the usual call; each frame less counts where caches are cold
+            client.on_use(definition.component)
+            try:
+                return self._call(definition, entry, args, kwargs, None, route, None)
+            finally:
+                client.after_call()
         with self._session_of(target):
-            self._client.on_use(definition.component)
+            client.on_use(definition.component)
             try:
                 return super().call(definition, entry, args, kwargs, target=target, route=route)
             finally:
-                self._client.after_call()
+                client.after_call()
 
     async def call_async(
         self,
