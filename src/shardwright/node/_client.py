@@ -12,6 +12,7 @@ import difflib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -37,8 +38,10 @@ from shardwright.guest import (
     Route,
     Router,
     current_call,
+    desk_of_caller,
     edge_codec,
     make_hub,
+    outlet_of,
     public_module,
     transport_of,
 )
@@ -76,7 +79,9 @@ class Client:
         """``data_alone``: what comes is shown to somebody else, and no code of the application may run for it here."""
         self._data_alone = data_alone
         self._plan = plan
-        self._entries: dict[str, tuple[ShardDefinition, EntryPoint]] = {}  # that were called by name before
+        self._made: dict[
+            str, Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
+        ] = {}  # what calls what was called before
         self._core = core
         self._loop = loop
         self._loop_thread = threading.get_ident()
@@ -171,12 +176,12 @@ class Client:
 
     def call(self, context: CallContext, target: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         try:
-            definition, entry = self._entries[target]
+            made = self._made[target]
         except (KeyError, TypeError):
-            definition, entry = self._entries[target] = self.entry(target)
+            made = self._made[target] = self._call_of(*self.entry(target))
         token = current_call.set(context)
         try:
-            return self._caller.call(definition, entry, args, kwargs)
+            return made(args, kwargs)
         finally:
             current_call.reset(token)
 
@@ -193,7 +198,7 @@ class Client:
     def take_up(self, plan: ShardPlan) -> None:
         """Other code: targets, proxies and data classes are that plan's from now on. Links to shards that live stay."""
         self._plan = plan
-        self._entries = {}
+        self._made = {}
         self._proxies = Proxies(plan, self._caller)
         self._namespace = Namespace(plan, None, self._proxies)
         self._data = DataModules(plan, None, self._proxies, self.class_named)
@@ -211,6 +216,26 @@ class Client:
         for link in links:
             link.close()
         self._hub.close()
+
+    def hasten(self) -> None:
+        """Calls go the quick way where there is one. To be called before the first; not where a test run looks on."""
+        desk_of_caller(self._caller, self._hub, self._proxies)
+
+    def _call_of(
+        self, definition: ShardDefinition, entry: EntryPoint
+    ) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any]:
+        if self._caller.desk is None:
+            return partial(self._caller.call, definition, entry)
+        return outlet_of(self._caller, definition, entry)
+
+    def lead(self, link: Link, session: SessionNumber) -> None:
+        """That session's first calls of what was called by name before go the quick way by this link, which they will use."""
+        if link.line is None:
+            return
+        definition = self._plan.definition(link.peer.component)
+        for target, made in self._made.items():
+            if target.partition(".")[0] == link.peer.component and (outlet := getattr(made, "__self__", None)):
+                self.router.lead(outlet, definition, Route(definition.component, session), session, link, link.line)
 
     def open_link(self, peer: Peer, endpoint: Endpoint) -> Link:
         """A conversation over an endpoint that the node gave us."""

@@ -292,6 +292,7 @@ class ComposedAhead:
         for link in links:
             definition = core.plan.definition(link.peer.component)
             client.router.bound(definition, Route(link.peer.component, live.number), context, [link])
+            client.lead(link, live.number)
         if self._alarm is None:
             self._alarm = Alarm(self.settle, ENTERED_AFTER_S)
         self._made = self._ready = Prepared(live, self._needs(), frozenset(own), links)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Collection, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +53,7 @@ class Session:
         live = self._live
         if self._ended:
             raise NotPermitted(f"session {live.name} has ended", outcome="not started", remedy="begin a new one")
-        return CallContext(session=live.number, session_name=live.name, trace_id=os.urandom(16)).within(timeout_s)
+        return CallContext.of_session(live.number, live.name).within(timeout_s)
 
     def with_timeout(self, timeout_s: float) -> Deadline:
         """``session.with_timeout(0.5).call(...)``: the same with a deadline, which travels with the call.

@@ -202,6 +202,7 @@ class Running:
         self.client = Client(self.plan, self.core, self._loop, own)
         if self._keeper is not None and self.options.testing is None:
             self.core.ahead.client = self.client
+            self.client.hasten()
         self.onlooker = Client(self.plan, self.core, self._loop, own, data_alone=True)  # for other terminals
         self.core.control.retire_at_client = self.retire_at_clients
         if self.options.testing is not None:
