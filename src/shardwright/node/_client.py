@@ -52,6 +52,8 @@ from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition, Shar
 from shardwright.node._core import CLIENT, Core
 from shardwright.transport.socket import SocketTransport
 
+Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+
 
 class Incoming(Protocol):
     """Who answers shards that call the client: nobody but under test."""
@@ -79,9 +81,7 @@ class Client:
         """``data_alone``: what comes is shown to somebody else, and no code of the application may run for it here."""
         self._data_alone = data_alone
         self._plan = plan
-        self._made: dict[
-            str, Callable[[tuple[Any, ...], Mapping[str, Any]], Any]
-        ] = {}  # what calls what was called before
+        self._made: dict[str, Call] = {}  # what calls what was called before
         self._core = core
         self._loop = loop
         self._loop_thread = threading.get_ident()
@@ -174,7 +174,7 @@ class Client:
             )
         return definition, entry
 
-    def call(self, context: CallContext, target: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def call(self, context: CallContext, target: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             made = self._made[target]
         except (KeyError, TypeError):
@@ -200,6 +200,8 @@ class Client:
         self._plan = plan
         self._made = {}
         self._proxies = Proxies(plan, self._caller)
+        if (desk := self._caller.desk) is not None:
+            desk.dropped, desk.after_call = self._proxies.dropped_handles, self._proxies.release_dropped
         self._namespace = Namespace(plan, None, self._proxies)
         self._data = DataModules(plan, None, self._proxies, self.class_named)
         self._stateful = frozenset(plan.stateful_classes)
@@ -221,9 +223,7 @@ class Client:
         """Calls go the quick way where there is one. To be called before the first; not where a test run looks on."""
         desk_of_caller(self._caller, self._hub, self._proxies)
 
-    def _call_of(
-        self, definition: ShardDefinition, entry: EntryPoint
-    ) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any]:
+    def _call_of(self, definition: ShardDefinition, entry: EntryPoint) -> Call:
         if self._caller.desk is None:
             return partial(self._caller.call, definition, entry)
         return outlet_of(self._caller, definition, entry)
