@@ -317,7 +317,7 @@ class Caller:
                         arguments, describe=_describe(definition, entry.name)
                     )
                     envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context)
-                    awaited = Awaited(loop)
+                    awaited = _Awaited(loop)
                     stuck = self.mailbox is not None and not is_polite(loop) and self.mailbox.holds()
                     if stuck:  # then what comes back must be refused, for its turn would never come
                         self.chains.stick(envelope.chain)
@@ -396,7 +396,7 @@ def run_on_top(call: Any) -> None:
         call.refuse(RecursionError("maximum recursion depth exceeded across shards"))
 
 
-class Awaited:
+class _Awaited:
     """The ticket of an awaited call."""
 
     __slots__ = ("future", "loop")

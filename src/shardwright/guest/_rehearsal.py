@@ -7,8 +7,8 @@ and waited for two threads to begin. A rehearsal goes every way that a call goes
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from shardwright.guest._caller import Awaited
 from shardwright.guest._context import new_identifier
 from shardwright.guest._incoming import NOTHING
 from shardwright.guest._link import Link
@@ -28,11 +28,31 @@ async def rehearse(link: Link, definition: ShardDefinition) -> None:
         if entry.kind is EntryKind.FUNCTION and not entry.is_async and entry.module == definition.code.primary
     ]
     for kind, method in ((Kind.GET, MethodId(0)), *((Kind.CALL, method) for method in methods[:MOST])):
-        awaited = Awaited(loop)
+        answer = _Answer(loop)
         payload, buffers, _ = link.codec.encode_request(NOTHING, describe=lambda steps: "a rehearsal")
         envelope = Envelope(
             kind, link.next_id(), method=method, codec=link.codec_id, payload=payload, buffers=buffers,
             chain=new_identifier(),
         )  # fmt: skip
-        link.begin(envelope, awaited)
-        await awaited.future
+        link.begin(envelope, answer)
+        await answer.future
+
+
+class _Answer:
+    """The ticket of one of them: what it comes to is no concern, but that it comes."""
+
+    __slots__ = ("_loop", "future")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def deliver(self, outcome: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._settle)
+        except RuntimeError:
+            pass  # the loop was closed meanwhile: nobody waits
+
+    def _settle(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
