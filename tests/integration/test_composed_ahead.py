@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ def on_loop(node: Any, work: Callable[[], Any]) -> Any:
         return work()
 
     return node.running.submit(run()).result(10)
+
+
+def _no_longer(core: Any, apart: Any) -> bool:
+    return core.ahead._ready is not apart
 
 
 def test_it_is_a_session_like_any_other(node: Any, record_exercised: Callable[[str, int], None]) -> None:
@@ -134,7 +139,7 @@ def test_one_that_died_meanwhile_is_not_handed_out(node: Any, record_exercised: 
         apart = core.ahead._ready
         pid = core.ports()[min(apart.shards)].pid
         os.kill(pid, signal.SIGKILL)
-        assert eventually(lambda apart=apart: core.ahead._ready is not apart)
+        assert eventually(partial(_no_longer, core, apart))
         with node.session() as session:
             assert session.call("front.add", 1)[1] == 1
         kills += 1

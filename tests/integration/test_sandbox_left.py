@@ -21,7 +21,7 @@ def test_a_reserved_group_that_is_not_empty_yet_goes_later(monkeypatch: pytest.M
     need_limits()
     monkeypatch.setattr(_backend, "_CANCEL_S", 0.0)
     backend = ProcessBackend()
-    owner = backend.groups.owner  # type: ignore[attr-defined]
+    owner = backend.groups.owner
     entrances = [os.dup(each) for each in backend.reserve("left-1", Limits())]
     pid = os.fork()
     if pid == 0:
@@ -32,7 +32,8 @@ def test_a_reserved_group_that_is_not_empty_yet_goes_later(monkeypatch: pytest.M
     try:
         os.waitpid(pid, os.WUNTRACED)
         backend.cancel("left-1")
-        assert backend.left, "it was in there still, and is not forgotten"
+        kept = backend.left
+        assert kept, "it was in there still, and is not forgotten"
         os.waitpid(pid, 0)
         backend.remove_left(5.0)
         assert not backend.left

@@ -98,7 +98,7 @@ class ComposedAhead:
 
     def take(self, name: str | None) -> LiveSession | None:
         """The session that waits, by that name; None when there is none. Raises CompositionRefused for a name in use."""
-        if self._ready is None:
+        if not self.ready:
             return None
         found: Prepared | None = None
         try:
