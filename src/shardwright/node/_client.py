@@ -3,7 +3,7 @@
 The application's code is not imported here: data classes come from modules that the user's program has imported already,
 or from private copies of just the generated and common modules that define them.
 
-A little beyond 400 lines: what a shard's runtime does in several rooms, for a process that has one link to each.
+A little beyond 400 lines: what the program that started a node does in its process, calls, awaits and iterations alike.
 """
 
 from __future__ import annotations
