@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         BreakIn,
         Counts,
         Detach,
+        Doubt,
         Ended,
         EndSession,
         Enter,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         StacksTo,
         Stop,
         Unbind,
+        Unsaid,
         UseSessions,
         Why,
     )
@@ -197,6 +199,7 @@ __all__ = [
     "Describe",
     "Described",
     "Detach",
+    "Doubt",
     "EarlyHint",
     "EndSession",
     "Ended",
@@ -262,6 +265,7 @@ __all__ = [
     "Stop",
     "Testing",
     "Unbind",
+    "Unsaid",
     "UseSessions",
     "Walls",
     "WebSocketAccept",
@@ -317,8 +321,8 @@ __getattr__ = lazily(
         "_control_messages": (
             "Accept AskCounts AskLoad AskNode AskStacks Attach Attached Because BeginSession Bind Bound BreakIn "
             "Counts Detach EndSession Ended Enter Failed Finished Forget Fork Forked FrameLine FromGateway Hello "
-            "Init Load NodeTold Note Offer Ready Retire RunMain SessionBegins SessionBegun SessionEnds Stack "
-            "Stacks StacksTo Stop Unbind UseSessions Why"
+            "Doubt Init Load NodeTold Note Offer Ready Retire RunMain SessionBegins SessionBegun SessionEnds Stack "
+            "Stacks StacksTo Stop Unbind Unsaid UseSessions Why"
         ),
         "_counting": "Counting",
         "_cuts": "CutCounts Cuts",

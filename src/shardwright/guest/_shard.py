@@ -29,6 +29,7 @@ from shardwright.guest._control_messages import (
     Bound,
     BreakIn,
     Detach,
+    Doubt,
     Finished,
     Forget,
     Load,
@@ -41,6 +42,7 @@ from shardwright.guest._control_messages import (
     StacksTo,
     Stop,
     Unbind,
+    Unsaid,
     Why,
 )
 from shardwright.guest._debug import Debugging
@@ -281,7 +283,11 @@ class Shard:
             case AskCounts():
                 self._send(runtime.counts(message.request))
             case Retire():
-                runtime.router.retire(ShardId(message.shard), lost=message.lost)
+                unsaid = runtime.router.retire(ShardId(message.shard), lost=message.lost)
+                if message.request:
+                    self._send(Unsaid(message.request, tuple(unsaid)))
+            case Doubt():
+                runtime.router.doubt(ComponentName(message.component), map(SessionNumber, message.sessions))
             case AskStacks():
                 self._send(stacks(message.request, runtime.doing()))
             case StacksTo():
