@@ -351,6 +351,6 @@ def _opening(
 ) -> Envelope:
     chain = int.from_bytes(random_bytes(8), "little") | 1  # not to be guessed by a shard that would join it
     return Envelope(
-        Kind.CALL, link.next_id(), session, target.method_id, 0, deadline_ns, trace_id, chain, chain, PayloadCodec.WEB,
+        Kind.CALL, link.next_id(), session, target.method_id, 0, deadline_ns, trace_id, 0, chain, PayloadCodec.WEB,
         payload,
     )  # fmt: skip

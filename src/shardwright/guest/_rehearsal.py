@@ -25,7 +25,9 @@ async def rehearse(link: Link, definition: ShardDefinition) -> None:
     methods = [
         entry.method_id
         for entry in definition.entry_points
-        if entry.kind is EntryKind.FUNCTION and not entry.is_async and entry.module == definition.code.primary
+        if entry.kind is EntryKind.FUNCTION
+        and not (entry.is_async or entry.is_generator)
+        and entry.module == definition.code.primary
     ]
     for kind, method in ((Kind.GET, MethodId(0)), *((Kind.CALL, method) for method in methods[:MOST])):
         answer = _Answer(loop)

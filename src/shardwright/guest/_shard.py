@@ -6,6 +6,7 @@ import _thread
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 import traceback
@@ -173,6 +174,12 @@ def refusal(bound: Bound) -> ShardwrightError:
     return CallError(bound.error, outcome="not started", remedy=bound.remedy)
 
 
+PYTHONS_SWITCH_S = 0.005
+SWITCH_S = 0.0005
+"""For so long a thread that computes keeps the interpreter from one that has a call to read, to run or to answer: each
+call may wait so long two or three times (decision 0037)."""
+
+
 class Shard:
     """The life of a shard's process from Enter to its end. Made before a fork, it costs its forks nothing."""
 
@@ -193,6 +200,8 @@ class Shard:
         if secrets:
             os.environ.update(secrets)
             self.runtime.secrets = tuple(filter(None, secrets.values()))
+        if sys.getswitchinterval() == PYTHONS_SWITCH_S:  # else the program has chosen one
+            sys.setswitchinterval(SWITCH_S)
         runtime = self.runtime
         own = transport_of(runtime.activate(shard, self.binder, rings=rings))
         if own is not None:
