@@ -24,7 +24,8 @@ _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us"
 
 _OF_STARTS = ("case", "backend", "fork_p50_ms", "ready_p50_ms", "plain_fork_p50_ms", "by_hand_p50_ms",
               "fresh_interpreter_p50_ms", "shards", "private_mib", "pss_mib", "mem_available_drop_mib")  # fmt: skip
-_OF_SESSIONS = ("case", "backend", "shards", "warm", "p50_us", "min_us", "answered_p50_us", "floor_p50_us")
+_OF_SESSIONS = ("case", "backend", "shards", "warm", "p50_us", "min_us", "answered_p50_us", "first_call_p50_us",
+                "floor_p50_us")  # fmt: skip
 
 
 _OF_CALLS = ("case", "trust", "transport", "placement", "size", "in_flight", "gap_us", "p50_us", "p99_us", "per_second",
