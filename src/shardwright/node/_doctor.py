@@ -15,6 +15,7 @@ from shardwright.model.shard import Severity, ShardPlan
 from shardwright.model.units import format_bytes
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
+from shardwright.node._gpus import Gpus, gpu_findings
 from shardwright.node._state import REMEDY, folder_trouble, state_folder
 from shardwright.sandbox.namespace import NamespaceBackend
 from shardwright.sandbox.oci import OciBackend
@@ -42,6 +43,7 @@ def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
     more = (
         walls,
         *containers,
+        *gpu_findings(environment),
         Finding("capacity", True, f"{capacity.cpu:g} cores, {memory} to give to shards"),
         _extension(),
         _folder("sockets", runtime_folder(environment), "set XDG_RUNTIME_DIR to a folder of yours"),
@@ -59,8 +61,9 @@ def examine_application(
     plan = plan_manifest(manifest)
     backend = ProcessBackend()
     try:
-        lacking = capacity_problems(manifest, backend.capacity())
-        enforced = backend.capabilities().enforces
+        gpus = Gpus.of(manifest, environment)
+        lacking = capacity_problems(manifest, gpus.added_to(backend.capacity()))
+        enforced = (*backend.capabilities().enforces, *gpus.enforces)
     finally:
         backend.close()
     findings = [Finding("manifest", True, f"{manifest.path}: {_counted(len(plan.definitions))}")]
@@ -103,11 +106,12 @@ def _state(environment: Mapping[str, str]) -> Finding:
     return Finding("state", not trouble, trouble or f"{folder} (journals)", REMEDY if trouble else "")
 
 
-def unenforced(manifest: Manifest) -> tuple[str, ...]:
+def unenforced(manifest: Manifest, environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """What the manifest states and this machine will hold nobody to, one line a component."""
     backend = ProcessBackend()
     try:
-        return not_enforced(manifest, backend.capabilities().enforces)
+        found = Gpus.of(manifest, environment or {})
+        return not_enforced(manifest, (*backend.capabilities().enforces, *found.enforces))
     finally:
         backend.close()
 

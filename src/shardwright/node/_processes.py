@@ -24,6 +24,7 @@ from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, ScopeKind, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ahead import Ahead, Nobody
+from shardwright.node._gpus import Gpus
 from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
@@ -86,7 +87,9 @@ class ProcessLauncher(Launcher):
         testing: Testing | None = None,
         ingress: Ingress | None = None,
         rings: bool = False,
+        gpus: Gpus | None = None,
     ) -> None:
+        self._gpus = gpus or Gpus()
         self._rings = rings
         self._testing = testing
         self._events = events
@@ -156,6 +159,7 @@ class ProcessLauncher(Launcher):
         try:
             found = await self._keeper.delete(port.shard)
         finally:
+            self._gpus.give_back(port.shard)
             self._logs.drain()
         forked = isinstance(port, GuestPort) and port.forked_as is not None
         if (found is None and forked) or (found is not None and found.status is None and not found.out_of_memory):
@@ -199,6 +203,8 @@ class ProcessLauncher(Launcher):
         start = code.plan.definition(name).start
         if self._isolation_of(name, code).startswith("oci:"):
             return Start.SPAWN  # a process of one container cannot be forked into another
+        if self._gpus.serves(self._component(name, code)):
+            return Start.SPAWN  # each has devices, and an environment, of its own
         if start is Start.AUTO and code.surroundings.secrets.get(name):
             return Start.SPAWN  # a template holds no keys, and code may read them while it is imported
         return start
@@ -440,6 +446,10 @@ class ProcessLauncher(Launcher):
         if backend != "process":
             environment.pop("TMPDIR", None)  # it has a temporary folder of its own
             sight = sight_of(declared, code.manifest, code.plan.root, environment, surroundings.working_directory)
+        if (access := self._gpus.take(declared, shard, limits)) is not None:
+            environment |= access.environment
+            sight = access.seen(sight) if role == "shard" else sight  # forks have control groups of their own
+        if backend != "process":
             walls = walls_of(sight)
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)

@@ -33,6 +33,7 @@ from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import measured_plan, not_enforced, plan_to_start
 from shardwright.node._client import Client
 from shardwright.node._core import CLIENT, Core, LiveSession
+from shardwright.node._gpus import Gpus
 from shardwright.node._ingress import Ingress
 from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
@@ -170,13 +171,15 @@ class Running:
         terminal = self._terminal_component()
         surroundings = Surroundings(self._environment, os.getcwd(), self.options.argv or (sys.argv[0],), self._secrets)
         reached: Mapping[str, tuple[str, ...]] = {}
+        gpus = Gpus()
         if self.options.inproc:
             total = machine_capacity()
         else:
             form = "json" if self.options.log is not None and not self.options.log.pretty else "pretty"
             self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone, form)
             described = await self._keeper.describe()
-            total = described.capacity
+            gpus = Gpus.of(manifest, self._environment)
+            total = gpus.added_to(described.capacity)
             reached = described.transports
         problems = capacity_problems(manifest, total)
         if problems:
@@ -214,12 +217,12 @@ class Running:
         else:
             launcher = ProcessLauncher(
                 self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core,
-                testing=self.options.testing, ingress=self.ingress, rings=RINGS in wires.names,
+                testing=self.options.testing, ingress=self.ingress, rings=RINGS in wires.names, gpus=gpus,
             )  # fmt: skip
             self.core.control.limiting.enforced = frozenset(described.enforces)
             if described.reason:
                 self.core.record("limits", described.reason)
-            for line in not_enforced(manifest, described.enforces):
+            for line in not_enforced(manifest, (*described.enforces, *gpus.enforces)):
                 self.core.record("limits", line)
                 self.notes.append(line)
             if described.swept:

@@ -26,7 +26,7 @@ def build(view: View, owner_map: int, scratch_bytes: int) -> None:
     _libc.unshare(_libc.CLONE_NEWNS)
     _libc.mount("none", "/", "", _libc.MS_REC | _libc.MS_PRIVATE)
     trees = {place.path: _tree(place.path, place.writable, owner_map if place.owned else -1) for place in view.places}
-    devices = {f"/dev/{name}": _libc.open_tree(f"/dev/{name}") for name in DEVICES}
+    devices = {path: _libc.open_tree(path) for path in (*(f"/dev/{name}" for name in DEVICES), *view.devices)}
     empties = [path for path in view.masked if os.path.isdir(path)]
     flags = _libc.MS_NOSUID | _libc.MS_NODEV
     _libc.mount("root", STAGE, "tmpfs", flags, "mode=0755,size=4m,nr_inodes=16k")

@@ -52,6 +52,7 @@ class View:
     links: tuple[tuple[str, str], ...]  # symbolic links on the way to them
     folders: tuple[str, ...]  # empty ones
     masked: tuple[str, ...]  # beneath places, and not to be seen
+    devices: tuple[str, ...] = ()  # device files beyond DEVICES
 
     def readable(self) -> tuple[str, ...]:
         return tuple(place.path for place in self.places if not place.writable)
@@ -96,7 +97,8 @@ def view_of(sight: Sight, working_directory: str, arguments: tuple[str, ...]) ->
         if real in found or not os.path.exists(real) or _above(real, (place.path for place in places)) is None:
             continue
         masked.append(real)
-    return View(tuple(places), tuple(sorted(links.items())), folders, tuple(sorted(masked)))
+    devices = tuple(dict.fromkeys(path for path in sight.devices if os.path.exists(path)))
+    return View(tuple(places), tuple(sorted(links.items())), folders, tuple(sorted(masked)), devices)
 
 
 def _above(path: str, others: Iterable[str]) -> str | None:

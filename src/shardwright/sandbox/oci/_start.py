@@ -87,6 +87,7 @@ def described(plan: BoxPlan, control_group: str, interpreter: str) -> tuple[byte
         control_group=control_group,
         open_files=plan.open_files,
         machine=platform.machine(),
+        devices=plan.view.devices,
     )
     return made, passed
 
