@@ -86,7 +86,10 @@ def _walls(component: Component) -> str:
 
 
 def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ...]:
-    """What the manifest states and nobody will hold anybody to, in words, one line a component."""
+    """What the manifest states and nobody will hold anybody to, in words, one line a component.
+
+    ``enforces`` has ``links`` where shards behind walls reach places by links of a rate.
+    """
     lines = []
     for component in manifest.components:
         ceiling, names = component.limits.ceiling, []
@@ -98,8 +101,13 @@ def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ..
             "gpu": ceiling.gpu,
             "gpu_memory": ceiling.gpu_memory_bytes,
         }
-        names += [f"limits.{name}" for name, amount in stated.items() if amount is not None and name not in enforces]
         walled = component.isolation not in ("auto", "process")
+        held = (
+            {*enforces, "network"}
+            if walled and ("links" in enforces or not component.network.egress)
+            else set(enforces)
+        )
+        names += [f"limits.{name}" for name, amount in stated.items() if amount is not None and name not in held]
         if (component.files.read or component.files.write) and not walled:
             names.append("files")
         if component.network.egress and not walled:

@@ -16,6 +16,7 @@ from shardwright.model.units import format_bytes
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
 from shardwright.node._gpus import Gpus, gpu_findings
+from shardwright.node._relays import Relays
 from shardwright.node._state import REMEDY, folder_trouble, state_folder
 from shardwright.sandbox.namespace import NamespaceBackend
 from shardwright.sandbox.oci import OciBackend
@@ -44,6 +45,7 @@ def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
         walls,
         *containers,
         *gpu_findings(environment),
+        _network(),
         Finding("capacity", True, f"{capacity.cpu:g} cores, {memory} to give to shards"),
         _extension(),
         _folder("sockets", runtime_folder(environment), "set XDG_RUNTIME_DIR to a folder of yours"),
@@ -63,7 +65,7 @@ def examine_application(
     try:
         gpus = Gpus.of(manifest, environment)
         lacking = capacity_problems(manifest, gpus.added_to(backend.capacity()))
-        enforced = (*backend.capabilities().enforces, *gpus.enforces)
+        enforced = (*backend.capabilities().enforces, *gpus.enforces, *_links())
     finally:
         backend.close()
     findings = [Finding("manifest", True, f"{manifest.path}: {_counted(len(plan.definitions))}")]
@@ -90,6 +92,17 @@ def examine_application(
     return Fingerprint(all(each.present for each in findings[:needed]), tuple(findings))
 
 
+def _links() -> tuple[str, ...]:
+    return ("links",) if Relays.possible() else ()
+
+
+def _network() -> Finding:
+    if Relays.possible():
+        return Finding("network of shards", True, "links with a rate, to declared places alone")
+    told = "declared places by the machine's network, held to ports alone, without a rate"
+    return Finding("network of shards", False, told, "run as root, with pip install 'shardwright[network]'")
+
+
 def _extension() -> Finding:
     if shm.available():
         return Finding("extension", True, "built; shards of one node speak through shared memory")
@@ -111,7 +124,7 @@ def unenforced(manifest: Manifest, environment: Mapping[str, str] | None = None)
     backend = ProcessBackend()
     try:
         found = Gpus.of(manifest, environment or {})
-        return not_enforced(manifest, (*backend.capabilities().enforces, *found.enforces))
+        return not_enforced(manifest, (*backend.capabilities().enforces, *found.enforces, *_links()))
     finally:
         backend.close()
 

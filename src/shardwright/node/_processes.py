@@ -32,6 +32,7 @@ from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, 
 from shardwright.node._logs import Logs
 from shardwright.node._parents import parent_of
 from shardwright.node._port import GuestPort, ShardPort, control_pair
+from shardwright.node._relays import Relays
 from shardwright.node._sight import sight_of, walls_of
 from shardwright.node._templates import Template, TemplateEnded
 from shardwright.sandbox import outside_of, process_start_ticks
@@ -90,6 +91,8 @@ class ProcessLauncher(Launcher):
         gpus: Gpus | None = None,
     ) -> None:
         self._gpus = gpus or Gpus()
+        self._relays = Relays(self._relay_lost)
+        self._links = False  # whether shards that may reach places get a network of their own
         self._rings = rings
         self._testing = testing
         self._events = events
@@ -113,6 +116,7 @@ class ProcessLauncher(Launcher):
             for name, trouble in (await self._keeper.describe(tuple(sorted(containers)))).troubles.items():
                 if trouble:
                     raise StartFailed(f"isolation {name} cannot be had: {trouble}", remedy="see `shardwright doctor`")
+        await self._look_for_links()
         wanted = [
             d.component
             for d in self._code.plan.definitions
@@ -123,6 +127,32 @@ class ProcessLauncher(Launcher):
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    async def _look_for_links(self) -> None:
+        if self._links or not any(self._places_of(d.component, self._code) for d in self._code.plan.definitions):
+            return
+        trouble = "it takes root, and pyroute2 (pip install 'shardwright[network]')"
+        if self._relays.possible():
+            trouble = await self._relays.trouble()
+        self._links = not trouble
+        if trouble:
+            why = f"shards that reach places share the machine's network, held to ports alone: {trouble}"
+            self._events.record("limits", why)
+
+    def _relay_lost(self, shards: int) -> None:
+        why = f"the relay of networks ended: {shards} shards reach nothing any more; those that start now have another"
+        self._events.record("failure", why)
+
+    def _places_of(self, component: ComponentName, code: _Code) -> tuple[str, ...]:
+        """What its shards may reach, where walls hold them to that."""
+        if self._isolation_of(component, code) == "process":
+            return ()
+        return self._component(component, code).network.egress
+
+    async def _link(self, component: ComponentName, name: ShardId, pid: int, limits: Limits) -> None:
+        """Raises SandboxError."""
+        if self._links and (places := self._places_of(component, self._code)):
+            await self._relays.link(name, pid, places, limits.ceiling.network_bits_s)
 
     def how(self, component: ComponentName) -> str:
         if component in self._spawned:
@@ -160,6 +190,7 @@ class ProcessLauncher(Launcher):
             found = await self._keeper.delete(port.shard)
         finally:
             self._gpus.give_back(port.shard)
+            await self._relays.unlink(port.shard)
             self._logs.drain()
         forked = isinstance(port, GuestPort) and port.forked_as is not None
         if (found is None and forked) or (found is not None and found.status is None and not found.out_of_memory):
@@ -174,7 +205,11 @@ class ProcessLauncher(Launcher):
         return await self._keeper.usages(shards)
 
     async def resize(self, shard: ShardId, limits: Limits) -> Limits:
-        return await self._keeper.resize(shard, limits)
+        found = await self._keeper.resize(shard, limits)
+        if limits.ceiling.network_bits_s is not None and self._relays.has(shard):
+            rate = await self._relays.set_rate(shard, limits.ceiling.network_bits_s)
+            found = replace(found, ceiling=replace(found.ceiling, network_bits_s=rate))
+        return found
 
     async def close(self) -> None:
         self._closing = True
@@ -184,6 +219,7 @@ class ProcessLauncher(Launcher):
         await self._ahead.close()
         for template in list(self._templates.values()):
             template.port.close("the node ends")
+        await self._relays.close()
         await self._keeper.close()
         for pidfd in self._pidfds:
             asyncio.get_running_loop().remove_reader(pidfd)
@@ -249,7 +285,7 @@ class ProcessLauncher(Launcher):
                 )
             return ready.reason[:MAX_REASON]
         declared = self._component(component, code)
-        own_network = not declared.network.egress
+        own_network = self._links or not declared.network.egress
         made = Template(
             port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network
         )
@@ -368,6 +404,7 @@ class ProcessLauncher(Launcher):
         await self._expect(port, Ready)
         for _ in range(LOOKS):
             if not (trouble := self._outside(port, template, adopted[0].control_groups)):
+                await self._link(port.component, port.shard, port.pid, limits)
                 return
             await asyncio.sleep(LOOK_S)  # threads that end are listed for a moment, and in no group any more
             if not port.alive():  # there was nothing left to look at, and its end is told as any other
@@ -445,19 +482,21 @@ class ProcessLauncher(Launcher):
         backend, sight, walls = self._isolation_of(component, code), Sight(), None
         if backend != "process":
             environment.pop("TMPDIR", None)  # it has a temporary folder of its own
-            sight = sight_of(declared, code.manifest, code.plan.root, environment, surroundings.working_directory)
+            sight = sight_of(
+                declared, code.manifest, code.plan.root, environment, surroundings.working_directory, linked=self._links
+            )
         if (access := self._gpus.take(declared, shard, limits)) is not None:
             environment |= access.environment
             sight = access.seen(sight) if role == "shard" else sight  # forks have control groups of their own
         if backend != "process":
-            walls = walls_of(sight)
+            walls = walls_of(sight, declared.network.egress)
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)
         log = errors = -1
         try:
             with theirs:
                 log, errors = self._logs.pipes(shard)
-                _, pidfd = await self._keeper.launch(
+                handle, pidfd = await self._keeper.launch(
                     shard,
                     python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
                     environment,
@@ -469,6 +508,7 @@ class ProcessLauncher(Launcher):
                     template=role == "template",
                 )
             self._watch(port, pidfd)
+            await self._link(component, shard, handle.pid, limits)
             self._check(await self._expect(port, Hello))
             # the gateway runs no code of the application, and must not find any
             paths = () if component == GATEWAY_COMPONENT else (code.plan.root,)

@@ -45,6 +45,7 @@ from shardwright.node._numbers import Health
 from shardwright.node._own_log import EventLines
 from shardwright.node._processes import ProcessLauncher
 from shardwright.node._recording import Recording
+from shardwright.node._relays import Relays
 from shardwright.node._reload import Reloaded, Reloader
 from shardwright.node._session_names import check_name
 from shardwright.node._state import state_folder
@@ -222,7 +223,9 @@ class Running:
             self.core.control.limiting.enforced = frozenset(described.enforces)
             if described.reason:
                 self.core.record("limits", described.reason)
-            for line in not_enforced(manifest, (*described.enforces, *gpus.enforces)):
+            for line in not_enforced(
+                manifest, (*described.enforces, *gpus.enforces, *(["links"] if Relays.possible() else []))
+            ):
                 self.core.record("limits", line)
                 self.notes.append(line)
             if described.swept:

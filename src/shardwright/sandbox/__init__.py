@@ -9,11 +9,12 @@ from shardwright.sandbox._linux._gpu import FoundGpus, device_files, find_gpus, 
 from shardwright.sandbox._linux._hold import box_members, pause, pin, unpause
 from shardwright.sandbox._linux._libc import PR_SET_CHILD_SUBREAPER, prctl
 from shardwright.sandbox._linux._links import ShapedLink
+from shardwright.sandbox._linux._places import hosts_of
 from shardwright.sandbox._linux._procfs import read_text, start_ticks
 
 __all__ = [
     "FoundGpus", "ShapedLink", "become_subreaper", "box_members", "device_files", "find_gpus", "gpu_environment",
-    "outside_of", "pause", "pin", "process_start_ticks", "unpause",
+    "hosts_of", "outside_of", "pause", "pin", "process_start_ticks", "unpause",
 ]  # fmt: skip
 
 

@@ -1,12 +1,12 @@
 """The relay: the process that carries what shards say to the places that they may reach, and nothing else.
 
-``python -m shardwright.sandbox._linux._relay DESCRIPTOR``. One for a node, as long as its socket to it is open. Each shard that may
-reach places has a network namespace of its own, with a link (``ShapedLink``) into another one that holds nothing but the
+``python -m shardwright.sandbox._linux._relay DESCRIPTOR``. One for a node, as long as its socket to it is open. Each shard that
+may reach places has a network namespace of its own, with a link (``ShapedLink``) into another one that holds nothing but the
 relay's listening sockets: one for each place, at its address, or at an address of ours that its name stands for in the
 shard's ``/etc/hosts``. There is no route to anything else, nothing is forwarded, names are looked up out here, and no
 setting of the machine is touched. Places on the machine's own loopback are listened for on the shard's, beside the link.
 
-Requests and answers are JSON, one a line: ``link`` (``shard``, ``pid``, ``places``, ``bits_s``), ``rate``, ``unlink``, ``probe``.
+Requests and answers are JSON, one a line: ``link`` (``shard``, ``pid``, ``places``, ``bits_s``), ``rate``, ``unlink``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,35 +26,12 @@ from typing import Any
 from shardwright.errors import SandboxError
 from shardwright.sandbox._linux import _libc
 from shardwright.sandbox._linux._links import ShapedLink
+from shardwright.sandbox._linux._places import places_of
 
-NAMES = ipaddress.ip_network("198.18.0.0/16")  # for measuring devices (RFC 2544): nobody's in earnest
-_FIRST_NAME = 16
 _OURS, _THEIRS = "169.254.83.1", "169.254.83.2"
 _PIECE = 1 << 16
 _CONNECT_S = 20.0
 _BACKLOG = 128
-
-
-def places_of(egress: Sequence[str]) -> list[tuple[str, str, int]]:
-    """For each ``host:port`` the address inside, the host as stated, the port. Literal addresses stand for themselves."""
-    found: list[tuple[str, str, int]] = []
-    names: dict[str, str] = {}
-    for place in egress:
-        host, _, port = place.rpartition(":")
-        host = host.strip("[]")
-        try:
-            address = str(ipaddress.ip_address(host))
-        except ValueError:
-            address = (
-                "127.0.0.1" if host == "localhost" else names.setdefault(host, str(NAMES[_FIRST_NAME + len(names)]))
-            )
-        found.append((address, host, int(port)))
-    return found
-
-
-def hosts_of(egress: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Names and their addresses inside: what ``/etc/hosts`` says there."""
-    return tuple(dict.fromkeys((host, at) for at, host, _ in places_of(egress) if host not in (at, "localhost")))
 
 
 @dataclass(slots=True)

@@ -44,6 +44,11 @@ def build(view: View, owner_map: int, scratch_bytes: int) -> None:
         _point(path, tree)
         _libc.move_mount(tree, STAGE + path)
         os.close(tree)
+    for path, text in view.files:
+        os.makedirs(os.path.dirname(STAGE + path), exist_ok=True)
+        with open(STAGE + path, "x", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(STAGE + path, 0o444)
     for name, target in (
         ("fd", "/proc/self/fd"),
         *((f"std{w}", f"/proc/self/fd/{n}") for n, w in enumerate(("in", "out", "err"))),
