@@ -12,7 +12,12 @@ from shardwright.node._launcher import read_secrets, read_token
 from shardwright.node._profiles import read_constants, read_profile
 from shardwright.sharding import plan
 
-BACKENDS = ("auto", "process", "namespace")
+BACKENDS = ("auto", "process", "namespace", "docker")
+
+
+def in_containers(isolation: str) -> bool:
+    """Whether a runtime or a daemon makes its sandboxes, so that none can be forked from another."""
+    return isolation.startswith("oci:") or isolation.startswith("docker")
 
 
 def unbuilt(manifest: Manifest) -> tuple[str, ...]:
@@ -27,7 +32,7 @@ def unbuilt(manifest: Manifest) -> tuple[str, ...]:
         f"{manifest.place(f'components.{component.name}.start')}: components.{component.name}.start: "
         f"shards in containers ({component.isolation}) cannot be forked from a template; expected 'auto' or 'spawn'"
         for component in manifest.components
-        if component.isolation.startswith("oci:") and component.start is Start.TEMPLATE
+        if in_containers(component.isolation) and component.start is Start.TEMPLATE
     ]
     return tuple(problems)
 

@@ -18,6 +18,7 @@ from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
 from shardwright.node._gpus import Gpus, gpu_findings
 from shardwright.node._relays import Relays
 from shardwright.node._state import REMEDY, folder_trouble, state_folder
+from shardwright.sandbox.docker import SOCKET, DockerBackend
 from shardwright.sandbox.namespace import NamespaceBackend
 from shardwright.sandbox.oci import OciBackend
 from shardwright.sandbox.process import ProcessBackend
@@ -76,6 +77,8 @@ def examine_application(
             Finding("manifest", False, problem, "take it out of the manifest, or run a version that has it")
         )
     findings += _secrets(manifest, environment)
+    if any(component.isolation == "docker" for component in manifest.components):
+        findings.append(DockerBackend(environment.get("DOCKER_HOST") or SOCKET).finding())
     for runtime in sorted({c.isolation[4:] for c in manifest.components if c.isolation.startswith("oci:")}):
         findings.append(OciBackend(runtime).finding())
     needed = len(findings)

@@ -24,6 +24,7 @@ from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, ScopeKind, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ahead import Ahead, Nobody
+from shardwright.node._checks import in_containers
 from shardwright.node._gpus import Gpus
 from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
@@ -164,6 +165,8 @@ class ProcessLauncher(Launcher):
 
     def _isolation_of(self, component: ComponentName, code: _Code) -> str:
         stated = code.plan.definition(component).isolation
+        if stated == "docker" and (address := code.surroundings.environment.get("DOCKER_HOST")):
+            return f"docker:{address}"
         return "process" if stated == "auto" else stated
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
@@ -237,7 +240,7 @@ class ProcessLauncher(Launcher):
     def _start_of(self, name: ComponentName, code: _Code | None = None) -> Start:
         code = code or self._code
         start = code.plan.definition(name).start
-        if self._isolation_of(name, code).startswith("oci:"):
+        if in_containers(self._isolation_of(name, code)):
             return Start.SPAWN  # a process of one container cannot be forked into another
         if self._gpus.serves(self._component(name, code)):
             return Start.SPAWN  # each has devices, and an environment, of its own

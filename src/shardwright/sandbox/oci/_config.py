@@ -105,6 +105,11 @@ def _all_but(denied: Sequence[int], bits: int) -> list[tuple[int, int]]:
     return found
 
 
+def seccomp_profile(machine: str) -> dict[str, object]:
+    """The list of system calls alone. Raises KeyError for an architecture without one."""
+    return _seccomp(_ARCHITECTURES[machine])
+
+
 @cache
 def _seccomp(architecture: str) -> dict[str, object]:
     """The profile of ``namespace._seccomp`` in the runtime specification's words."""
