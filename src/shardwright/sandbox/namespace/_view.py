@@ -62,6 +62,10 @@ class View:
     def writable(self) -> tuple[str, ...]:
         return tuple(place.path for place in self.places if place.writable)
 
+    def owned(self) -> bool:
+        """Whether files are to belong to the sandbox's own user anywhere."""
+        return any(place.owned for place in self.places)
+
     def under_scratch(self) -> tuple[str, ...]:
         """Places that a fresh temporary folder would hide."""
         return tuple(place.path for place in self.places if place.path.startswith(tuple(f"{s}/" for s in SCRATCH)))
