@@ -47,7 +47,7 @@ def sight_of(
     mine = {os.path.realpath(path) for path in (*read, *write)}
     homes = tuple(path for path in {environment.get("HOME", ""), folder, root} if os.path.isabs(path))
     return Sight(
-        read=(*_code(root), *read),
+        read=(*code_of(root), *read),
         write=write,
         hidden=tuple(sorted({path for path in hidden if os.path.realpath(path) not in mine})),
         folders=tuple(sorted(homes)),
@@ -77,7 +77,7 @@ def _own(base: Path, name: str, *, make: bool = False) -> str:
     return path
 
 
-def _code(root: str) -> tuple[str, ...]:
+def code_of(root: str) -> tuple[str, ...]:
     """What of the import root can be imported."""
     found = []
     try:
