@@ -88,6 +88,24 @@ def test_docker(check: SandboxCheck, docker_address: str) -> None:
     assert done == (check.name,)
 
 
+def test_what_a_dead_keeper_left_with_the_daemon_is_removed(docker_address: str) -> None:
+    def work() -> None:  # without a word: as if it had been killed
+        spec = LaunchSpec(
+            ShardId("left-behind"), (sys.executable, "-I", "-S", "-c", "import time; time.sleep(300)"), {}, "/"
+        )
+        DockerBackend(docker_address).launch(spec)
+
+    _in_a_child(work)
+    backend = DockerBackend(docker_address)
+    try:
+        label = {"label": "shardwright.owner"}  # whoever speaks to the daemon first sweeps
+        assert not backend.daemon.containers(all=True, filters=label)
+        backend.sweep()
+        assert not backend.sweep(), "control groups went with the first"
+    finally:
+        backend.close()
+
+
 FAMILY = """
 import os, subprocess, sys
 def sleeper(**how):

@@ -109,8 +109,8 @@ class Relays:
             self._asked.pop(number, None)
         if "ended" in answer:
             raise RelayEnded("the relay of networks ended")
-        if error := answer.get("error"):
-            raise SandboxError(str(error), remedy="`shardwright doctor` says whether links can be made here")
+        if told := answer.get("error"):
+            raise SandboxError(str(told), remedy="`shardwright doctor` says whether links can be made here")
         return answer
 
     async def _start(self) -> None:

@@ -51,7 +51,7 @@ def _read(path: str) -> tuple[str, list[str], list[str]]:
                 return "", [], []
             offset, size, count = struct.unpack_from("<32xQ14xHH", head)
             file.seek(offset)
-            headers = [struct.unpack("<IIQQQQQQ", file.read(size)[:56]) for _ in range(count)]
+            headers: list[tuple[int, ...]] = [struct.unpack("<IIQQQQQQ", file.read(size)[:56]) for _ in range(count)]
 
             def at(address: int) -> int:
                 """Where in the file that address of memory is loaded from."""
