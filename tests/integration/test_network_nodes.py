@@ -151,4 +151,4 @@ def test_shards_reach_what_is_declared_at_their_rate(
             with pytest.raises(OSError, match=r"unreachable|timed out|No route|reset|refused"):
                 session.call("spawned.ask", address, away)
         said = [entry.reason for entry in node.running.core.journal.tail(100, kind="failure")]
-        assert any("relay of networks ended: 2 shards" in each for each in said), said
+        assert any("relay of networks ended: " in each for each in said), said
