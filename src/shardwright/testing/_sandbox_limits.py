@@ -105,10 +105,9 @@ def cpu_ceiling_holds(trial: SandboxTrial) -> None:
         cores = (last.cpu_s - first.cpu_s) / (stop - start)
         assert cores <= 0.55, f"took {cores:.3f} cores of 0.5"
         best = max(best, cores)
-        if best >= 0.45:
-            assert last.throttled_s > 0
+        if best >= 0.45 and last.throttled_s > 0:
             return
-    raise AssertionError(f"got {best:.3f} cores of 0.5")
+    raise AssertionError(f"got {best:.3f} cores of 0.5, held back for {last.throttled_s:.3f} s")
 
 
 def io_ceiling_holds(trial: SandboxTrial) -> None:
