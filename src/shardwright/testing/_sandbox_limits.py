@@ -107,7 +107,7 @@ def cpu_ceiling_holds(trial: SandboxTrial) -> None:
         best = max(best, cores)
         if best >= 0.45 and last.throttled_s > 0:
             return
-    raise AssertionError(f"got {best:.3f} cores of 0.5, held back for {last.throttled_s:.3f} s")
+    raise AssertionError(f"got {best:.3f} cores of 0.5, or was never held back")
 
 
 def io_ceiling_holds(trial: SandboxTrial) -> None:
