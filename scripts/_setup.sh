@@ -78,12 +78,12 @@ setup_native_tools() {
     echo "   (no valgrind, spin or clang: some tests of the C extension are skipped)" >&2
 }
 
-# What makes containers of shards. Both live in /usr/sbin or /usr/bin, which not every path has.
+# What makes containers of shards. They live in /usr/sbin or /usr/bin, which not every path has.
 setup_containers() {
     local path=$PATH:/usr/sbin:/sbin
-    PATH=$path command -v runc >/dev/null && PATH=$path command -v crun >/dev/null && return 0
-    may_install_packages && install_packages runc crun && return 0
-    echo "   (no runc or crun: the tests of shards in containers are skipped)" >&2
+    PATH=$path command -v runc >/dev/null && PATH=$path command -v crun >/dev/null && PATH=$path command -v dockerd >/dev/null && return 0
+    may_install_packages && RUNLEVEL=1 install_packages runc crun docker.io && return 0 # no service is started
+    echo "   (no runc, crun or dockerd: the tests of shards in containers are skipped)" >&2
 }
 
 can_compile() {

@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 import house_recorder
+from containers import docker_daemon
 from house_leaks import Inventory, adopt_orphans, settle
 from house_skips import allowed, read_allowed_skips
 
@@ -141,6 +142,13 @@ def runtime_directory() -> Iterator[Path]:
         else:
             os.environ["XDG_RUNTIME_DIR"] = before
         shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def docker_address() -> Iterator[str]:
+    """Of a Docker daemon of this run's own."""
+    with docker_daemon() as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)

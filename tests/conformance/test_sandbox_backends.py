@@ -19,6 +19,7 @@ from shardwright.contracts.sandbox import LaunchSpec, Sandbox, SandboxBackend
 from shardwright.model.ids import ShardId
 from shardwright.sandbox import become_subreaper
 from shardwright.sandbox._linux._cgroup import NoCgroups
+from shardwright.sandbox.docker import DockerBackend
 from shardwright.sandbox.namespace import NamespaceBackend
 from shardwright.sandbox.oci import OciBackend
 from shardwright.sandbox.process import ProcessBackend
@@ -74,6 +75,35 @@ def test_containers(check: SandboxCheck, runtime: str) -> None:
     if not done:
         pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
     assert done == (check.name,)
+
+
+@pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
+def test_docker(check: SandboxCheck, docker_address: str) -> None:
+    done = check_sandbox_backend(lambda: DockerBackend(docker_address), only=check.name, long=LONG)
+    if check.start != "spawn":
+        assert not done, "containers do not start from templates"
+        return
+    if not done:
+        pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
+    assert done == (check.name,)
+
+
+def test_what_a_dead_keeper_left_with_the_daemon_is_removed(docker_address: str) -> None:
+    def work() -> None:  # without a word: as if it had been killed
+        spec = LaunchSpec(
+            ShardId("left-behind"), (sys.executable, "-I", "-S", "-c", "import time; time.sleep(300)"), {}, "/"
+        )
+        DockerBackend(docker_address).launch(spec)
+
+    _in_a_child(work)
+    backend = DockerBackend(docker_address)
+    try:
+        label = {"label": "shardwright.owner"}  # whoever speaks to the daemon first sweeps
+        assert not backend.daemon.containers(all=True, filters=label)
+        backend.sweep()
+        assert not backend.sweep(), "control groups went with the first"
+    finally:
+        backend.close()
 
 
 FAMILY = """

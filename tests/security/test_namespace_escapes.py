@@ -251,16 +251,34 @@ def test_no_attempt_succeeds_within_a_container(
 ) -> None:
     """The same attempts, which the test above shows to succeed without a sandbox."""
     need(runtime)
+    count = _from_a_container(machine, tmp_path, f"oci:{runtime}", f"oci:{runtime}")
+    record_exercised(f"escapes attempted from a container of {runtime}", count)
+
+
+def test_no_attempt_succeeds_within_a_container_of_docker(
+    docker_address: str,
+    machine: dict[str, Any],
+    tmp_path: Path,
+    record_exercised: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And from one that a Docker daemon made."""
+    monkeypatch.setenv("DOCKER_HOST", docker_address)
+    count = _from_a_container(machine, tmp_path, "docker", f"docker:{docker_address}")
+    record_exercised("escapes attempted from a container of Docker", count)
+
+
+def _from_a_container(machine: dict[str, Any], tmp_path: Path, isolation: str, shown: str) -> int:
     app, state = _application(tmp_path), tmp_path / "state"
     manifest = app / "shardwright.toml"
-    manifest.write_text(manifest.read_text().replace('isolation = "namespace"', f'isolation = "oci:{runtime}"'))
+    manifest.write_text(manifest.read_text().replace('isolation = "namespace"', f'isolation = "{isolation}"'))
     sources = {attempt.key: attempt.source for attempt in escapes.attempts()}
     world = _world(machine, app, state)
     with shardwright.start(app, state=state) as node, node.session("one") as one, node.session("two") as two:
         one.call("hostile.pid"), two.call("hostile.pid")
         running = node.shards()
         sibling = next(s.pid for s in running if s.component == "hostile" and "two" in s.sessions)
-        assert {s.isolation for s in running} == {f"oci:{runtime}"}
+        assert {s.isolation for s in running} == {shown}
         world["api"] = str(next(Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*.sock")))
         world["pids"] = {
             "a process of the machine": machine["victim"],
@@ -276,7 +294,7 @@ def test_no_attempt_succeeds_within_a_container(
         assert (app / "shared" / "plan").read_text() == "x"
     assert walled.keys() == sources.keys()
     assert not _succeeded(walled), json.dumps(_succeeded(walled), indent=1)
-    record_exercised(f"escapes attempted from a container of {runtime}", len(walled))
+    return len(walled)
 
 
 def _unsandboxed(sources: dict[str, str], world: dict[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def plan(
         click.echo(plan_svg(made) if picture == "svg" else plan_mermaid(made), nl=False)
         return
     hindered = (*unbuilt(manifest), *lacking_secrets(manifest, invocation.environment))
-    idle = unenforced(manifest)
+    idle = unenforced(manifest, invocation.environment)
     if invocation.json:
         invocation.result({**plan_json(made), "hinders_start": list(hindered), "not_enforced": list(idle)})
         return

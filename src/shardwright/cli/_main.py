@@ -24,6 +24,7 @@ _GROUPS: tuple[tuple[str, dict[str, str]], ...] = (
             "explain": "_author",
             "schema": "_author",
             "doctor": "_doctor",
+            "export": "_export",
         },
     ),
     ("Run it", {"run": "_run", "demo": "_demo"}),

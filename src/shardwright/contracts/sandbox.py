@@ -58,7 +58,9 @@ class Sight:
     """What of the machine a sandbox sees beside an interpreter and its libraries. Absolute paths; for backends that isolate.
 
     ``hidden`` are taken out of what lies in ``read``; ``folders`` are there and empty. ``network`` names the places
-    (``host:port``) that it may connect to; without any it has no network but its own.
+    (``host:port``) that it may connect to in the machine's network; without any it has no network but its own, in which
+    ``hosts`` are names and their addresses (a link is made to it, see ``sandbox``). ``devices`` are device files that it
+    may use beyond null and its like, ``denied`` those that it may not: for backends that show it the whole machine.
     """
 
     read: tuple[str, ...] = ()
@@ -66,6 +68,9 @@ class Sight:
     hidden: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     network: tuple[str, ...] = ()
+    hosts: tuple[tuple[str, str], ...] = ()
+    devices: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,11 +82,11 @@ class Denials:
 
     def _place(self, host: str, port: object) -> None:
         try:
-            if ipaddress.ip_address(host.partition("%")[0]).is_loopback and self._walls.own_network:
+            if ipaddress.ip_address(host.partition("%")[0]).is_loopback and not self._walls.ports:
                 return
         except ValueError:
             pass  # a name
-        if self._walls.own_network or (isinstance(port, int) and port not in self._walls.ports):
+        if not self._walls.ports or (isinstance(port, int) and port not in self._walls.ports):
             self._once(f"connect {host}:{port}")
 
     def _once(self, what: str) -> None:

@@ -193,7 +193,7 @@ def _landlock(walls: Walls) -> None:
     if abi < 1:
         return
     known = (1 << 13) - 1 | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0) | (_IOCTL if abi >= 5 else 0)
-    ports = _BIND_TCP | _CONNECT_TCP if abi >= 4 and not walls.own_network else 0
+    ports = _BIND_TCP | _CONNECT_TCP if abi >= 4 and (walls.ports or not walls.own_network) else 0
     attributes = struct.pack("=QQQ", known, ports, 3)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = _checked(
         _LIBC.syscall(

@@ -168,8 +168,8 @@ _COMPONENT = Table(
         ),
         "isolation": Key(
             ISOLATION,
-            "The kind of sandbox: process, namespace for walls, or oci:<runtime> for containers (docs/security.md); auto is "
-            "process in this version.",
+            "The kind of sandbox: process, namespace for walls, or oci:<runtime> and docker for containers (docs/security.md); "
+            "auto is process in this version.",
             default="auto",
             examples=ISOLATIONS,
         ),

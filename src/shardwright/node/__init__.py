@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shardwright.node._checks import lacking_secrets, measured_plan, unbuilt
     from shardwright.node._container_trial import container_trial
     from shardwright.node._doctor import examine_application, examine_machine, unenforced
+    from shardwright.node._export import Exported, export_image
     from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
     from shardwright.node._logs import LogLine
     from shardwright.node._notify import Notifier
@@ -52,6 +53,7 @@ __all__ = [
     "AsyncNode",
     "AsyncSession",
     "Bench",
+    "Exported",
     "Finding",
     "Fingerprint",
     "Health",
@@ -74,6 +76,7 @@ __all__ = [
     "describe",
     "examine_application",
     "examine_machine",
+    "export_image",
     "host",
     "inherited_sockets",
     "lacking_secrets",
@@ -103,6 +106,7 @@ __getattr__ = lazily(
         "_api_sockets": "runtime_folder",
         "_checks": "lacking_secrets measured_plan unbuilt",
         "_container_trial": "container_trial",
+        "_export": "Exported export_image",
         "_doctor": "examine_application examine_machine unenforced",
         "_face": "AsyncNode AsyncSession Node Session astart start",
         "_logs": "LogLine",

@@ -12,7 +12,12 @@ from shardwright.node._launcher import read_secrets, read_token
 from shardwright.node._profiles import read_constants, read_profile
 from shardwright.sharding import plan
 
-BACKENDS = ("auto", "process", "namespace")
+BACKENDS = ("auto", "process", "namespace", "docker")
+
+
+def in_containers(isolation: str) -> bool:
+    """Whether a runtime or a daemon makes its sandboxes, so that none can be forked from another."""
+    return isolation.startswith("oci:") or isolation.startswith("docker")
 
 
 def unbuilt(manifest: Manifest) -> tuple[str, ...]:
@@ -27,7 +32,7 @@ def unbuilt(manifest: Manifest) -> tuple[str, ...]:
         f"{manifest.place(f'components.{component.name}.start')}: components.{component.name}.start: "
         f"shards in containers ({component.isolation}) cannot be forked from a template; expected 'auto' or 'spawn'"
         for component in manifest.components
-        if component.isolation.startswith("oci:") and component.start is Start.TEMPLATE
+        if in_containers(component.isolation) and component.start is Start.TEMPLATE
     ]
     return tuple(problems)
 
@@ -86,7 +91,10 @@ def _walls(component: Component) -> str:
 
 
 def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ...]:
-    """What the manifest states and nobody will hold anybody to, in words, one line a component."""
+    """What the manifest states and nobody will hold anybody to, in words, one line a component.
+
+    ``enforces`` has ``links`` where shards behind walls reach places by links of a rate.
+    """
     lines = []
     for component in manifest.components:
         ceiling, names = component.limits.ceiling, []
@@ -98,8 +106,13 @@ def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ..
             "gpu": ceiling.gpu,
             "gpu_memory": ceiling.gpu_memory_bytes,
         }
-        names += [f"limits.{name}" for name, amount in stated.items() if amount is not None and name not in enforces]
         walled = component.isolation not in ("auto", "process")
+        held = (
+            {*enforces, "network"}
+            if walled and ("links" in enforces or not component.network.egress)
+            else set(enforces)
+        )
+        names += [f"limits.{name}" for name, amount in stated.items() if amount is not None and name not in held]
         if (component.files.read or component.files.write) and not walled:
             names.append("files")
         if component.network.egress and not walled:

@@ -15,7 +15,10 @@ from shardwright.model.shard import Severity, ShardPlan
 from shardwright.model.units import format_bytes
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
+from shardwright.node._gpus import Gpus, gpu_findings
+from shardwright.node._relays import Relays
 from shardwright.node._state import REMEDY, folder_trouble, state_folder
+from shardwright.sandbox.docker import SOCKET, DockerBackend
 from shardwright.sandbox.namespace import NamespaceBackend
 from shardwright.sandbox.oci import OciBackend
 from shardwright.sandbox.process import ProcessBackend
@@ -42,6 +45,8 @@ def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
     more = (
         walls,
         *containers,
+        *gpu_findings(environment),
+        _network(),
         Finding("capacity", True, f"{capacity.cpu:g} cores, {memory} to give to shards"),
         _extension(),
         _folder("sockets", runtime_folder(environment), "set XDG_RUNTIME_DIR to a folder of yours"),
@@ -59,8 +64,9 @@ def examine_application(
     plan = plan_manifest(manifest)
     backend = ProcessBackend()
     try:
-        lacking = capacity_problems(manifest, backend.capacity())
-        enforced = backend.capabilities().enforces
+        gpus = Gpus.of(manifest, environment)
+        lacking = capacity_problems(manifest, gpus.added_to(backend.capacity()))
+        enforced = (*backend.capabilities().enforces, *gpus.enforces, *_links())
     finally:
         backend.close()
     findings = [Finding("manifest", True, f"{manifest.path}: {_counted(len(plan.definitions))}")]
@@ -71,6 +77,8 @@ def examine_application(
             Finding("manifest", False, problem, "take it out of the manifest, or run a version that has it")
         )
     findings += _secrets(manifest, environment)
+    if any(component.isolation == "docker" for component in manifest.components):
+        findings.append(DockerBackend(environment.get("DOCKER_HOST") or SOCKET).finding())
     for runtime in sorted({c.isolation[4:] for c in manifest.components if c.isolation.startswith("oci:")}):
         findings.append(OciBackend(runtime).finding())
     needed = len(findings)
@@ -85,6 +93,17 @@ def examine_application(
             findings.append(Finding("plan", False, f"{item.code} {item.message}", item.remedy))
     findings += _visitors(plan, manifest)
     return Fingerprint(all(each.present for each in findings[:needed]), tuple(findings))
+
+
+def _links() -> tuple[str, ...]:
+    return ("links",) if Relays.possible() else ()
+
+
+def _network() -> Finding:
+    if Relays.possible():
+        return Finding("network of shards", True, "links with a rate, to declared places alone")
+    told = "declared places by the machine's network, held to ports alone, without a rate"
+    return Finding("network of shards", False, told, "run as root, with pip install 'shardwright[network]'")
 
 
 def _extension() -> Finding:
@@ -103,11 +122,12 @@ def _state(environment: Mapping[str, str]) -> Finding:
     return Finding("state", not trouble, trouble or f"{folder} (journals)", REMEDY if trouble else "")
 
 
-def unenforced(manifest: Manifest) -> tuple[str, ...]:
+def unenforced(manifest: Manifest, environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """What the manifest states and this machine will hold nobody to, one line a component."""
     backend = ProcessBackend()
     try:
-        return not_enforced(manifest, backend.capabilities().enforces)
+        found = Gpus.of(manifest, environment or {})
+        return not_enforced(manifest, (*backend.capabilities().enforces, *found.enforces, *_links()))
     finally:
         backend.close()
 

@@ -297,6 +297,14 @@ class Keeper:
             from shardwright.sandbox.oci import OciBackend  # few keepers need it
 
             self._backends[name] = OciBackend(runtime, self._backend.groups)
+        if name not in self._backends and kind == "docker":
+            from shardwright.sandbox.docker import DockerBackend  # and fewer this one
+
+            self._backends[name] = (
+                DockerBackend(runtime, groups=self._backend.groups)
+                if runtime
+                else DockerBackend(groups=self._backend.groups)
+            )
         if name not in self._backends:
             raise SandboxError(f"there is no backend {name!r}", remedy=f"choose from {', '.join(self._backends)}")
         return self._backends[name]
@@ -313,7 +321,8 @@ class Keeper:
             backend = self._backend_of(name)
         except SandboxError as error:
             return error.message
-        return backend.trouble() if isinstance(backend, NamespaceBackend) else ""
+        trouble = getattr(backend, "trouble", None)
+        return str(trouble()) if trouble is not None else ""
 
     def _sandbox(self, shard: str) -> Sandbox:
         """Raises SandboxError: its end may have been asked for just before."""

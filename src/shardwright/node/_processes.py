@@ -24,6 +24,8 @@ from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, ScopeKind, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ahead import Ahead, Nobody
+from shardwright.node._checks import in_containers
+from shardwright.node._gpus import Gpus
 from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
@@ -31,6 +33,7 @@ from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, 
 from shardwright.node._logs import Logs
 from shardwright.node._parents import parent_of
 from shardwright.node._port import GuestPort, ShardPort, control_pair
+from shardwright.node._relays import Relays
 from shardwright.node._sight import sight_of, walls_of
 from shardwright.node._templates import Template, TemplateEnded
 from shardwright.sandbox import outside_of, process_start_ticks
@@ -86,7 +89,11 @@ class ProcessLauncher(Launcher):
         testing: Testing | None = None,
         ingress: Ingress | None = None,
         rings: bool = False,
+        gpus: Gpus | None = None,
     ) -> None:
+        self._gpus = gpus or Gpus()
+        self._relays = Relays(self._relay_lost)
+        self._links = False  # whether shards that may reach places get a network of their own
         self._rings = rings
         self._testing = testing
         self._events = events
@@ -110,6 +117,7 @@ class ProcessLauncher(Launcher):
             for name, trouble in (await self._keeper.describe(tuple(sorted(containers)))).troubles.items():
                 if trouble:
                     raise StartFailed(f"isolation {name} cannot be had: {trouble}", remedy="see `shardwright doctor`")
+        await self._look_for_links()
         wanted = [
             d.component
             for d in self._code.plan.definitions
@@ -121,6 +129,32 @@ class ProcessLauncher(Launcher):
             if isinstance(result, BaseException):
                 raise result
 
+    async def _look_for_links(self) -> None:
+        if self._links or not any(self._places_of(d.component, self._code) for d in self._code.plan.definitions):
+            return
+        trouble = "it takes root, and pyroute2 (pip install 'shardwright[network]')"
+        if self._relays.possible():
+            trouble = await self._relays.trouble()
+        self._links = not trouble
+        if trouble:
+            why = f"shards that reach places share the machine's network, held to ports alone: {trouble}"
+            self._events.record("limits", why)
+
+    def _relay_lost(self, shards: int) -> None:
+        why = f"the relay of networks ended: {shards} shards reach nothing any more; those that start now have another"
+        self._events.record("failure", why)
+
+    def _places_of(self, component: ComponentName, code: _Code) -> tuple[str, ...]:
+        """What its shards may reach, where walls hold them to that."""
+        if self._isolation_of(component, code) == "process":
+            return ()
+        return self._component(component, code).network.egress
+
+    async def _link(self, component: ComponentName, name: ShardId, pid: int, limits: Limits) -> None:
+        """Raises SandboxError."""
+        if self._links and (places := self._places_of(component, self._code)):
+            await self._relays.link(name, pid, places, limits.ceiling.network_bits_s)
+
     def how(self, component: ComponentName) -> str:
         if component in self._spawned:
             return f"spawn: {self._spawned[component]}"
@@ -131,6 +165,8 @@ class ProcessLauncher(Launcher):
 
     def _isolation_of(self, component: ComponentName, code: _Code) -> str:
         stated = code.plan.definition(component).isolation
+        if stated == "docker" and (address := code.surroundings.environment.get("DOCKER_HOST")):
+            return f"docker:{address}"
         return "process" if stated == "auto" else stated
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
@@ -156,6 +192,8 @@ class ProcessLauncher(Launcher):
         try:
             found = await self._keeper.delete(port.shard)
         finally:
+            self._gpus.give_back(port.shard)
+            await self._relays.unlink(port.shard)
             self._logs.drain()
         forked = isinstance(port, GuestPort) and port.forked_as is not None
         if (found is None and forked) or (found is not None and found.status is None and not found.out_of_memory):
@@ -170,7 +208,11 @@ class ProcessLauncher(Launcher):
         return await self._keeper.usages(shards)
 
     async def resize(self, shard: ShardId, limits: Limits) -> Limits:
-        return await self._keeper.resize(shard, limits)
+        found = await self._keeper.resize(shard, limits)
+        if limits.ceiling.network_bits_s is not None and self._relays.has(shard):
+            rate = await self._relays.set_rate(shard, limits.ceiling.network_bits_s)
+            found = replace(found, ceiling=replace(found.ceiling, network_bits_s=rate))
+        return found
 
     async def close(self) -> None:
         self._closing = True
@@ -180,6 +222,7 @@ class ProcessLauncher(Launcher):
         await self._ahead.close()
         for template in list(self._templates.values()):
             template.port.close("the node ends")
+        await self._relays.close()
         await self._keeper.close()
         for pidfd in self._pidfds:
             asyncio.get_running_loop().remove_reader(pidfd)
@@ -197,8 +240,10 @@ class ProcessLauncher(Launcher):
     def _start_of(self, name: ComponentName, code: _Code | None = None) -> Start:
         code = code or self._code
         start = code.plan.definition(name).start
-        if self._isolation_of(name, code).startswith("oci:"):
+        if in_containers(self._isolation_of(name, code)):
             return Start.SPAWN  # a process of one container cannot be forked into another
+        if self._gpus.serves(self._component(name, code)):
+            return Start.SPAWN  # each has devices, and an environment, of its own
         if start is Start.AUTO and code.surroundings.secrets.get(name):
             return Start.SPAWN  # a template holds no keys, and code may read them while it is imported
         return start
@@ -243,7 +288,7 @@ class ProcessLauncher(Launcher):
                 )
             return ready.reason[:MAX_REASON]
         declared = self._component(component, code)
-        own_network = not declared.network.egress
+        own_network = self._links or not declared.network.egress
         made = Template(
             port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network
         )
@@ -363,6 +408,7 @@ class ProcessLauncher(Launcher):
         await self._expect(port, Ready)
         for _ in range(LOOKS):
             if not (trouble := self._outside(port, template, adopted[0].control_groups)):
+                await self._link(port.component, port.shard, port.pid, limits)
                 return
             await asyncio.sleep(LOOK_S)  # threads that end are listed for a moment, and in no group any more
             if not port.alive():  # there was nothing left to look at, and its end is told as any other
@@ -445,15 +491,21 @@ class ProcessLauncher(Launcher):
         backend, sight, walls = self._isolation_of(component, code), Sight(), None
         if backend != "process":
             environment.pop("TMPDIR", None)  # it has a temporary folder of its own
-            sight = sight_of(declared, code.manifest, code.plan.root, environment, surroundings.working_directory)
-            walls = walls_of(sight)
+            sight = sight_of(
+                declared, code.manifest, code.plan.root, environment, surroundings.working_directory, linked=self._links
+            )
+        if (access := self._gpus.take(declared, shard, limits)) is not None:
+            environment |= access.environment
+            sight = access.seen(sight) if role == "shard" else sight  # forks have control groups of their own
+        if backend != "process":
+            walls = walls_of(sight, declared.network.egress)
         ours, theirs = control_pair()
         port = GuestPort(shard, component, ours)
         log = errors = -1
         try:
             with theirs:
                 log, errors = self._logs.pipes(shard)
-                _, pidfd = await self._keeper.launch(
+                handle, pidfd = await self._keeper.launch(
                     shard,
                     python_command("shardwright.guest", str(GUEST_CONTROL), str(GUEST_LIFELINE)),
                     environment,
@@ -465,6 +517,7 @@ class ProcessLauncher(Launcher):
                     template=role == "template",
                 )
             self._watch(port, pidfd)
+            await self._link(component, shard, handle.pid, limits)
             self._check(await self._expect(port, Hello))
             # the gateway runs no code of the application, and must not find any
             paths = () if component == GATEWAY_COMPONENT else (code.plan.root,)

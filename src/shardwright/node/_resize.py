@@ -36,6 +36,7 @@ _RESOURCES: dict[str, tuple[str, Parse]] = {
     "gpu_memory": ("gpu_memory_bytes", parse_bytes),
 }
 _SHARES = frozenset({"cpu", "gpu"})
+_FIXED = frozenset({"gpu", "gpu_memory"})  # devices are chosen, and CUDA reads its environment, when a shard starts
 
 
 async def resize(
@@ -51,6 +52,11 @@ async def resize(
     does not fit (nothing was changed then); or limits that the machine refused (those of the other shards are changed).
     """
     least, most = _amounts(guarantee, "guarantee"), _amounts(ceiling, "ceiling")
+    if fixed := next((name for name in (*guarantee, *ceiling) if name in _FIXED), None):
+        raise Unusable(
+            f"{fixed} of a shard cannot be changed while it runs",
+            remedy="change the manifest: new shards start with it",
+        )
     if not least and not most:
         raise Unusable("nothing to change", remedy='name an amount, such as guarantee={"cpu": 0.5}')
     async with core.resizing:

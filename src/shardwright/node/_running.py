@@ -33,6 +33,7 @@ from shardwright.node._checks import measured_plan, not_enforced, plan_to_start
 from shardwright.node._client import Client
 from shardwright.node._composed_ahead import unnamed
 from shardwright.node._core import CLIENT, Core
+from shardwright.node._gpus import Gpus
 from shardwright.node._ingress import Ingress
 from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
@@ -45,6 +46,7 @@ from shardwright.node._numbers import Health
 from shardwright.node._own_log import EventLines
 from shardwright.node._processes import ProcessLauncher
 from shardwright.node._recording import Recording
+from shardwright.node._relays import Relays
 from shardwright.node._reload import Reloaded, Reloader
 from shardwright.node._session_names import check_name
 from shardwright.node._state import state_folder
@@ -170,13 +172,15 @@ class Running:
         terminal = self._terminal_component()
         surroundings = Surroundings(self._environment, os.getcwd(), self.options.argv or (sys.argv[0],), self._secrets)
         reached: Mapping[str, tuple[str, ...]] = {}
+        gpus = Gpus()
         if self.options.inproc:
             total = machine_capacity()
         else:
             form = "json" if self.options.log is not None and not self.options.log.pretty else "pretty"
             self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone, form)
             described = await self._keeper.describe()
-            total = described.capacity
+            gpus = Gpus.of(manifest, self._environment)
+            total = gpus.added_to(described.capacity)
             reached = described.transports
         problems = capacity_problems(manifest, total)
         if problems:
@@ -217,12 +221,14 @@ class Running:
         else:
             launcher = ProcessLauncher(
                 self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core,
-                testing=self.options.testing, ingress=self.ingress, rings=RINGS in wires.names,
+                testing=self.options.testing, ingress=self.ingress, rings=RINGS in wires.names, gpus=gpus,
             )  # fmt: skip
             self.core.control.limiting.enforced = frozenset(described.enforces)
             if described.reason:
                 self.core.record("limits", described.reason)
-            for line in not_enforced(manifest, described.enforces):
+            for line in not_enforced(
+                manifest, (*described.enforces, *gpus.enforces, *(["links"] if Relays.possible() else []))
+            ):
                 self.core.record("limits", line)
                 self.notes.append(line)
             if described.swept:

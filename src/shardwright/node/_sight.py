@@ -13,6 +13,7 @@ from shardwright.contracts.sandbox import Sight
 from shardwright.errors import SandboxError
 from shardwright.guest import Walls
 from shardwright.model.manifest import Component, Manifest
+from shardwright.sandbox import hosts_of
 from shardwright.sandbox.namespace import SCRATCH_BYTES, tighten
 
 _SUFFIXES = (".py", ".so", ".pyi")
@@ -20,8 +21,19 @@ _NO_CODE = frozenset({"node_modules", "__pycache__"})
 _DEPTH = 5
 
 
-def sight_of(component: Component, manifest: Manifest, root: str, environment: dict[str, str], folder: str) -> Sight:
-    """Makes folders to write to that are missing. Raises SandboxError. ``folder`` is the working directory."""
+def sight_of(
+    component: Component,
+    manifest: Manifest,
+    root: str,
+    environment: dict[str, str],
+    folder: str,
+    *,
+    linked: bool = False,
+) -> Sight:
+    """Makes folders to write to that are missing. Raises SandboxError. ``folder`` is the working directory.
+
+    ``linked``: what it may reach it reaches by a link into a network of its own.
+    """
     base = Path(manifest.path).parent
     write = tuple(_own(base, name, make=name.endswith("/")) for name in component.files.write)
     read = tuple(_own(base, name) for name in component.files.read)
@@ -35,21 +47,22 @@ def sight_of(component: Component, manifest: Manifest, root: str, environment: d
     mine = {os.path.realpath(path) for path in (*read, *write)}
     homes = tuple(path for path in {environment.get("HOME", ""), folder, root} if os.path.isabs(path))
     return Sight(
-        read=(*_code(root), *read),
+        read=(*code_of(root), *read),
         write=write,
         hidden=tuple(sorted({path for path in hidden if os.path.realpath(path) not in mine})),
         folders=tuple(sorted(homes)),
-        network=component.network.egress,
+        network=() if linked else component.network.egress,
+        hosts=hosts_of(component.network.egress) if linked else (),
     )
 
 
-def walls_of(sight: Sight) -> Walls:
-    """What the guest in such a sandbox closes behind itself."""
+def walls_of(sight: Sight, egress: tuple[str, ...]) -> Walls:
+    """What the guest in such a sandbox closes behind itself; it may connect to the ports of ``egress``."""
     return Walls(
         scratch_bytes=SCRATCH_BYTES,
         tighten=tighten(),
         write=tuple(os.path.realpath(path) for path in sight.write),
-        ports=tuple(sorted({int(place.rpartition(":")[2]) for place in sight.network})),
+        ports=tuple(sorted({int(place.rpartition(":")[2]) for place in egress})),
         own_network=not sight.network,
     )
 
@@ -64,7 +77,7 @@ def _own(base: Path, name: str, *, make: bool = False) -> str:
     return path
 
 
-def _code(root: str) -> tuple[str, ...]:
+def code_of(root: str) -> tuple[str, ...]:
     """What of the import root can be imported."""
     found = []
     try:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+from shardwright.sandbox._linux._gpu import FoundGpus, device_files, find_gpus, gpu_environment
 from shardwright.sandbox._linux._hold import box_members, pause, pin, unpause
 from shardwright.sandbox._linux._libc import PR_SET_CHILD_SUBREAPER, prctl
 from shardwright.sandbox._linux._links import ShapedLink
+from shardwright.sandbox._linux._places import hosts_of
 from shardwright.sandbox._linux._procfs import read_text, start_ticks
 
 __all__ = [
-    "ShapedLink", "become_subreaper", "box_members", "outside_of", "pause", "pin", "process_start_ticks", "unpause",
+    "FoundGpus", "ShapedLink", "become_subreaper", "box_members", "device_files", "find_gpus", "gpu_environment",
+    "hosts_of", "outside_of", "pause", "pin", "process_start_ticks", "unpause",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import time
 
 import psutil
 
-from shardwright.contracts.sandbox import Exit
+from shardwright.contracts.sandbox import Exit, Sandbox
 from shardwright.errors import SandboxError
 from shardwright.model.ids import ShardId
 from shardwright.testing._sandbox_trial import (
@@ -72,13 +72,13 @@ def guest_gets_what_it_was_given(trial: SandboxTrial) -> None:
 
 def exit_is_told_and_ends_orphans(trial: SandboxTrial) -> None:
     """The first process ends by itself; what it started must not outlive ``delete``."""
-    before = set(psutil.Process().children(recursive=True))
     read_end, write_end = os.pipe()
     try:
         code = "if os.fork() == 0:\n    say(os.getpid())\n    while True: time.sleep(100)\nos.read(0, 1)\nsys.exit(7)\n"
         sandbox, answers = trial.launch(trial.spec(code, descriptors={0: read_end}))
         answers.next()
-        family = set(psutil.Process().children(recursive=True)) - before
+        family = _family(sandbox)
+        assert len(family) == 2, family
         os.write(write_end, b"!")
         assert end(sandbox) == Exit(7)
     finally:
@@ -102,11 +102,10 @@ def kill_ends_the_tree_and_is_told(trial: SandboxTrial) -> None:
     code = (
         f"for depth in range(3):\n    if os.fork() == 0:\n        {escape}\n    else:\n        break\nsay(os.getpid())"
     )
-    before = set(psutil.Process().children(recursive=True))
     sandbox, answers = trial.launch(trial.spec(code + SLEEP))
     for _ in range(4):
         answers.next()
-    family = set(psutil.Process().children(recursive=True)) - before
+    family = _family(sandbox)
     assert len(family) >= 4, family
     sandbox.kill()
     assert end(sandbox) == Exit(-signal.SIGKILL)
@@ -119,6 +118,12 @@ def kill_ends_the_tree_and_is_told(trial: SandboxTrial) -> None:
     assert sandbox.usage() is None
     for folder in sandbox.handle.control_groups:
         assert not os.path.exists(folder), folder
+
+
+def _family(sandbox: Sandbox) -> set[psutil.Process]:
+    """Its first process, and all that descend from it."""
+    first = psutil.Process(sandbox.handle.pid)
+    return {first, *first.children(recursive=True)}
 
 
 def quick_cycles_leave_nothing(trial: SandboxTrial) -> None:

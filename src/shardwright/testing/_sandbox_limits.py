@@ -92,13 +92,13 @@ def ceilings_end_the_greedy_alone(trial: SandboxTrial) -> None:
 
 
 def cpu_ceiling_holds(trial: SandboxTrial) -> None:
-    """Half a core within a tenth; a busy machine may give less, so that the best of five windows counts for that."""
+    """Half a core within a tenth; a busy machine may give less, so that the best of a dozen windows counts for that."""
     code = "os.fork()\nsay(1)\nwhile True: pass"
     sandbox, answers = trial.launch(trial.spec(code, guarantee=Resources(cpu=2.0), ceiling=Resources(cpu=0.5)))
     answers.next()
     answers.next()
     best = 0.0
-    for _ in range(5):
+    for _ in range(12):
         first, start = sandbox.usage(), time.monotonic()
         time.sleep(1.5)  # the window; shorter ones are judged by where they begin in the quota's period
         last, stop = sandbox.usage(), time.monotonic()
@@ -106,10 +106,9 @@ def cpu_ceiling_holds(trial: SandboxTrial) -> None:
         cores = (last.cpu_s - first.cpu_s) / (stop - start)
         assert cores <= 0.55, f"took {cores:.3f} cores of 0.5"
         best = max(best, cores)
-        if best >= 0.45:
-            assert last.throttled_s > 0
+        if best >= 0.45 and last.throttled_s > 0:
             return
-    raise AssertionError(f"got {best:.3f} cores of 0.5")
+    raise AssertionError(f"got {best:.3f} cores of 0.5, or was never held back")
 
 
 IO_WINDOWS = 6

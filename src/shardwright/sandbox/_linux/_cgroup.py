@@ -50,6 +50,14 @@ class ControlGroup(ABC):
         Raises SandboxError; then nothing was changed.
         """
 
+    def deny_devices(self, numbers: Collection[tuple[int, int]]) -> bool:
+        """Members may not use the character devices of these numbers; to be called before there are any.
+
+        False where this kind of control group does not know devices (version 2 takes a program of BPF for it). Raises
+        SandboxError.
+        """
+        return False
+
     @abstractmethod
     def read_back(self) -> Limits: ...
 

@@ -1,6 +1,7 @@
 """Control groups, version 1: cpu, memory, pids, and cpuacct to measure, each in a hierarchy of its own.
 
-blkio only for those whose rate of I/O is limited: a hierarchy more costs each start its share.
+blkio only for those whose rate of I/O is limited, devices only for those that must not use some: a hierarchy more costs each
+start its share.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ _MOVES = 20  # rounds of putting members elsewhere while others are born
 class GroupV1(ControlGroup):
     """One sandbox in several hierarchies. ``folders`` maps controllers to folders.
 
-    ``io_folder`` is where its folder of blkio belongs, made when a rate is asked for first.
+    ``io_folder`` is where its folder of blkio belongs, made when a rate is asked for first, ``devices_folder`` likewise.
     """
 
-    def __init__(self, folders: Mapping[str, str], io_folder: str = "") -> None:
+    def __init__(self, folders: Mapping[str, str], io_folder: str = "", devices_folder: str = "") -> None:
+        self._devices_folder = devices_folder
         self.paths = tuple(dict.fromkeys(folders.values()))
         self._io_folder = io_folder
         self._disks: tuple[str, ...] = ()
@@ -103,6 +105,22 @@ class GroupV1(ControlGroup):
         self._all = (*self._all, files)
         self.paths = (*self.paths, self._io_folder)
         return files
+
+    def deny_devices(self, numbers: Collection[tuple[int, int]]) -> bool:
+        if not self._devices_folder:
+            return False
+        if "devices" not in self._files:
+            _make_owner_folder(*os.path.split(os.path.dirname(self._devices_folder)))
+            _cgroup.make_folder(self._devices_folder)
+            self._files["devices"] = files = ControlFiles(self._devices_folder)
+            self._all = (*self._all, files)
+            self.paths = (*self.paths, self._devices_folder)
+        try:
+            for major, minor in numbers:
+                self._files["devices"].write("devices.deny", f"c {major}:{minor} rwm")
+        except OSError as error:
+            raise SandboxError(f"devices cannot be denied in {self._devices_folder}: {error.strerror}") from error
+        return True
 
     def read_back(self) -> Limits:
         return self._read_back({})
@@ -180,9 +198,11 @@ class CgroupV1(ControlGroups):
         owner: str,
         reasons: Mapping[str, str],
         io_base: str = "",
+        devices_base: str = "",
     ) -> None:
         self.owner = owner
         self._io_base = io_base
+        self._devices_base = devices_base
         self._bases = dict(bases)
         self._tops = dict(tops)
         self.enforces = tuple(name for name in ("cpu", "memory", "pids") if name in bases)
@@ -212,7 +232,10 @@ class CgroupV1(ControlGroups):
         io_base = bases.get("blkio", "")
         if not (_io.disks() and os.access(io_base, os.W_OK) and os.path.exists(f"{io_base}/{_io.V1_FILES[0]}")):
             io_base = ""
-        groups = cls(usable, tops, owner, reasons, io_base)
+        devices_base = bases.get("devices", "")
+        if not os.access(f"{devices_base}/devices.deny", os.W_OK) and not os.access(devices_base, os.W_OK):
+            devices_base = ""
+        groups = cls(usable, tops, owner, reasons, io_base, devices_base)
         if groups.enforces:
             return groups
         groups.close()
@@ -232,7 +255,7 @@ class CgroupV1(ControlGroups):
                     _make_owner_folder(self._bases[controller], self.owner)
                 _cgroup.make_folder(folder)
                 made.append(folder)
-            group = GroupV1(folders, self._io_folder(name))
+            group = GroupV1(folders, self._later(self._io_base, name), self._later(self._devices_base, name))
             group.apply(limits, max_pids)
         except BaseException:
             if group is not None:
@@ -242,13 +265,13 @@ class CgroupV1(ControlGroups):
             raise
         return group
 
-    def _io_folder(self, name: str) -> str:
-        return f"{self._io_base}/{self.owner}/{_cgroup.folder_name(name)}" if self._io_base else ""
+    def _later(self, base: str, name: str) -> str:
+        return f"{base}/{self.owner}/{_cgroup.folder_name(name)}" if base else ""
 
     def open(self, paths: Collection[str]) -> ControlGroup | None:
         folders = {
             controller: path
-            for controller in (*self._bases, *(("blkio",) if self._io_base else ()))
+            for controller in (*self._bases, *self._made_later())
             for path in paths
             if _cgroup.is_ours(path, self._tops[controller]) and os.path.isdir(path)
         }
@@ -257,6 +280,9 @@ class CgroupV1(ControlGroups):
         owner, _, name = next(iter(folders.values())).rpartition("/")
         io_folder = f"{self._io_base}/{os.path.basename(owner)}/{name}" if self._io_base else ""
         return GroupV1(folders, io_folder)
+
+    def _made_later(self) -> dict[str, str]:
+        return {name: base for name, base in (("blkio", self._io_base), ("devices", self._devices_base)) if base}
 
     def capacity(self) -> Resources:
         cores: list[float] = []
@@ -284,7 +310,7 @@ class CgroupV1(ControlGroups):
         return Resources(cpu=min(cores, default=None), memory_bytes=min(amounts, default=None))
 
     def _all_bases(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self._bases.values(), *((self._io_base,) if self._io_base else ()))))
+        return tuple(dict.fromkeys((*self._bases.values(), *self._made_later().values())))
 
     def sweep(self, alive: Collection[str] = ()) -> tuple[str, ...]:
         removed: list[str] = []

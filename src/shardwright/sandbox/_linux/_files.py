@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterable
 
 import msgspec
@@ -170,3 +172,14 @@ def _refusal(step: Step, error: OSError) -> SandboxError:
         f"cannot set {step.what} to {step.value} in {step.files.folder}: {os.strerror(error.errno or 0)}",
         remedy="see the limits of the control groups above it" if error.errno == errno.EINVAL else "",
     )
+
+
+def device_numbers(paths: Iterable[str]) -> list[tuple[int, int]]:
+    """Major and minor number of each character device; others are left out."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            if stat.S_ISCHR(status.st_mode):
+                found.append((os.major(status.st_rdev), os.minor(status.st_rdev)))
+    return found

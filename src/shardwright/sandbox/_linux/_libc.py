@@ -68,6 +68,13 @@ def unshare(flags: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def setns(descriptor: int, kind: int) -> None:
+    """``setns(2)`` for this thread; ``os.setns`` came with Python 3.12. Raises OSError."""
+    if _LIBC.setns(ctypes.c_int(descriptor), ctypes.c_int(kind)) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
 def landlock_abi() -> int:
     """The version of Landlock that the kernel offers. Raises OSError where it offers none."""
     version: int = _LIBC.syscall(

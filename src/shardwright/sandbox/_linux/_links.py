@@ -7,7 +7,7 @@ inside without powers over its network can change neither. The pair goes with th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from shardwright.errors import SandboxError
@@ -62,6 +62,21 @@ class ShapedLink:
 
     def _ends(self, own: str = "", other: str = "") -> tuple[tuple[IPRoute, int, str], ...]:
         return (self._netlink, self._here, own), (self._there, self._inside, other)
+
+    def give_addresses(self, addresses: Iterable[str]) -> None:
+        """This end has these addresses too, and the other one routes to them; to nothing else does it. Raises SandboxError."""
+        try:
+            loopback = self._netlink.link_lookup(ifname="lo")[0]
+            self._netlink.link("set", index=loopback, state="up")
+            for address in dict.fromkeys(addresses):
+                if ":" in address:
+                    raise SandboxError(
+                        f"{address} cannot be reached by a link", remedy="name the place, or an IPv4 address"
+                    )
+                self._netlink.addr("add", index=loopback, address=address, prefixlen=32)
+                self._there.route("add", dst=f"{address}/32", oif=self._inside)
+        except self._errors as error:
+            raise SandboxError(f"the link {self.name} cannot be given its addresses: {error}") from error
 
     def set_rate(self, bits_s: int) -> int:
         """From now on so many bits a second each way; what reads back. Raises SandboxError; then the rate is as before."""

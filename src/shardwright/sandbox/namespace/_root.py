@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 
 from shardwright.sandbox._linux import _libc
 from shardwright.sandbox.namespace._view import DEVICES, SCRATCH, View
@@ -18,15 +19,16 @@ _SCRATCH_MODE = "mode=1777"
 _HIDDEN = "/.hidden"
 
 
-def build(view: View, owner_map: int, scratch_bytes: int) -> None:
-    """Make the new root at ``STAGE``. ``owner_map``: a user namespace that maps our files to the sandbox's user, or -1.
+def build(view: View, owner_map: Callable[[], int], scratch_bytes: int) -> None:
+    """Make the new root at ``STAGE``.
 
-    Raises OSError that names the path.
+    ``owner_map`` gives a user namespace that maps our files to the sandbox's user, or -1; asked as late as can be. Raises
+    OSError that names the path.
     """
     _libc.unshare(_libc.CLONE_NEWNS)
     _libc.mount("none", "/", "", _libc.MS_REC | _libc.MS_PRIVATE)
-    trees = {place.path: _tree(place.path, place.writable, owner_map if place.owned else -1) for place in view.places}
-    devices = {f"/dev/{name}": _libc.open_tree(f"/dev/{name}") for name in DEVICES}
+    trees = {place.path: _libc.open_tree(place.path) for place in view.places}
+    devices = {path: _libc.open_tree(path) for path in (*(f"/dev/{name}" for name in DEVICES), *view.devices)}
     empties = [path for path in view.masked if os.path.isdir(path)]
     flags = _libc.MS_NOSUID | _libc.MS_NODEV
     _libc.mount("root", STAGE, "tmpfs", flags, "mode=0755,size=4m,nr_inodes=16k")
@@ -36,6 +38,8 @@ def build(view: View, owner_map: int, scratch_bytes: int) -> None:
         _libc.mount("scratch", STAGE + folder, "tmpfs", flags, f"{_SCRATCH_MODE},size={scratch_bytes},nr_inodes=64k")
     for path, target in view.links:
         _link(path, target)
+    for place in sorted(view.places, key=lambda place: place.owned):
+        _restrict(trees[place.path], place.writable, owner_map() if place.owned else -1)
     for path in sorted(trees):
         _point(path, trees[path])
         _libc.move_mount(trees[path], STAGE + path)
@@ -44,6 +48,11 @@ def build(view: View, owner_map: int, scratch_bytes: int) -> None:
         _point(path, tree)
         _libc.move_mount(tree, STAGE + path)
         os.close(tree)
+    for path, text in view.files:
+        os.makedirs(os.path.dirname(STAGE + path), exist_ok=True)
+        with open(STAGE + path, "x", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(STAGE + path, 0o444)
     for name, target in (
         ("fd", "/proc/self/fd"),
         *((f"std{w}", f"/proc/self/fd/{n}") for n, w in enumerate(("in", "out", "err"))),
@@ -60,17 +69,15 @@ def build(view: View, owner_map: int, scratch_bytes: int) -> None:
         os.close(root)
 
 
-def _tree(path: str, writable: bool, owner_map: int) -> int:
-    tree = _libc.open_tree(path)
+def _restrict(tree: int, writable: bool, owner_map: int) -> None:
     attributes = _libc.MOUNT_ATTR_NOSUID | _libc.MOUNT_ATTR_NODEV | (0 if writable else _libc.MOUNT_ATTR_RDONLY)
     if owner_map >= 0:
         try:
             _libc.set_mount_attributes(tree, attributes, user_namespace=owner_map)
-            return tree
+            return
         except OSError:
             pass  # not every file system can: then its files are seen as they are, by a user who owns none of them
     _libc.set_mount_attributes(tree, attributes)
-    return tree
 
 
 def _point(path: str, tree: int) -> None:

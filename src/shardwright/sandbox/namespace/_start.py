@@ -93,33 +93,46 @@ def start(plan: BoxPlan, make: Callable[[BoxPlan, int, int], BoxChild] | None = 
     raise SandboxError(failure or "the sandbox ended before its program was loaded", remedy="see `shardwright doctor`")
 
 
-def owner_map(outer_ids: tuple[int, int]) -> int:
-    """A user namespace by which files of ours belong to the sandbox's user: its descriptor; -1 where that is not needed."""
-    if outer_ids == (os.geteuid(), os.getegid()):
-        return -1
-    ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
-    done_r, done_w = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(done_w)
-            _libc.unshare(_libc.CLONE_NEWUSER)
-            os.write(ready_w, b"+")
-            os.read(done_r, 1)
-        finally:
-            os._exit(0)
-    try:
-        os.close(ready_w)
-        if os.read(ready_r, 1) != b"+":
-            return -1
-        _map_ids(pid, (os.geteuid(), os.getegid()), outer_ids)
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
-    finally:
-        for end in (ready_r, done_r, done_w):
-            os.close(end)
-        os.waitpid(pid, 0)
+class OwnerMap:
+    """A user namespace by which files of ours belong to the sandbox's user; none where that is not needed.
+
+    It takes a process in it, which is begun at once and asked for when there is something to map: the kernel takes its time to
+    make and to end it. Used by a process that ends soon, so that nobody need wait for it.
+    """
+
+    def __init__(self, outer_ids: tuple[int, int], *, needed: bool) -> None:
+        self._outer_ids = outer_ids
+        self._pid = 0
+        self._found = -1
+        if not needed or outer_ids == (os.geteuid(), os.getegid()):
+            return
+        self._ready, ready = os.pipe2(os.O_CLOEXEC)
+        done, self._done = os.pipe2(os.O_CLOEXEC)
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(self._done)
+                _libc.unshare(_libc.CLONE_NEWUSER)
+                os.write(ready, b"+")
+                os.read(done, 1)
+            finally:
+                os._exit(0)
+        os.close(ready)
+        os.close(done)
+
+    def __call__(self) -> int:
+        """Its descriptor; -1 where there is none."""
+        if self._pid:
+            try:
+                if os.read(self._ready, 1) == b"+":
+                    _map_ids(self._pid, (os.geteuid(), os.getegid()), self._outer_ids)
+                    self._found = os.open(f"/proc/{self._pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                pass  # not on this machine
+            self._pid = 0
+            os.close(self._ready)
+            os.close(self._done)
+        return self._found
 
 
 def _map_ids(pid: int | str, inner: tuple[int, int], outer: tuple[int, int]) -> None:
@@ -142,7 +155,7 @@ class BoxChild:
             self._step = "leave the signals of the parent"
             self._default_signals()
             plan = self._plan
-            owners = owner_map(plan.outer_ids)
+            owners = OwnerMap(plan.outer_ids, needed=plan.view.owned())
             if os.geteuid() != 0:
                 self._step = "make a user namespace"
                 own = os.geteuid(), os.getegid()

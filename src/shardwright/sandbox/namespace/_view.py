@@ -33,6 +33,7 @@ SCRATCH = ("/tmp", "/dev/shm")  # made anew for each sandbox
 _WHOLE = ("/usr", "/", "/usr/local")  # prefixes of an interpreter that would be far too much
 _FORBIDDEN = ("/proc", "/sys/fs", "/dev", "/sys/kernel", "/boot")
 _MAX_LINKS = 40
+_HOSTS = "/etc/hosts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,18 @@ class View:
     links: tuple[tuple[str, str], ...]  # symbolic links on the way to them
     folders: tuple[str, ...]  # empty ones
     masked: tuple[str, ...]  # beneath places, and not to be seen
+    devices: tuple[str, ...] = ()  # device files beyond DEVICES
+    files: tuple[tuple[str, str], ...] = ()  # made for it: paths and texts
 
     def readable(self) -> tuple[str, ...]:
         return tuple(place.path for place in self.places if not place.writable)
 
     def writable(self) -> tuple[str, ...]:
         return tuple(place.path for place in self.places if place.writable)
+
+    def owned(self) -> bool:
+        """Whether files are to belong to the sandbox's own user anywhere."""
+        return any(place.owned for place in self.places)
 
     def under_scratch(self) -> tuple[str, ...]:
         """Places that a fresh temporary folder would hide."""
@@ -96,7 +103,14 @@ def view_of(sight: Sight, working_directory: str, arguments: tuple[str, ...]) ->
         if real in found or not os.path.exists(real) or _above(real, (place.path for place in places)) is None:
             continue
         masked.append(real)
-    return View(tuple(places), tuple(sorted(links.items())), folders, tuple(sorted(masked)))
+    devices = tuple(dict.fromkeys(path for path in sight.devices if os.path.exists(path)))
+    files: tuple[tuple[str, str], ...] = ()
+    if sight.hosts:
+        links = {path: target for path, target in links.items() if path != _HOSTS}
+        places = [place for place in places if place.path not in (_HOSTS, os.path.realpath(_HOSTS))]
+        lines = ("127.0.0.1 localhost", "::1 localhost", *(f"{address} {name}" for name, address in sight.hosts))
+        files = ((_HOSTS, "".join(f"{line}\n" for line in lines)),)
+    return View(tuple(places), tuple(sorted(links.items())), folders, tuple(sorted(masked)), devices, files)
 
 
 def _above(path: str, others: Iterable[str]) -> str | None:

@@ -8,12 +8,20 @@ from shardwright._lazy import lazily
 
 if TYPE_CHECKING:
     from shardwright.sandbox.oci._backend import OciBackend, OciSandbox
+    from shardwright.sandbox.oci._layers import Blob, Layout
+    from shardwright.sandbox.oci._needed import needed
     from shardwright.sandbox.oci._plain import plain_bundle
     from shardwright.sandbox.oci._sweep import sweep_containers
 
-__all__ = ["OciBackend", "OciSandbox", "plain_bundle", "sweep_containers"]
+__all__ = ["Blob", "Layout", "OciBackend", "OciSandbox", "needed", "plain_bundle", "sweep_containers"]
 
 __getattr__ = lazily(
     __name__,
-    {"_backend": "OciBackend OciSandbox", "_plain": "plain_bundle", "_sweep": "sweep_containers"},
+    {
+        "_backend": "OciBackend OciSandbox",
+        "_layers": "Blob Layout",
+        "_needed": "needed",
+        "_plain": "plain_bundle",
+        "_sweep": "sweep_containers",
+    },
 )

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from shardwright.sandbox._linux._files import device_numbers
 from shardwright.sandbox.namespace import NAMESPACES
 from shardwright.sandbox.namespace._syscalls import ALLOWED
 from shardwright.sandbox.namespace._view import DEVICES
@@ -34,8 +35,12 @@ def config(
     control_group: str,
     open_files: int,
     machine: str,
+    devices: Sequence[str] = (),
 ) -> bytes:
-    """``network``: of the machine. Raises KeyError for an architecture without a profile."""
+    """``network``: of the machine; ``devices``: files beyond null and its like.
+
+    Raises KeyError for an architecture without a profile.
+    """
     # /dev comes with the root folder; saying so keeps runtimes from making devices in it. One by one, for crun 1.8 mounts
     # nothing of what lies beneath what it binds.
     kinds = ["mount", "ipc", "uts", "cgroup", "user", *(() if network else ("network",))]
@@ -45,7 +50,7 @@ def config(
         "uidMappings": [{"containerID": inner_ids[0], "hostID": outer_ids[0], "size": 1}],
         "gidMappings": [{"containerID": inner_ids[1], "hostID": outer_ids[1], "size": 1}],
         "cgroupsPath": control_group,
-        "resources": {"devices": _devices()},  # other limits are in force already
+        "resources": {"devices": _devices(devices)},  # other limits are in force already
         "seccomp": _seccomp(_ARCHITECTURES[machine]),
     }
     made = {
@@ -67,17 +72,18 @@ def config(
         "hostname": host_name,
         "mounts": [
             {"destination": path, "type": "bind", "source": f"{root}{path}", "options": ["rbind"]}
-            for path in ("/dev", "/dev/shm", *(f"/dev/{name}" for name in DEVICES))
+            for path in ("/dev", "/dev/shm", *(f"/dev/{name}" for name in DEVICES), *devices)
         ],
         "linux": linux,
     }
     return json.dumps(made).encode()
 
 
-def _devices() -> list[dict[str, object]]:
+def _devices(more: Sequence[str]) -> list[dict[str, object]]:
     """Those that the root folder shows: null, zero, full, random, urandom."""
+    numbers = [*((1, minor) for minor in (3, 5, 7, 8, 9)), *device_numbers(more)]
     allowed: list[dict[str, object]] = [
-        {"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rw"} for minor in (3, 5, 7, 8, 9)
+        {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rw"} for major, minor in numbers
     ]
     return [{"allow": False, "access": "rwm"}, *allowed]
 
@@ -97,6 +103,11 @@ def _all_but(denied: Sequence[int], bits: int) -> list[tuple[int, int]]:
 
     split(0, bits)
     return found
+
+
+def seccomp_profile(machine: str) -> dict[str, object]:
+    """The list of system calls alone. Raises KeyError for an architecture without one."""
+    return _seccomp(_ARCHITECTURES[machine])
 
 
 @cache

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from shardwright.sandbox._linux import _libc
 from shardwright.sandbox.namespace import _root
-from shardwright.sandbox.namespace._start import STATUS, BoxChild, BoxPlan, owner_map
+from shardwright.sandbox.namespace._start import STATUS, BoxChild, BoxPlan, OwnerMap
 from shardwright.sandbox.oci._config import config
 from shardwright.sandbox.process._start import arrange
 
@@ -87,6 +87,7 @@ def described(plan: BoxPlan, control_group: str, interpreter: str) -> tuple[byte
         control_group=control_group,
         open_files=plan.open_files,
         machine=platform.machine(),
+        devices=plan.view.devices,
     )
     return made, passed
 
@@ -103,7 +104,8 @@ class ContainerChild(BoxChild):
             self._step = "leave the signals of the parent"
             self._default_signals()
             self._step = "build its root folder"
-            _root.build(self._plan.view, owner_map(self._plan.outer_ids), self._plan.scratch_bytes)
+            owners = OwnerMap(self._plan.outer_ids, needed=self._plan.view.owned())
+            _root.build(self._plan.view, owners, self._plan.scratch_bytes)
             self._step = "make its namespaces"
             pid = _libc.clone_into(_libc.CLONE_NEWPID | _libc.CLONE_NEWNS | _libc.CLONE_PARENT)
             if pid == 0:

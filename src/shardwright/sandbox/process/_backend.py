@@ -22,6 +22,7 @@ from shardwright.model.limits import Limits, Resources
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
 from shardwright.sandbox._linux._detect import detect
+from shardwright.sandbox._linux._files import device_numbers
 from shardwright.sandbox._linux._procfs import children, memory_total_bytes, process_stat, start_ticks
 from shardwright.sandbox.process import _kin
 from shardwright.sandbox.process._sandbox import ProcessSandbox
@@ -81,6 +82,8 @@ class ProcessBackend(SandboxBackend):
         try:
             with signals_blocked():
                 group = self.groups.create(spec.shard, spec.limits, spec.max_pids)
+                if group is not None and spec.sight.denied:
+                    group.deny_devices(device_numbers(spec.sight.denied))
                 sandbox = self._start(spec, group)
         except BaseException:  # also of a signal handler, once signals are let in again
             if sandbox is not None:
