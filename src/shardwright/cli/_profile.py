@@ -23,7 +23,7 @@ from typing import Any
 
 from shardwright.cli._errors import TERMINATED
 from shardwright.errors import ManifestError, NodeError
-from shardwright.model.cut import Measured, MeasuredEdge, Profile
+from shardwright.model.cut import Context, Measured, MeasuredEdge, Profile, united
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.node import PROFILE_VERSION
@@ -119,6 +119,11 @@ def _ending_with_us() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def code_files(manifest: Manifest, plan: ShardPlan) -> dict[str, str]:
+    """The modules that components own, by the path of their files."""
+    return {os.path.join(manifest.root, surface.path): surface.module for surface in plan.modules}
+
+
 def measure(
     manifest: Manifest, plan: ShardPlan, given: Sequence[str], environment: Mapping[str, str], *, relief: bool = False,
     read: Read | None = None,
@@ -129,7 +134,7 @@ def measure(
     answers tell what became of the tests.
     """
     command = command_line(manifest, given)
-    modules = {os.path.join(manifest.root, surface.path): surface.module for surface in plan.modules}
+    modules = code_files(manifest, plan)
     counted = run_with_errand(manifest, command, _errand("count", relief, modules=modules), environment, keep=relief)
     answers = [answer for answer in counted.answers if answer["functions"]]
     if not answers:
@@ -204,15 +209,24 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
         _timed(item, seen.get(item.function), slower, item.function in unseen) for item in profile.functions
     )
     part = 1 if whole else LOOKED_OF
+    contexts = united(
+        *(
+            [Context(name, within, calls * part, total_s * part) for name, within, calls, total_s in answer["contexts"]]
+            for answer in answers
+        )
+    )
     functions = tuple(
-        replace(item, calls=min(item.calls, seen[item.function].calls * part)) if item.function in streaming else item
+        replace(item, calls=min(item.calls, seen[item.function].calls * part), streams=True)
+        if item.function in streaming
+        else item
         for item in functions
     )
     edges = tuple(replace(edge, total_s=edge.total_s * slower) for edge in profile.edges)
     cpu_s = sum(answer["cpu_s"] - answer["shadow_s"] for answer in answers) if whole else profile.cpu_s
     return replace(
-        profile, wall_s=wall_s, cpu_s=cpu_s, functions=functions, edges=edges, inside_s=profile.inside_s * slower
-    )
+        profile, wall_s=wall_s, cpu_s=cpu_s, functions=functions, edges=edges, inside_s=profile.inside_s * slower,
+        contexts=contexts,
+    )  # fmt: skip
 
 
 def _timed(counted: Measured, looked: Measured | None, slower: float, short: bool) -> Measured:
@@ -236,7 +250,7 @@ def merged(old: Profile | None, new: Profile) -> Profile:
             item.function, known.calls + item.calls, known.total_s + item.total_s, known.own_s + item.own_s,
             known.sampled + item.sampled, known.request_bytes + item.request_bytes,
             known.result_bytes + item.result_bytes, known.encode_s + item.encode_s, known.veto or item.veto,
-            known.shadowed + item.shadowed,
+            known.shadowed + item.shadowed, known.streams or item.streams,
         )  # fmt: skip
     edges = {(edge.caller, edge.callee): edge for edge in old.edges}
     for edge in new.edges:
@@ -248,4 +262,5 @@ def merged(old: Profile | None, new: Profile) -> Profile:
         new.version, new.sources, old.runs + new.runs, (*old.commands, *new.commands)[-20:], old.wall_s + new.wall_s,
         old.cpu_s + new.cpu_s, tuple(functions[name] for name in sorted(functions)),
         tuple(edges[key] for key in sorted(edges)), old.inside_s + new.inside_s,
+        united(old.contexts, new.contexts),
     )  # fmt: skip

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from shardwright.cli._profile import (
     TOO_LONG,
     WITH_TESTS,
     Ran,
+    code_files,
     command_line,
     measure,
     merged,
     run_with_errand,
 )
+from shardwright.cli._verified import LEAST_SHARE, Verified
 from shardwright.errors import NodeError
 from shardwright.manifest import load as load_manifest
 from shardwright.model.cut import Profile
@@ -45,40 +47,8 @@ ENOUGH_REMOTE = 0.9  # of the calls of all cut functions together
 _ROUNDS = 40  # of which few run everything
 _FULL_ROUNDS = 8
 _SLOWER, _MORE_S = 6.0, 120.0  # a cut run may take so many times the uncut one, and so much more
+_MOST_TESTS = 0.5  # if more than so many are to be run again, all are
 _SOME = 4  # of many tests, one of so many is run before all are
-
-
-@dataclass(slots=True)
-class Verified:
-    """What ``verify`` found. ``functions`` are those of the final plan, with what became of their calls.
-
-    ``twice`` is how many calls parts ran that nobody asked for, and that were not begun ahead. ``parts_cpu_share`` is of the
-    processes of the last run, ``moved_share_profiled`` of the time in the components' code, as it was profiled uncut.
-    """
-
-    equivalent: bool = False
-    shards: int = 0
-    tests: int = 0
-    rounds: int = 0
-    functions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    kept_together: dict[str, str] = field(default_factory=dict)
-    differences: list[str] = field(default_factory=list)
-    unsteady: list[str] = field(default_factory=list)  # tests that come out otherwise uncut, too
-    refused: list[str] = field(default_factory=list)  # hot functions that the plan does not cut, with the reason
-    calls: int = 0
-    remote: int = 0
-    local: int = 0
-    uncut: int = 0
-    twice: int = 0
-    parts_cpu_share: float = 0.0
-    moved_share_profiled: float = 0.0
-    uncut_s: float = 0.0
-    cut_s: float = 0.0
-    took_s: float = 0.0
-
-    @property
-    def remote_share(self) -> float:
-        return self.remote / self.calls if self.calls else 0.0
 
 
 @click.command()
@@ -94,7 +64,9 @@ def verify(invocation: Invocation, path: str, command: tuple[str, ...], overlay:
     then cut at every function that nothing forbids to cut, whether or not that would pay. What differs is kept together,
     with the reason, and the rest goes on.
 
-    Exits with 0 if the final plan is equivalent and still cuts something, 3 if the only right plan is not to cut.
+    Exits with 0 if the final plan is equivalent and still cuts something, 3 if the only right plan is not to cut: because
+    every cut changes something, or because less than a twentieth of the components' work could leave. With 1 if what is
+    left still differs. Tests that cannot be collected, or of which none passes, decide nothing: that is an error.
 
     \b
     Examples:
@@ -118,7 +90,7 @@ def verify(invocation: Invocation, path: str, command: tuple[str, ...], overlay:
     if invocation.json:
         invocation.result({**asdict(verified), "remote_share": round(verified.remote_share, 4)})
     else:
-        _tell(verified)
+        verified.tell()
     raise SystemExit(0 if verified.equivalent and verified.calls else DIFFERS if not verified.equivalent else NOT_CUT)
 
 
@@ -134,7 +106,7 @@ class _Verification:
         self.constants = read_constants(environment)
         self.found = Verified()
         self._verified: set[str] = set()  # components
-        self._parts_s = self._own_s = self._moved_s = 0.0
+        self._parts_s = self._own_s = self._uncut_own_s = 0.0
         self._full: Counter[str] = Counter()
         self._again: dict[frozenset[str], dict[str, str]] = {}  # what such tests came to, uncut once more; none: all
 
@@ -144,11 +116,16 @@ class _Verification:
         begun_s = time.monotonic()
         uncut = counted if counted is not None and _outcomes(counted) else self._once(None)
         found.uncut_s = self.profile.wall_s if uncut is counted else time.monotonic() - begun_s
+        self._uncut_own_s = sum(answer.get("own_s", 0.0) for answer in uncut.answers)
+        _refuse_hollow(uncut)
         found.tests = len(_outcomes(uncut))
         tests = sorted(_outcomes(uncut))
         # tests that are to be as they were before all are run
         suspects = set(tests[1::_SOME]) if len(tests) > FEW_TESTS else set()
         while (made := self._plan()) is not None:
+            if found.movable_share < LEAST_SHARE:
+                found.worth = False
+                break
             component = made.cuts[0].component
             found.rounds += 1
             self._full[component] += not suspects
@@ -173,9 +150,21 @@ class _Verification:
             if not suspects and not (culprits.keys() & self._called(cut)):  # what was never called changes nothing
                 self._count(cut, made, culprits)
                 self._verified.add(component)
-            suspects = set() if "the command" in different else set(different) if culprits else set()
+            suspects = self._suspects(different, culprits, cut, tests)
         found.equivalent = True
         return found
+
+    @staticmethod
+    def _suspects(
+        different: Collection[str], culprits: Collection[str], cut: Ran, tests: Sequence[str]
+    ) -> set[str]:  # fmt: skip
+        """What to run next: the tests that what is kept from now on may have changed; all (none named) where those are many."""
+        if "the command" in different or not culprits or not different:
+            return set()
+        found = set(different)
+        for answer in cut.answers:
+            found |= {name for name, used in answer.get("used", {}).items() if any(each in culprits for each in used)}
+        return found if len(found) < _MOST_TESTS * len(tests) else set()
 
     def _plan(self) -> ShardPlan | None:
         """The plan with what is left to cut of one component that is not verified yet; None where nothing is.
@@ -194,9 +183,7 @@ class _Verification:
             relief=True,
             read=self.read,
         )
-        self.found.refused = [
-            f"{d.site}: {d.message}" for d in made.diagnostics if d.code in ("SW331", "SW332", "SW333", "SW337")
-        ]
+        self.found.note(made, self.profile)
         left = [cut for cut in made.cuts if cut.component not in self._verified]
         if not left:
             return None
@@ -209,6 +196,8 @@ class _Verification:
         with tempfile.TemporaryDirectory(prefix="shardwright-verify-") as folder:
             errand: dict[str, Any] = {"kind": WITH_TESTS, "manifest": self.manifest.path, "profile": self.overlay}
             errand["only"] = sorted(only)
+            if not only:  # what the components' own code takes is counted in runs of everything
+                errand["modules"] = code_files(self.manifest, self.plan)
             if plan is not None:
                 stored = Path(folder, "plan.json")
                 stored.write_bytes(msgspec.json.encode(plan))
@@ -249,7 +238,8 @@ class _Verification:
             self._again[selection] = _outcomes(self._once(None, selection))
         again, after = self._again[selection], _outcomes(cut)
         unsteady = [name for name in different if name in after and again.get(name) == after[name]]
-        self.found.unsteady += [name for name in unsteady if name not in self.found.unsteady]
+        if not selection:  # among few, a test may merely miss one that runs before it
+            self.found.unsteady += [name for name in unsteady if name not in self.found.unsteady]
         return {name: text for name, text in different.items() if name not in unsteady}
 
     def _culprits(self, different: dict[str, str], cut: Ran) -> dict[str, str]:
@@ -321,12 +311,10 @@ class _Verification:
         found.twice += max(0, received - known)
         found.functions.update(functions)
         found.shards += sum(item.shards for item in made.cuts)
-        moved = {item.function: item.total_s for item in self.profile.functions}
-        self._moved_s += sum(
-            moved.get(name, 0.0) * item["remote"] / item["calls"] for name, item in functions.items() if item["calls"]
-        )
         found.parts_cpu_share = self._parts_s / ((self._parts_s + self._own_s) or 1.0)
-        found.moved_share_profiled = min(1.0, self._moved_s / (self.profile.inside_s or 1.0))
+        gone_s = self._uncut_own_s - sum(answer.get("own_s", 0.0) for answer in cut.answers)
+        if self._uncut_own_s > 0:  # of several components each was cut alone
+            found.outside_share += max(0.0, gone_s / self._uncut_own_s)
 
 
 def _outcomes(ran: Ran) -> dict[str, str]:
@@ -336,23 +324,17 @@ def _outcomes(ran: Ran) -> dict[str, str]:
     return found
 
 
-def _tell(found: Verified) -> None:
-    if not found.calls:
-        click.echo(
-            "nothing to cut: " + ("every cut changed something" if found.kept_together else "nothing may be cut")
+def _refuse_hollow(uncut: Ran) -> None:
+    """Raises NodeError where the tests show nothing: two runs that both fail to begin are no proof that they are the same."""
+    for answer in uncut.answers:
+        for name, why in answer.get("uncollected", {}).items():
+            raise NodeError(
+                f"{name} cannot be collected uncut: {why}",
+                remedy="give what the tests need (packages, arguments, a working directory), or leave it out of the command",
+            )
+    outcomes = _outcomes(uncut)
+    if any(answer.get("pytest") for answer in uncut.answers) and "passed" not in outcomes.values():
+        raise NodeError(
+            f"of {len(outcomes)} tests none passes uncut: they decide nothing",
+            remedy="make them pass uncut first",
         )
-    else:
-        click.echo(
-            f"{'equivalent' if found.equivalent else 'NOT equivalent'}: {len(found.functions)} functions cut, "
-            f"{found.shards} shards, {found.calls} calls, {found.remote} elsewhere ({found.remote_share:.1%}), "
-            f"{found.local} here, {found.uncut} un-cut, {found.twice} twice; {found.tests} tests compared; "
-            f"{found.moved_share_profiled:.0%} of the components' time is spent elsewhere"
-        )
-        for name, item in sorted(found.functions.items(), key=lambda pair: -pair[1]["calls"]):
-            click.echo(f"  {name}: {item['calls']} calls, {item['remote']} elsewhere")
-    for name, why in found.kept_together.items():
-        click.echo(f"  kept together: {name}: {why}")
-    for name in found.unsteady:
-        click.echo(f"  unsteady, and so not compared: {name}: it comes out as cut without any cut as well")
-    for line in found.refused[:12]:
-        click.echo(f"  not cut: {line}")

@@ -5,7 +5,8 @@ All of it is plain data: profiles are stored as JSON beside the manifest, cuts t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from shardwright.model.ids import ComponentName, MethodId
 
@@ -48,6 +49,7 @@ class Measured:
     encode_s: float = 0.0
     veto: str = ""
     shadowed: int = 0
+    streams: bool = False  # a generator function
 
     @property
     def bytes_per_call(self) -> float:
@@ -71,6 +73,20 @@ class MeasuredEdge:
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """Calls of a function that was looked at, by what they are made within: ``within`` numbers the context of the next one out.
+
+    ``within`` is -1 where nothing that was looked at is around it; calls within the function itself do not count. A context
+    comes after the one it is within.
+    """
+
+    function: str
+    within: int
+    calls: int
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What runs of one version of an application showed. ``sources`` are the hashes of the modules it is true of.
 
@@ -87,6 +103,7 @@ class Profile:
     functions: tuple[Measured, ...]
     edges: tuple[MeasuredEdge, ...]
     inside_s: float = 0.0
+    contexts: tuple[Context, ...] = ()
 
     def function(self, name: str) -> Measured | None:
         """What was measured of ``module:qualname``."""
@@ -156,3 +173,22 @@ def of_tests(name: str) -> bool:
     """Whether a module, or a function ``module:qualname``, is of a package's own tests: what they do is not what it does."""
     parts = name.partition(":")[0].split(".")
     return any(part in ("tests", "test", "conftest") or part.startswith("test_") for part in parts)
+
+
+def united(*several: Iterable[Context]) -> tuple[Context, ...]:
+    """The contexts of several runs as those of one."""
+    rows: list[Context] = []
+    numbers: dict[tuple[int, str], int] = {}
+    for contexts in several:
+        homes: list[int] = []
+        for context in contexts:
+            within = homes[context.within] if context.within >= 0 else -1
+            number = numbers.setdefault((within, context.function), len(rows))
+            homes.append(number)
+            if number == len(rows):
+                rows.append(replace(context, within=within))
+            else:
+                known = rows[number]
+                calls, total_s = known.calls + context.calls, known.total_s + context.total_s
+                rows[number] = replace(known, calls=calls, total_s=total_s)
+    return tuple(rows)

@@ -17,6 +17,7 @@ import msgspec
 
 from shardwright.guest import Counting, CutCounts, Cuts, Looking
 from shardwright.manifest import load
+from shardwright.model.cut import of_tests
 from shardwright.model.shard import ShardPlan
 from shardwright.node import Options, Running, Session
 
@@ -35,12 +36,15 @@ class Part:
         self._used: dict[str, list[str]] = {}
         self._before: dict[str, int] = {}
         self._state: tempfile.TemporaryDirectory[str] | None = None
+        self._counting = Counting(told["modules"]) if told.get("modules") else None
 
     def start(self) -> None:
         os.environ.pop("SHARDWRIGHT_ERRAND", None)  # children of the program are not part of this
         if self._told.get("plan"):
             self._cut()
         _leave_out(self._told)
+        if self._counting is not None:
+            self._counting.start()
 
     def _cut(self) -> None:
         plan = msgspec.json.decode(Path(self._told["plan"]).read_bytes(), type=ShardPlan)
@@ -70,12 +74,15 @@ class Part:
             self._before[function] = counts.calls
 
     def forked(self) -> None:
+        if self._counting is not None:
+            self._counting.forked()
         if self._cuts is not None:
             self._cuts.active = False  # its threads are not in the fork
 
     def end(self) -> dict[str, Any]:
-        found = sys.modules.get("shardwright.testing._outcomes")
-        answer: dict[str, Any] = {"outcomes": dict(found.outcomes) if found is not None else {}}
+        answer = _of_tests()
+        if self._counting is not None:
+            answer["own_s"] = _own_s(self._counting.end()["functions"])
         if self._cuts is not None:
             answer["functions"] = {name: _numbers(counts) for name, counts in self._cuts.counts.items()}
             answer["used"] = self._used
@@ -116,7 +123,7 @@ class Profiled:
         if told["errand"] == "count":
             self._work: Counting | Looking = Counting(told["modules"])
         else:
-            self._work = Looking(told["functions"], told["modules"])
+            self._work = Looking(told["functions"], told["modules"], lenient=True)
         self._told = told
         self.forked = self._work.forked
 
@@ -125,8 +132,20 @@ class Profiled:
         _leave_out(self._told)
 
     def end(self) -> dict[str, Any]:
-        found = sys.modules.get("shardwright.testing._outcomes")
-        return {**self._work.end(), "outcomes": dict(found.outcomes) if found is not None else {}}
+        answer = {**self._work.end(), **_of_tests()}
+        return {**answer, "own_s": _own_s(answer["functions"])} if "functions" in answer else answer
+
+
+def _of_tests() -> dict[str, Any]:
+    found: Any = sys.modules.get("shardwright.testing._outcomes")
+    if found is None:
+        return {"outcomes": {}}
+    return {"outcomes": dict(found.outcomes), "uncollected": dict(found.uncollected), "pytest": found.asked}
+
+
+def _own_s(functions: list[list[Any]]) -> float:
+    """What the components' own code took in this process, its tests aside."""
+    return float(sum(own_s for name, _, _, own_s in functions if not of_tests(name)))
 
 
 def _numbers(counts: CutCounts) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from shardwright.cli._profile import TOO_LONG, Ran
-from shardwright.cli._verify import Verified, _tell, _Verification
+from shardwright.cli._verified import Verified
+from shardwright.cli._verify import _refuse_hollow, _Verification
+from shardwright.errors import NodeError
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_a_test_that_comes_out_as_cut_without_any_cut_blames_nobody(
     left = verification._steady(uncut, cut, verification._different(uncut, cut, ()), ())
     assert set(left) == {"t1", "t2"}, "one that fails otherwise uncut is different all the same"
     assert verification.found.unsteady == ["t0"]
-    _tell(verification.found)
+    verification.found.tell()
     assert "unsteady, and so not compared: t0" in capsys.readouterr().out
 
 
@@ -100,3 +102,25 @@ def test_functions_that_mostly_stay_are_not_cut(verification: _Verification) -> 
     }
     found = verification._hollow(Ran(0, ({"functions": functions},)))
     assert set(found) == {"stays", "never"} and "does not cross" in found["stays"]
+
+
+def test_tests_that_show_nothing_decide_nothing() -> None:
+    broken: dict[str, Any] = {"outcomes": {}, "uncollected": {"test_a.py": "No module named 'absent'"}, "pytest": True}
+    with pytest.raises(NodeError, match=r"test_a\.py cannot be collected uncut: No module named 'absent'"):
+        _refuse_hollow(Ran(2, (broken,)))
+    with pytest.raises(NodeError, match="of 1 tests none passes uncut"):
+        _refuse_hollow(Ran(1, ({"outcomes": {"t": "failed: x"}, "pytest": True},)))
+    with pytest.raises(NodeError, match="of 0 tests none passes uncut"):
+        _refuse_hollow(Ran(5, ({"outcomes": {}, "pytest": True},)))
+    _refuse_hollow(Ran(0, ({"outcomes": {"t": "passed", "u": "failed: x"}, "pytest": True},)))
+    _refuse_hollow(Ran(0, ({"outcomes": {}, "pytest": False},)))
+
+
+def test_what_may_have_changed_is_run_again_before_everything_is() -> None:
+    tests = [f"t{number}" for number in range(20)]
+    cut = ran(dict.fromkeys(tests, "passed"), {"t1": ["a"], "t2": ["b"], "t3": ["a", "b"]})
+    again = _Verification._suspects
+    assert again(["t3"], {"a": ""}, cut, tests) == {"t1", "t3"}
+    assert again([], {"a": ""}, cut, tests) == set(), "nothing differed: all are run"
+    assert again(["the command"], {"a": ""}, cut, tests) == set()
+    assert again(["t3"], {"a": ""}, cut, tests[:4]) == set(), "most would be: all are run"

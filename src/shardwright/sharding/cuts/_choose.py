@@ -11,11 +11,22 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from shardwright.errors import PlanError
-from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, MeasuredEdge, Profile, of_tests
+from shardwright.model.cut import (
+    Context,
+    CostConstants,
+    Cut,
+    CutFunction,
+    Loop,
+    Measured,
+    MeasuredEdge,
+    Profile,
+    of_tests,
+)
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.shard import Diagnostic, Severity, Site
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.cuts._alone import Alone, Veto
+from shardwright.sharding.cuts._around import affordable, leading_on
 from shardwright.sharding.cuts._loops import loops_of
 from shardwright.sharding.cuts._select import Option, Task, select
 from shardwright.sharding.hazards import Effects
@@ -24,8 +35,7 @@ from shardwright.sharding.partition import PartitionTask, partition
 
 _HOT = 0.02  # of the run: what takes less is not looked at
 _WARM = 0.0005  # of the time in the component, where cuts are made for isolation alone
-_WORTH_S, _SHORT_S = 0.005, 20e-6  # or of all calls and of each, where the whole is large
-_DEAR_S = 3.0  # what crossing may cost in all where it is asked for
+_WORTH_S, _SHORT_S = 0.001, 20e-6  # or of all calls and of each, where the whole is large
 _MOST_SHARDS = 16
 _MOST_NOTES = 40
 
@@ -140,7 +150,7 @@ def choose(
             possible.append(made)
     possible = _whole(possible, together)
     took = (
-        _whole(_relieving(possible, callers), together)
+        _whole(_relieving(possible, profile, constants), together)
         if relief
         else _paying(possible, callers, profile, constants, together)
     )
@@ -152,7 +162,7 @@ def choose(
             )
             where = alone.site(made.measured.function)
             notes.append(_note(component, where, made.measured, profile, reason, "SW332"))
-    notes = notes[:_MOST_NOTES]
+    notes = notes if relief else notes[:_MOST_NOTES]
     if not took:
         return Chosen((), tuple(notes))
     predicted = _task(took, callers, profile, constants).predicted_s(range(len(took)))
@@ -197,15 +207,23 @@ def _forbidden(item: Measured, alone: Alone, kept: bool, *, relief: bool) -> Vet
     return veto
 
 
-def _relieving(possible: list[_Candidate], callers: _Callers) -> list[_Candidate]:
-    """Everything but what goes where its callers go, and what is too dear."""
-    took: list[_Candidate] = []
-    for made in possible:
-        made.gain_s = made.measured.total_s
-        made.goes_along = any(callers.all_within(made, other) for other in took)
-        if not made.goes_along and made.cost_s <= max(_DEAR_S, made.measured.total_s):
-            took.append(made)
-    return took
+def _relieving(possible: list[_Candidate], profile: Profile, constants: CostConstants) -> list[_Candidate]:
+    """Whose work is worth the way, as calls were made within each other."""
+    contexts = profile.contexts or tuple(
+        Context(made.measured.function, -1, made.measured.calls, made.measured.total_s) for made in possible
+    )
+    hubs = leading_on(profile)
+    seen = {made.measured.function: made for made in possible if made.measured.function not in hubs}
+    found = affordable(
+        contexts,
+        {name: constants.call_s(made.measured) / made.measured.calls for name, made in seen.items()},
+        {name: made.measured.total_s / made.measured.calls for name, made in seen.items()},
+        {name for name, made in seen.items() if made.measured.streams},
+    )
+    for name, crosses in found.items():
+        seen[name].gain_s = crosses.moved_s
+        seen[name].cost_s = crosses.calls * constants.call_s(seen[name].measured) / seen[name].measured.calls
+    return [made for made in possible if made.measured.function in found]
 
 
 def _paying(
