@@ -176,7 +176,10 @@ def _counted(plan: ShardPlan, answers: Sequence[dict[str, Any]], command: str) -
     return Profile(
         PROFILE_VERSION, sources_of(plan), 1, (command,), sum(answer["wall_s"] for answer in answers),
         sum(answer["cpu_s"] for answer in answers),
-        tuple(Measured(name, int(calls), total, own) for name, (calls, total, own) in sorted(functions.items())),
+        tuple(
+            Measured(name, int(calls), total, own, counted=int(calls))
+            for name, (calls, total, own) in sorted(functions.items())
+        ),
         tuple(MeasuredEdge(caller, callee, int(calls), total) for (caller, callee), (calls, total) in sorted(edges.items())),
         sum(answer["inside_s"] for answer in answers),
     )  # fmt: skip
@@ -188,20 +191,18 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
         return profile
     seen: dict[str, Measured] = {}
     unseen: set[str] = set()
-    streaming: set[str] = set()
+    streamed_s: dict[str, float] = {}
     for answer in answers:
-        for name, calls, sampled, request, result, encode_s, total_s, veto, shadowed, short, streams in answer[
-            "looked"
-        ]:
+        for row in answer["looked"]:
+            name, calls, sampled, request, result, encode_s, total_s, veto, shadowed, short, streams, ran_s = row
             known = seen.get(name, Measured(name, 0, 0.0, 0.0))
-            if streams:
-                streaming.add(name)
+            streamed_s[name] = streamed_s.get(name, 0.0) + ran_s
             if short or not whole:  # only some of its calls were timed
                 unseen.add(name)
             seen[name] = Measured(
                 name, known.calls + calls, known.total_s + total_s, 0.0, known.sampled + sampled,
                 known.request_bytes + request, known.result_bytes + result, known.encode_s + encode_s,
-                known.veto or veto, known.shadowed + shadowed,
+                known.veto or veto, known.shadowed + shadowed, known.streams or streams, 0, known.short or short,
             )  # fmt: skip
     wall_s = sum(answer["wall_s"] - answer["shadow_s"] for answer in answers) if whole else profile.wall_s
     slower = wall_s / profile.wall_s if profile.wall_s else 1.0
@@ -215,12 +216,7 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
             for answer in answers
         )
     )
-    functions = tuple(
-        replace(item, calls=min(item.calls, seen[item.function].calls * part), streams=True)
-        if item.function in streaming
-        else item
-        for item in functions
-    )
+    functions = tuple(_streaming(item, seen, streamed_s, part) for item in functions)
     edges = tuple(replace(edge, total_s=edge.total_s * slower) for edge in profile.edges)
     cpu_s = sum(answer["cpu_s"] - answer["shadow_s"] for answer in answers) if whole else profile.cpu_s
     return replace(
@@ -229,14 +225,23 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
     )  # fmt: skip
 
 
+def _streaming(item: Measured, seen: Mapping[str, Measured], streamed_s: Mapping[str, float], part: int) -> Measured:
+    """Of what gives generators: calls were counted each time one went on, and time without what they did afterwards."""
+    if not item.streams:
+        return item
+    calls = min(item.calls, seen[item.function].calls * part)
+    total_s = calls * streamed_s[item.function] / item.shadowed if item.shadowed else item.total_s
+    return replace(item, calls=calls, total_s=max(total_s, item.own_s))
+
+
 def _timed(counted: Measured, looked: Measured | None, slower: float, short: bool) -> Measured:
     """A function as both runs saw it. Times are of the second, which slows the program less, where it saw all calls."""
     own_s, total_s = counted.own_s * slower, counted.total_s * slower
     if looked is None:
         return replace(counted, total_s=total_s, own_s=own_s)
     if short:
-        return replace(looked, calls=counted.calls, total_s=total_s, own_s=own_s)
-    return replace(looked, own_s=own_s)
+        return replace(looked, calls=counted.calls, total_s=total_s, own_s=own_s, counted=counted.counted)
+    return replace(looked, own_s=own_s, counted=counted.counted)
 
 
 def merged(old: Profile | None, new: Profile) -> Profile:
@@ -250,7 +255,8 @@ def merged(old: Profile | None, new: Profile) -> Profile:
             item.function, known.calls + item.calls, known.total_s + item.total_s, known.own_s + item.own_s,
             known.sampled + item.sampled, known.request_bytes + item.request_bytes,
             known.result_bytes + item.result_bytes, known.encode_s + item.encode_s, known.veto or item.veto,
-            known.shadowed + item.shadowed, known.streams or item.streams,
+            known.shadowed + item.shadowed, known.streams or item.streams, known.counted + item.counted,
+            known.short or item.short,
         )  # fmt: skip
     edges = {(edge.caller, edge.callee): edge for edge in old.edges}
     for edge in new.edges:

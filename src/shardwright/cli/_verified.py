@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +22,9 @@ class Verified:
     """What ``verify`` found. ``functions`` are those of the final plan, with what became of their calls.
 
     ``twice`` is how many calls parts ran that nobody asked for, and that were not begun ahead. ``parts_cpu_share`` is of the
-    processes of the last run. ``outside_share`` is of what the components' own code takes, tests aside: what the process
-    that runs the command did less of it than uncut, counted in both in the same way. ``movable_share`` is what the
-    functions that may be cut take of it, as profiled uncut.
+    processes of the last run. ``outside_share`` is of what the components' own code takes, tests aside: by how many calls
+    fewer of each function the process of the command made than uncut. ``movable_share`` is what the functions that may
+    be cut take of it, as profiled uncut.
     """
 
     equivalent: bool = False
@@ -89,6 +89,17 @@ class Verified:
             click.echo(f"  stays: {line}")
         for line in self.refused[:12]:
             click.echo(f"  not cut: {line}")
+
+
+def outside(profile: Profile, stayed: Mapping[str, int]) -> float:
+    """The share of the components' own work that was done elsewhere. ``stayed``: the calls of each function that were not.
+
+    Calls are exact in both runs, and seconds are of the uncut one: how busy the machine was in the other does not show.
+    """
+    counted = [item for item in profile.functions if item.calls and not of_tests(item.function)]
+    whole_s = sum(item.own_s for item in counted)
+    left_s = sum(item.own_s * min(1.0, stayed.get(item.function, 0) / (item.counted or item.calls)) for item in counted)
+    return 1.0 - left_s / whole_s if whole_s else 0.0
 
 
 def _reasons(profile: Profile, messages: Iterable[str]) -> Iterable[str]:

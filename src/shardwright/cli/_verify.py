@@ -30,7 +30,7 @@ from shardwright.cli._profile import (
     merged,
     run_with_errand,
 )
-from shardwright.cli._verified import LEAST_SHARE, Verified
+from shardwright.cli._verified import LEAST_SHARE, Verified, outside
 from shardwright.errors import NodeError
 from shardwright.manifest import load as load_manifest
 from shardwright.model.cut import Profile
@@ -47,6 +47,7 @@ ENOUGH_REMOTE = 0.9  # of the calls of all cut functions together
 _ROUNDS = 40  # of which few run everything
 _FULL_ROUNDS = 8
 _SLOWER, _MORE_S = 6.0, 120.0  # a cut run may take so many times the uncut one, and so much more
+_PLAIN_CALLS = 10  # of so many calls it shows how many stay
 _MOST_TESTS = 0.5  # if more than so many are to be run again, all are
 _SOME = 4  # of many tests, one of so many is run before all are
 
@@ -106,7 +107,7 @@ class _Verification:
         self.constants = read_constants(environment)
         self.found = Verified()
         self._verified: set[str] = set()  # components
-        self._parts_s = self._own_s = self._uncut_own_s = 0.0
+        self._parts_s = self._own_s = 0.0
         self._full: Counter[str] = Counter()
         self._again: dict[frozenset[str], dict[str, str]] = {}  # what such tests came to, uncut once more; none: all
 
@@ -116,7 +117,6 @@ class _Verification:
         begun_s = time.monotonic()
         uncut = counted if counted is not None and _outcomes(counted) else self._once(None)
         found.uncut_s = self.profile.wall_s if uncut is counted else time.monotonic() - begun_s
-        self._uncut_own_s = sum(answer.get("own_s", 0.0) for answer in uncut.answers)
         _refuse_hollow(uncut)
         found.tests = len(_outcomes(uncut))
         tests = sorted(_outcomes(uncut))
@@ -143,7 +143,7 @@ class _Verification:
             culprits = self._culprits(different, cut)
             if not suspects:
                 found.cut_s = time.monotonic() - begun_s
-                culprits |= self._hollow(cut)
+            culprits |= self._hollow(cut, whole=not suspects)
             found.kept_together.update(culprits)
             took = f"round {found.rounds}: {time.monotonic() - begun_s:.0f} s, {len(different)} differ, {len(culprits)} kept"
             click.echo(took, err=True)
@@ -271,15 +271,16 @@ class _Verification:
     def _called(cut: Ran) -> set[str]:
         return {name for answer in cut.answers for name, item in answer.get("functions", {}).items() if item["calls"]}
 
-    def _hollow(self, cut: Ran) -> dict[str, str]:
-        """Cut functions whose calls mostly ran here all the same."""
+    @staticmethod
+    def _hollow(cut: Ran, *, whole: bool) -> dict[str, str]:
+        """Cut functions whose calls mostly ran here all the same; of a part of the tests, those alone that plainly do."""
         found = {}
         left: dict[str, Any] = {}
         for answer in cut.answers:
             for name, item in answer.get("functions", {}).items():
-                if item["calls"]:
+                if item["calls"] >= (1 if whole else _PLAIN_CALLS):
                     left[name] = item
-                else:
+                elif whole:
                     found[name] = "it was never called"
         for name, item in sorted(left.items(), key=lambda pair: pair[1]["remote"] / pair[1]["calls"]):
             calls = sum(each["calls"] for each in left.values())
@@ -312,9 +313,10 @@ class _Verification:
         found.functions.update(functions)
         found.shards += sum(item.shards for item in made.cuts)
         found.parts_cpu_share = self._parts_s / ((self._parts_s + self._own_s) or 1.0)
-        gone_s = self._uncut_own_s - sum(answer.get("own_s", 0.0) for answer in cut.answers)
-        if self._uncut_own_s > 0:  # of several components each was cut alone
-            found.outside_share += max(0.0, gone_s / self._uncut_own_s)
+        stayed: Counter[str] = Counter()
+        for answer in cut.answers:
+            stayed.update(answer.get("stayed", {}))
+        found.outside_share = min(1.0, found.outside_share + outside(self.profile, stayed))  # each was cut alone
 
 
 def _outcomes(ran: Ran) -> dict[str, str]:

@@ -22,7 +22,8 @@ class Looked:
         self.veto = ""
         self.codes: set[CodeType] = set()
         self.first: set[CodeType] = set()  # what the first call ran
-        self.streams = False  # a generator function: what counts calls counts each time it goes on
+        self.streams = False  # a generator function, or one that returns a generator: its work is done after the call
+        self.streamed_s = 0.0  # what running ``shadowed`` of those to their end took
 
     def refuse(self, why: str) -> None:
         self.veto = self.veto or why
@@ -30,7 +31,7 @@ class Looked:
     def told(self) -> list[Any]:
         return [
             self.name, self.calls, self.sampled, self.request_bytes, self.result_bytes, self.encode_s, self.total_s,
-            self.veto, self.shadowed, self.short, self.streams,
+            self.veto, self.shadowed, self.short, self.streams, self.streamed_s,
         ]  # fmt: skip
 
 

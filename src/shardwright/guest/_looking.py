@@ -185,6 +185,7 @@ class Looking:
                 self._again(looked, original, payload, kept, outcome)
             raise
         if type(result) is GeneratorType:
+            looked.streams = True
             if shadows and not looked.veto:
                 return self._streamed(looked, original, payload, kept, result)
             return result
@@ -270,8 +271,10 @@ class Looking:
             sys.setprofile(self._event)
         try:
             (_, args, kwargs), _ = self._codec.decode_request(payload, buffers)
+            streamed_s = time.perf_counter()
             made = original(*args, **(kwargs or {}))
             expected = drained(made) if type(made) is GeneratorType else None
+            looked.streamed_s += time.perf_counter() - streamed_s
         except Exception as error:
             looked.refuse(f"run twice it came to {type(error).__name__}: {error}")
             expected = None

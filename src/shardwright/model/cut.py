@@ -49,7 +49,9 @@ class Measured:
     encode_s: float = 0.0
     veto: str = ""
     shadowed: int = 0
-    streams: bool = False  # a generator function
+    streams: bool = False  # it gives a generator: ``total_s`` is with what that does
+    counted: int = 0  # calls as they were counted; of a generator each time it went on
+    short: bool = False  # so many calls that take so little that they were no longer seen
 
     @property
     def bytes_per_call(self) -> float:

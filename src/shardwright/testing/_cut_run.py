@@ -17,7 +17,6 @@ import msgspec
 
 from shardwright.guest import Counting, CutCounts, Cuts, Looking
 from shardwright.manifest import load
-from shardwright.model.cut import of_tests
 from shardwright.model.shard import ShardPlan
 from shardwright.node import Options, Running, Session
 
@@ -82,7 +81,7 @@ class Part:
     def end(self) -> dict[str, Any]:
         answer = _of_tests()
         if self._counting is not None:
-            answer["own_s"] = _own_s(self._counting.end()["functions"])
+            answer["stayed"] = {name: calls for name, calls, *_ in self._counting.end()["functions"]}
         if self._cuts is not None:
             answer["functions"] = {name: _numbers(counts) for name, counts in self._cuts.counts.items()}
             answer["used"] = self._used
@@ -132,8 +131,7 @@ class Profiled:
         _leave_out(self._told)
 
     def end(self) -> dict[str, Any]:
-        answer = {**self._work.end(), **_of_tests()}
-        return {**answer, "own_s": _own_s(answer["functions"])} if "functions" in answer else answer
+        return {**self._work.end(), **_of_tests()}
 
 
 def _of_tests() -> dict[str, Any]:
@@ -141,11 +139,6 @@ def _of_tests() -> dict[str, Any]:
     if found is None:
         return {"outcomes": {}}
     return {"outcomes": dict(found.outcomes), "uncollected": dict(found.uncollected), "pytest": found.asked}
-
-
-def _own_s(functions: list[list[Any]]) -> float:
-    """What the components' own code took in this process, its tests aside."""
-    return float(sum(own_s for name, _, _, own_s in functions if not of_tests(name)))
 
 
 def _numbers(counts: CutCounts) -> dict[str, Any]:

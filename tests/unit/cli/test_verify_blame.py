@@ -100,8 +100,10 @@ def test_functions_that_mostly_stay_are_not_cut(verification: _Verification) -> 
         "stays": {"calls": 10, "remote": 7, "why_local": {"a value does not cross": 2}},
         "never": {"calls": 0, "remote": 0, "why_local": {}},
     }
-    found = verification._hollow(Ran(0, ({"functions": functions},)))
+    found = verification._hollow(Ran(0, ({"functions": functions},)), whole=True)
     assert set(found) == {"stays", "never"} and "does not cross" in found["stays"]
+    functions["stays"] = {"calls": 9, "remote": 0, "why_local": {}}
+    assert not verification._hollow(Ran(0, ({"functions": functions},)), whole=False), "of few calls nothing is said"
 
 
 def test_tests_that_show_nothing_decide_nothing() -> None:

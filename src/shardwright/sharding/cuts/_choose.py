@@ -213,7 +213,7 @@ def _relieving(possible: list[_Candidate], profile: Profile, constants: CostCons
         Context(made.measured.function, -1, made.measured.calls, made.measured.total_s) for made in possible
     )
     hubs = leading_on(profile)
-    seen = {made.measured.function: made for made in possible if made.measured.function not in hubs}
+    seen = {m.measured.function: m for m in possible if m.measured.function not in hubs and not m.measured.short}
     found = affordable(
         contexts,
         {name: constants.call_s(made.measured) / made.measured.calls for name, made in seen.items()},
