@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         Why,
     )
     from shardwright.guest._counting import Counting
+    from shardwright.guest._cut_code import stub_code
     from shardwright.guest._cuts import CutCounts, Cuts
     from shardwright.guest._data import DataModules, Hidden
     from shardwright.guest._exchange import (
@@ -297,6 +298,7 @@ __all__ = [
     "run_program",
     "serves",
     "stacks",
+    "stub_code",
     "transport_of",
 ]
 
@@ -315,6 +317,7 @@ __getattr__ = lazily(
             "Stacks StacksTo Stop Unbind UseSessions Why"
         ),
         "_counting": "Counting",
+        "_cut_code": "stub_code",
         "_cuts": "CutCounts Cuts",
         "_data": "DataModules Hidden",
         "_exchange": (

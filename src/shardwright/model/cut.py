@@ -16,7 +16,8 @@ class CostConstants:
     """What a call to another shard costs on one machine, in seconds: measured once (``bench`` measures it too).
 
     ``round_trip_s`` of an empty call; ``byte_s`` for each further byte of argument or result; ``fork_s`` until one more
-    shard answers. ``cores``: what shards may use at once. ``host`` names the machine.
+    shard answers. ``cores``: what shards may use at once; ``at_once`` how much more that many processes do together than one
+    does alone, 0 where that was not measured. ``host`` names the machine.
     """
 
     round_trip_s: float
@@ -24,6 +25,12 @@ class CostConstants:
     fork_s: float
     cores: int
     host: str = ""
+    at_once: float = 0.0
+
+    @property
+    def parallel(self) -> float:
+        """How many times as much all cores do as one."""
+        return min(float(self.cores), self.at_once) if self.at_once >= 1.0 else float(max(1, self.cores))
 
     def call_s(self, item: Measured) -> float:
         """What the calls of a function cost that cross: the way, the bytes, and their encoding."""
