@@ -11,6 +11,9 @@ from shardwright.cli._profile import TOO_LONG, Ran
 from shardwright.cli._verified import Verified
 from shardwright.cli._verify import _refuse_hollow, _Verification
 from shardwright.errors import NodeError
+from shardwright.model.cut import Cut, Measured, Profile
+from shardwright.model.ids import ComponentName
+from shardwright.model.shard import Diagnostic, Severity, ShardPlan, Site
 
 
 @pytest.fixture
@@ -116,6 +119,33 @@ def test_tests_that_show_nothing_decide_nothing() -> None:
         _refuse_hollow(Ran(5, ({"outcomes": {}, "pytest": True},)))
     _refuse_hollow(Ran(0, ({"outcomes": {"t": "passed", "u": "failed: x"}, "pytest": True},)))
     _refuse_hollow(Ran(0, ({"outcomes": {}, "pytest": False},)))
+
+
+def test_what_is_too_little_is_not_worth_cutting(
+    verification: _Verification, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions = (
+        Measured("app:talks", 10, 9.0, 8.0),
+        Measured("app:sums", 10, 0.3, 0.3),
+        Measured("tests.test_app:test", 10, 9.0, 50.0),
+    )
+    verification.profile = Profile(1, {}, 1, ("",), 10.0, 1.0, functions, (), inside_s=9.3)
+    refusal = (
+        "app:talks (90% of the run, 10 calls) is not cut: SW337: app:talks: arguments of 10 of 10 calls do not cross"
+    )
+    part = Cut(
+        ComponentName("one"), ComponentName("one-cut"), (), (), 2, 6, 10, 0.3, 0, 0.0, 0.3, 1, "", gains_s=(0.3,)
+    )
+    note = Diagnostic("SW331", Severity.NOTE, refusal, Site("app.py", 3), ComponentName("one"), "")
+    made = ShardPlan("app", ".", "", (), (), (note,), (), (), (), cuts=(part,))
+    verification.found.note(made, verification.profile)
+    monkeypatch.setattr(_Verification, "_plan", lambda self: made)
+    found = verification.run(ran({"t": "passed"}))
+    assert found.equivalent and not found.worth and not found.calls, "nothing was run"
+    found.tell()
+    told = capsys.readouterr().out
+    assert "not worth cutting: what may be cut takes 3.2% of the components' time" in told
+    assert "96.4% of their own work, 1 functions, as app:talks: arguments of N of N calls do not cross" in told
 
 
 def test_what_may_have_changed_is_run_again_before_everything_is() -> None:
