@@ -43,7 +43,8 @@ class Looking:
     """Puts stubs in place that look and call the original. ``modules``: the application's, by the path of their files.
 
     ``lenient``: code that only the first of several calls ran is what prepares a function, as a wrapper that is compiled when
-    it is first called; a shard prepares its own. Whoever asks for that runs the program's tests.
+    it is first called; a shard prepares its own. What a class keeps to itself may change where calls that were run twice came
+    to the same all the same. Whoever asks for that runs the program's tests.
     """
 
     def __init__(self, functions: Sequence[str], modules: Mapping[str, str], *, lenient: bool = False) -> None:
@@ -84,7 +85,9 @@ class Looking:
                 )
             if not looked.veto:
                 codes = looked.codes if self._lenient and looked.shadowed > 1 else looked.codes | looked.first
-                looked.refuse(self._changes.read_by(codes, self._modules))
+                looked.refuse(
+                    self._changes.read_by(codes, self._modules, private=not (self._lenient and looked.shadowed))
+                )
         return {
             "shadow_s": self.look_s + self._changes.spent_s,
             "looked": [item.told() for item in sorted(self._looked.values(), key=lambda item: item.name)],
