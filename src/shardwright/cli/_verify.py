@@ -19,6 +19,7 @@ import click
 import msgspec
 
 from shardwright.cli._invocation import Invocation, common_options
+from shardwright.cli._latest import Latest, functions_of
 from shardwright.cli._profile import (
     FEW_TESTS,
     TOO_LONG,
@@ -30,7 +31,7 @@ from shardwright.cli._profile import (
     merged,
     run_with_errand,
 )
-from shardwright.cli._verified import LEAST_SHARE, Verified, outside
+from shardwright.cli._verified import LEAST_SHARE, Verified
 from shardwright.errors import NodeError
 from shardwright.manifest import load as load_manifest
 from shardwright.model.cut import Profile
@@ -109,6 +110,7 @@ class _Verification:
         self._verified: set[str] = set()  # components
         self._parts_s = self._own_s = 0.0
         self._full: Counter[str] = Counter()
+        self._latest: Latest | None = None  # of the component at hand, once all its tests were run
         self._again: dict[frozenset[str], dict[str, str]] = {}  # what such tests came to, uncut once more; none: all
 
     def run(self, counted: Ran | None) -> Verified:
@@ -138,33 +140,39 @@ class _Verification:
             begun_s = time.monotonic()
             cut = self._once(made, suspects)
             different = self._different(uncut, cut, suspects)
+            dismissed = len(different)
             if different:
                 different = self._steady(uncut, cut, different, suspects)
+            dismissed -= len(different)
             culprits = self._culprits(different, cut)
             if not suspects:
                 found.cut_s = time.monotonic() - begun_s
+                self._latest = Latest(cut)
+            elif self._latest is not None:
+                self._latest.note(cut)
             culprits |= self._hollow(cut, whole=not suspects)
             found.kept_together.update(culprits)
             took = f"round {found.rounds}: {time.monotonic() - begun_s:.0f} s, {len(different)} differ, {len(culprits)} kept"
             click.echo(took, err=True)
-            if not suspects and not (culprits.keys() & self._called(cut)):  # what was never called changes nothing
-                self._count(cut, made, culprits)
+            if suspects and dismissed:  # among few, a test may miss one that runs before it: all must show it
+                self._latest = None
+            called = culprits.keys() & self._called(cut)
+            if self._latest is not None and not called:  # what was never called changes nothing
+                self._count(self._latest, made)
                 self._verified.add(component)
-            suspects = self._suspects(different, culprits, cut, tests)
+                self._latest = None
+            suspects = self._suspects(different, called, cut, len(tests))
         found.equivalent = True
         return found
 
-    @staticmethod
-    def _suspects(
-        different: Collection[str], culprits: Collection[str], cut: Ran, tests: Sequence[str]
-    ) -> set[str]:  # fmt: skip
+    def _suspects(self, different: Collection[str], culprits: Collection[str], cut: Ran, tests: int) -> set[str]:
         """What to run next: the tests that what is kept from now on may have changed; all (none named) where those are many."""
-        if "the command" in different or not culprits or not different:
+        if "the command" in different or not culprits:
             return set()
-        found = set(different)
-        for answer in cut.answers:
-            found |= {name for name, used in answer.get("used", {}).items() if any(each in culprits for each in used)}
-        return found if len(found) < _MOST_TESTS * len(tests) else set()
+        found = set(different) | (self._latest or Latest(cut)).users(culprits)
+        if self._latest is None and not different:
+            return set()
+        return found if len(found) < _MOST_TESTS * tests else set()
 
     def _plan(self) -> ShardPlan | None:
         """The plan with what is left to cut of one component that is not verified yet; None where nothing is.
@@ -187,7 +195,18 @@ class _Verification:
         left = [cut for cut in made.cuts if cut.component not in self._verified]
         if not left:
             return None
-        first = replace(made, cuts=tuple(cut for cut in left if cut.component == left[0].component))
+        mine = tuple(cut for cut in left if cut.component == left[0].component)
+        if self._latest is not None:  # and nothing besides: tests that are not run again must run as they did
+            known = self._latest.functions
+            mine = tuple(
+                replace(cut, functions=tuple(each for each in cut.functions if each.id in known)) for cut in mine
+            )
+            mine = tuple(cut for cut in mine if cut.functions)
+            if not mine:
+                self._verified.add(left[0].component)
+                self._latest = None
+                return self._plan()
+        first = replace(made, cuts=mine)
         parts = {cut.part for cut in first.cuts}
         definitions = tuple(item for item in first.definitions if item.component in parts)
         return replace(first, definitions=definitions, edges=(), routes=())
@@ -244,7 +263,7 @@ class _Verification:
 
     def _culprits(self, different: dict[str, str], cut: Ran) -> dict[str, str]:
         """Cut functions to keep from now on, with the first difference that each is made answerable for."""
-        used: dict[str, list[str]] = {}
+        used: dict[str, Any] = {}
         functions: dict[str, Any] = {}
         for answer in cut.answers:
             used.update(answer.get("used", {}))
@@ -269,7 +288,7 @@ class _Verification:
 
     @staticmethod
     def _called(cut: Ran) -> set[str]:
-        return {name for answer in cut.answers for name, item in answer.get("functions", {}).items() if item["calls"]}
+        return {name for name, item in functions_of(cut).items() if item["calls"]}
 
     @staticmethod
     def _hollow(cut: Ran, *, whole: bool) -> dict[str, str]:
@@ -292,31 +311,22 @@ class _Verification:
             del left[name]
         return found
 
-    def _count(self, cut: Ran, made: ShardPlan, without: Collection[str]) -> None:
+    def _count(self, latest: Latest, made: ShardPlan) -> None:
         found = self.found
-        functions: dict[str, dict[str, Any]] = {}
-        received = 0
-        for answer in cut.answers:
-            functions.update(answer.get("functions", {}))
-            received += answer.get("received", 0)
-            self._parts_s += answer.get("parts_cpu_s", 0.0)
-            self._own_s += answer.get("cpu_s", 0.0)
-        functions = {name: item for name, item in functions.items() if name not in without}
-        known = 0
+        functions = latest.counts(found.kept_together)
         for item in functions.values():
             found.calls += item["calls"]
             found.remote += item["remote"]
             found.local += item["local"]
             found.uncut += bool(item["uncut"])
-            known += item["remote"] + item["failed"] + item["begun"] - item["ahead"]
-        found.twice += max(0, received - known)
+        found.twice += latest.twice
         found.functions.update(functions)
         found.shards += sum(item.shards for item in made.cuts)
+        self._parts_s += sum(answer.get("parts_cpu_s", 0.0) for answer in latest.complete.answers)
+        self._own_s += sum(answer.get("cpu_s", 0.0) for answer in latest.complete.answers)
         found.parts_cpu_share = self._parts_s / ((self._parts_s + self._own_s) or 1.0)
-        stayed: Counter[str] = Counter()
-        for answer in cut.answers:
-            stayed.update(answer.get("stayed", {}))
-        found.outside_share = min(1.0, found.outside_share + outside(self.profile, stayed))  # each was cut alone
+        share = latest.outside_share(self.profile, found.kept_together)
+        found.outside_share = min(1.0, found.outside_share + share)  # of several components each was cut alone
 
 
 def _outcomes(ran: Ran) -> dict[str, str]:

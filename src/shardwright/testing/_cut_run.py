@@ -32,8 +32,8 @@ class Part:
         self._running: Running | None = None
         self._session: Session | None = None
         self._cuts: Cuts | None = None
-        self._used: dict[str, list[str]] = {}
-        self._before: dict[str, int] = {}
+        self._used: dict[str, dict[str, list[int]]] = {}  # by test and function: calls, remote, local
+        self._before: dict[str, tuple[int, int, int]] = {}
         self._state: tempfile.TemporaryDirectory[str] | None = None
         self._counting = Counting(told["modules"]) if told.get("modules") else None
 
@@ -68,9 +68,12 @@ class Part:
         if self._cuts is None:
             return
         for function, counts in self._cuts.counts.items():
-            if counts.calls != self._before.get(function, 0):
-                self._used.setdefault(name, []).append(function)
-            self._before[function] = counts.calls
+            now = (counts.calls, counts.remote, counts.local)
+            before = self._before.get(function, (0, 0, 0))
+            if now != before:
+                numbers = [more - less for more, less in zip(now, before, strict=True)]
+                self._used.setdefault(name, {})[function] = numbers
+                self._before[function] = now
 
     def forked(self) -> None:
         if self._counting is not None:

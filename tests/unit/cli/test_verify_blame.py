@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shardwright.cli._latest import Latest
 from shardwright.cli._profile import TOO_LONG, Ran
 from shardwright.cli._verified import Verified
 from shardwright.cli._verify import _refuse_hollow, _Verification
@@ -21,16 +22,24 @@ def verification() -> _Verification:
     made = _Verification.__new__(_Verification)
     made.found = Verified()
     made._again = {}
+    made._latest = None
     return made
 
 
 def ran(
     outcomes: dict[str, str], used: dict[str, list[str]] | None = None, status: int = 0, stdout: bytes = b""
 ) -> Ran:
-    functions: dict[str, Any] = {
-        name: {"calls": 1, "remote": 1, "why_local": {}} for names in (used or {}).values() for name in names
-    }
-    return Ran(status, ({"outcomes": outcomes, "used": used or {}, "functions": functions},), stdout)
+    names = {name for names in (used or {}).values() for name in names}
+    functions: dict[str, Any] = {name: counts(sum(name in each for each in (used or {}).values())) for name in names}
+    numbers = {test: {name: [1, 1, 0] for name in names} for test, names in (used or {}).items()}
+    answer = {"outcomes": outcomes, "used": numbers, "functions": functions, "received": len(names)}
+    return Ran(status, (answer,), stdout)
+
+
+def counts(calls: int, remote: int | None = None, **more: Any) -> dict[str, Any]:
+    went = calls if remote is None else remote
+    made: dict[str, Any] = {"calls": calls, "remote": went, "local": calls - went, "failed": 0, "begun": 0, "ahead": 0}
+    return {**made, "why_local": {}, "uncut": "", **more}
 
 
 def test_each_differing_test_blames_one_function_and_no_more_than_needed(verification: _Verification) -> None:
@@ -148,11 +157,34 @@ def test_what_is_too_little_is_not_worth_cutting(
     assert "96.4% of their own work, 1 functions, as app:talks: arguments of N of N calls do not cross" in told
 
 
-def test_what_may_have_changed_is_run_again_before_everything_is() -> None:
+def test_what_may_have_changed_is_run_again_before_everything_is(verification: _Verification) -> None:
     tests = [f"t{number}" for number in range(20)]
     cut = ran(dict.fromkeys(tests, "passed"), {"t1": ["a"], "t2": ["b"], "t3": ["a", "b"]})
-    again = _Verification._suspects
-    assert again(["t3"], {"a": ""}, cut, tests) == {"t1", "t3"}
-    assert again([], {"a": ""}, cut, tests) == set(), "nothing differed: all are run"
-    assert again(["the command"], {"a": ""}, cut, tests) == set()
-    assert again(["t3"], {"a": ""}, cut, tests[:4]) == set(), "most would be: all are run"
+    again = verification._suspects
+    assert again(["t3"], {"a"}, cut, 20) == {"t1", "t3"}
+    assert again([], {"a"}, cut, 20) == set(), "nothing differed, and not all were run yet: now they are"
+    assert again(["the command"], {"a"}, cut, 20) == set()
+    assert again(["t3"], {"a"}, cut, 3) == set(), "most would be: all are run"
+    verification._latest = Latest(cut)
+    assert again([], {"a"}, cut, 20) == {"t1", "t3"}, "all were run: those alone may have changed"
+
+
+def test_calls_are_those_of_the_latest_run_of_each_test() -> None:
+    first = {"t1": {"a": [5, 5, 0]}, "t2": {"a": [1, 1, 0], "b": [4, 3, 1]}, "t3": {"c": [2, 0, 2]}}
+    functions = {"a": counts(7), "b": counts(4, 3), "c": counts(2, 0), "never": counts(0)}
+    told = {"functions": functions, "used": first, "received": 11, "outcomes": {}, "stayed": {"m:f": 1}}
+    latest = Latest(Ran(0, (told,)))
+    assert latest.twice == 1, "eleven were received, and ten asked for"
+    again = {
+        "functions": {"a": counts(9)},
+        "used": {"t2": {"a": [9, 9, 0]}},
+        "received": 9,
+        "outcomes": {"t2": "", "t3": ""},
+    }
+    latest.note(Ran(0, (again,)))
+    found = latest.counts({"c"})
+    assert {name: (item["calls"], item["remote"], item["local"]) for name, item in found.items()} == {"a": (15, 15, 0)}
+    assert latest.users({"a", "c"}) == {"t1", "t2"}
+    profile = Profile(1, {}, 1, ("",), 9.0, 9.0, (Measured("m:f", 4, 4.0, 4.0), Measured("c", 4, 4.0, 4.0)), (), 8.0)
+    assert latest.outside_share(profile, ()) == 1 - 1 / 8
+    assert latest.outside_share(profile, {"b"}) == 1 - 1 / 8, "of which nothing was measured"
