@@ -139,8 +139,8 @@ class Profiled:
 
 def _of_tests() -> dict[str, Any]:
     found: Any = sys.modules.get("shardwright.testing._outcomes")
-    if found is None:
-        return {"outcomes": {}}
+    if found is None:  # pytest may have failed before it asked for its plugins
+        return {"outcomes": {}, "pytest": "pytest" in sys.modules}
     return {"outcomes": dict(found.outcomes), "uncollected": dict(found.uncollected), "pytest": found.asked}
 
 
