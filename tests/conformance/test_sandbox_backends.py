@@ -1,4 +1,7 @@
-"""Every sandbox backend passes the suite that third parties run over theirs."""
+"""Every sandbox backend passes the suite that third parties run over theirs.
+
+``SWT_LONG=1 ./scripts/test tests/conformance/test_sandbox_backends.py`` starts and kills at more random moments.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from shardwright.sandbox.oci import OciBackend
 from shardwright.sandbox.process import ProcessBackend
 from shardwright.testing import SANDBOX_CHECKS, SandboxCheck, check_sandbox_backend
 
+LONG = os.environ.get("SWT_LONG") == "1"
 BACKENDS: dict[str, Callable[[], SandboxBackend]] = {
     "process": ProcessBackend,
     "process-without-cgroups": lambda: ProcessBackend(NoCgroups("switched off by a test")),
@@ -31,7 +35,7 @@ BACKENDS: dict[str, Callable[[], SandboxBackend]] = {
 
 @pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
 def test_process(check: SandboxCheck) -> None:
-    done = check_sandbox_backend(BACKENDS["process"], only=check.name)
+    done = check_sandbox_backend(BACKENDS["process"], only=check.name, long=LONG)
     if not done:
         pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
     assert done == (check.name,)
@@ -41,12 +45,12 @@ def test_process(check: SandboxCheck) -> None:
     "check", [check for check in SANDBOX_CHECKS if not check.needs], ids=lambda check: check.name.replace(" ", "-")
 )
 def test_process_without_control_groups(check: SandboxCheck) -> None:
-    assert check_sandbox_backend(BACKENDS["process-without-cgroups"], only=check.name) == (check.name,)
+    assert check_sandbox_backend(BACKENDS["process-without-cgroups"], only=check.name, long=LONG) == (check.name,)
 
 
 @pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
 def test_namespace(check: SandboxCheck) -> None:
-    done = check_sandbox_backend(BACKENDS["namespace"], only=check.name)
+    done = check_sandbox_backend(BACKENDS["namespace"], only=check.name, long=LONG)
     if not done:
         pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
     assert done == (check.name,)
@@ -56,14 +60,14 @@ def test_namespace(check: SandboxCheck) -> None:
     "check", [check for check in SANDBOX_CHECKS if not check.needs], ids=lambda check: check.name.replace(" ", "-")
 )
 def test_namespace_without_control_groups(check: SandboxCheck) -> None:
-    assert check_sandbox_backend(BACKENDS["namespace-without-cgroups"], only=check.name) == (check.name,)
+    assert check_sandbox_backend(BACKENDS["namespace-without-cgroups"], only=check.name, long=LONG) == (check.name,)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
 def test_containers(check: SandboxCheck, runtime: str) -> None:
     need(runtime)
-    done = check_sandbox_backend(lambda: OciBackend(runtime), only=check.name)
+    done = check_sandbox_backend(lambda: OciBackend(runtime), only=check.name, long=LONG)
     if check.start != "spawn":
         assert not done, "containers do not start from templates"
         return
@@ -181,7 +185,7 @@ def test_suite_notices_what_a_backend_leaves() -> None:
     leaks: list[object] = []
     try:
         with pytest.raises(AssertionError, match="descriptors left"):
-            check_sandbox_backend(Leaky, only="capacity is told")
+            check_sandbox_backend(Leaky, only="machine is told")
     finally:
         for leak in leaks:
             leak.close()  # type: ignore[attr-defined]

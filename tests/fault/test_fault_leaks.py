@@ -13,6 +13,7 @@ import pytest
 import shardwright
 from shardwright.node import Node
 from shardwright.testing._faults import becomes
+from waiting import forked_ahead
 
 BUSY = Path(__file__).parent / "apps" / "busy"
 GROWTH_BYTES = 6 * 2**20  # over 250 sessions, for the allocators' own habits
@@ -36,12 +37,6 @@ def descriptors(pids: dict[str, int]) -> dict[str, int]:
 
 def memory(pids: dict[str, int]) -> dict[str, int]:
     return {name: psutil.Process(pid).memory_info().rss for name, pid in pids.items()}
-
-
-def forked_ahead(node: Node) -> bool:
-    """Whether the fork that waits for the next shard of each kind is there: it has descriptors, too."""
-    ahead = node.running.core.launcher._ahead  # type: ignore[union-attr]
-    return not ahead._making and set(ahead._timers) == set(ahead._waiting)
 
 
 def one_session(node: Node, number: int) -> None:

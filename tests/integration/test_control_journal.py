@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from limits_here import limits_permitted
 from shardwright.errors import ShardwrightError
 from shardwright.node import Node, Options, Running
 from waiting import eventually
@@ -88,12 +89,13 @@ def test_every_decision_has_its_reason_and_inputs(tmp_path: Path, record_exercis
             assert moved and kept, "nobody left a core to the highest priority"
             with pytest.raises(ShardwrightError):
                 node.resize("top", guarantee={"cpu": 1000.0})
-            node.resize("top", guarantee={"cpu": 0.3})
+            if limits_permitted():
+                node.resize("top", guarantee={"cpu": 0.3})
         assert eventually(lambda: any(row.kind == "stop" for row in core.journal.tail(10_000)), 20)
         decided = [row for row in core.journal.tail(10_000) if row.kind in DECISIONS]
     kept = json.loads((core.control._file.with_name("pool.json")).read_text())
     assert kept["game"]["lain"], "what was learnt of demand is kept for the next node"
-    missing = DECISIONS - {row.kind for row in decided}
+    missing = DECISIONS - {row.kind for row in decided} - (set() if limits_permitted() else {"resize"})
     assert not missing, f"nothing was decided of {missing}"
     for row in decided:
         assert row.reason, row

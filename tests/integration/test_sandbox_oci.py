@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from shardwright.model.ids import ShardId
 from shardwright.sandbox._linux._mounts import hierarchies
 from shardwright.sandbox.oci import OciBackend, sweep_containers
 from shardwright.sandbox.process import ProcessBackend
+from waiting import eventually, what_is
 
 FRONT = """
     import os
@@ -142,10 +142,7 @@ def test_a_container_ends_with_who_made_it_and_the_next_one_sweeps(runtime: str)
         assert mine
         maker.send_signal(signal.SIGKILL)
         maker.wait()
-    end_s = time.monotonic() + 10
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < end_s:
-        time.sleep(0.01)
-    assert not os.path.exists(f"/proc/{pid}")
+    assert eventually(lambda: not os.path.exists(f"/proc/{pid}")), what_is(pid)
     next_one = ProcessBackend()
     next_one.sweep()
     next_one.close()

@@ -6,7 +6,16 @@ import pytest
 
 from shardwright.sandbox.process import ProcessBackend
 
-__all__ = ["need_limits"]
+__all__ = ["limits_permitted", "need_limits"]
+
+
+def limits_permitted() -> bool:
+    """Whether control groups are (not those of an ordinary user without delegation)."""
+    backend = ProcessBackend()
+    try:
+        return {"cpu", "memory"} <= set(backend.capabilities().enforces)
+    finally:
+        backend.close()
 
 
 def need_limits() -> None:

@@ -77,7 +77,7 @@ class Rates:
             return False
         if lain.shape != self._lain[row].shape or sizes.size != self._sizes[row].size:
             return False
-        if not (np.isfinite(lain).all() and np.isfinite(sizes).all() and lain.min() >= 0 and sizes.min() >= 0):
+        if not (np.isfinite(lain).all() and np.isfinite(sizes).all() and np.min(lain) >= 0 and np.min(sizes) >= 0):
             return False
         self._lain[row] = np.maximum(lain, self._lain[row])  # what is not known stays possible
         self._sizes[row] = sizes.reshape(self._sizes[row].shape)

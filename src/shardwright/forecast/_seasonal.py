@@ -59,13 +59,13 @@ class HoltWinters:
         confidence: float = 0.9,
     ) -> None:
         self._periods = np.broadcast_to(np.asarray(periods, dtype=np.int64), (series,)).copy()
-        if series and self._periods.min() < 1:
+        if series and np.min(self._periods) < 1:
             raise ValueError("a period is at least 1 tick")
         self._alpha, self._beta, self._gamma, self._damping = alpha, beta, gamma, damping
         self._confidence = confidence
         self._level: FloatArray = np.full(series, np.nan)
         self._trend: FloatArray = np.zeros(series)
-        self._season: FloatArray = np.zeros((series, int(self._periods.max(initial=1))))
+        self._season: FloatArray = np.zeros((series, int(np.max(self._periods, initial=1))))
         self._ticks = 0
         self._errors = _Errors(series)
         self._rows = np.arange(series)
@@ -138,10 +138,10 @@ class SeasonalNaive:
 
     def __init__(self, series: int, periods: IntArray | int = 1, *, confidence: float = 0.9) -> None:
         self._periods = np.broadcast_to(np.asarray(periods, dtype=np.int64), (series,)).copy()
-        if series and self._periods.min() < 1:
+        if series and np.min(self._periods) < 1:
             raise ValueError("a period is at least 1 tick")
         self._confidence = confidence
-        self._past: FloatArray = np.full((series, int(self._periods.max(initial=1))), np.nan)
+        self._past: FloatArray = np.full((series, int(np.max(self._periods, initial=1))), np.nan)
         self._last: FloatArray = np.full(series, np.nan)
         self._ticks = 0
         self._errors = _Errors(series)

@@ -96,7 +96,7 @@ def _from_arrivals(
     step_s = 60.0
     steps = max(1, int(np.ceil(length_s / step_s)))
     counts = np.bincount((at / step_s).astype(np.int64), minlength=steps)[:steps]
-    kept = min(1.0, params.most_at_once / max(counts.max(initial=0) / step_s * params.hold_s, 1e-9))
+    kept = min(1.0, params.most_at_once / max(float(np.max(counts, initial=0)) / step_s * params.hold_s, 1e-9))
     kept = min(kept, params.most_sessions / max(at.size, 1))
     arrivals = at[generator.random(at.size) < kept]
     rate = counts / step_s * kept

@@ -254,7 +254,7 @@ def _lending_table(traces: list[FloatArray]) -> str:
         demand = np.stack(units[:count])
         demand = demand / demand.mean(axis=1, keepdims=True)
         vpa = np.stack([vpa_guarantees(unit) for unit in demand])
-        capacity = float(vpa[:, 100:learn].sum(axis=0).max())
+        capacity = float(np.max(vpa[:, 100:learn].sum(axis=0)))
         alone = [fit(unit[learn:], given[learn:]) for unit, given in zip(demand, vpa, strict=True)]
         theirs = pooled_fit(demand[:, learn:], vpa[:, learn:], capacity)
         mine = pooled_fit(demand[:, learn:], pooled_guarantees(demand, 0.15, learn)[:, learn:], capacity)
@@ -270,7 +270,7 @@ def _lending_table(traces: list[FloatArray]) -> str:
 
 
 def _three(values: FloatArray) -> str:
-    return f"{np.median(values):.3f} / {np.quantile(values, 0.9):.3f} / {values.max():.3f}"
+    return f"{np.median(values):.3f} / {np.quantile(values, 0.9):.3f} / {np.max(values):.3f}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

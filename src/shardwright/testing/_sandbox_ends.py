@@ -22,33 +22,16 @@ from shardwright.testing._sandbox_trial import (
     readable,
 )
 
-_CYCLES = 200
-_CYCLES_OF_SLOW_ONES, _CYCLES_S = 20, 4.0
+_CYCLES = {False: 16, True: 200}  # by whether the long form is run
+_CYCLES_S = {False: 2.0, True: 8.0}
+_LEAST_CYCLES = 8  # of a backend whose starts are slow, and on a busy machine
 
 # -- what a guest gets -----------------------------------------------------------------------------------------
 
 
-def answers_on_its_descriptor(trial: SandboxTrial) -> None:
-    sandbox, answers = trial.launch(trial.spec("say(os.getpid())" + SLEEP))
-    pid = answers.next()
-    assert isinstance(pid, int) and pid > 0
-    assert sandbox.poll() is None
-    assert sandbox.handle.backend == trial.backend.name
-    usage = sandbox.usage()
-    assert usage is not None and usage.memory_bytes > 0 and usage.threads >= 1, usage
-
-
-def environment_is_exact(trial: SandboxTrial) -> None:
+def guest_gets_what_it_was_given(trial: SandboxTrial) -> None:
+    """Its answers come through a descriptor; its environment and its descriptors are these and no others."""
     wanted = {"COLOUR": "blue", "EMPTY": "", "UMLAUT": "ä=b"}
-    code = 'say(open("/proc/self/environ", "rb").read().decode())'
-    _, answers = trial.launch(trial.spec(code, environment=wanted))
-    text = answers.next()
-    assert isinstance(text, str)
-    found = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
-    assert found == wanted, found
-
-
-def descriptors_are_exact(trial: SandboxTrial) -> None:
     read_end, write_end = os.pipe()
     stray = os.open("/", os.O_RDONLY)
     os.set_inheritable(stray, True)
@@ -58,17 +41,27 @@ def descriptors_are_exact(trial: SandboxTrial) -> None:
             "for fd in range(1024):\n"
             "    try: fds[fd] = os.readlink(f'/proc/self/fd/{fd}') if os.fstat(fd) else ''\n"
             "    except OSError: pass\n"
-            "say([fds, os.read(9, 5).decode()])"
+            "environment = open('/proc/self/environ', 'rb').read().decode()\n"
+            "say([os.getpid(), environment, fds, os.read(9, 5).decode()])"
         )
         os.write(write_end, b"hello")
         # 4 is the number that the pipe to answer on may have outside: mapping must not mix them up
-        _, answers = trial.launch(trial.spec(code, descriptors={9: read_end, 4: read_end}))
+        sandbox, answers = trial.launch(
+            trial.spec(code + SLEEP, environment=wanted, descriptors={9: read_end, 4: read_end})
+        )
         reply = answers.next()
         assert isinstance(reply, list)
-        found, text = reply
+        pid, environment, found, text = reply
+        assert isinstance(pid, int) and pid > 0
+        given = dict(entry.split("=", 1) for entry in environment.split("\0") if entry)
+        assert given == wanted, given
         assert set(found) == {"0", "1", "2", "3", "4", "9"}, found
         assert {found["0"], found["1"], found["2"]} == {"/dev/null"}, found
         assert text == "hello"
+        assert sandbox.poll() is None
+        assert sandbox.handle.backend == trial.backend.name
+        usage = sandbox.usage()
+        assert usage is not None and usage.memory_bytes > 0 and usage.threads >= 1, usage
     finally:
         for descriptor in (read_end, write_end, stray):
             os.close(descriptor)
@@ -77,12 +70,25 @@ def descriptors_are_exact(trial: SandboxTrial) -> None:
 # -- how it ends -----------------------------------------------------------------------------------------------
 
 
-def exit_status_is_told(trial: SandboxTrial) -> None:
-    sandbox, _ = trial.launch(trial.spec("sys.exit(7)"))
-    assert end(sandbox) == Exit(7)
+def exit_is_told_and_ends_orphans(trial: SandboxTrial) -> None:
+    """The first process ends by itself; what it started must not outlive ``delete``."""
+    before = set(psutil.Process().children(recursive=True))
+    read_end, write_end = os.pipe()
+    try:
+        code = "if os.fork() == 0:\n    say(os.getpid())\n    while True: time.sleep(100)\nos.read(0, 1)\nsys.exit(7)\n"
+        sandbox, answers = trial.launch(trial.spec(code, descriptors={0: read_end}))
+        answers.next()
+        family = set(psutil.Process().children(recursive=True)) - before
+        os.write(write_end, b"!")
+        assert end(sandbox) == Exit(7)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
     assert sandbox.poll() == Exit(7), "the answer must not change"
     assert sandbox.usage() is None
     sandbox.delete()
+    left = alive(family, PATIENCE_S)
+    assert not left, f"delete left {left}"
 
 
 def signal_is_told(trial: SandboxTrial) -> None:
@@ -90,15 +96,8 @@ def signal_is_told(trial: SandboxTrial) -> None:
     assert end(sandbox) == Exit(-signal.SIGTERM)
 
 
-def kill_is_told(trial: SandboxTrial) -> None:
-    sandbox, answers = trial.launch(trial.spec("say(1)" + SLEEP))
-    answers.next()
-    sandbox.kill()
-    assert end(sandbox) == Exit(-signal.SIGKILL)
-    sandbox.kill()
-
-
-def kill_ends_the_tree(trial: SandboxTrial) -> None:
+def kill_ends_the_tree_and_is_told(trial: SandboxTrial) -> None:
+    """Also: ``kill`` and ``delete`` may be called again, and leave no control group."""
     escape = "os.setsid()" if trial.enforces else "pass"
     code = (
         f"for depth in range(3):\n    if os.fork() == 0:\n        {escape}\n    else:\n        break\nsay(os.getpid())"
@@ -110,26 +109,10 @@ def kill_ends_the_tree(trial: SandboxTrial) -> None:
     family = set(psutil.Process().children(recursive=True)) - before
     assert len(family) >= 4, family
     sandbox.kill()
+    assert end(sandbox) == Exit(-signal.SIGKILL)
+    sandbox.kill()
     left = alive(family, PATIENCE_S)
     assert not left, f"kill left {left}"
-
-
-def orphans_end_with_the_sandbox(trial: SandboxTrial) -> None:
-    """The first process ends by itself; what it started must not outlive ``delete``."""
-    before = set(psutil.Process().children(recursive=True))
-    code = "if os.fork() == 0:\n    say(os.getpid())\n    while True: time.sleep(100)\ntime.sleep(0.2)\n"
-    sandbox, answers = trial.launch(trial.spec(code))
-    answers.next()
-    family = set(psutil.Process().children(recursive=True)) - before
-    assert end(sandbox) == Exit(0)
-    sandbox.delete()
-    left = alive(family, PATIENCE_S)
-    assert not left, f"delete left {left}"
-
-
-def delete_is_idempotent(trial: SandboxTrial) -> None:
-    sandbox, answers = trial.launch(trial.spec("say(1)" + SLEEP))
-    answers.next()
     sandbox.delete()
     sandbox.delete()
     sandbox.kill()
@@ -143,8 +126,8 @@ def quick_cycles_leave_nothing(trial: SandboxTrial) -> None:
     source = random.Random(20)
     spec = trial.spec(SLEEP)
     begun_s = time.monotonic()
-    for cycle in range(_CYCLES):
-        if cycle >= _CYCLES_OF_SLOW_ONES and time.monotonic() - begun_s > _CYCLES_S:
+    for cycle in range(_CYCLES[trial.long]):
+        if cycle >= _LEAST_CYCLES and time.monotonic() - begun_s > _CYCLES_S[trial.long]:
             break  # a backend whose starts are slow, or a busy machine
         sandbox = trial.backend.launch(dataclasses.replace(spec, shard=ShardId(f"{spec.shard}-{cycle:02x}")))
         trial.note(sandbox)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from shardwright.model.ids import ShardId
 from shardwright.placement import Bank, CorePlacer, Cpu, Home, ShardNeed, Topology
 
 GIB = 2**30
-CASES = 200
+CASES = 200 if os.environ.get("SWT_LONG") else 60
 Traffic = dict[tuple[ShardId, ShardId], int]
 
 
