@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from shardwright.model.ids import ComponentName, MethodId
 
 
+_LEAST_AT_ONCE = 0.75  # of the cores
+
+
 @dataclass(frozen=True, slots=True)
 class CostConstants:
     """What a call to another shard costs on one machine, in seconds: measured once (``bench`` measures it too).
@@ -29,8 +32,9 @@ class CostConstants:
 
     @property
     def parallel(self) -> float:
-        """How many times as much all cores do as one."""
-        return min(float(self.cores), self.at_once) if self.at_once >= 1.0 else float(max(1, self.cores))
+        """How many times as much all cores do as one; three quarters of them at least: less is a moment's load."""
+        whole = float(max(1, self.cores))
+        return min(whole, max(self.at_once, _LEAST_AT_ONCE * whole, 1.0)) if self.at_once > 0 else whole
 
     def call_s(self, item: Measured) -> float:
         """What the calls of a function cost that cross: the way, the bytes, and their encoding."""
