@@ -76,7 +76,10 @@ def calibrate(environment: Mapping[str, str]) -> CostConstants:
 
 
 def at_once(processes: int, *, loops: int = 2_000_000, rounds: int = 3) -> float:
-    """How much more so many processes that share nothing do together than one does alone: the best of ``rounds``, for others' load is not the machine."""
+    """How much more so many processes that share nothing do together than one does alone.
+
+    The best of ``rounds``: other programs' load is not the machine.
+    """
     return max(processes * _spun(1, loops) / _spun(processes, loops) for _ in range(rounds))
 
 

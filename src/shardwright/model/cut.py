@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from shardwright.model.ids import ComponentName, MethodId
 
-
 _LEAST_AT_ONCE = 0.75  # of the cores
 
 
