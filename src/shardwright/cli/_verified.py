@@ -110,7 +110,7 @@ def _reasons(profile: Profile, messages: Iterable[str]) -> Iterable[str]:
     for message in messages:
         name = message.partition(" ")[0]
         why = message.partition(" is not cut: ")[2].removeprefix("SW337: ").removeprefix(f"{name}: ")
-        kind = re.sub(r"\d+", "N", why.partition(";")[0].partition(", which")[0])
+        kind = re.sub(r"(?<![A-Z\d])\d+", "N", why.partition(";")[0].partition(", which")[0])
         kind = re.sub(r"[\w.]+:[\w.<>]+ ", "", kind)[:110]
         kept.setdefault(kind, []).append((known.get(name, 0.0), name))
     ranked = sorted(kept.items(), key=lambda pair: -sum(own_s for own_s, _ in pair[1]))
