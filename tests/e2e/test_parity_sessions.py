@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import shardwright
-from shardwright.errors import CannotCross, CutRefused, DeadlineExceeded, NotPermitted, Overloaded, ShardLost
+from shardwright.errors import CannotCross, DeadlineExceeded, NotPermitted, Overloaded, ShardLost
 from shardwright.node import Node
 
 MANIFEST = """
@@ -94,10 +94,6 @@ LEFT = """
         return right.give(what)
 
 
-    def generate():
-        return list(right.numbers())
-
-
     def slow(seconds):
         return right.sleep(seconds)
 
@@ -150,10 +146,6 @@ FILES = {
 
         def give(what):
             return {"lock": threading.Lock(), "lambda": lambda: 1, "iterator": iter([1])}[what]
-
-
-        def numbers():
-            yield 1
 
 
         def sleep(seconds):
@@ -257,8 +249,6 @@ def test_a_result_that_cannot_cross_is_named(node: Node, what: str, kind: str) -
 
 def test_what_a_cut_cannot_keep_is_refused_clearly(node: Node) -> None:
     with node.session("one") as session:
-        with pytest.raises(CutRefused, match="generator"):
-            session.call("left.generate")
         with pytest.raises(AttributeError, match=r"cannot set Box\.value"):
             session.call("left.write")
         with pytest.raises(NotPermitted, match="did you mean 'left'"):

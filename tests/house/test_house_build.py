@@ -140,6 +140,24 @@ def test_it_installs_without_a_compiler_and_says_so(sdist: Path, tmp_path: Path)
         "print(type(c._form).__name__, c.decode_request(p, b)[0])"
     )
     assert run(python, "-I", "-c", program, cwd=tmp_path).stdout == "PythonForm [1, {'a': (2,)}]\n"
+    for name, text in SMALL_APPLICATION.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    said = run(python, "-I", "-c", USE_IT, tmp_path, tmp_path / "state", cwd=tmp_path).stdout
+    assert said == "[0, 2, 4] [1, 2] front:socket back:socket\n"
+
+
+SMALL_APPLICATION = {
+    "shardwright.toml": '[app]\nname = "small"\n[components.front]\ncode = "front"\n[components.back]\ncode = "back"\n'
+    '[policy]\nnode_grace = "0s"\n',
+    "front.py": "import back\ndef ask(n):\n    return [back.double(k) for k in range(n)], list(back.some())\n",
+    "back.py": "def double(k):\n    return 2 * k\ndef some():\n    yield 1\n    yield 2\n",
+}
+USE_IT = """
+import sys, shardwright
+with shardwright.start(sys.argv[1], state=sys.argv[2]) as node, node.session("one") as session:
+    answer = session.call("front.ask", 3)
+    print(*answer, *sorted((f"{shard.component}:{shard.transport}" for shard in node.shards()), reverse=True))
+"""
 
 
 def test_a_release_build_does_not_lose_the_extension_silently(sdist: Path, tmp_path: Path) -> None:

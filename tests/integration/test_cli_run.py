@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from cli_apps import background, shardwright, write_app
+from cli_apps import background, environment, shardwright, write_app
 
 MANIFEST = """
 [app]
@@ -251,3 +253,15 @@ def test_a_killed_node_misleads_nobody(waiting: str, tmp_path: Path, runtime_dir
         run.wait_for("waiting")
         assert len(list((runtime_directory / "shardwright").glob("sums-*.sock"))) == 1
         assert run.end(signal.SIGTERM) == 143
+
+
+def test_a_working_directory_that_is_gone_is_one_clear_error(app: str, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f'cd "{gone}" && rmdir "{gone}" && exec "{sys.executable}" -m shardwright run "{app}"'
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment(tmp_path, {}), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "the working directory has been deleted" in done.stderr and "change to a folder" in done.stderr
+    assert "Traceback" not in done.stderr

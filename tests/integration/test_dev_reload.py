@@ -164,6 +164,25 @@ def test_lost_state_is_told_to_those_who_had_it_there(app: Path, node: Node) -> 
     assert any("first" in row and "state" in row for row in rows), rows
 
 
+def test_lost_state_is_told_where_the_caller_is_replaced_with_it(app: Path, node: Node) -> None:
+    """Its surface changes, so those who call it are replaced too, and with them whoever would have told of the loss."""
+    edit(app, "front", "import pricing\n", "import counter\nimport pricing\n")
+    edit(app, "front", "def total", "def count():\n    return counter.count()\n\ndef total")
+    node.reload()
+    with node.session("first") as first, node.session("second") as second:
+        assert [first.call("front.count"), second.call("front.count")] == [1, 2]
+        for round_ in ("one", "two"):
+            edit(app, "counter", "def count():", f"def {round_}():\n    return 0\n\ndef count():")
+            done = node.reload()
+            assert set(done.replaced) == {"counter", "front"} and set(done.told) == {"first", "second"}
+            for number, session in enumerate((first, second)):
+                with pytest.raises(ShardLost, match="counter"):
+                    session.call("front.count")
+                assert session.call("front.count") == number + 1
+        with node.session("later") as later:
+            assert later.call("front.count") == 3, "who had no state there lost none"
+
+
 @pytest.mark.parametrize(
     ("module", "text", "error"),
     [
@@ -196,6 +215,7 @@ def test_a_mistake_that_only_a_shard_can_meet_keeps_the_old_one(app: Path, node:
         (app / "front.py").write_text("from pricing import nothing_of_the_kind\ndef total(n):\n    return 1\n")
         done = node.reload()
         assert done.replaced == {"front": ()} and len(done.notes) == 2 and "old code" in done.notes[0]
+        assert done.failed == ("front",) and "nothing_of_the_kind" in done.notes[0]
         assert session.call("front.total", 3) == 31
         assert before["front"] <= shards(node)["front"]
         (app / "front.py").write_text(good)

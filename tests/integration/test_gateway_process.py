@@ -376,6 +376,39 @@ def test_the_gateway_finds_no_code_of_the_application(tmp_path: Path, browser: O
         assert not [path for path in opened if "sqlite" in path or path.endswith(".key")]
 
 
+def test_clients_that_keep_no_cookie_cannot_begin_sessions_without_end(
+    tmp_path: Path, browser: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardwright.node._gateway_sessions.MOST_WITH_SHARDS", 3)
+    with running(application(tmp_path)) as node:
+        kept = browser(node)
+        assert kept.get("/cart/1") == (200, b"[1]")
+        answers = [browser(node).get("/cart/1") for _ in range(5)]
+        assert [status for status, _ in answers] == [200, 200, 503, 503, 503]
+        assert b"no room for this session" in answers[-1][1]
+        assert kept.get("/cart/2") == (200, b"[1,2]"), "who has one goes on"
+        assert browser(node).get("/stock/1") == (200, b"2"), "and so does what needs none"
+
+
+def test_after_a_reload_a_route_leads_to_the_function_that_it_names_and_no_other(tmp_path: Path, browser: Open) -> None:
+    """Functions that sort before and between those that were there: entry points are known by number between processes."""
+    folder = application(tmp_path)
+    manifest, stock = folder / "shardwright.toml", folder / "stock.py"
+    with running(folder) as node:
+        visitor = browser(node)
+        assert visitor.get("/stock/1") == (200, b"2")
+        for name in ("about", "gone", "hello"):
+            stock.write_text(stock.read_text() + f"\ndef {name}(n: int) -> str: return '{name} %d' % n\n")
+            stock.write_text(stock.read_text() + f"\ndef {name}_hidden(n: int) -> str: return 'nobody names it'\n")
+            node.running.submit(node.running.reload()).result(PATIENCE_S)
+            assert visitor.get_again("/stock/1") == (200, b"2")
+            manifest.write_text(manifest.read_text() + f'\n[[routes]]\npath = "/{name}/{{n}}"\ncall = "stock.{name}"\n')
+            node.running.submit(node.running.reload()).result(PATIENCE_S)
+            assert visitor.get_again("/stock/1") == (200, b"2")
+            assert visitor.get_again(f"/{name}/1") == (200, f'"{name} 1"'.encode())
+            assert node.running.plan.routes[0].name == "stock.get"
+
+
 def test_other_routes_are_taken_up_without_one_failed_request(
     tmp_path: Path, browser: Open, record_exercised: Any
 ) -> None:

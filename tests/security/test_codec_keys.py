@@ -131,6 +131,19 @@ def test_a_data_class_that_doubles_is_refused() -> None:
         small.spend([top, Pair(3, 4)], False)
 
 
+@pytest.mark.parametrize("tag", [DICT, SET, FROZENSET])
+def test_a_key_that_leads_back_to_itself_is_refused(tag: int) -> None:
+    """Also where it is the only one, which nothing need be compared with: its hash would never end."""
+    pair = Pair(1, "here")
+    object.__setattr__(pair, "left", pair)
+    codec = TaggedCodec(CLASSES)
+    payload, _, _ = codec.encode_request(pair)
+    copy, _ = codec.decode_request(payload)
+    assert copy.left is copy and payload.count(b"\x0b\x04here") == 1
+    with pytest.raises(ProtocolViolation, match=r"nested more than|has no attribute 'left'"):
+        codec.decode_request(payload.replace(b"\x0b\x04here", container(tag, [bytes((REFERENCE, 0))])))
+
+
 HONEST: dict[str, list[Any]] = {
     "dense": list(range(30_000)),
     "negative": [-n for n in range(30_000)],

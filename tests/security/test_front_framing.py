@@ -109,6 +109,31 @@ def test_trailers_have_the_limits_of_headers(trailers: bytes, status: int, apart
     run(test)
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
+        (b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: CHUNKED\r\n", 200),
+        (b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
+        (b"POST /app HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n", 400),
+    ],
+)
+def test_bodies_that_are_coded_otherwise_are_refused(head: bytes, status: int) -> None:
+    async def test(server: Served) -> None:
+        got, _, _ = await say(server, head + b"\r\n3\r\nabc\r\n0\r\n\r\n")
+        assert got == status
+
+    run(test)
+
+
+def test_a_target_with_an_authority_says_which_host_is_meant() -> None:
+    async def test(server: Served) -> None:
+        got, _, body = await say(server, b"GET http://evil.example:81/app HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (got, json.loads(body)[2]) == (200, [["host", "evil.example:81"]])
+
+    run(test)
+
+
 def test_what_frames_a_body_is_bounded() -> None:
     async def test(server: Served) -> None:
         endless = [(begun, b"0" * 1000) for begun in (b"3;", b"000", b"0\r\nX: ", b"0\r\nX")]

@@ -109,3 +109,24 @@ def test_a_planted_schema_is_refused_and_left_alone(tmp_path: Path, planted: str
     before, descriptors = path.read_bytes(), os.listdir("/proc/self/fd")
     _refused(path, "no journal of this version")
     assert path.read_bytes() == before and os.listdir("/proc/self/fd") == descriptors
+
+
+def test_a_folder_above_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    above = tmp_path / "above"
+    Journal(above / "state" / "j.sqlite3", "n").close()
+    above.chmod(0o707)
+    _refused(above / "state" / "j.sqlite3", "above it is open to other users")
+    above.chmod(0o1777)  # as /tmp: what is there can be put away by its owner alone
+    Journal(above / "state" / "j.sqlite3", "n").close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders to others")
+def test_a_folder_above_that_is_another_s_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    Journal(home / "state" / "j.sqlite3", "n").close()
+    os.chown(home, 4242, 4242)
+    _refused(home / "state" / "j.sqlite3", "home above it belongs to another user")
+    (tmp_path / "hers").symlink_to(home)
+    os.chown(home, 0, 0)
+    os.chown(tmp_path / "hers", 4242, 4242, follow_symlinks=False)
+    _refused(tmp_path / "hers" / "state" / "j.sqlite3", "hers above it belongs to another user")

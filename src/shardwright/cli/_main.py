@@ -11,6 +11,7 @@ import click
 
 from shardwright.cli._errors import BROKEN_PIPE, INTERRUPTED, report
 from shardwright.cli._invocation import Invocation
+from shardwright.errors import NodeError
 
 # Where each command is: its module is imported when it is asked for, so that `ps` does not wait for what `run` needs.
 _GROUPS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -122,4 +123,14 @@ def invoke(arguments: Sequence[str], invocation: Invocation) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
         return BROKEN_PIPE
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and _nowhere():
+            error = NodeError("the working directory has been deleted", remedy="change to a folder that is there")
         return report(error, invocation)
+
+
+def _nowhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

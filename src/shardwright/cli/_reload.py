@@ -32,7 +32,8 @@ def reload(invocation: Invocation, app: str | None) -> None:
 
     Shards of components whose code changed are replaced, new ones before old ones end; the others run on. Sessions live
     on; those that had state in a replaced shard are told with their next call (ShardLost). When the code has a mistake,
-    nothing is replaced. `shardwright run --reload` does this with every change of a file.
+    nothing is replaced; one that only a new shard can meet keeps the old shards of its component, and the exit status
+    is 1. `shardwright run --reload` does this with every change of a file.
 
     \b
     Examples:
@@ -45,6 +46,8 @@ def reload(invocation: Invocation, app: str | None) -> None:
         invocation.result(answer)
     else:
         click.echo(shown(reload_text(answer)))
+    if answer["failed"]:
+        raise click.exceptions.Exit(1)
 
 
 def reload_text(answer: dict[str, Any]) -> str:
@@ -84,31 +87,37 @@ def _watch(invocation: Invocation, running: Running, stop: threading.Event) -> N
 
     root, manifest = Path(running.manifest.root), Path(running.manifest.path).parent
     folders = {root} if manifest.is_relative_to(root) else {root, manifest}
-    first = True
+    first, mistaken = True, False
     for changes in watch(
         *sorted(folders), watch_filter=lambda _, path: _counts(path, root), step=_QUIET_MS, debounce=10 * _QUIET_MS,
         stop_event=stop, rust_timeout=_FIRST_MS, yield_on_timeout=True, raise_interrupt=False,
     ):  # fmt: skip
         # the first time without a change too: between the start and the first look there may have been one
         if changes or first:
-            _reload(invocation, running, sorted({_short(path, root) for _, path in changes}), stop)
+            mistaken = _reload(invocation, running, sorted({_short(path, root) for _, path in changes}), stop, mistaken)
         first = False
 
 
-def _reload(invocation: Invocation, running: Running, changed: list[str], stop: threading.Event) -> None:
+def _reload(
+    invocation: Invocation, running: Running, changed: list[str], stop: threading.Event, mistaken: bool
+) -> bool:
+    """Whether it could not be taken up; ``mistaken``: nor could what was there before."""
     try:
         done = running.submit(running.reload()).result()
     except CancelledError:
-        return
+        return mistaken
     except Exception as error:
         if not stop.is_set():
             report(error, invocation)
             click.echo("shardwright: the old code goes on", err=True)
-        return
+        return True
     answer = msgspec.to_builtins(done)
+    if mistaken and not answer["replaced"]:
+        click.echo("shardwright: the mistake is gone, and what runs is the code that is there", err=True)
     if answer["replaced"]:
         text = reload_text(answer).replace("\n", "\nshardwright: ")
         click.echo(shown(f"shardwright: {', '.join(changed[:3]) or 'code'} changed; {text}", err=True), err=True)
+    return bool(answer["failed"])
 
 
 def _short(path: str, root: Path) -> str:

@@ -82,13 +82,13 @@ class Bindings:
             done = self._binding_now[way] = self._loop.create_future()
             failed: ShardwrightError | None = None
             try:
-                asked, lost = self._router.question(way)
+                asked, lost = self._router.question(way, context.session)
                 link = self._router.bound(definition, way, context, await self._bind(asked, context, lost))
                 if link is not None:
                     return link
             except ShardwrightError as error:
                 # what is said of one session does not concern the others
-                failed = None if isinstance(error, NotPermitted) else error
+                failed = None if isinstance(error, NotPermitted | ShardLost) else error
                 raise
             finally:
                 del self._binding_now[way]

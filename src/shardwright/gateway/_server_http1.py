@@ -258,8 +258,14 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
             self._refusal = 431
         elif (version := self.parser.get_http_version()) not in ("1.1", "1.0"):
             self._refusal = 505
-        elif version == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
-            self._refusal = 400
+        else:
+            names = [name for name, _ in self.headers]
+            if version == "1.1" and names.count(b"host") != 1:
+                self._refusal = 400
+            elif b"transfer-encoding" in names:
+                self._refusal = self._refused_coding(version)
+            if not self.url.startswith(b"/"):
+                self._name_host()
         self._head_bytes = 0
         if self._refusal:
             raise _Refused
@@ -275,6 +281,20 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
         super().on_headers_complete()
         if self._state.draining and bool(self.cycle):
             self.cycle.keep_alive = False
+
+    def _refused_coding(self, version: str) -> int:
+        """Why a body cannot be read as it is coded: a status, or 0. RFC 9112, 6.1: HTTP/1.0 has no such thing."""
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if version == "1.0" or len(codings) > 1:
+            return 400
+        return 0 if codings[0].lower() == b"chunked" else 501
+
+    def _name_host(self) -> None:
+        """A target with an authority in it says which host is meant, whatever ``Host`` says (RFC 9112, 3.2.2)."""
+        scheme, found, rest = self.url.partition(b"://")
+        if found and scheme.lower() in (b"http", b"https"):
+            authority = rest.partition(b"/")[0].partition(b"?")[0].rpartition(b"@")[2]
+            self.headers = [(name, authority if name == b"host" else value) for name, value in self.headers]
 
     def _answer_directly(self) -> bool:
         """Begin what the request asks for without a task of its own, if that is possible."""
@@ -369,6 +389,7 @@ _PHRASES = {
     414: b"URI Too Long",
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
+    501: b"Not Implemented",
     503: b"Service Unavailable",
     505: b"HTTP Version Not Supported",
 }

@@ -39,6 +39,7 @@ from shardwright.guest import (
     CallContext,
     Counts,
     Described,
+    Doubt,
     Forget,
     FunctionReply,
     FunctionRequest,
@@ -52,6 +53,7 @@ from shardwright.guest import (
     SessionBegins,
     SessionBegun,
     SessionEnds,
+    Unsaid,
     encode_web,
 )
 from shardwright.guest import Describe as DescribeRequest
@@ -310,7 +312,11 @@ class ShardBackend:
                 ):
                     link.close()
             case Retire():
-                self._router.retire(ShardId(message.shard), lost=message.lost)
+                unsaid = self._router.retire(ShardId(message.shard), lost=message.lost)
+                if message.request:
+                    self._talk.send(Unsaid(message.request, tuple(unsaid)))
+            case Doubt():
+                self._router.doubt(ComponentName(message.component), map(SessionNumber, message.sessions))
             case AskCounts():
                 made, failed = self._ways.made, dict(self._ways.failed)
                 self._talk.send(Counts(message.request, 0, made, {}, failed, self.running, 0, time.process_time()))
@@ -345,6 +351,6 @@ def _opening(
 ) -> Envelope:
     chain = int.from_bytes(random_bytes(8), "little") | 1  # not to be guessed by a shard that would join it
     return Envelope(
-        Kind.CALL, link.next_id(), session, target.method_id, 0, deadline_ns, trace_id, chain, chain, PayloadCodec.WEB,
+        Kind.CALL, link.next_id(), session, target.method_id, 0, deadline_ns, trace_id, 0, chain, PayloadCodec.WEB,
         payload,
     )  # fmt: skip

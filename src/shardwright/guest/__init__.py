@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from shardwright.guest._asgi import BadApplication
     from shardwright.guest._caller import Caller
     from shardwright.guest._chains import Chains
-    from shardwright.guest._context import NOWHERE, CallContext, current_call
+    from shardwright.guest._context import NOWHERE, CallContext, cancelled, current_call, time_left
     from shardwright.guest._control import HEADER, MAX_FROM_GUEST, VERSION, ControlSocket, decode_from_guest, frame
     from shardwright.guest._control_messages import (
         Accept,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         BreakIn,
         Counts,
         Detach,
+        Doubt,
         Ended,
         EndSession,
         Enter,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         StacksTo,
         Stop,
         Unbind,
+        Unsaid,
         UseSessions,
         Why,
     )
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
         read_credit,
     )
     from shardwright.guest._frames import beyond, note_shards
+    from shardwright.guest._generators import async_generator_proxy, generator_proxy
     from shardwright.guest._handles import Handle, HandleType
     from shardwright.guest._hub import Hub
     from shardwright.guest._hubs import RINGS, make_hub, transport_of
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
     from shardwright.guest._service import serves
     from shardwright.guest._shard import EXIT_DEFECT, ControlBinder, refusal, run_program
     from shardwright.guest._stacks import STACKS_SIGNAL, stacks
+    from shardwright.guest._stream_calls import Stream
     from shardwright.guest._stubs import Proxies
     from shardwright.guest._template import ImportFailed, import_modules
     from shardwright.guest._testing import Patch, Patched, Testing
@@ -195,6 +199,7 @@ __all__ = [
     "Describe",
     "Described",
     "Detach",
+    "Doubt",
     "EarlyHint",
     "EndSession",
     "Ended",
@@ -258,8 +263,10 @@ __all__ = [
     "StacksTo",
     "Status",
     "Stop",
+    "Stream",
     "Testing",
     "Unbind",
+    "Unsaid",
     "UseSessions",
     "Walls",
     "WebSocketAccept",
@@ -269,7 +276,9 @@ __all__ = [
     "WebSocketReceive",
     "WebSocketSend",
     "Why",
+    "async_generator_proxy",
     "beyond",
+    "cancelled",
     "check_headers",
     "client_event",
     "cost",
@@ -283,6 +292,7 @@ __all__ = [
     "edge_codec",
     "encode_web",
     "frame",
+    "generator_proxy",
     "import_modules",
     "install_policy",
     "key_of",
@@ -299,6 +309,7 @@ __all__ = [
     "serves",
     "stacks",
     "stub_code",
+    "time_left",
     "transport_of",
 ]
 
@@ -308,13 +319,13 @@ __getattr__ = lazily(
         "_asgi": "BadApplication",
         "_caller": "Caller",
         "_chains": "Chains",
-        "_context": "CallContext NOWHERE current_call",
+        "_context": "CallContext NOWHERE cancelled current_call time_left",
         "_control": "ControlSocket HEADER MAX_FROM_GUEST VERSION decode_from_guest frame",
         "_control_messages": (
             "Accept AskCounts AskLoad AskNode AskStacks Attach Attached Because BeginSession Bind Bound BreakIn "
             "Counts Detach EndSession Ended Enter Failed Finished Forget Fork Forked FrameLine FromGateway Hello "
-            "Init Load NodeTold Note Offer Ready Retire RunMain SessionBegins SessionBegun SessionEnds Stack "
-            "Stacks StacksTo Stop Unbind UseSessions Why"
+            "Doubt Init Load NodeTold Note Offer Ready Retire RunMain SessionBegins SessionBegun SessionEnds Stack "
+            "Stacks StacksTo Stop Unbind Unsaid UseSessions Why"
         ),
         "_counting": "Counting",
         "_cut_code": "stub_code",
@@ -344,6 +355,8 @@ __getattr__ = lazily(
         "_service": "serves",
         "_shard": "ControlBinder EXIT_DEFECT refusal run_program",
         "_stacks": "STACKS_SIGNAL stacks",
+        "_generators": "async_generator_proxy generator_proxy",
+        "_stream_calls": "Stream",
         "_stubs": "Proxies",
         "_template": "ImportFailed import_modules",
         "_testing": "Patch Patched Testing",

@@ -3,7 +3,8 @@
 A blocked thread puts the shard's baton down while it waits, runs calls of its own chain that come back meanwhile, and
 takes the baton up again before it goes on with user code.
 
-A little beyond 400 lines: the steps of a call, and what each of them does when it fails, stand in one place.
+A little beyond 400 lines: the steps of a call, and what each of them does when it fails, stand in one place, and so do the
+blocking and the awaiting way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -27,6 +30,7 @@ from shardwright.errors import (
     ShardwrightError,
     WouldDeadlock,
 )
+from shardwright.guest._carried import Carried
 from shardwright.guest._chains import AnyWaiting, Chains
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
 from shardwright.guest._errands import Errands
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
     from shardwright.guest._mailbox import Mailbox
     from shardwright.transport.shm import Desk, Outlet
 
+_CARRIED = 3  # where context variables are, behind these
+MAX_AGAIN = 2  # times an idempotent call is made anew
 Arguments = tuple[int | None, tuple[Any, ...], dict[str, Any] | None]
 """What a CALL carries: object id (None for a function), positional and keyword arguments (None for none)."""
 
@@ -64,6 +70,12 @@ class Caller:
         self.desk: Desk | None = None  # where calls go the quick way (``_outlets``)
         self.failed: dict[str, int] = {}  # calls that ended in an error of ours, by its code
         self.before_call: Callable[[], None] = lambda: None
+        self.dropped: deque[Any] = deque()  # handles and streams that were collected, and whose owners are to be told
+        self.carried: Carried | None = None  # context variables that travel
+        self.counted = Counted(self)
+        self.speaks = False  # whether this process has channels
+        self.forked = False  # it is a child of one that had
+        _callers.add(self)
         self._errands = Errands()
         self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
 
@@ -76,6 +88,10 @@ class Caller:
         """In which context the calling thread or task calls. Raises NotPermitted when it could be any session's."""
         context = current_call.get()
         return self.outside_calls(context) if context is NOWHERE or context.over else context
+
+    def context_of(self, target: tuple[ShardId, int] | None) -> CallContext | None:
+        """In which context a method of that object is called, whoever calls it; None for that of the caller."""
+        return None
 
     # -- blocking ----------------------------------------------------------------------------------------------
 
@@ -116,26 +132,25 @@ class Caller:
         context = self.context()
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
-        arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
-        try:
-            return self.exchange(
-                definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context, outlet=outlet
+        arguments: Any = (target[1] if target else None, args, dict(kwargs) or None)
+        carried = self.carried
+        if carried is not None:
+            arguments, outlet = (*arguments, carried.values()), None
+        again = Attempts(entry, definition, target) if entry.idempotent else None
+        with self.counted:
+            answer = self.exchange(
+                definition, route, Kind.CALL, entry.method_id, arguments, entry.name, context, again, outlet=outlet
             )
-        except ShardwrightError as error:
-            self.count_failure(error)
-            raise
+            return answer if carried is None else carried.take_back(answer)
 
     def get(self, definition: ShardDefinition, route: Route, owner: str | int, name: str) -> Any:
         """Read an attribute of a module (by its name) or of an object (by its id)."""
         context = self.context()
-        try:
-            return self.exchange(definition, route, Kind.GET, MethodId(0), (owner, name), f"reading {name}", context)
-        except ShardwrightError as error:
-            self.count_failure(error)
-            raise
-
-    def count_failure(self, error: ShardwrightError) -> None:
-        self.failed[error.code] = self.failed.get(error.code, 0) + 1
+        carried = self.carried
+        asked = (owner, name) if carried is None else (owner, name, carried.values())
+        with self.counted:
+            answer = self.exchange(definition, route, Kind.GET, MethodId(0), asked, f"reading {name}", context)
+            return answer if carried is None else carried.take_back(answer)
 
     def exchange(
         self,
@@ -146,6 +161,7 @@ class Caller:
         value: object,
         what: str,
         context: CallContext,
+        again: Attempts | None = None,
         *,
         outlet: Outlet | None = None,
         written: tuple[Any, Any, Any] | None = None,
@@ -169,11 +185,13 @@ class Caller:
                     written = link.codec.encode_request(value, describe=_describe(definition, what))
                 payload, buffers, memo = written
                 written = None
-                envelope = _envelope(link, kind, method, payload, buffers, context)
+                blocked = self.chains.blocked_by(context)
+                envelope = _envelope(link, kind, method, payload, buffers, context, blocked)
                 parked = self.mailbox is not None and self.mailbox.holds()
                 waiting = link.hub.waiting(
                     envelope.chain, context.session, self.mailbox if parked else None, link.patience
                 )
+                waiting.asks = link
                 self.chains.enter(waiting)
                 try:
                     waiting.step_up()
@@ -189,6 +207,8 @@ class Caller:
                         late.resubmit()
             finally:
                 self.router.request_done(definition, route, link)
+            if isinstance(outcome, ChannelClosed) and again is not None and again.left(context):
+                continue
             result = self.outcome(route, link, outcome, memo, what, context)
             if outlet is not None and link.line is not None:
                 self.router.lead(outlet, definition, route, context.session, link, link.line)
@@ -209,6 +229,7 @@ class Caller:
         envelope = Envelope(Kind.CALL, call_id, context.session, deadline_ns=context.deadline_ns, chain=context.chain)
         parked = self.mailbox is not None and self.mailbox.holds()
         waiting = link.hub.waiting(context.chain, context.session, self.mailbox if parked else None, link.patience)
+        waiting.asks = link
         self.chains.enter(waiting)
         try:
             waiting.inbox.extend(link.goes_on(call_id, waiting))
@@ -304,10 +325,14 @@ class Caller:
         if route is None:
             route = self._route(definition, entry, args, kwargs, target, context)
         loop = asyncio.get_running_loop()
-        arguments: Arguments = (target[1] if target else None, args, dict(kwargs) or None)
+        arguments: Any = (target[1] if target else None, args, dict(kwargs) or None)
+        carried = self.carried
+        if carried is not None:
+            arguments = (*arguments, carried.values())
         need_room()
         self.before_call()
-        try:
+        again = Attempts(entry, definition, target) if entry.idempotent else None
+        with self.counted:
             while True:
                 link = self._known(definition, route, context)
                 if link is None:
@@ -316,7 +341,7 @@ class Caller:
                     payload, buffers, memo = link.codec.encode_request(
                         arguments, describe=_describe(definition, entry.name)
                     )
-                    envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context)
+                    envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context, context.blocked)
                     awaited = _Awaited(loop)
                     stuck = self.mailbox is not None and not is_polite(loop) and self.mailbox.holds()
                     if stuck:  # then what comes back must be refused, for its turn would never come
@@ -338,13 +363,13 @@ class Caller:
                 finally:
                     self.router.request_done(definition, route, link)
                 if isinstance(outcome, ChannelClosed):
+                    if again is not None and again.left(context):
+                        continue
                     self.router.told(route, context.session)
                     asked: Future[str] = self._errands.run(partial(self.router.binder.why, link.peer))
                     _raise_lost(link, entry.name, outcome, await asyncio.wrap_future(asked))
-                return self._result(link, outcome, memo, entry.name)
-        except ShardwrightError as error:
-            self.count_failure(error)
-            raise
+                answer = self._result(link, outcome, memo, entry.name)
+                return answer if carried is None else carried.take_back(answer)
 
     async def _bound(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
         """The link, bound without stopping the event loop, and without a thread of its executor."""
@@ -389,6 +414,69 @@ class Caller:
         raise error
 
 
+class Counted:
+    """Around a call: what context variables its error brought along are set, and errors of ours are counted."""
+
+    __slots__ = ("_caller",)
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            return
+        caller = self._caller
+        if caller.carried is not None:
+            caller.carried.taken_from(error)
+        if isinstance(error, ShardwrightError):
+            caller.failed[error.code] = caller.failed.get(error.code, 0) + 1
+
+
+_callers: weakref.WeakSet[Caller] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """A child that user code forked has its parent's channels, but nobody who reads them; and both would write into them."""
+    for caller in list(_callers):
+        if caller.speaks:
+            caller.forked, caller.before_call = True, _without_channels
+
+
+def _without_channels() -> None:
+    raise CallError(
+        f"process {os.getpid()} was forked from one that speaks with other shards, and has no channels of its own",
+        outcome="not started",
+        remedy="call them from the process that forked it, or start a new one (multiprocessing's 'spawn', subprocess)",
+    )
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class Attempts:
+    """How often an idempotent call may be made again whose outcome is unknown, for its shard ended while it ran.
+
+    Only where no state was lost with that shard: whoever had state there must hear of it.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, entry: EntryPoint, definition: ShardDefinition, target: tuple[ShardId, int] | None) -> None:
+        stateless = definition.state is StateKind.NONE and target is None
+        self._left = MAX_AGAIN if entry.idempotent and stateless else 0
+
+    def left(self, context: CallContext) -> bool:
+        """Whether to make it once more; counts it."""
+        remaining_s = context.remaining_s()
+        if not self._left or (remaining_s is not None and remaining_s <= 0):
+            return False
+        self._left -= 1
+        return True
+
+
 def run_on_top(call: Any) -> None:
     """Run a call of the chain that the calling thread waits on."""
     if not run_nested(call.run):
@@ -416,7 +504,9 @@ class _Awaited:
             self.future.set_result(outcome)
 
 
-def _envelope(link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext) -> Envelope:
+def _envelope(
+    link: Link, kind: Kind, method: MethodId, payload: Any, buffers: Any, context: CallContext, blocked: int
+) -> Envelope:
     call_id = link.next_id()
     return Envelope(
         kind=kind,
@@ -425,7 +515,7 @@ def _envelope(link: Link, kind: Kind, method: MethodId, payload: Any, buffers: A
         method=method,
         deadline_ns=context.deadline_ns,
         trace_id=context.trace_id if context is not NOWHERE else os.urandom(16),
-        span_id=context.span_id,
+        blocked=blocked,
         chain=context.chain or new_identifier(),
         codec=link.codec_id,
         payload=payload,
@@ -446,6 +536,8 @@ def _describe(definition: ShardDefinition, what: str) -> Describe:
 
     def describe(steps: tuple[Step, ...]) -> str:
         # the request is (object id, positional, keywords); people count from the first argument
+        if len(steps) > 1 and steps[0][0] == "item" and steps[0][1] == _CARRIED:
+            return f"{definition.component}.{what}(): a context variable that travels with it"
         if steps and steps[0][0] == "item" and steps[0][1] > 0:
             steps = (("item", steps[0][1] - 1), *steps[1:])
         return f"{definition.component}.{what}(): {describe_call(steps)}"

@@ -9,6 +9,7 @@ too late are returned to be run elsewhere; offering and leaving exclude each oth
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -16,13 +17,15 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardwright.errors import ChannelClosed
+from shardwright.guest._context import CallContext
 from shardwright.guest._mailbox import Mailbox, Waiter
-from shardwright.model.envelope import Envelope
+from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import SessionNumber
 from shardwright.transport import shm
 
 if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
+    from shardwright.guest._link import Link
     from shardwright.guest._ring_waiting import RingWaiting
 
 KEEP_S = 0.001  # so long a thread that reads for itself may keep the baton, where replies use to come sooner
@@ -77,6 +80,7 @@ class Waiting:
         "_at_once",
         "_hub",
         "_patience",
+        "asks",
         "baton",
         "bell",
         "chain",
@@ -99,6 +103,7 @@ class Waiting:
         self.thread = threading.get_ident()
         self.inbox: deque[Any] = deque()
         self.leads = False
+        self.asks: Link | None = None  # whom it waits for
         self.baton = mailbox
         self._hub = hub
         self._patience = patience
@@ -179,7 +184,20 @@ class Waiting:
             self.baton.acquire()
 
 
+_MARK_BITS = 8
+
+
+def new_mark() -> int:
+    """8 of 64 bits. That the marks of two other loops together contain one's own happens once in 60,000 such pairs."""
+    mark = 0
+    while mark.bit_count() < _MARK_BITS:
+        mark |= 1 << os.urandom(1)[0] % 64
+    return mark
+
+
 AnyWaiting: TypeAlias = "Waiting | RingWaiting"
+Depth: TypeAlias = tuple[int, int]
+"""How many threads wait: the slow way, and the quick one."""
 
 
 class Chains:
@@ -190,11 +208,22 @@ class Chains:
         self._waiting: dict[int, list[AnyWaiting]] = {}
         self._stuck: dict[int, int] = {}
         self.desk: shm.Desk | None = None  # where other threads wait, the quick way
+        self._loop = self._mark = 0
 
     @property
     def slowly(self) -> tuple[dict[int, Any], dict[int, Any]]:
         """By chain: the threads that wait the slow way, and loops that cannot let anybody in."""
         return self._waiting, self._stuck
+
+    def loop_runs(self, thread: int) -> None:
+        """Coroutines of this shard run on that thread from now on: while it waits, none of them can."""
+        self._mark, self._loop = new_mark(), thread
+        if self.desk is not None:
+            self.desk.mark, self.desk.loop = self._mark, thread
+
+    def blocked_by(self, context: CallContext) -> int:
+        """The loops that stand still while the calling thread waits for a call that it makes in that context."""
+        return context.blocked | self._mark if threading.get_ident() == self._loop else context.blocked
 
     def enter(self, waiting: AnyWaiting) -> None:
         with self._mutex:
@@ -211,25 +240,60 @@ class Chains:
             return []
         return [item for item in waiting.inbox if not isinstance(item, (Envelope, ChannelClosed))]
 
-    def offer(self, chain: int, call: object) -> bool:
-        """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do."""
+    def offer(self, chain: int, call: object, blocked: int = 0) -> bool:
+        """Give a call to the latest thread that waits on its chain; False when none does, or it has enough to do.
+
+        The loop's thread takes what it waits for, and not what another of its coroutines leads to: that goes elsewhere.
+        """
         if not chain:
             return False
-        if self.desk is not None and self.desk.offer(chain, call):
+        if self.desk is not None and self.desk.offer(chain, call, blocked):
             return True
         with self._mutex:
-            stack = self._waiting.get(chain)
-            if not stack or len(stack[-1].inbox) >= MAX_OFFERED:
-                return False
-            stack[-1].deliver(call)
-            return True
-
-    def waits(self, chain: int, thread: int | None) -> bool:
-        """Whether that thread waits on that chain."""
-        with self._mutex:
-            if any(waiting.thread == thread for waiting in self._waiting.get(chain, ())):
+            stack = self._waiting.get(chain, ())
+            for waiting in reversed(stack):
+                if waiting.thread == self._loop and not self._leads_to(blocked):
+                    continue
+                if len(waiting.inbox) >= MAX_OFFERED:
+                    return False
+                waiting.deliver(call)
                 return True
-        return self.desk is not None and (chain, thread) in self.desk.waiting()
+            return False
+
+    def _leads_to(self, blocked: int) -> bool:
+        """Whether the waits of this shard's loop include one that the call with those marks is made for."""
+        return blocked & self._mark == self._mark
+
+    def depth(self, chain: int) -> Depth:
+        """How many threads wait on that chain: who waits above these waits for the doings of the call that begins now."""
+        with self._mutex:
+            slowly = len(self._waiting.get(chain, ()))
+        return slowly, 0 if self.desk is None else self.desk.depth(chain)
+
+    def cancel(self, chain: int, depth: Depth = (0, 0)) -> None:
+        """Who waits in that chain, above ``depth``, does so for a call that nobody wants any more: tell whom they wait for."""
+        with self._mutex:
+            waiting = self._waiting.get(chain, [])[depth[0] :]
+        for each in waiting:
+            if each.asks is not None:
+                each.asks.cancel(each)
+        if self.desk is not None:
+            asking = self.desk.asking(chain)
+            for link, call_id in asking[: max(0, len(asking) - depth[1])]:  # the latest come first
+                link.post(Envelope(kind=Kind.CANCEL, call_id=call_id))
+
+    def holds_up(self, chain: int, blocked: int) -> bool:
+        """Whether the loop waits for this very call: it came of that chain, with those marks.
+
+        Coroutines of one loop that were begun by one call are of one chain, so that alone says nothing: while one of them
+        waits without awaiting, a call that another one leads to just comes later.
+        """
+        if not self._loop or not self._leads_to(blocked):
+            return False
+        with self._mutex:
+            if any(waiting.thread == self._loop for waiting in self._waiting.get(chain, ())):
+                return True
+        return self.desk is not None and (chain, self._loop) in self.desk.waiting()
 
     def threads(self) -> set[int]:
         """The threads that wait for other shards."""

@@ -14,20 +14,22 @@ from msgspec.structs import replace
 from shardwright.model.ids import NO_SESSION, SessionNumber
 
 
-class Life:
-    """Whether a call still runs: tasks and threads that it began may outlive it, and have copies of its context."""
+class Life(msgspec.Struct, eq=False, gc=False):
+    """Whether a call still runs: tasks and threads that it began may outlive it, and have copies of its context.
 
-    __slots__ = ("over",)
+    A struct of msgspec, for each call has one.
+    """
 
-    def __init__(self) -> None:
-        self.over = False
+    over: bool = False
+    cancelled: bool = False  # its caller no longer waits
+    orphaned: bool = False  # its session has ended
 
 
 class CallContext(msgspec.Struct, frozen=True):
     """The context of one call. ``chain`` is 0 outside any call: the next call begins a chain of its own.
 
     ``deadline_ns`` is absolute CLOCK_MONOTONIC nanoseconds, 0 for none. ``session_name`` is for people. ``life`` is the
-    call's own; None for a context that is no call's.
+    call's own; None for a context that is no call's. ``blocked``: as in Envelope, the loops of its callers.
     """
 
     session: SessionNumber = NO_SESSION
@@ -35,7 +37,7 @@ class CallContext(msgspec.Struct, frozen=True):
     chain: int = 0
     deadline_ns: int = 0
     trace_id: bytes = b"\0" * 16
-    span_id: int = 0
+    blocked: int = 0
     life: Life | None = None
 
     @property
@@ -61,6 +63,24 @@ class CallContext(msgspec.Struct, frozen=True):
 
 NOWHERE = CallContext()
 current_call: ContextVar[CallContext] = ContextVar("shardwright_call", default=NOWHERE)
+
+
+def time_left() -> float | None:
+    """Seconds that the call has left in which this code runs, 0.0 when they are over; None where it has no deadline.
+
+    A deadline is that of the first call of a chain: it goes along through all shards. None outside of shards.
+    """
+    context = current_call.get()
+    return None if context.over else context.remaining_s()
+
+
+def cancelled() -> bool:
+    """Whether the caller of the call in which this code runs has gone, or given up: nobody will see its result.
+
+    Coroutines are cancelled then. Other code runs on, and may ask; so may threads that it began. False outside of shards.
+    """
+    life = current_call.get().life
+    return life is not None and life.cancelled
 
 
 _drawn: deque[int] = deque()  # identifiers that the kernel gave, and nobody has used yet

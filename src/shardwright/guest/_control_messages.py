@@ -155,12 +155,23 @@ class AskCounts(_Message, frozen=True, tag="counts?"):
 class Retire(_Message, frozen=True, tag="retire"):
     """That shard is replaced: begin no call there any more, let those in flight end, then close the links to it.
 
-    ``lost``: with it goes the state that sessions had there, and they are to be told.
+    ``lost``: with it goes the state that sessions had there, and they are to be told. Answer a ``request`` that is not 0
+    with Unsaid.
     """
 
     component: str
     shard: str
     lost: bool = False
+    request: int = 0
+
+
+class Doubt(_Message, frozen=True, tag="doubt"):
+    """The shard that these sessions had state in was replaced, and so was who would have told them: ask the node before the
+    next call of each to that component, although there is a link to another shard of it.
+    """
+
+    component: str
+    sessions: tuple[int, ...]
 
 
 class StacksTo(_Message, frozen=True, tag="stacks>"):
@@ -268,6 +279,13 @@ class Load(_Message, frozen=True, tag="load"):
     request: int
     running: int
     idle_s: float
+
+
+class Unsaid(_Message, frozen=True, tag="unsaid"):
+    """The sessions that had state in a shard that is replaced, by what was called from here. 0: calls outside sessions."""
+
+    request: int
+    sessions: tuple[int, ...]
 
 
 class Counts(_Message, frozen=True, tag="counts"):
@@ -379,6 +397,7 @@ FromNode = (
     | AskLoad
     | AskCounts
     | Retire
+    | Doubt
     | StacksTo
     | AskStacks
     | Attach
@@ -399,6 +418,7 @@ FromGuest = (
     | Why
     | Load
     | Counts
+    | Unsaid
     | Finished
     | Note
     | FromGateway

@@ -234,7 +234,7 @@ class Cuts:
 
     def begin(self, call: CutCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Ticket, CallContext, Any]:
         """Begin a call, or find the one that was begun for it. Raises _Local when it is to run here."""
-        if not self.active or service_of_this_thread():
+        if not self.active or self.caller().forked or service_of_this_thread():
             raise _Local(NOBODY)
         if self.suspended():
             raise _Local("a test has patched something")
@@ -269,8 +269,8 @@ class Cuts:
             ticket.number = link.next_id()
             envelope = Envelope(
                 kind=Kind.CALL, call_id=ticket.number, session=context.session, method=call.function.method_id,
-                deadline_ns=context.deadline_ns,
-                trace_id=context.trace_id if context is not NOWHERE else os.urandom(16), span_id=context.span_id,
+                deadline_ns=context.deadline_ns, trace_id=context.trace_id if context is not NOWHERE else os.urandom(16),
+                blocked=self.caller().chains.blocked_by(context),
                 chain=context.chain or new_identifier(), codec=link.codec_id, payload=payload, buffers=buffers,
             )  # fmt: skip
             try:

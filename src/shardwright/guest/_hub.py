@@ -204,6 +204,10 @@ class Hub:
         """A thread waits by its bell alone."""
         return None
 
+    def read_until_ready(self, listener: object, timeout_s: float | None) -> bool:
+        """An event loop waits for descriptors alone."""
+        return False
+
     def waiting(self, chain: int, session: SessionNumber, mailbox: Mailbox | None, patience: Patience) -> Waiting:
         """The calling thread's ticket for a call."""
         return Waiting(chain, session, mailbox, self, patience)

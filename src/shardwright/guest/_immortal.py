@@ -3,7 +3,7 @@
 A fork shares its template's pages until somebody writes to them, and Python writes a count of references wherever it looks
 at an object. Since 3.12 an object may be *immortal* (PEP 683): its count is never written. What this makes immortal has no end
 that anybody could see: text, numbers, code; and of modules that are not the application's own also functions, classes,
-module namespaces. Objects of the application's live and die as ever.
+module namespaces; and of our own objects the frozen data of which a plan is made. Other objects live and die as ever.
 """
 
 from __future__ import annotations
@@ -85,8 +85,17 @@ def _readable(each: object, own: set[str], root: str) -> Iterator[object]:
     elif kind is types.BuiltinFunctionType:
         if isinstance(getattr(each, "__self__", None), types.ModuleType | None):  # it holds what it is a method of
             yield each
-    elif str(getattr(kind, "__module__", "")).startswith(_OURS):
+    elif str(getattr(kind, "__module__", "")).startswith(_OURS) and _is_frozen(kind):
         yield each
+
+
+def _is_frozen(kind: type) -> bool:
+    """Whether it is data of ours, of which a plan is made: it does nothing when it ends."""
+    return _frozen(kind.__dict__.get("__dataclass_params__")) or _frozen(getattr(kind, "__struct_config__", None))
+
+
+def _frozen(parameters: object) -> bool:
+    return bool(getattr(parameters, "frozen", False))
 
 
 _HEAP_TYPE = 1 << 9

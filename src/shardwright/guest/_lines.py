@@ -1,9 +1,10 @@
 """Which calls go the quick way (``transport/shm/_calls.c``), and what that way is made of.
 
 A call goes it that is a plain call of a plain function: its proxy has made the call before, the slow way, so that context,
-route and permission are known to be good; it goes over a ring to the only shard of its route; and neither arguments nor result
-travel beside the message. All others go the slow way, which is the reference (``_caller``, ``_incoming``). Where nothing was
-compiled, there is no other.
+route and permission are known to be good; it goes over a ring to the only shard of its route; neither arguments nor result
+travel beside the message, and no context variables go along. Functions that may be called twice for once, and generators, do
+not go it. All others go the slow way, which is the reference (``_caller``, ``_incoming``). Where nothing was compiled, there is
+no other.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def serve_quickly(responder: Responder, link: Link, entry: EntryPoint) -> None:
         and not entry.is_generator
         and "." not in entry.qualname
         and responder.quick
+        and responder.carried is None
         and entry.method_id in link.permitted
     ):
         link.line.serves(entry.method_id, entry.module, entry.qualname)

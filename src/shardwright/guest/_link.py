@@ -91,6 +91,7 @@ class Link:
         self.arrived: deque[memoryview] = deque()
         self.patience = Patience()
         self.permitted: set[int] = set()  # entry points that the peer was found to be permitted
+        self.streams = 0  # generators of the peer that are iterated over here
         self.hears_calls = True  # whether the peer may send anything but replies
         self.line = line_of(self)
         self.next_id: Callable[[], int] = itertools.count(1).__next__ if self.line is None else self.line.next_id
@@ -124,7 +125,7 @@ class Link:
     def begin(self, envelope: Envelope, ticket: Ticket) -> None:
         """Send a call; its outcome goes to ``ticket``. Raises what Channel.send raises: then nothing will come."""
         with self._mutex:
-            if self._retired:
+            if self._retired and envelope.kind is not Kind.DATA:  # what is open goes on
                 raise Retired(f"{self.peer.shard} is replaced")
             if self._lost is not None:
                 raise ChannelClosed(f"{self.peer.shard} is gone")
@@ -148,6 +149,13 @@ class Link:
         self._close_retired()
         return True
 
+    def cancel(self, ticket: object) -> None:
+        """Tell the peer that the call of that ticket is no longer wanted; its outcome is waited for all the same."""
+        with self._mutex:
+            found = next((call_id for call_id, each in self._pending.items() if each is ticket), None)
+        if found is not None:
+            self.post(Envelope(kind=Kind.CANCEL, call_id=found))
+
     def retire(self) -> None:
         """Begin no further call; close once those in flight have their outcome."""
         with self._mutex:
@@ -156,8 +164,19 @@ class Link:
                 self.line.open = False
         self._close_retired()
 
+    def stream_begins(self) -> None:
+        """One generator of the peer more; the link stays open for it, though it be retired."""
+        with self._mutex:
+            self.streams += 1
+
+    def stream_ended(self) -> None:
+        """One generator of the peer less."""
+        with self._mutex:
+            self.streams -= 1
+        self._close_retired()
+
     def _close_retired(self) -> None:
-        if self._retired and not self.in_flight:  # nothing is added to it any more
+        if self._retired and not self.in_flight and not self.streams:  # nothing is added to it any more
             self.close()
 
     def post(self, envelope: Envelope) -> None:
@@ -258,11 +277,6 @@ class Link:
                     return
                 envelope = self._left.popleft()
             self.post(envelope)
-
-    @property
-    def line_codec_id(self) -> PayloadCodec:
-        """The codec of what goes the quick way."""
-        return PayloadCodec.TAGGED
 
     def break_off(self, reason: ChannelClosed) -> None:
         """The peer broke the protocol."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import selectors
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,28 +26,59 @@ if TYPE_CHECKING:
 
 
 class _PoliteSelector(selectors.DefaultSelector):
-    """Puts the baton down for the time of a select."""
+    """Puts the baton down for the time of a select; reads rings meanwhile, where its loop waits for nothing else."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         super().__init__()
         self._mailbox = mailbox
+        self.ready: Collection[Any] | None = None  # what the loop has to do; None: it is none that we know
+        self.ear: Any = None  # where it waits while it reads rings: who has something for the loop wakes it there
+        self.thread = 0
 
     def select(self, timeout: float | None = None) -> Any:
         mailbox = self._mailbox
-        if not mailbox.holds() or (timeout is not None and timeout <= 0 and not mailbox.contended):
+        waits = timeout is None or timeout > 0
+        if not mailbox.holds() or not (waits or mailbox.contended):
             return super().select(timeout)
         mailbox.release()
         try:
+            hub = mailbox.hub
+            if waits and self.ready is not None and len(self.get_map()) == 1 and hub is not None and hub.has_ears:
+                self.thread = threading.get_ident()
+                if hub.read_until_ready(self, timeout):
+                    return []
             return super().select(timeout)
         finally:
             mailbox.acquire()
+
+
+class _PoliteLoop(asyncio.SelectorEventLoop):
+    """A loop whose thread reads the rings of its process while it has nothing to do: a reply that it awaits needs no other."""
+
+    def __init__(self, selector: _PoliteSelector) -> None:
+        super().__init__(selector)
+        self._polite = selector
+        if _KNOWN:
+            selector.ready = self._ready  # type: ignore[attr-defined]
+
+    def _write_to_self(self) -> None:
+        """Something was given to it. ``ear`` is set before the loop looks whether it has anything to do, and goes to sleep."""
+        ear = self._polite.ear
+        if ear is None:
+            super()._write_to_self()  # type: ignore[misc]
+        elif self._polite.thread != threading.get_ident():
+            ear.wake()
+
+
+# what of asyncio's loop is no public promise: where it is otherwise, loops wait for descriptors alone
+_KNOWN = hasattr(asyncio.SelectorEventLoop, "_write_to_self") and sys.version_info < (3, 15)
 
 
 _polite: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
 def new_event_loop(mailbox: Mailbox) -> asyncio.AbstractEventLoop:
-    loop = asyncio.SelectorEventLoop(_PoliteSelector(mailbox))
+    loop = _PoliteLoop(_PoliteSelector(mailbox))
     _polite.add(loop)
     return loop
 
@@ -109,6 +141,9 @@ class ShardLoop:
         self._tasks: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.thread_id: int | None = None
+        self.begins: Callable[[int], None] = lambda thread: (
+            None
+        )  # called on its thread, with that, before anything runs
 
     def start(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None = None) -> None:
         """Run a call as a task. Any thread. Raises Overloaded when the shard is stopping, or has no thread for it."""
@@ -138,6 +173,23 @@ class ShardLoop:
         with contextlib.suppress(Exception):
             future.result(timeout_s)
 
+    def begin(self, make: Callable[[], Coroutine[Any, Any, None]], context: Context) -> None:
+        """Run a coroutine there for its effects, in that context. Any thread; nothing happens when the loop is closed.
+
+        What it raises goes to the loop's handler of exceptions.
+        """
+        loop = self._loop
+
+        def create() -> None:
+            assert loop is not None
+            task = loop.create_task(make(), context=context)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(create)
+
     def cancel(self, task: asyncio.Task[None]) -> None:
         """Any thread."""
         if self._loop is not None and not self._loop.is_closed():
@@ -160,7 +212,7 @@ class ShardLoop:
             self._over(call, coroutine)
             return
         assert self._loop is not None
-        task = self._loop.create_task(call.run_async(coroutine), context=Context())
+        task = self._loop.create_task(call.run_async(coroutine), context=call.new_context())
         call.task = task
         self._tasks.add(task)
         task.add_done_callback(partial(self._done, call, coroutine))
@@ -170,10 +222,12 @@ class ShardLoop:
         self._over(call, coroutine)
 
     def _over(self, call: IncomingCall, coroutine: Coroutine[Any, Any, Any] | None) -> None:
-        """The call has ended, or was cancelled before its first step: then nobody else closes and forgets it."""
+        """The call has ended, or was cancelled before its first step: then nobody else closes, answers and forgets it."""
         self._ended(call)
         if coroutine is not None:
             coroutine.close()
+        if not call.life.over:
+            call.refuse_unwanted()
         call.forget()
 
     def _ended(self, call: IncomingCall) -> None:
@@ -204,6 +258,7 @@ class ShardLoop:
 
     def _run(self, loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
         self.thread_id = threading.get_ident()
+        self.begins(self.thread_id)
         started.set()
         asyncio.set_event_loop(loop)
         self._mailbox.acquire()

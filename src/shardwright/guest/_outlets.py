@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shardwright.errors import ChannelClosed, ShardwrightError
+from shardwright.errors import ChannelClosed
 from shardwright.guest._caller import Caller, run_on_top
 from shardwright.guest._context import CallContext
 from shardwright.guest._link import Link
-from shardwright.model.envelope import Envelope, Kind
+from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
 from shardwright.transport import shm
@@ -28,7 +28,7 @@ Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 def outlet_of(caller: Caller, definition: ShardDefinition, entry: EntryPoint) -> Call:
     """What a proxy of that function calls with its arguments."""
     quick = definition.scope.kind in (ScopeKind.SHARED, ScopeKind.SESSION) and entry.kind is EntryKind.FUNCTION
-    if not quick or not shm.available():
+    if not quick or entry.idempotent or entry.is_generator or not shm.available():
         return partial(caller.call, definition, entry)
     return Ways(caller, definition, entry).outlet.call
 
@@ -51,7 +51,7 @@ class Ways:
 
     def slow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Nothing was done yet."""
-        if self.caller.desk is None:  # there is no other way
+        if self.caller.desk is None or self.caller.carried is not None:  # there is no other way, or more to be sent
             return self.caller.call(self.definition, self.entry, args, kwargs)
         return self.caller.call_from(self.outlet, self.definition, self.entry, args, kwargs)
 
@@ -67,46 +67,27 @@ class Ways:
         route = self.caller.router.route(self.definition, context.session, None)
         value = (None, args, dict(kwargs) or None)
         # what was written for that link is read by any that takes its place, for it has the same codec
-        spoken = written if link.codec_id is link.line_codec_id else None
-        with self._counted():
+        spoken = written if link.codec_id is PayloadCodec.TAGGED else None  # what goes the quick way is tagged
+        with self.caller.counted:
             return self.caller.exchange(
                 self.definition, route, Kind.CALL, self.entry.method_id, value, self.entry.name, context, written=spoken
             )
 
-    def go_on(self, link: Link, context: CallContext, call_id: int, memo: Any, too_long: bool) -> Any:
-        """It was sent, and the reply did not come soon, or others' messages did."""
+    def go_on(self, link: Link, context: CallContext, call_id: int, memo: Any, in_vain: bool) -> Any:
+        """It was sent, and the reply did not come soon, or others' messages did. ``in_vain``: the baton was kept for it."""
         route = self.caller.router.route(self.definition, context.session, None)
-        if too_long:
+        if in_vain:
             link.patience.lost()
-        with self._counted():
+        with self.caller.counted:
             return self.caller.wait_on(route, link, call_id, memo, self.entry.name, context)
 
     def finish(self, link: Link, context: CallContext, came: bytes | memoryview | ChannelClosed, memo: Any) -> Any:
         """The outcome is there, and is none that C reads."""
         route = self.caller.router.route(self.definition, context.session, None)
         outcome = came if isinstance(came, ChannelClosed) else link.read(came)
-        with self._counted():
+        with self.caller.counted:
             return self.caller.outcome(route, link, outcome, memo, self.entry.name, context)
 
     def give_up(self, link: Link, call_id: int) -> None:
         """The thread was interrupted, and waits no longer."""
         link.post(Envelope(kind=Kind.CANCEL, call_id=call_id))
-
-    def _counted(self) -> _Counted:
-        return _Counted(self.caller)
-
-
-class _Counted:
-    """Errors of ours are counted."""
-
-    __slots__ = ("_caller",)
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, ShardwrightError):
-            self._caller.count_failure(error)

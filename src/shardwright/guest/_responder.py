@@ -17,6 +17,7 @@ from shardwright.errors import (
     ShardwrightError,
     WouldDeadlock,
 )
+from shardwright.guest._carried import Carried
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import Life
 from shardwright.guest._incoming import IncomingCall
@@ -26,6 +27,7 @@ from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._objects import FLOATING, HOLDERS, Held, Objects
 from shardwright.guest._permits import Permits
+from shardwright.guest._streams import Streams, StreamStep
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import SessionNumber
@@ -72,6 +74,9 @@ class Responder:
         self.idle_since_s = time.monotonic()  # when the last call ended
         self.refused: dict[str, int] = {}  # by the code of the error
         self._running: dict[tuple[int, int], IncomingCall] = {}
+        self._generators = frozenset(entry.method_id for entry in definition.entry_points if entry.is_generator)
+        self.streams = Streams(self)
+        self.carried: Carried | None = None  # context variables that travel
         self._modules = frozenset(definition.code.modules)
         self.kept = KeptBytes(definition.component, most_bytes(definition.limits.ceiling.memory_bytes))
         self.permits: Callable[[Peer], Permits] = lambda peer: Permits(None)
@@ -120,6 +125,11 @@ class Responder:
             call = self._running.get((id(link), envelope.call_id))
             if call is not None:
                 call.cancel()
+            else:
+                self.streams.cancel(link, envelope.call_id)
+                self._cancel_quick(lambda its, call_id, session: its is link and call_id == envelope.call_id)
+        elif kind is Kind.DATA and envelope.codec is not PayloadCodec.WEB:
+            self._admit(link, envelope)
         elif kind is Kind.DATA or kind is Kind.CREDIT:
             self.hear_web(link, envelope)
         elif kind is Kind.ADDREF:
@@ -139,20 +149,47 @@ class Responder:
         for key, call in list(self._running.items()):
             if key[0] == id(link):
                 call.cancel()
+        self._cancel_quick(lambda its, call_id, session: its is link)
+        self.streams.link_closed(link)
         self.let_go(self.objects.holder_gone(id(link)))
 
+    def session_ended(self, session: SessionNumber) -> None:
+        """Nobody waits for what still runs for that session."""
+        for call in list(self._running.values()):
+            if call.envelope.session == session:
+                call.life.orphaned = True
+                call.cancel()
+        self._cancel_quick(lambda link, call_id, its: its == session, orphaned=True)
+        self.streams.session_ended(session)
+
+    def _cancel_quick(self, unwanted: Callable[[Link, int, int], bool], *, orphaned: bool = False) -> None:
+        """As ``IncomingCall.cancel``, of calls that are answered the quick way: plain code, which runs on."""
+        if self.desk is None or not self.desk.serving:
+            return
+        for link, call_id, session, life, chain in self.desk.answering():
+            if life is not None and unwanted(link, call_id, session):
+                life.cancelled = True
+                life.orphaned = life.orphaned or orphaned
+                self.chains.cancel(chain)  # nobody waited on its chain when it began, or it had not gone this way
+
     def _admit(self, link: Link, envelope: Envelope) -> None:
-        is_web = envelope.codec is PayloadCodec.WEB and envelope.kind is Kind.CALL
-        call = self.open_web(link, envelope) if is_web else IncomingCall(self, link, envelope)
+        key = envelope.call_id
+        if envelope.codec is PayloadCodec.WEB and envelope.kind is Kind.CALL:
+            call = self.open_web(link, envelope)
+        elif envelope.kind is Kind.DATA or (envelope.method in self._generators and envelope.kind is Kind.CALL):
+            call = step = StreamStep(self, link, envelope)
+            key = step.key
+        else:
+            call = IncomingCall(self, link, envelope)
         try:
             call.check()
             if envelope.buffers or len(envelope.payload) >= SMALL_BYTES:
                 self.kept.take(call, link.peer.shard, sum(map(len, envelope.buffers), len(envelope.payload)))
-            self._running[id(link), envelope.call_id] = call
+            self._running[id(link), key] = call
             if call.is_async:
                 if self.chains.stuck(envelope.chain):
                     raise call.stuck()
-                if self.chains.waits(envelope.chain, self.loop.thread_id):
+                if self.chains.holds_up(envelope.chain, envelope.blocked):
                     raise WouldDeadlock(
                         f"{call.what} is a coroutine of an event loop that is blocked waiting for this very call",
                         outcome="not started",
@@ -161,7 +198,7 @@ class Responder:
                 if call.counted and self.loop.in_flight >= self.definition.queue:
                     raise Overloaded(f"{self.definition.component}: {self.loop.in_flight} coroutines already run")
                 self.loop.start(call)
-            elif not self.chains.offer(envelope.chain, call):
+            elif not self.chains.offer(envelope.chain, call, envelope.blocked):
                 if self.chains.stuck(envelope.chain):
                     raise call.stuck()
                 self.mailbox.submit(call.run)
@@ -190,6 +227,7 @@ class Responder:
             call._run()
         else:
             call.memo, call.life, call.began = memo, life, True
+            call.depth, call.cancelled = self.chains.depth(envelope.chain), life.cancelled
             call.ended(result, error)
 
     def count_refusal(self, error: ShardwrightError) -> None:
@@ -199,6 +237,12 @@ class Responder:
         call = self._running.pop((id(link), call_id), None)
         if call is not None:
             self.kept.give(call)
+        self.idle_since_s = time.monotonic()
+
+    def forget_step(self, step: StreamStep) -> None:
+        """As ``forget``, of a step of a stream."""
+        if self._running.pop((id(step.link), step.key), None) is not None:
+            self.kept.give(step)
         self.idle_since_s = time.monotonic()
 
 

@@ -42,8 +42,9 @@ import time
 import traceback
 import weakref
 from collections import deque
+from collections.abc import Collection
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 from shardwright.contracts.transport import Channel
 from shardwright.errors import ChannelClosed, ProtocolViolation
@@ -62,6 +63,13 @@ _AT_ONCE = 64  # messages that are taken in one go
 _LONGEST_S = 1e9
 _CLOSING_S = 0.005
 _ONCE = (_AT_ONCE,)
+
+
+class Listener(Protocol):
+    """An event loop that waits for messages. ``ready``: what it has to do; ``ear``: where it is woken when there is more."""
+
+    ready: Collection[Any] | None
+    ear: Any
 
 
 class _Ear(threading.local):
@@ -95,7 +103,7 @@ class RingHub:
         self._ear = _Ear()
         self._free = 0  # threads that wait for a reply and for nothing else
         self.gave = False
-        self.desk: Desk | None = None  # set by ``_quick``, before anybody waits
+        self.desk: Desk | None = None  # set by ``_lines``, before anybody waits
         _hubs.add(self)
 
     def __repr__(self) -> str:
@@ -308,6 +316,40 @@ class RingHub:
             if owed is not None:
                 owed.pay()
         return False
+
+    def read_until_ready(self, listener: Listener, timeout_s: float | None) -> bool:
+        """Read on the thread of an event loop, if no other does, until it has something to do, or the time is over.
+
+        False: it is to wait by other means.
+        """
+        ear = self.ear()
+        if ear is None or threading.get_ident() == self.main:
+            return False
+        left_ns, end_ns = -1, 0
+        if timeout_s is not None:
+            left_ns = int(min(timeout_s, _LONGEST_S) * 1e9)
+            end_ns = time.monotonic_ns() + left_ns
+        listener.ear = ear  # from here on it is woken there
+        try:
+            while not listener.ready:
+                if self._closing:
+                    return False
+                if end_ns:
+                    left_ns = end_ns - time.monotonic_ns()
+                    if left_ns <= 0:
+                        break
+                if ear.wait(left_ns) == READS:
+                    self._read()
+        except ValueError:  # the doorbell was closed
+            return False
+        finally:
+            listener.ear = None
+            with contextlib.suppress(ValueError):
+                if self._free or (self.desk is not None and self.desk.free):
+                    ear.leave()
+                else:
+                    ear.lend(GRACE_NS)
+        return True
 
     has_ears = True
     """Whether idle workers wait there, in ``read_until_found``."""

@@ -20,6 +20,7 @@ from shardwright.guest._mailbox import Mailbox
 from shardwright.model.ids import SessionNumber
 
 if TYPE_CHECKING:
+    from shardwright.guest._link import Link
     from shardwright.guest._ring_hub import RingHub
 
 
@@ -34,6 +35,7 @@ class RingWaiting:
         "_hub",
         "_patience",
         "asked",
+        "asks",
         "at_once",
         "baton",
         "bell",
@@ -54,6 +56,7 @@ class RingWaiting:
         self.session = session
         self.thread = threading.get_ident()
         self.inbox: deque[Any] = deque()
+        self.asks: Link | None = None  # whom it waits for
         self.baton = mailbox
         self.at_once = mailbox if mailbox is not None and mailbox.resumes else None
         self.ear = ear

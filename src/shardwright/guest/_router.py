@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from shardwright.errors import ShardLost
@@ -80,7 +80,7 @@ class Binder(Protocol[L]):
 
 
 class _Binding(Generic[L]):
-    __slots__ = ("debts", "links", "lost", "stateful", "users")
+    __slots__ = ("debts", "doubts", "links", "lost", "stateful", "users")
 
     def __init__(self, stateful: bool) -> None:
         self.stateful = stateful
@@ -88,11 +88,12 @@ class _Binding(Generic[L]):
         self.lost: deque[ShardId] = deque(maxlen=8)
         self.users: set[SessionNumber] = set()
         self.debts: dict[SessionNumber, str] = {}  # sessions not yet told of a loss, and by which shard
+        self.doubts: set[SessionNumber] = set()  # of whose losses the node alone knows
 
     @property
     def empty(self) -> bool:
         """Whether it says nothing of anybody but what was lost, which is news just for the next to bind."""
-        return not (self.links or self.users or self.debts)
+        return not (self.links or self.users or self.debts or self.doubts)
 
 
 class _Once:
@@ -151,7 +152,7 @@ class Router(Generic[L]):
                     link = self.known(definition, route, context)
                     if link is not None:
                         return link
-                    asked, lost = self.question(route)
+                    asked, lost = self.question(route, context.session)
                     links = self.binder.bind(asked, context, lost)
                     link = self.bound(definition, route, context, links)
                     if link is not None:
@@ -162,9 +163,12 @@ class Router(Generic[L]):
                 if not once.callers:
                     del self._binding_now[route]
 
-    def question(self, route: Route) -> tuple[Route, tuple[ShardId, ...]]:
-        """What to ask the node for, and which shards of it were seen to end."""
+    def question(self, route: Route, session: SessionNumber) -> tuple[Route, tuple[ShardId, ...]]:
+        """What to ask the node for, and which shards of it were seen to end. The answer settles the session's doubts."""
         binding = self._bindings.get(route)
+        if binding is not None:
+            with self._mutex:
+                binding.doubts.discard(session)
         lost = tuple(binding.lost) if binding is not None else ()
         return route._replace(shard=route.shard or self._keyed(route)), lost
 
@@ -213,7 +217,7 @@ class Router(Generic[L]):
                     outcome="not started",
                     remedy="the next call starts from fresh state",
                 )
-            if not binding.links:
+            if not binding.links or context.session in binding.doubts:
                 return None
             if route.key is not None and context.session not in binding.users:
                 return None  # the node must know that this session uses it, or it may end under its hands
@@ -235,6 +239,7 @@ class Router(Generic[L]):
                 and len(binding.links) == 1
                 and binding.links[0] is link
                 and session not in binding.debts
+                and session not in binding.doubts
                 and session in binding.users
             ):
                 if len(self._led) >= MANY_BINDINGS and id(led) not in self._led:
@@ -291,9 +296,12 @@ class Router(Generic[L]):
             binding.debts.update(dict.fromkeys(binding.users, str(link.peer.shard)))
         binding.users.clear()
 
-    def retire(self, shard: ShardId, *, lost: bool) -> None:
-        """That shard is replaced: the next calls go elsewhere. ``lost``: after the sessions that used it were told."""
+    def retire(self, shard: ShardId, *, lost: bool) -> set[SessionNumber]:
+        """That shard is replaced: the next calls go elsewhere. ``lost``: after the sessions that used it were told; these
+        sessions.
+        """
         links: list[L] = []
+        owed: set[SessionNumber] = set()
         with self._mutex:
             self._mislead()
             self._retired.append(shard)
@@ -305,10 +313,18 @@ class Router(Generic[L]):
                 binding.links = [link for link in binding.links if link.peer.shard != shard]
                 if lost and binding.stateful:
                     binding.debts.update(dict.fromkeys(binding.users, str(shard)))
+                    owed |= binding.users
                 if not binding.links:
                     binding.users.clear()
         for link in links:
             link.retire()
+        return owed
+
+    def doubt(self, component: ComponentName, sessions: Iterable[SessionNumber]) -> None:
+        """Of these sessions the node may know a loss: it is to be asked before their next call of that shared component."""
+        with self._mutex:
+            self._mislead()
+            self._bindings.setdefault(Route(component), _Binding(True)).doubts.update(sessions)
 
     def told(self, route: Route, session: SessionNumber) -> None:
         """A call of that session in flight has failed: it knows of the loss."""
@@ -338,6 +354,7 @@ class Router(Generic[L]):
             for binding in self._bindings.values():
                 binding.users.discard(session)
                 binding.debts.pop(session, None)
+                binding.doubts.discard(session)
             self._prune()
         return unused
 

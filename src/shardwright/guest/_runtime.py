@@ -12,6 +12,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
@@ -25,6 +26,7 @@ from msgspec.structs import replace
 from shardwright.contracts.transport import Channel
 from shardwright.errors import CallError, CutRefused, Fault, InternalError, NotPermitted, Overloaded
 from shardwright.guest._caller import Caller
+from shardwright.guest._carried import Carried
 from shardwright.guest._chains import Chains
 from shardwright.guest._context import NOWHERE, CallContext, Life, current_call
 from shardwright.guest._control_messages import Counts
@@ -44,6 +46,7 @@ from shardwright.guest._output import end_lines
 from shardwright.guest._permits import Permits, permits_of
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
+from shardwright.guest._streams import OpenStream
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._testing import Patch, Patched
 from shardwright.guest._web import Web
@@ -138,6 +141,7 @@ class Runtime:
         self.objects = Objects()
         self.sessions = Sessions()
         self.loop = ShardLoop(self.mailbox, component)
+        self.loop.begins = self.chains.loop_runs
         self.responder = Responder(
             self.definition,
             mailbox=self.mailbox,
@@ -147,6 +151,8 @@ class Runtime:
             resolve=self.resolve_cut if self.definition.cut_of else self.resolve,
             session_name=self.sessions.name,
         )
+        if plan.context_variables and not self.definition.cut_of:
+            self.caller.carried = self.responder.carried = Carried(plan.context_variables, self.resolve)
         self.web = Web(self.responder, plan.routes)
         if namespace is not None:
             self.web.visible = namespace.visible
@@ -174,6 +180,7 @@ class Runtime:
             self._hub = self.mailbox.hub = make_hub(f"{self.shard or self.component}-hub", rings=rings)
             self.responder.quick = not self.definition.cut_of and self.patches is None
             self.caller.desk = desk_for(self, self._hub)
+            self.caller.speaks = True
         return self._hub
 
     def activate(self, shard: ShardId, binder: Binder[Link], *, rings: bool = False) -> Hub | RingHub:
@@ -261,6 +268,7 @@ class Runtime:
 
     def session_ends(self, number: SessionNumber) -> None:
         self.sessions.names.pop(number, None)
+        self.responder.session_ended(number)
         self.let_go(self.objects.session_ended(number))
         for link in self.router.session_ended(number):
             link.close()
@@ -371,6 +379,11 @@ class Runtime:
         life = Life()
         life.over = True
         current_call.set(CallContext(session=held.session, session_name=self.sessions.name(held.session), life=life))
+        if type(held.value) is OpenStream:
+            try:
+                self.responder.streams.close(held.value)
+            except BaseException:  # as where a generator is closed because nobody has it any more
+                traceback.print_exc()
         held.value = None
 
     # -- code --------------------------------------------------------------------------------------------------

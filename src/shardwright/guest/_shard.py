@@ -6,6 +6,7 @@ import _thread
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 import traceback
@@ -29,6 +30,7 @@ from shardwright.guest._control_messages import (
     Bound,
     BreakIn,
     Detach,
+    Doubt,
     Finished,
     Forget,
     Load,
@@ -41,6 +43,7 @@ from shardwright.guest._control_messages import (
     StacksTo,
     Stop,
     Unbind,
+    Unsaid,
     Why,
 )
 from shardwright.guest._debug import Debugging
@@ -171,6 +174,12 @@ def refusal(bound: Bound) -> ShardwrightError:
     return CallError(bound.error, outcome="not started", remedy=bound.remedy)
 
 
+PYTHONS_SWITCH_S = 0.005
+SWITCH_S = 0.0005
+"""For so long a thread that computes keeps the interpreter from one that has a call to read, to run or to answer: each
+call may wait so long two or three times (decision 0037)."""
+
+
 class Shard:
     """The life of a shard's process from Enter to its end. Made before a fork, it costs its forks nothing."""
 
@@ -191,6 +200,8 @@ class Shard:
         if secrets:
             os.environ.update(secrets)
             self.runtime.secrets = tuple(filter(None, secrets.values()))
+        if sys.getswitchinterval() == PYTHONS_SWITCH_S:  # else the program has chosen one
+            sys.setswitchinterval(SWITCH_S)
         runtime = self.runtime
         own = transport_of(runtime.activate(shard, self.binder, rings=rings))
         if own is not None:
@@ -281,7 +292,11 @@ class Shard:
             case AskCounts():
                 self._send(runtime.counts(message.request))
             case Retire():
-                runtime.router.retire(ShardId(message.shard), lost=message.lost)
+                unsaid = runtime.router.retire(ShardId(message.shard), lost=message.lost)
+                if message.request:
+                    self._send(Unsaid(message.request, tuple(unsaid)))
+            case Doubt():
+                runtime.router.doubt(ComponentName(message.component), map(SessionNumber, message.sessions))
             case AskStacks():
                 self._send(stacks(message.request, runtime.doing()))
             case StacksTo():

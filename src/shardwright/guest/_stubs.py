@@ -16,9 +16,11 @@ from typing import Any
 from shardwright.errors import CannotCross, CutRefused, InternalError
 from shardwright.guest._caller import Caller
 from shardwright.guest._frames import STUB, beyond
+from shardwright.guest._generators import async_generator_proxy, generator_proxy
 from shardwright.guest._handles import Handle, HandleCache, HandleType
 from shardwright.guest._objects import HOLDERS
 from shardwright.guest._outlets import outlet_of
+from shardwright.guest._stream_calls import Stream
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ShardId
 from shardwright.model.manifest import ScopeKind
@@ -32,7 +34,7 @@ class Proxies:
         self.plan = plan
         self.caller = caller
         self.handles = HandleCache()
-        self._dropped: deque[tuple[ShardId, int, int]] = deque()
+        self._dropped: deque[tuple[ShardId, int, int] | Stream] = caller.dropped
         caller.before_call = self.release_dropped
         self._entries: dict[tuple[str, str], tuple[ShardDefinition, EntryPoint]] = {
             (entry.module, entry.qualname): (definition, entry)
@@ -105,14 +107,21 @@ class Proxies:
         self._count(Kind.ADDREF, handle._sw_shard, handle._sw_object, 1)
 
     @property
-    def dropped_handles(self) -> deque[tuple[ShardId, int, int]]:
-        """Handles that were collected, and whose owners are still to be told."""
+    def dropped_handles(self) -> deque[Any]:
+        """Handles and streams that were collected, and whose owners are still to be told."""
         return self._dropped
 
     def release_dropped(self) -> None:
-        """Tell owners of handles that were collected."""
-        while self._dropped:
-            self._count(Kind.RELEASE, *self._dropped.popleft())
+        """Tell owners of handles and streams that were collected."""
+        for _ in range(len(self._dropped)):  # no more: a stream may have to be noted again
+            try:
+                each = self._dropped.popleft()
+            except IndexError:  # another thread tells them
+                return
+            if isinstance(each, Stream):
+                each.forget()
+            else:
+                self._count(Kind.RELEASE, *each)
 
     def _count(self, kind: Kind, shard: ShardId, object_id: int, count: int) -> None:
         link = self.caller.router.link_to(shard)
@@ -149,9 +158,10 @@ class Face:
     ) -> Callable[..., Any]:
         """A proxy for a function of the module."""
         definition, entry = self._proxies.entry(self._surface.module, name)
-        stub = self._async_stub(definition, entry) if is_async else self._stub(definition, entry)
         if is_generator:
-            stub = _refuse_generator(definition, entry)
+            stub = self._stream_stub(definition, entry)
+        else:
+            stub = self._async_stub(definition, entry) if is_async else self._stub(definition, entry)
         dressed: Callable[..., Any] = self._dressed(stub, name, name, signature, doc, line)
         return dressed
 
@@ -194,10 +204,13 @@ class Face:
             return property(lambda self: self._proxies.read_object(self, name), doc=about.get("doc"))
         definition, entry = self._proxies.entry(self._surface.module, qualname)
         text, doc = about.get("signature", ""), about.get("doc")
-        if about.get("is_generator"):
-            return self._dressed(_refuse_generator(definition, entry), name, qualname, text, doc, 0)
+        if about.get("is_generator") and kind not in ("static", "class"):
+            return self._dressed(self._stream_method(definition, entry), name, qualname, text, doc, 0)
         if kind in ("static", "class"):
-            stub = self._async_stub(definition, entry) if about.get("is_async") else self._stub(definition, entry)
+            if about.get("is_generator"):
+                stub = self._stream_stub(definition, entry)
+            else:
+                stub = self._async_stub(definition, entry) if about.get("is_async") else self._stub(definition, entry)
             return staticmethod(self._dressed(stub, name, qualname, text, doc, 0, skip_first=kind == "class"))
         caller = self._proxies.caller
         leaves = name in ("__exit__", "__aexit__")
@@ -247,6 +260,22 @@ class Face:
                 raise
 
         return stub
+
+    def _stream_stub(self, definition: ShardDefinition, entry: EntryPoint) -> Callable[..., Any]:
+        caller = self._proxies.caller
+
+        def make(*args: Any, **kwargs: Any) -> Stream:
+            return Stream(caller, definition, entry, args, kwargs)
+
+        return async_generator_proxy(make) if entry.is_async else generator_proxy(make)
+
+    def _stream_method(self, definition: ShardDefinition, entry: EntryPoint) -> Callable[..., Any]:
+        caller = self._proxies.caller
+
+        def make(handle: Handle, /, *args: Any, **kwargs: Any) -> Stream:
+            return Stream(caller, definition, entry, args, kwargs, target=(handle._sw_shard, handle._sw_object))
+
+        return async_generator_proxy(make) if entry.is_async else generator_proxy(make)
 
     def _dressed(
         self,
@@ -315,13 +344,3 @@ def _literal(default: ast.expr) -> ast.expr:
     except ValueError:
         return ast.Constant(...)
     return default
-
-
-def _refuse_generator(definition: ShardDefinition, entry: EntryPoint) -> Callable[..., Any]:
-    def stub(*args: Any, **kwargs: Any) -> Any:
-        raise CutRefused(
-            f"{definition.component}.{entry.name} is a generator; generators do not cross between components",
-            remedy="return a list, or put caller and callee into one component",
-        )
-
-    return stub

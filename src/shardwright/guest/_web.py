@@ -215,6 +215,10 @@ class WebCall(IncomingCall):
         self.cancelled = True  # one that has not begun will not
         self.stream.go()
 
+    def refuse_unwanted(self) -> None:
+        """Nobody waits for it: its client is gone."""
+        self.forget()
+
     def forget(self) -> None:
         super().forget()
         self.web.websockets.discard(self)

@@ -36,7 +36,7 @@ _RESOURCE_FIELDS = {
 RESOURCE_KEYS = {field: key for key, field in _RESOURCE_FIELDS.items()}
 _PLAIN_KEYS = (
     "scope", "secrets", "env", "isolation", "start", "state", "sessions_per_shard", "reuse", "stateful", "value",
-    "never_cut", "together", "apart", "queue",
+    "never_cut", "idempotent", "ahead", "together", "apart", "queue",
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def build(values: dict[str, Any], document: Document, file: Path) -> Manifest:
         root=os.path.abspath(path.parent / app.get("root", ".")),
         main=app.get("main", ""),
         visitors=app.get("visitors", ""),
+        context_variables=app.get("context_variables", ()),
         components=tuple(
             _component(name, given if isinstance(given, dict) else {}, document.place(("components", name)).line)
             for name, given in components.items()

@@ -29,6 +29,7 @@ from shardwright.manifest._texts import (
     SECRET,
     VARIABLE_NAME,
     VARIABLE_PATTERN,
+    VARIABLES,
 )
 from shardwright.model.ids import ComponentName
 from shardwright.model.manifest import (
@@ -86,6 +87,12 @@ _APP = Table(
         "main": Key(FUNCTION, "What `run` executes; its exit status is run's.", examples=("arena.tools:main",)),
         "visitors": Key(
             FUNCTION, "Generator function that `demo` drives, once per visitor.", examples=("arena.demo:visitor",)
+        ),
+        "context_variables": Key(
+            VARIABLES,
+            "Context variables of common modules that travel with calls and come back with replies.",
+            default=[],
+            examples=(["arena.common:player"],),
         ),
     }
 )
@@ -210,6 +217,15 @@ _COMPONENT = Table(
         "stateful": Key(CLASS_NAMES, "Classes of this component that others reach through handles.", default=[]),
         "value": Key(CLASS_NAMES, "Classes of this component that are copied, overruling analysis.", default=[]),
         "never_cut": Key(FUNCTIONS, "Functions that no cut inside the component moves.", default=[]),
+        "idempotent": Key(
+            FUNCTIONS,
+            "Functions that may be called twice for once: where the component keeps no state, a call whose shard is lost is "
+            "made again elsewhere.",
+            default=[],
+        ),
+        "ahead": Key(
+            FUNCTIONS, "Generators that may make items before they are asked for; they take no values sent.", default=[]
+        ),
         "together": Key(
             GROUPS, "Functions that cuts inside the component move all, or none, to one shard.", default=[]
         ),

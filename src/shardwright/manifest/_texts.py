@@ -90,6 +90,7 @@ FUNCTION = Text('"module:function"', r"^[^\s:.]+(\.[^\s:.]+)*:[^\s:.]+$", _names
 FUNCTIONS = ListOf(
     Text('a function or method, "module:function" or "module:Class.method"', r"^[^\s:]+:[^\s:]+$", _names)
 )
+VARIABLES = ListOf(Text('a context variable, "module:NAME"', r"^[^\s:.]+(\.[^\s:.]+)*:[^\s:.]+$", _names))
 GROUPS = ListOf(FUNCTIONS, "an array of arrays of functions")
 CLASS_NAMES = ListOf(Text('a class of this component, "Name" or "module:Name"', r"^([^\s:]+:)?[^\s:]+$", _names))
 ALLOWED_CLASSES = ListOf(Text('a class as "module:Name"', r"^[^\s:]+:[^\s:]+$", _names))

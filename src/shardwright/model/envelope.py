@@ -37,6 +37,9 @@ class Envelope(msgspec.Struct, frozen=True):
     ``chain`` is the call id of the first call of a causal chain: a call that comes back into a waiting shard carries the
     chain that the shard is waiting on, and so may be run there at once.
 
+    ``blocked``: the event loops that stand still until a call of this chain is answered, an OR of their marks (8 bits each):
+    a coroutine of such a loop cannot be run on behalf of that call.
+
     A struct of msgspec, for several are made for each call, and a frozen data class takes twenty times as long to make.
     """
 
@@ -47,7 +50,7 @@ class Envelope(msgspec.Struct, frozen=True):
     epoch: int = 0
     deadline_ns: int = 0
     trace_id: bytes = b"\0" * 16
-    span_id: int = 0
+    blocked: int = 0
     chain: int = 0
     codec: PayloadCodec = PayloadCodec.NONE
     payload: bytes | memoryview = b""

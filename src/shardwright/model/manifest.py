@@ -109,6 +109,8 @@ class Component:
     stateful: tuple[str, ...] = ()  # classes of this component to be reached through handles
     value: tuple[str, ...] = ()  # classes of this component to be copied, overruling analysis
     never_cut: tuple[str, ...] = ()  # functions "module:qualname" that no cut inside the component moves
+    idempotent: tuple[str, ...] = ()  # functions "module:qualname" that may be called twice for once
+    ahead: tuple[str, ...] = ()  # generators "module:qualname" that may make items before they are asked for
     together: tuple[tuple[str, ...], ...] = ()  # functions of which such cuts move all to one shard, or none
     apart: tuple[tuple[str, ...], ...] = ()  # functions of which no two are moved to one shard
     queue: int = 1024  # calls that may wait in one shard
@@ -228,6 +230,7 @@ class Manifest:
     gateway: Gateway | None = None
     routes: tuple[Route, ...] = ()
     policy: Policy = Policy()
+    context_variables: tuple[str, ...] = ()  # "module:NAME", of common modules; they travel with calls
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, key: str) -> str:

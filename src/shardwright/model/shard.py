@@ -74,7 +74,8 @@ class EntryPoint:
     """Something that other shards may call. ``method_id`` indexes it in its definition.
 
     ``name`` is how ``session.call`` names it behind the component's name: ``reserve``, ``World``, ``World.step``, or, in a
-    package, ``html.render``. ``module`` and ``qualname`` say where the code is.
+    package, ``html.render``. ``module`` and ``qualname`` say where the code is. As the manifest declares, ``idempotent``
+    calls may be made twice, and a generator that runs ``ahead`` makes items before they are asked for.
     """
 
     method_id: MethodId
@@ -86,6 +87,8 @@ class EntryPoint:
     is_generator: bool = False
     key: KeyArgument | None = None
     line: int = 0
+    idempotent: bool = False
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,7 @@ class ShardPlan:
         tuple[str, str], ...
     ] = ()  # (module, source like ``ModuleSurface.data_source``) of common modules
     cuts: tuple[Cut, ...] = ()  # inside components
+    context_variables: tuple[str, ...] = ()  # "module:NAME", that travel with calls
 
     @property
     def refusals(self) -> tuple[Diagnostic, ...]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import os
 import socket
@@ -23,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 64
 MAX_FOLLOWERS = 32
 MAX_CALLS = 16
+MAX_ITEMS = 10_000  # of a generator that is called from another terminal
 FOLLOWER_QUEUE = 2000  # lines
 IDLE_S = 300.0
 GOODBYE_S = 5.0  # a terminal whose debugger is gone hangs up within that
@@ -361,7 +364,7 @@ class ApiServer:
             try:
                 end_of_making_s = time.monotonic() + (end_s - self._loop.time())
                 return await self._on_thread(
-                    lambda: _made(client.call(context, request.target, args, kwargs), end_of_making_s)
+                    lambda: _made(_whole(client.call(context, request.target, args, kwargs)), end_of_making_s)
                 )
             finally:
                 if own:
@@ -480,6 +483,21 @@ def _check_session_name(name: str) -> None:
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     await asyncio.wait_for(writer.drain(), ANSWER_S)
+
+
+def _whole(result: Any) -> Any:
+    """What a call gave; of a generator all that it makes, as a list. Raises CallError where that is beyond measure."""
+    if not isinstance(result, GeneratorType):
+        return result
+    items = list(itertools.islice(result, MAX_ITEMS + 1))
+    result.close()
+    if len(items) > MAX_ITEMS:
+        raise CallError(
+            f"the generator made more than {MAX_ITEMS} items",
+            outcome="failed",
+            remedy="call it from a program, which may leave its loop",
+        )
+    return items
 
 
 def _made(result: Any, end_s: float) -> bytes:

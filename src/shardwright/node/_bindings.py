@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
-from shardwright.composition import ShardStatus
+from shardwright.composition import ShardRecord, ShardStatus
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.transport import Transport
 from shardwright.errors import CallError, NodeError, NotPermitted, ShardLost, ShardwrightError
-from shardwright.guest import Because, Bind, Bound, Why
+from shardwright.guest import Because, Bind, Bound, Doubt, Retire, Unsaid, Why
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
@@ -59,6 +61,11 @@ class Bindings:
         self._requests: dict[ShardId, ShardId] = {}  # shards of request scope, and by whom they are used
         self._made_for = MadeFor(lambda component: shards.composer.most_shards(component) is not None)
         self._pending: Counter[ShardId] = Counter()  # bindings that shards wait for
+        # by caller, callee, key and session: the shard whose loss a caller that was replaced with it can tell nobody
+        self._owed: dict[tuple[ComponentName, ComponentName, str | None, SessionNumber], ShardId] = {}
+        self._requests_made = itertools.count(1)
+        self._settling: dict[ComponentName, asyncio.Future[None]] = {}  # of whose lost state it is asked whose it was
+        self._unsaid: dict[int, tuple[ShardPort, asyncio.Future[Unsaid]]] = {}
         self._failure = ""
         self.offer_client: Callable[[Peer, Endpoint], None] | None = None
         self.serve_from_client: Callable[[Peer, Endpoint], None] | None = None  # under test alone: else nobody calls it
@@ -69,6 +76,54 @@ class Bindings:
     def take_up(self, plan: ShardPlan) -> None:
         """From now on that plan says who may reach whom."""
         self._plan = plan
+
+    async def retire(
+        self, lost: ShardRecord, callers: Collection[ComponentName], timeout_s: float
+    ) -> tuple[SessionNumber, ...]:
+        """Shards that call it tell their sessions that state is gone, and use another; which sessions these are.
+
+        ``callers`` are replaced as well: what takes their place tells instead, for which it asks here (``Doubt``).
+        """
+        asked: dict[int, tuple[ShardPort, asyncio.Future[Unsaid]]] = {}
+        for port in list(self._shards.ports.values()):
+            number = next(self._requests_made)
+            asked[number] = (port, asyncio.get_running_loop().create_future())
+            port.tell(Retire(lost.component, lost.id, True, number))
+        self._unsaid |= asked
+        settled = self._settling[lost.component] = asyncio.get_running_loop().create_future()
+        try:
+            if asked:
+                await asyncio.wait([future for _, future in asked.values()], timeout=timeout_s)
+            return self._owe(lost, callers, asked.values())
+        finally:
+            for number in asked:
+                del self._unsaid[number]
+            if self._settling.get(lost.component) is settled:
+                del self._settling[lost.component]
+            settled.set_result(None)
+
+    def _owe(
+        self,
+        lost: ShardRecord,
+        callers: Collection[ComponentName],
+        answers: Iterable[tuple[ShardPort, asyncio.Future[Unsaid]]],
+    ) -> tuple[SessionNumber, ...]:
+        self._owed = {
+            key: what for key, what in self._owed.items() if not key[3] or self._sessions.session_lives(key[3])
+        }
+        told: set[SessionNumber] = set()
+        for port, future in answers:
+            sessions = [SessionNumber(number) for number in future.result().sessions] if future.done() else []
+            sessions = [number for number in sessions if not number or self._sessions.session_lives(number)]
+            told.update(sessions)
+            if port.component in callers:
+                self._owed |= {(port.component, lost.component, lost.key, number): lost.id for number in sessions}
+        return tuple(sorted(told))
+
+    def on_unsaid(self, port: ShardPort, unsaid: Unsaid) -> None:
+        asked, future = self._unsaid.get(unsaid.request, (None, None))
+        if asked is port and future is not None and not future.done():
+            future.set_result(unsaid)
 
     def fail(self, reason: str) -> None:
         """Nothing can be bound any more."""
@@ -88,6 +143,13 @@ class Bindings:
             self.serve_from_client(caller, theirs)
             return [(CLIENT, ours)]
         number = self._permitted(caller, bind)
+        while (settled := self._settling.get(component)) is not None:
+            await settled
+        if lost := self._owed.pop((caller.component, component, bind.key, SessionNumber(bind.session)), None):
+            raise ShardLost(
+                f"{lost} was replaced, and with it went the state that this session had in {component}",
+                outcome="not started",
+            )
         definition = self._plan.definition(component)
         if bind.shard is not None and bind.key is None:
             shards = [ShardId(bind.shard)]
@@ -126,6 +188,10 @@ class Bindings:
                     self._callers.setdefault(component, {})[caller.shard] = caller
         narrow = definition.scope.kind is ScopeKind.SESSION
         sessions = frozenset({SessionNumber(bind.session)}) if narrow else caller.sessions
+        asking = self._shards.ports.get(caller.shard)
+        owed = tuple(key[3] for key in self._owed if key[:3] == (caller.component, component, None))
+        if owed and asking is not None and definition.scope.kind is ScopeKind.SHARED:
+            asking.tell(Doubt(component, owed))  # sessions that would use the link that is made now
         links: list[tuple[Peer, Endpoint]] = []
         for shard in shards:
             port = self._shards.ports.get(shard)

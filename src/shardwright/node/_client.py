@@ -2,6 +2,8 @@
 
 The application's code is not imported here: data classes come from modules that the user's program has imported already,
 or from private copies of just the generated and common modules that define them.
+
+A little beyond 400 lines: what the program that started a node does in its process, calls, awaits and iterations alike.
 """
 
 from __future__ import annotations
@@ -36,8 +38,11 @@ from shardwright.guest import (
     Proxies,
     Route,
     Router,
+    Stream,
+    async_generator_proxy,
     current_call,
     edge_codec,
+    generator_proxy,
     make_hub,
     public_module,
     transport_of,
@@ -87,6 +92,7 @@ class Client:
         self.router = Router(self)
         self.handle_sessions: dict[tuple[str, int], CallContext] = {}  # in which session each handle was received
         self._caller = _ClientCaller(self)
+        self._caller.speaks = True
         self._proxies = Proxies(plan, self._caller)
         self._namespace = Namespace(plan, None, self._proxies)
         self._data = DataModules(plan, None, self._proxies, self.class_named)
@@ -170,6 +176,8 @@ class Client:
 
     def call(self, context: CallContext, target: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         definition, entry = self.entry(target)
+        if entry.is_generator:
+            return generator_proxy(self._stream_of(definition, entry, context))(*args, **kwargs)
         token = current_call.set(context)
         try:
             return self._caller.call(definition, entry, args, kwargs)
@@ -180,11 +188,22 @@ class Client:
         self, context: CallContext, target: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         definition, entry = self.entry(target)
+        if entry.is_generator:
+            return async_generator_proxy(self._stream_of(definition, entry, context))(*args, **kwargs)
         token = current_call.set(context)
         try:
             return await self._caller.call_async(definition, entry, args, kwargs)
         finally:
             current_call.reset(token)
+
+    def _stream_of(self, definition: ShardDefinition, entry: EntryPoint, context: CallContext) -> Callable[..., Stream]:
+        """What makes a generator of the application one of this process, all of it in that context."""
+
+        def make(*args: Any, **kwargs: Any) -> Stream:
+            self.on_use(definition.component)
+            return Stream(self._caller, definition, entry, args, kwargs, context=context)
+
+        return make
 
     def take_up(self, plan: ShardPlan) -> None:
         """Other code: targets, proxies and data classes are that plan's from now on. Links to shards that live stay."""
@@ -307,13 +326,19 @@ class _ClientCaller(Caller):
         super().__init__(client.router, Chains(), None)
         self._client = client
 
-    @contextlib.contextmanager
-    def _session_of(self, target: tuple[ShardId, int] | None) -> Iterator[None]:
+    def context_of(self, target: tuple[ShardId, int] | None) -> CallContext | None:
         context = self._client.handle_sessions.get(target) if target is not None else None
         if context is None or current_call.get() is not NOWHERE:
+            return None
+        return replace(context, trace_id=os.urandom(16))
+
+    @contextlib.contextmanager
+    def _session_of(self, target: tuple[ShardId, int] | None) -> Iterator[None]:
+        context = self.context_of(target)
+        if context is None:
             yield
             return
-        token = current_call.set(replace(context, trace_id=os.urandom(16)))
+        token = current_call.set(context)
         try:
             yield
         finally:

@@ -278,7 +278,7 @@ class Control:
         core = self._core
         try:
             await take_out(core, record.id)
-            tell_callers(core, record.component, record.id, False, self.retire_at_client)
+            tell_callers(core, record.component, record.id, self.retire_at_client)
             await core.shards.drain_shard(record.id, DRAIN_S)
         finally:
             self._leaving.discard(record.id)

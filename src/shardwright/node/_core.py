@@ -33,6 +33,7 @@ from shardwright.guest import (
     Note,
     Patched,
     Stacks,
+    Unsaid,
     Why,
 )
 from shardwright.guest import Unbind as UnbindRequest
@@ -133,7 +134,9 @@ class Core:
         self.overview = Overview(self.shards, self.sessions, journal, self._mask, clock)
         self.bindings = Bindings(plan, wires, self.shards, self, clock)
         self.questions = Questions()
-        self.gateway_sessions = GatewaySessions(plan, manifest.gateway, self)
+        self.gateway_sessions = GatewaySessions(
+            plan, manifest.gateway, self, lambda component: self.shards.composer.most_shards(component) is not None
+        )
         self._sessions: dict[SessionNumber, LiveSession] = {}
         self._names: dict[str, SessionNumber] = {}
         self._past_names: dict[int, str] = {}  # of ended sessions: their last lines may come after them
@@ -286,6 +289,9 @@ class Core:
 
     def on_counts(self, port: ShardPort, counts: Counts) -> None:
         self.numbers.heard(port, counts)
+
+    def on_unsaid(self, port: ShardPort, unsaid: Unsaid) -> None:
+        self.bindings.on_unsaid(port, unsaid)
 
     def on_finished(self, port: ShardPort, finished: Finished) -> None:
         future = self._finished.pop(port.shard, None)

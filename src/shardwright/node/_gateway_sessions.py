@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 from shardwright.errors import CompositionRefused, NodeError, NotPermitted, ShardwrightError
 from shardwright.guest import BeginSession, EndSession, FromGateway, SessionBegun, UseSessions
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import Gateway
+from shardwright.model.manifest import Gateway, ScopeKind
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._port import ShardPort
 
 OWN_NAME = "gateway"  # of the session of requests that need none: it lives as long as the node
 MOST_SESSIONS = 65536
+# Where each brings a shard to life and the manifest says no ``max_instances``: anybody may begin one, without a cookie.
+MOST_WITH_SHARDS = 1024
 MOST_PENDING = 1024  # that a gateway may wait for at once
 LONGEST_NAME = 200
 EXPIRY_S = 5.0
@@ -52,11 +54,23 @@ class SessionsOfNode(Protocol):
 class GatewaySessions:
     """What the gateway asked for. Use from the node's event loop alone."""
 
-    def __init__(self, plan: ShardPlan, gateway: Gateway | None, node: SessionsOfNode) -> None:
+    def __init__(
+        self,
+        plan: ShardPlan,
+        gateway: Gateway | None,
+        node: SessionsOfNode,
+        is_bounded: Callable[[ComponentName], bool],
+    ) -> None:
+        """``is_bounded``: the manifest says how many shards that component may have."""
         self._node = node
         self._loop = asyncio.get_running_loop()
         self._idle_s = gateway.session_idle_s if gateway is not None else 0.0
         self._entries = _components(plan, with_sessions=True)
+        reached = frozenset().union(*(plan.closure(name) for name in self._entries))
+        bringing = [
+            d.component for d in plan.definitions if d.component in reached and d.scope.kind is ScopeKind.SESSION
+        ]
+        self._most = MOST_SESSIONS if all(map(is_bounded, bringing)) else MOST_WITH_SHARDS
         self._own_entries = _components(plan, with_sessions=False)
         self._names: dict[str, SessionNumber] = {}
         self._used_s: dict[SessionNumber, float] = {}
@@ -125,9 +139,10 @@ class GatewaySessions:
         if beginning is None:
             if not name or len(name) > LONGEST_NAME or not name.isprintable():
                 raise NotPermitted("that is no name of a session", outcome="not started")
-            if len(self._names) >= MOST_SESSIONS:
+            if len(self._names) >= self._most and name != OWN_NAME:
                 raise CompositionRefused(
-                    f"{MOST_SESSIONS} sessions of the gateway live already", remedy="lower [gateway] session_idle"
+                    f"{self._most} sessions of the gateway live already",
+                    remedy="lower [gateway] session_idle, or say usage.max_instances of what has a shard for each",
                 )
             beginning = self._beginning[name] = asyncio.ensure_future(self._compose(name))
             beginning.add_done_callback(lambda done: self._composed(name, done))

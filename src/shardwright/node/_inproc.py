@@ -38,6 +38,7 @@ from shardwright.guest import (
     Bound,
     ControlBinder,
     Counts,
+    Doubt,
     Finished,
     ImportFailed,
     Link,
@@ -52,6 +53,7 @@ from shardwright.guest import (
     Runtime,
     Stacks,
     Unbind,
+    Unsaid,
     Why,
     import_modules,
     install_policy,
@@ -156,6 +158,8 @@ class InprocPort(ShardPort):
                 events.on_load(self, message)
             case Counts():
                 events.on_counts(self, message)
+            case Unsaid():
+                events.on_unsaid(self, message)
             case Finished():
                 events.on_finished(self, message)
             case Note():
@@ -228,7 +232,12 @@ class InprocPort(ShardPort):
         for descriptor in descriptors:
             os.close(descriptor)
         if isinstance(message, Retire):
-            self.runtime.router.retire(ShardId(message.shard), lost=message.lost)
+            unsaid = self.runtime.router.retire(ShardId(message.shard), lost=message.lost)
+            if message.request:
+                with contextlib.suppress(ChannelClosed):
+                    self.send(Unsaid(message.request, tuple(unsaid)))
+        elif isinstance(message, Doubt):
+            self.runtime.router.doubt(ComponentName(message.component), map(SessionNumber, message.sessions))
         elif isinstance(message, AskStacks):
             with contextlib.suppress(ChannelClosed):
                 self.send(stacks(message.request, self.runtime.doing()))

@@ -40,6 +40,7 @@ from shardwright.guest import (
     Stacks,
     Stop,
     Unbind,
+    Unsaid,
     UseSessions,
     Why,
     decode_from_guest,
@@ -67,6 +68,8 @@ class PortEvents(Protocol):
     def on_load(self, port: ShardPort, load: Load) -> None: ...
 
     def on_counts(self, port: ShardPort, counts: Counts) -> None: ...
+
+    def on_unsaid(self, port: ShardPort, unsaid: Unsaid) -> None: ...
 
     def on_finished(self, port: ShardPort, finished: Finished) -> None: ...
 
@@ -366,6 +369,8 @@ class GuestPort(ShardPort):
                 events.on_load(self, message)
             case Counts():
                 events.on_counts(self, message)
+            case Unsaid():
+                events.on_unsaid(self, message)
             case Finished():
                 events.on_finished(self, message)
             case BeginSession() | EndSession() | UseSessions() | AskNode():

@@ -32,18 +32,22 @@ from shardwright.sharding import cut_components
 if TYPE_CHECKING:
     from shardwright.node._running import Running
 
+ANSWER_S = 1.0  # for shards to say which sessions had state in one that they called
 START_S = 120.0  # a new shard has its own, shorter time to start
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a reload did. ``replaced``: by component, the shards that were; ``told``: sessions that lost state in them."""
+    """What a reload did. ``replaced``: by component, the shards that were; ``told``: sessions that lost state in them;
+    ``failed``: components whose old code goes on, because a shard with the other code did not start.
+    """
 
     replaced: Mapping[str, tuple[ShardId, ...]]
     kept: tuple[str, ...]
     told: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     took_s: float = 0.0
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,25 @@ class _Read:
     plan: ShardPlan
     secrets: Secrets
     prints: Fingerprints
+
+
+class _Losses:
+    """Shards with state that are replaced. Only their callers know whose state it was, so these must live until they said."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._known: set[ShardId] = set()
+        self._all = asyncio.Event()
+        if not count:
+            self._all.set()
+
+    def known(self, shard: ShardId) -> None:
+        self._known.add(shard)
+        if len(self._known) == self._count:
+            self._all.set()
+
+    async def all_known(self) -> None:
+        await self._all.wait()
 
 
 class Reloader:
@@ -94,18 +117,27 @@ class Reloader:
             self._take_up(read, plan, changed)
             old = [record for record in core.records() if record.component in changed and not record.stopping]
             core.record("reload", f"other code for {', '.join(changed)}", inputs=(("shards", len(old)),))
-            results = await asyncio.gather(*(self._replace(r, r.component in lossy) for r in old))
+            losses = _Losses(sum(record.component in lossy for record in old))
+            results = await asyncio.gather(
+                *(self._replace(r, losses if r.component in lossy else None, losses, changed) for r in old)
+            )
             core.shards.freed()
             replaced: dict[str, tuple[ShardId, ...]] = dict.fromkeys(changed, ())
             told: set[str] = set()
             notes: list[str] = []
+            failed: set[str] = set()
             for record, (done, sessions, note) in zip(old, results, strict=True):
+                if note.startswith("!"):
+                    failed.add(record.component)
+                    note = note[1:]
                 if done:
                     replaced[record.component] += (record.id,)
                 told.update(sessions)
                 notes += [note] if note else []
             kept = tuple(sorted(set(map(str, read.prints.texts)) - set(changed)))
-            return Reloaded(replaced, kept, tuple(sorted(told)), tuple(notes), time.monotonic() - begun_s)
+            return Reloaded(
+                replaced, kept, tuple(sorted(told)), tuple(notes), time.monotonic() - begun_s, tuple(sorted(failed))
+            )
 
     def _read(self) -> _Read:
         running = self._running
@@ -133,8 +165,22 @@ class Reloader:
 
     # -- one shard ---------------------------------------------------------------------------------------------
 
-    async def _replace(self, record: ShardRecord, lossy: bool) -> tuple[bool, tuple[str, ...], str]:
-        """Whether it was replaced, the sessions that lost state in it, and what to say of it."""
+    async def _replace(
+        self, record: ShardRecord, loss: _Losses | None, losses: _Losses, changed: list[ComponentName]
+    ) -> tuple[bool, tuple[str, ...], str]:
+        """Whether it was replaced, the sessions that lost state in it, and what to say of it (``!``: it is a failure).
+
+        ``loss``: it has state, and is one of ``losses``, all of which must be known before any caller goes.
+        """
+        try:
+            return await self._replaced(record, loss, losses, changed)
+        finally:
+            if loss is not None:
+                loss.known(record.id)
+
+    async def _replaced(
+        self, record: ShardRecord, loss: _Losses | None, losses: _Losses, changed: list[ComponentName]
+    ) -> tuple[bool, tuple[str, ...], str]:
         core, shard = self._running.core, record.id
         shards, composer = core.shards, core.shards.composer
         while (now := composer.shard(shard)) is not None and now.status is ShardStatus.STARTING:
@@ -150,14 +196,24 @@ class Reloader:
             shards.perform(composer.drain(shard, shards.now(), "its code was replaced"))
             return True, (), ""
         note = ""
-        if now.scope is ScopeKind.SHARED and not lossy:
-            note = await self._begin_another(shard)
-            if note.startswith("!"):
-                return False, (), note[1:]
-        sessions = await take_out(core, shard)
-        tell_callers(core, record.component, shard, lossy, self._running.retire_at_clients)
-        names = tuple(sorted(name for name in map(core.session_name, sessions) if name and not name.startswith("(")))
-        lost = names if lossy else ()
+        lost: tuple[str, ...] = ()
+        if loss is None:
+            await losses.all_known()
+            if now.scope is ScopeKind.SHARED:
+                note = await self._begin_another(shard)
+                if note.startswith("!"):
+                    return False, (), note
+            await take_out(core, shard)
+            tell_callers(core, record.component, shard, self._running.retire_at_clients)
+        else:
+            sessions = set(await take_out(core, shard))
+            self._running.retire_at_clients(shard, True)
+            sessions.update(await core.bindings.retire(now, changed, ANSWER_S))
+            core.shards.freed()
+            names = (name for name in map(core.session_name, sessions) if name and not name.startswith("("))
+            lost = tuple(sorted(names))
+            loss.known(shard)
+            await losses.all_known()  # it may be a caller as well
         reason = "its code was replaced" + (f"; sessions that had state in it: {', '.join(lost)}" if lost else "")
         core.record("reload", reason, component=record.component, shard=shard)
         await shards.drain_shard(shard, DRAIN_S)
@@ -174,6 +230,8 @@ class Reloader:
         while decision.shard not in core.ports():
             if core.shards.composer.shard(decision.shard) is None or time.monotonic() > end_s:
                 core.shards.composer.keep(shard)
-                return f"!{shard} goes on with its old code: its successor did not start, see the journal"
+                rows = core.journal.tail(200, kind="failure")
+                why = next((row.reason for row in reversed(rows) if row.shard == decision.shard), "see the journal")
+                return f"!{shard} goes on with its old code: {why}"
             await asyncio.sleep(LOOK_S)
         return ""

@@ -52,9 +52,10 @@ def _fingerprint(manifest: Manifest, plan: ShardPlan, definition: ShardDefinitio
         [(c.component, str(c.scope), str(c.state), _keys(c)) for c in callees],
         classes,
         manifest.root,
+        sorted({route.name for route in plan.routes if route.component == name}),  # what requests may call there
     )
     if not definition.code.modules and definition.code.primary and plan.routes:
-        told = (*told, plan.routes)  # type: ignore[assignment]
+        told = (*told, tuple(replace(route, method_id=MethodId(0)) for route in plan.routes))  # type: ignore[assignment]
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
@@ -170,17 +171,32 @@ def check_replaceable(before: Manifest, after: Manifest, old: ShardPlan, new: Sh
 def with_stable_numbers(new: ShardPlan, old: ShardPlan) -> ShardPlan:
     """The new plan with the old numbers of entry points, by which shards of both call each other for a while.
 
-    What is gone keeps its number and its place: who still calls it hears from the module that it has no such thing.
+    What is gone keeps its number and its place: who still calls it hears from the module that it has no such thing. All
+    that speaks of entry points by number, routes and cuts, is renumbered with them.
     """
     definitions = []
+    numbers: dict[tuple[ComponentName, MethodId], MethodId] = {}  # of the new plan: as they are from now on
     for definition in new.definitions:
         try:
             before = old.definition(definition.component).entry_points
         except KeyError:
             before = ()
-        by_name = {entry.name: entry for entry in definition.entry_points}
-        entries: list[EntryPoint] = [by_name.pop(entry.name, entry) for entry in before]
+        by_name = {_identity(entry): entry for entry in definition.entry_points}
+        entries: list[EntryPoint] = [by_name.pop(_identity(entry), entry) for entry in before]
         entries += by_name.values()
-        numbered = tuple(replace(entry, method_id=MethodId(i)) for i, entry in enumerate(entries))
+        stable = {_identity(entry): MethodId(number) for number, entry in enumerate(entries)}
+        numbers |= {(definition.component, e.method_id): stable[_identity(e)] for e in definition.entry_points}
+        numbered = tuple(replace(entry, method_id=MethodId(number)) for number, entry in enumerate(entries))
         definitions.append(replace(definition, entry_points=numbered))
-    return replace(new, definitions=tuple(definitions))
+    routes = tuple(replace(route, method_id=numbers[route.component, route.method_id]) for route in new.routes)
+    cuts = tuple(
+        replace(
+            cut, functions=tuple(replace(each, method_id=numbers[cut.part, each.method_id]) for each in cut.functions)
+        )
+        for cut in new.cuts
+    )
+    return replace(new, definitions=tuple(definitions), routes=routes, cuts=cuts)
+
+
+def _identity(entry: EntryPoint) -> tuple[str, str, str]:
+    return entry.name, entry.module, entry.qualname

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shardwright.errors import NodeError
 
+_NOBODY = 65534
 REMEDY = "set XDG_STATE_HOME to a folder of yours that can be written"
 
 
@@ -38,7 +39,8 @@ def state_folder(environment: Mapping[str, str]) -> Path:
 def open_folder(folder: Path) -> int:
     """A descriptor of that folder, made where it is not there, each folder that is made of mode 0700.
 
-    Raises NodeError when it cannot be had, is a link, belongs to another user, or can be written by others.
+    Raises NodeError when it cannot be had, is a link, belongs to another user, or can be written by others; or when another
+    user may put something else in its place, because a folder above it is theirs.
     """
     folder = Path(os.path.abspath(folder))
     try:
@@ -46,7 +48,7 @@ def open_folder(folder: Path) -> int:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise unusable(folder, _why(error)) from None
-    trouble = _trouble(os.fstat(descriptor), stat.S_IWGRP | stat.S_IWOTH)
+    trouble = _trouble(os.fstat(descriptor), stat.S_IWGRP | stat.S_IWOTH) or _trouble_above(folder)
     if trouble:
         os.close(descriptor)
         raise unusable(folder, trouble)
@@ -99,7 +101,7 @@ def folder_trouble(folder: Path) -> str:
         return f"{folder}: {_why(error)}"
     if not stat.S_ISDIR(status.st_mode):
         return f"{folder} is no folder"
-    if trouble := _trouble(status, stat.S_IWGRP | stat.S_IWOTH):
+    if trouble := _trouble(status, stat.S_IWGRP | stat.S_IWOTH) or _trouble_above(folder):
         return f"{folder}: {trouble}"
     return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
 
@@ -122,6 +124,23 @@ def _trouble(status: os.stat_result, forbidden: int) -> str:
         return f"it belongs to another user ({status.st_uid})"
     if status.st_mode & forbidden:
         return f"it is open to other users (mode {stat.S_IMODE(status.st_mode):04o})"
+    return ""
+
+
+def _trouble_above(folder: Path) -> str:
+    """Why what is below these folders may be another's tomorrow: paths are used again while the node runs.
+
+    Folders of root are trusted, those that anybody may write if only owners may rename there (``/tmp``), and those of the
+    user's own group. In a user namespace the machine's root is the nobody of that number.
+    """
+    ours = {0, os.geteuid(), _NOBODY}
+    for path in dict.fromkeys((*folder.parents, *Path(os.path.realpath(folder)).parents)):
+        status = os.lstat(path)
+        if status.st_uid not in ours:
+            return f"{path} above it belongs to another user ({status.st_uid})"
+        shared = stat.S_IWOTH | (0 if status.st_gid in (0, os.getegid()) else stat.S_IWGRP)
+        if not stat.S_ISLNK(status.st_mode) and status.st_mode & shared and not status.st_mode & stat.S_ISVTX:
+            return f"{path} above it is open to other users (mode {stat.S_IMODE(status.st_mode):04o})"
     return ""
 
 

@@ -86,8 +86,8 @@ CODES: dict[str, Code] = {
         ("SW256", _N, "A value class with code of its own may come to a component that does not import its module: as data.",
          "Import the module there, if only under TYPE_CHECKING, or define the class in a module that no component owns."),
         # -- hazards at edges -------------------------------------------------------------------------------------
-        ("SW260", _R, "A generator is called across an edge; generators are not streamed yet.",
-         "Return a list, or keep caller and generator in one component."),
+        ("SW260", _N, "A generator is called across an edge; every item is a round trip, made when it is asked for.",
+         "Return a list where that is small, or list the generator in `ahead`."),
         ("SW261", _W, "A module global that changes is read across an edge; each read asks the owner for a copy.",
          "Read it through a function of the owner."),
         ("SW262", _R, "An attribute of another component's module is written from outside (monkeypatching).",

@@ -430,11 +430,11 @@ class _Finder:
         if generator:
             self.note(
                 "SW260",
-                Severity.REFUSAL,
-                f"{component} calls generator {short} of {callee}; it is not yet streamed",
+                Severity.NOTE,
+                f"{component} calls generator {short} of {callee}; every item is asked for when its turn comes",
                 site,
                 component,
-                "return a list, or keep caller and generator in one component",
+                "return a list where that is small, or list the generator in `ahead`",
             )
         if managed:
             self._entered(component, callee, short, site)

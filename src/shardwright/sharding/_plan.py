@@ -21,6 +21,7 @@ from shardwright.model.shard import (
 )
 from shardwright.sharding._classes import classes_in
 from shardwright.sharding._data import code_of_class, data_source
+from shardwright.sharding._declared import check_variables, declare
 from shardwright.sharding._edges import find_edges
 from shardwright.sharding._entries import entries_of, main_entries
 from shardwright.sharding._gateway import gateway_of
@@ -54,6 +55,7 @@ def plan(manifest: Manifest, profile: Profile | None = None, constants: CostCons
 def plan_of(program: Program) -> ShardPlan:
     """The plan of a program that was read already."""
     manifest = program.manifest
+    check_variables(program)
     surfaces = judge(program)
     modules = tuple(_surface(program, surfaces, module) for module in sorted(surfaces))
     knowledge = Knowledge(program, {each.module: each.stub_source for each in modules})
@@ -90,6 +92,7 @@ def plan_of(program: Program) -> ShardPlan:
         value_classes=values,
         stateful_classes=stateful,
         routes=gateway.routes,
+        context_variables=manifest.context_variables,
         common_data=tuple((name, text) for name in sorted(program.common) if (text := _common_data(program, name))),
     )
 
@@ -106,6 +109,7 @@ def _define(
     if component.attribute:
         program.require(component.module, component.attribute, f"component {component.name!r}")
     entries, diagnostics = entries_of(program, component)
+    entries = declare(component, entries)
     state, notes = state_of(component, evidence_of(program, surfaces, modules))
     definition = ShardDefinition(
         component=component.name,

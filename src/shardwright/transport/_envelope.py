@@ -37,7 +37,7 @@ ALIGNMENT = 64  # of buffers in the frame
 SEGMENT_BYTES = 256 * 1024  # from here on, a buffer may travel in a segment
 COPIED_BYTES = 4096  # a payload of at most so many bytes is copied out of its frame: that is cheaper than a view of it
 
-# magic, version, kind, codec, flags, buffer count, call id, session, method, epoch, deadline, trace id, span, chain,
+# magic, version, kind, codec, flags, buffer count, call id, session, method, epoch, deadline, trace id, blocked, chain,
 # payload length
 _HEADER = struct.Struct("<HBBBBHQQIIQ16sQQI")
 HEADER_BYTES = _HEADER.size
@@ -77,7 +77,7 @@ def pack_in_python(envelope: Envelope, lane: Lane | None = None) -> list[Part]:
             envelope.epoch,
             envelope.deadline_ns,
             _trace_id(envelope.trace_id),
-            envelope.span_id,
+            envelope.blocked,
             envelope.chain,
             len(payload),
         )
@@ -126,7 +126,7 @@ def unpack_in_python(frame: bytes | memoryview, lane: Lane | None = None) -> Env
         epoch,
         deadline_ns,
         trace_id,
-        span_id,
+        blocked,
         chain,
         payload_bytes,
     ) = _HEADER.unpack_from(frame)
@@ -169,7 +169,7 @@ def unpack_in_python(frame: bytes | memoryview, lane: Lane | None = None) -> Env
         epoch,
         deadline_ns,
         trace_id,
-        span_id,
+        blocked,
         chain,
         codec,
         payload,

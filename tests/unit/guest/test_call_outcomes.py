@@ -205,7 +205,7 @@ def test_a_call_is_running_until_its_reply_is_sent_and_holds_up_nobody_meanwhile
     assert caller.rests()
 
 
-def test_coroutines_cancelled_before_they_began_are_no_longer_running(three: Any, caller: Caller) -> None:
+def test_coroutines_cancelled_before_they_began_are_answered_and_no_longer_running(three: Any, caller: Caller) -> None:
     caller.call(1, "coroutine")
     assert unpack(caller.far.receive(timeout_s=LONG)).kind is Kind.RESULT  # its loop is there
     assert caller.rests()
@@ -222,5 +222,8 @@ def test_coroutines_cancelled_before_they_began_are_no_longer_running(three: Any
         assert caller.runtime.responder.busy
     finally:
         mailbox.release()
-    assert unpack(caller.far.receive(timeout_s=LONG)).call_id == 10
+    answers = [unpack(caller.far.receive(timeout_s=LONG)) for _ in range(9)]
+    assert {answer.call_id: answer.kind for answer in answers} == dict.fromkeys(range(2, 10), Kind.ERROR) | {
+        10: Kind.RESULT
+    }
     assert caller.rests()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 from shardwright.errors import ChannelClosed
-from shardwright.guest._chains import MAX_OFFERED, Chains, Waiting
+from shardwright.guest._chains import MAX_OFFERED, Chains, Waiting, new_mark
+from shardwright.guest._context import CallContext
 from shardwright.guest._mailbox import Mailbox
 from shardwright.model.ids import SessionNumber
 
@@ -47,11 +48,28 @@ def test_a_thread_is_not_given_calls_without_end() -> None:
     assert [chains.offer(5, n) for n in range(MAX_OFFERED + 10)].count(True) == MAX_OFFERED
 
 
-def test_it_knows_which_thread_waits() -> None:
+def test_it_knows_what_the_loop_waits_for() -> None:
+    """Coroutines of one loop may be of one chain: what another of them leads to is not what this one waits for."""
     chains, waiting = Chains(), Waiting(5, ONE)
     chains.enter(waiting)
-    assert chains.waits(5, threading.get_ident())
-    assert not chains.waits(5, -1) and not chains.waits(6, threading.get_ident())
+    assert not chains.holds_up(5, 2**64 - 1)  # there is no loop yet
+    chains.loop_runs(threading.get_ident())
+    mine = chains.blocked_by(CallContext(blocked=1))
+    assert mine & 1 and mine.bit_count() in (8, 9)
+    assert chains.holds_up(5, mine) and chains.offer(5, "its own", mine)
+    assert not chains.holds_up(6, mine) and not chains.holds_up(5, 0) and not chains.holds_up(5, new_mark())
+    assert not chains.offer(5, "of another coroutine") and list(waiting.inbox) == ["its own"]
+    elsewhere = Waiting(5, ONE)
+    elsewhere.thread = -1
+    chains.enter(elsewhere)
+    chains.enter(later := Waiting(5, ONE))
+    assert chains.offer(5, "of another coroutine") and elsewhere.inbox and not later.inbox
+
+
+def test_a_thread_beside_the_loop_blocks_none() -> None:
+    chains = Chains()
+    chains.loop_runs(-1)
+    assert chains.blocked_by(CallContext(blocked=6)) == 6
 
 
 def test_what_comes_while_the_call_is_sent_does_not_take_the_baton() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
+from contextvars import Context
 from typing import Any
 
 import pytest
 
 from shardwright.errors import Overloaded
+from shardwright.guest._context import Life
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
 
@@ -25,9 +27,18 @@ class Call:
         self.task: Any = None
         self.ran = threading.Event()
         self.forgotten = threading.Event()
+        self.life = Life()
+        self.told: list[str] = []
 
     async def run_async(self, coroutine: Any = None) -> None:
         self.ran.set()
+        self.life.over = True
+
+    def refuse_unwanted(self) -> None:
+        self.told.append("not started")
+
+    def new_context(self) -> Context:
+        return Context()
 
     def forget(self) -> None:
         self.forgotten.set()
@@ -46,7 +57,7 @@ async def something() -> None:
     raise AssertionError("it must not run")
 
 
-def test_calls_cancelled_before_they_began_are_forgotten_and_their_coroutines_closed(loop: Any) -> None:
+def test_calls_cancelled_before_they_began_are_answered_and_forgotten_and_their_coroutines_closed(loop: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         before, between = Call(), Call()
@@ -62,6 +73,7 @@ def test_calls_cancelled_before_they_began_are_forgotten_and_their_coroutines_cl
         loop._loop.call_soon_threadsafe(begins_and_is_cancelled)
         assert between.forgotten.wait(LONG)
         assert not before.ran.is_set() and not between.ran.is_set()
+        assert before.told == between.told == ["not started"]
         assert loop.in_flight == 0
 
 
@@ -76,5 +88,5 @@ def test_without_a_thread_a_call_is_refused_and_a_later_one_runs(loop: Any, monk
                 loop.start(Call())
     call = Call()
     loop.start(call)
-    assert call.ran.wait(LONG) and call.forgotten.wait(LONG)
+    assert call.ran.wait(LONG) and call.forgotten.wait(LONG) and not call.told
     assert loop.in_flight == 0

@@ -13,7 +13,7 @@ MISTAKES = {
     # -- keys and types
     "unknown key": (
         "resorces = { cpu = 1 }",
-        "5: components.web.resorces: unknown key; expected apart, code, … or warm; did you mean 'resources'?",
+        "5: components.web.resorces: unknown key; expected ahead, apart, code, … or warm; did you mean 'resources'?",
     ),
     "unknown key in an inline table": (
         "warm = { mim = 1 }",

@@ -104,8 +104,8 @@ def hazards(plan: ShardPlan) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     ("user", "code", "severity", "line"),
     [
-        ("import owner\ndef f():\n    for x in owner.rows(): ...\n", "SW260", "refusal", 3),
-        ("import owner\ndef f():\n    w = owner.World()\n    for x in w.ticks(): ...\n", "SW260", "refusal", 4),
+        ("import owner\ndef f():\n    for x in owner.rows(): ...\n", "SW260", "note", 3),
+        ("import owner\ndef f():\n    w = owner.World()\n    for x in w.ticks(): ...\n", "SW260", "note", 4),
         ("import owner\ndef f():\n    return owner.COUNT\n", "SW261", "warning", 3),
         ("import owner\ndef f():\n    return owner.DB\n", "SW272", "refusal", 3),
         ("from owner import COUNT\n", "SW265", "refusal", 1),
@@ -119,7 +119,7 @@ def hazards(plan: ShardPlan) -> list[tuple[str, str, str]]:
         ("from owner import World\ndef f(w: World):\n    with w.held(): ...\n", "SW264", "refusal", 3),
         ("import owner\ndef f():\n    with owner.HOME.held(): ...\n", "SW264", "refusal", 3),
         ("import owner\ndef f():\n    with owner.home().held(): ...\n", "SW264", "refusal", 3),
-        ("import owner\ndef f():\n    for x in owner.HOME.ticks(): ...\n", "SW260", "refusal", 3),
+        ("import owner\ndef f():\n    for x in owner.HOME.ticks(): ...\n", "SW260", "note", 3),
         ("import owner\ndef f():\n    owner.HOME.t = 1\n", "SW262", "refusal", 3),
         ("import owner\ndef f():\n    owner.HOME = owner.World()\n", "SW262", "refusal", 3),
         ("import owner\ndef f():\n    owner.HOME.things['x'] = 1\n", "SW262", "refusal", 3),

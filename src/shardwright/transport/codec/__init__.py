@@ -2,7 +2,7 @@
 
 from shardwright.transport.codec._classes import ClassTable
 from shardwright.transport.codec._exceptions import text_that_came
-from shardwright.transport.codec._memo import Memo
+from shardwright.transport.codec._memo import Memo, joined
 from shardwright.transport.codec._paths import Describe, Step, describe_call, describe_value
 from shardwright.transport.codec._pickle import PickleCodec
 from shardwright.transport.codec._registry import register
@@ -20,6 +20,7 @@ __all__ = [
     "TaggedCodec",
     "describe_call",
     "describe_value",
+    "joined",
     "register",
     "text_that_came",
 ]

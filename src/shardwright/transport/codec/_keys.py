@@ -47,13 +47,13 @@ class KeyCost:
 
     def spend(self, keys: Sequence[Any], is_set: bool) -> None:
         """Charge the steps of putting complete keys, which ``weigh`` has seen, into a dict or set."""
-        if len(keys) < 2:
-            return
         kinds = set(map(type, keys))
         if kinds <= _SEEDED:
             return
         plain = kinds <= wire.ATOMS
-        heaviest = 1 if plain else self._weigh(keys, {}, complete=True)
+        heaviest = 1 if plain else self._weigh(keys, {}, complete=True)  # one alone may lead back to itself
+        if len(keys) < 2:
+            return
         if len(keys) < FEW_KEYS and heaviest < FEW_KEYS:
             return
         if kinds == {int} and max(keys) - min(keys) < len(keys):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardwright.transport.codec._extension import native
 
-__all__ = ["Memo", "PythonMemo", "Snapshot"]
+__all__ = ["Memo", "PythonMemo", "Snapshot", "joined"]
 
 Compare = Callable[[Any, Any], bool]
 Snapshot = tuple[Any, Any, Compare]  # the object, what it held, whether it still does
@@ -41,6 +41,16 @@ if TYPE_CHECKING:
     Memo: TypeAlias = PythonMemo
 else:
     Memo = PythonMemo if native is None else native.Memo
+
+
+def joined(first: Any, second: Any) -> Any:
+    """The memo for a reply to two requests of one conversation: objects of the first, then those of the second.
+
+    Both sides must join the same two. The second itself where either remembers nothing.
+    """
+    if not isinstance(first, Memo) or not isinstance(second, Memo) or not first.objects:
+        return second
+    return Memo(second.root, [*first.objects, *second.objects], [*first.snapshots, *second.snapshots])
 
 
 def same_elements(elements: Iterable[Any], held: list[Any]) -> bool:

@@ -141,6 +141,9 @@ queue_end(Queue *queue)
 {
     Py_ssize_t length = queue->length;
     Queued *entries = queue->entries, few[sizeof(queue->few) / sizeof(queue->few[0])];
+    if (length == 0 && entries == queue->few) {
+        return;
+    }
     if (entries == queue->few) {
         memcpy(few, queue->few, sizeof(few));
     }

@@ -15,7 +15,7 @@ enum {
     F_BUFFERS, FIELDS
 };
 static const char *const field_names[FIELDS] = {
-    "kind", "call_id", "session", "method", "epoch", "deadline_ns", "trace_id", "span_id", "chain", "codec", "payload",
+    "kind", "call_id", "session", "method", "epoch", "deadline_ns", "trace_id", "blocked", "chain", "codec", "payload",
     "buffers",
 };
 static PyObject *names[FIELDS];

@@ -973,6 +973,9 @@ drain(Reader *d)
 static void
 reader_end(Reader *d)
 {
+    if (d->form == NULL) { /* it has ended before */
+        return;
+    }
     queue_end(&d->queue);
     d->at = d->end = 0;
     d->base = d->buffer_count = d->next_buffer = 0;

@@ -993,6 +993,9 @@ writer_start(Form *form, PyObject *known)
 static void
 writer_end(Writer *s)
 {
+    if (s->form == NULL) { /* it has ended before */
+        return;
+    }
     queue_end(&s->queue);
     if (s->out != s->few) {
         PyMem_Free(s->out);

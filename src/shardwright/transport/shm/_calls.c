@@ -29,8 +29,8 @@
  *    `sw_bell_begin` or `sw_bell_sleep` said SW_READS.
  * 4. *Nobody waits for what has come.* A call's thread looks at `came` and `inbox` with the lock before it sleeps; who
  *    fills them wakes it (`sw_bell_wake`, which ends the present or the next sleep).
- * 5. *The baton.* It is taken for an answer under the mailbox's own mutex, if it is free and nobody wants it, by a worker that
- *    is idle, which thereby is idle no more; given back under the mutex if nobody wants it. Else Python's `_next` passes it on.
+ * 5. *The baton.* It is taken for an answer while no thread is within the mailbox's own mutex, if it is free and nobody wants it, by
+ *    a worker that is idle, which thereby is idle no more; given back so if nobody wants it. Else Python's `_next` passes it on.
  *    A caller that has the baton keeps it for KEEP_NS while nobody wants it; longer than that is the slow way.
  * 6. *Interrupts.* Only the main thread runs handlers, and only in `wait_for`, after it has left the role: no message is in its
  *    hands then.
@@ -43,6 +43,8 @@
  */
 #include "_ring.h"
 
+#include <endian.h>
+#include <errno.h>
 #include <stddef.h>
 #include <structmember.h>
 #include <sys/random.h>
@@ -51,13 +53,21 @@ enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
 #define SOON_NS 50000   /* and, while others want it, only where replies come within this */
 #define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
-#define STREAK 8     /* and so often before the next has its turn */
+#define STREAK 32 /* and so often before the next has its turn: to change threads costs as much as three to five calls */
 #define TRY_AGAIN 32
 #define GRACE_NS 500000 /* a worker that answers may leave what comes unread for so long */
 #define SMALL 4096      /* of a request that is answered at once, in bytes */
 
 typedef struct Desk Desk;
 typedef struct Line Line;
+
+/* What a call's context says (CallContext). */
+struct context {
+    PyObject *object; /* NULL: of a thread that no call began, or that outlived it */
+    PyObject *session;
+    unsigned char trace[16];
+    uint64_t number, deadline, blocked, chain;
+};
 
 /* One call that is in flight; on the stack of the thread that waits for it. */
 struct call {
@@ -101,9 +111,11 @@ struct Desk {
     PyObject *names;      /* of sessions, by number; NULL where nothing is answered */
     PyObject *dropped;    /* a deque: handles that were collected, of which owners are to be told first */
     PyObject *unended;    /* not empty: a line of output may have begun, and is to be ended before an answer */
-    PyObject *end_lines, *after_call, *answer; /* of the responder: see guest/_quick.py */
+    PyObject *end_lines, *after_call, *answer; /* of the responder: see guest/_lines.py */
     Baton *baton;         /* NULL: a process without one */
     unsigned long main, reader;
+    unsigned long loop;      /* the thread of the event loop, 0 until there is one, and what says that it waits */
+    unsigned long long mark;
     Py_ssize_t free;      /* threads that wait for a reply this way, and have nothing else to do */
     Py_ssize_t others;    /* that wait so the slow way */
     char off;
@@ -116,6 +128,8 @@ struct Desk {
     unsigned long long calls_in, calls_out;
     long long idle_since_ns;
     uint32_t cursor; /* which channel was read last */
+    struct context seen; /* the last that was read, for a call often makes several; it never changes, */
+    PyObject *seen_life; /* but this may end */
 };
 
 struct entry {
@@ -150,7 +164,7 @@ typedef struct {
     PyObject *lines; /* by session number */
     PyObject *slow;  /* slow(args, kwargs): the whole call */
     PyObject *encoded; /* encoded(line's link, context, payload, buffers, memo): the same from there on */
-    PyObject *go_on; /* go_on(link, context, call id, memo): wait for it the slow way */
+    PyObject *go_on; /* go_on(link, context, call id, memo, kept the baton in vain): wait for it the slow way */
     PyObject *finish; /* finish(link, context, came, memo): an outcome that is not plain */
     PyObject *nested; /* nested(call): run it on top of this one */
     PyObject *give_up; /* give_up(link, call id): the caller no longer waits */
@@ -164,7 +178,7 @@ struct answer {
     PyObject *message;
     const unsigned char *bytes;
     Py_ssize_t size;
-    uint64_t call_id, session, deadline, span, chain;
+    uint64_t call_id, session, deadline, blocked, chain;
     uint32_t method;
     PyObject *life;
 };
@@ -176,25 +190,38 @@ typedef struct {
     struct answer *now;
 } Server;
 
-static PyObject *text_over, *text_life, *text_session, *text_chain, *text_deadline, *text_trace, *text_span, *text_found,
-    *text_ends, *text_listens, *text_append, *text_run, *text_acquire, *text_release, *empty_tuple, *empty_text;
+static PyObject *text_over, *text_life, *text_session, *text_chain, *text_deadline, *text_trace, *text_blocked, *text_found,
+    *text_ends, *text_listens, *text_append, *text_run, *text_locked, *empty_tuple, *empty_text;
 
+/* Numbers of a header are little-endian, wherever they lie. */
 static inline uint64_t
-load(const unsigned char *bytes, int size)
+load8(const unsigned char *bytes)
 {
-    uint64_t value = 0;
-    for (int n = 0; n < size; n++) {
-        value |= (uint64_t)bytes[n] << (8 * n);
-    }
-    return value;
+    uint64_t value;
+    memcpy(&value, bytes, sizeof value);
+    return le64toh(value);
+}
+
+static inline uint32_t
+load4(const unsigned char *bytes)
+{
+    uint32_t value;
+    memcpy(&value, bytes, sizeof value);
+    return le32toh(value);
 }
 
 static inline void
-store(unsigned char *out, uint64_t value, int size)
+store8(unsigned char *out, uint64_t value)
 {
-    for (int n = 0; n < size; n++) {
-        out[n] = (unsigned char)(value >> (8 * n));
-    }
+    value = htole64(value);
+    memcpy(out, &value, sizeof value);
+}
+
+static inline void
+store4(unsigned char *out, uint32_t value)
+{
+    value = htole32(value);
+    memcpy(out, &value, sizeof value);
 }
 
 /* Whether a container is not empty. Less than 0 never: what cannot be asked is taken to be. */
@@ -289,27 +316,18 @@ alive(const Desk *desk)
     return !desk->off && desk->doorbell->generation == sw_generation();
 }
 
-/* The mailbox's mutex, without waiting. */
+/* Whether no thread is within the mailbox's mutex. Then what is done here, without giving the interpreter away, is as good as
+ * done under it: nobody else enters meanwhile. */
 static bool
-lock(const Baton *baton)
+is_free(const Baton *baton)
 {
-    PyObject *got = PyObject_CallMethodObjArgs(baton->mutex, text_acquire, Py_False, NULL);
-    const bool held = got == Py_True;
-    Py_XDECREF(got);
-    if (got == NULL) {
+    PyObject *locked = PyObject_CallMethodObjArgs(baton->mutex, text_locked, NULL);
+    const bool free = locked == Py_False;
+    Py_XDECREF(locked);
+    if (locked == NULL) {
         PyErr_Clear();
     }
-    return held;
-}
-
-static void
-unlock(const Baton *baton)
-{
-    PyObject *done = PyObject_CallMethodObjArgs(baton->mutex, text_release, NULL);
-    Py_XDECREF(done);
-    if (done == NULL) {
-        PyErr_WriteUnraisable(baton->mutex);
-    }
+    return free;
 }
 
 static PyObject *
@@ -503,7 +521,7 @@ take_reply(const Line *line, PyObject *message, bool later)
     if (head[0] != 'S' || head[1] != 'W' || head[2] != 1 || (head[3] != KIND_RESULT && head[3] != KIND_ERROR)) {
         return false;
     }
-    struct call *call = find_call(line, load(head + 8, 8));
+    struct call *call = find_call(line, load8(head + 8));
     if (call == NULL || call->came != NULL) {
         return false;
     }
@@ -526,16 +544,16 @@ read_call(Line *line, PyObject *message, struct answer *answer)
     const Py_ssize_t size = PyBytes_Size(message);
     if (size < HEADER || size >= SMALL || bytes[0] != 'S' || bytes[1] != 'W' || bytes[2] != 1 || bytes[3] != KIND_CALL
         || bytes[4] != line->codec || bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0
-        || load(bytes + 72, 4) != (uint64_t)(size - HEADER)) {
+        || load4(bytes + 72) != (uint64_t)(size - HEADER)) {
         return false;
     }
-    answer->method = (uint32_t)load(bytes + 24, 4);
+    answer->method = load4(bytes + 24);
     if (answer->method >= line->room || line->entries[answer->method].name == NULL) {
         return false;
     }
-    answer->session = load(bytes + 16, 8);
-    answer->deadline = load(bytes + 32, 8);
-    answer->chain = load(bytes + 64, 8);
+    answer->session = load8(bytes + 16);
+    answer->deadline = load8(bytes + 32);
+    answer->chain = load8(bytes + 64);
     if (answer->deadline != 0 && (int64_t)answer->deadline < sw_now()) {
         return false;
     }
@@ -552,8 +570,8 @@ read_call(Line *line, PyObject *message, struct answer *answer)
     answer->message = message;
     answer->bytes = bytes;
     answer->size = size;
-    answer->call_id = load(bytes + 8, 8);
-    answer->span = load(bytes + 56, 8);
+    answer->call_id = load8(bytes + 8);
+    answer->blocked = load8(bytes + 56);
     return true;
 }
 
@@ -787,8 +805,8 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
     return result;
 }
 
-/* Random bytes, from the kernel: drawn many at once, and never twice after a fork. */
-static void
+/* Random bytes, from the kernel: drawn many at once, and never twice after a fork. False: it has none. */
+static bool
 draw(unsigned char *to, size_t size)
 {
     static unsigned char drawn[1024];
@@ -798,7 +816,13 @@ draw(unsigned char *to, size_t size)
         size_t have = 0;
         while (have < sizeof drawn) {
             const ssize_t more = getrandom(drawn + have, sizeof drawn - have, 0);
-            have += more > 0 ? (size_t)more : 0;
+            if (more <= 0) {
+                if (more < 0 && errno == EINTR) {
+                    continue;
+                }
+                return false;
+            }
+            have += (size_t)more;
         }
         left = sizeof drawn;
         generation = sw_generation();
@@ -806,31 +830,33 @@ draw(unsigned char *to, size_t size)
     left -= size;
     memcpy(to, drawn + left, size);
     memset(drawn + left, 0, size);
+    return true;
 }
 
-struct context {
-    PyObject *object; /* NULL: of a thread that no call began, or that outlived it */
-    PyObject *session;
-    unsigned char trace[16];
-    uint64_t number, deadline, span, chain;
-};
-
 static bool
-number_of(PyObject *object, PyObject *name, uint64_t *value)
+number_in(PyObject *held, uint64_t *value)
 {
-    PyObject *held = PyObject_GetAttr(object, name);
-    if (held == NULL || !PyLong_Check(held)) {
-        PyErr_Clear();
-        Py_XDECREF(held);
+    if (!PyLong_Check(held)) {
         return false;
     }
     *value = PyLong_AsUnsignedLongLong(held);
-    Py_DECREF(held);
     if (*value == UINT64_MAX && PyErr_Occurred()) {
         PyErr_Clear();
         return false;
     }
     return true;
+}
+
+static bool
+number_of(PyObject *object, PyObject *name, uint64_t *value)
+{
+    PyObject *held = PyObject_GetAttr(object, name);
+    const bool good = held != NULL && number_in(held, value);
+    if (held == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(held);
+    return good;
 }
 
 static bool
@@ -870,10 +896,10 @@ get_outside(const Desk *desk, struct context *context)
     if (!trace_of(began, context->trace)) {
         return false;
     }
-    if (memcmp(context->trace, none, sizeof none) == 0) {
-        draw(context->trace, sizeof context->trace);
+    if ((memcmp(context->trace, none, sizeof none) == 0 && !draw(context->trace, sizeof context->trace))
+        || !draw((unsigned char *)&context->chain, sizeof context->chain)) {
+        return false;
     }
-    draw((unsigned char *)&context->chain, sizeof context->chain);
     context->chain |= 1;
     context->session = PyLong_FromLong(0);
     return context->session != NULL;
@@ -881,7 +907,7 @@ get_outside(const Desk *desk, struct context *context)
 
 /* The context of a call that runs, on this thread; false: it is none that C reads, or is over. */
 static bool
-get_context(const Desk *desk, struct context *context)
+get_context(Desk *desk, struct context *context)
 {
     *context = (struct context){NULL};
     PyObject *object = PyObject_CallNoArgs(desk->context_get);
@@ -894,21 +920,43 @@ get_context(const Desk *desk, struct context *context)
         Py_DECREF(object);
         return get_outside(desk, context);
     }
-    context->object = object;
-    PyObject *life = PyObject_GetAttr(object, text_life), *over = NULL;
-    if (life != NULL && life != Py_None) {
-        over = PyObject_GetAttr(life, text_over);
+    if (object != desk->seen.object) {
+        PyObject *life = PyObject_GetAttr(object, text_life), *session = PyObject_GetAttr(object, text_session);
+        struct context read = {object, session, {0}, 0, 0, 0, 0};
+        const bool good = life != NULL && life != Py_None && session != NULL && trace_of(object, read.trace)
+                          && number_in(session, &read.number) && number_of(object, text_deadline, &read.deadline)
+                          && number_of(object, text_blocked, &read.blocked) && number_of(object, text_chain, &read.chain)
+                          && read.chain != 0;
+        PyErr_Clear();
+        if (!good) {
+            Py_XDECREF(life);
+            Py_XDECREF(session);
+            Py_DECREF(object);
+            return false;
+        }
+        PyObject *old[] = {desk->seen.object, desk->seen.session, desk->seen_life};
+        desk->seen = read;
+        Py_INCREF(object);
+        desk->seen_life = life;
+        for (int n = 0; n < 3; n++) {
+            Py_XDECREF(old[n]); /* may run anything: what is used below is looked at anew */
+        }
+        if (desk->seen.object != object) {
+            Py_DECREF(object);
+            return false;
+        }
     }
-    context->session = PyObject_GetAttr(object, text_session);
-    const bool good = over == Py_False && context->session != NULL && trace_of(object, context->trace)
-                      && PyLong_Check(context->session) && number_of(object, text_session, &context->number)
-                      && number_of(object, text_deadline, &context->deadline)
-                      && number_of(object, text_span, &context->span) && number_of(object, text_chain, &context->chain)
-                      && context->chain != 0;
-    PyErr_Clear();
-    Py_XDECREF(life);
-    Py_XDECREF(over);
-    return good;
+    PyObject *over = PyObject_GetAttr(desk->seen_life, text_over);
+    if (over != Py_False || desk->seen.object != object) {
+        PyErr_Clear();
+        Py_XDECREF(over);
+        Py_DECREF(object);
+        return false;
+    }
+    Py_DECREF(over);
+    *context = desk->seen;
+    Py_INCREF(context->session);
+    return true;
 }
 
 /* The same as Python knows it; NULL with an exception. Borrowed. */
@@ -919,7 +967,7 @@ context_object(const Desk *desk, struct context *context)
         context->object = PyObject_CallFunction(desk->context_class, "KsKKy#K", (unsigned long long)context->number, "",
                                                 (unsigned long long)context->chain, (unsigned long long)context->deadline,
                                                 (const char *)context->trace, (Py_ssize_t)sizeof context->trace,
-                                                (unsigned long long)context->span);
+                                                (unsigned long long)context->blocked);
     }
     return context->object;
 }
@@ -1016,7 +1064,7 @@ read_result(Line *line, PyObject *came, PyObject *memo)
     const unsigned char *bytes = (const unsigned char *)PyBytes_AsString(came);
     const Py_ssize_t size = PyBytes_Size(came);
     if (bytes[3] != KIND_RESULT || bytes[4] != line->codec || bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0
-        || load(bytes + 72, 4) != (uint64_t)(size - HEADER)) {
+        || load4(bytes + 72) != (uint64_t)(size - HEADER)) {
         return NULL;
     }
     PyObject *payload = PyBytes_FromStringAndSize((const char *)bytes + HEADER, size - HEADER);
@@ -1041,7 +1089,7 @@ push(Line *line, unsigned char *header, PyObject *payload)
         PyErr_Clear();
         return SW_ENDED;
     }
-    store(header + 72, (uint64_t)size, 4);
+    store4(header + 72, (uint32_t)size);
     const struct sw_part parts[2] = {{.bytes = header, .size = HEADER}, {.bytes = raw, .size = (size_t)size}};
     const enum sw_sent sent = sw_push(&line->ring->end, parts, 2);
     sw_ring_leave(line->ring);
@@ -1057,6 +1105,22 @@ may_keep(const Desk *desk, Line *line)
         return true;
     }
     return line->reply_ns < SOON_NS || ++line->refused % TRY_AGAIN == 0;
+}
+
+/* Its caller waits no longer, for an exception is set: the peer is to hear of it. */
+static void
+give_up(const Outlet *self, const Line *line, uint64_t call_id)
+{
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyObject *id = PyLong_FromUnsignedLongLong(call_id);
+    PyObject *done = id == NULL ? NULL : PyObject_CallFunctionObjArgs(self->give_up, line->link, id, NULL);
+    if (done == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(id);
+    Py_XDECREF(done);
+    PyErr_Restore(type, error, traceback);
 }
 
 static PyObject *
@@ -1107,13 +1171,13 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
     if (line->open && PyTuple_Size(buffers) == 0 && (context.deadline == 0 || (int64_t)context.deadline > now)) {
         unsigned char header[HEADER] = {'S', 'W', 1, KIND_CALL, line->codec};
         call.id = line->ids++;
-        store(header + 8, call.id, 8);
-        store(header + 16, context.number, 8);
-        store(header + 24, self->method, 4);
-        store(header + 32, context.deadline, 8);
+        store8(header + 8, call.id);
+        store8(header + 16, context.number);
+        store4(header + 24, (uint32_t)self->method);
+        store8(header + 32, context.deadline);
         memcpy(header + 40, context.trace, 16);
-        store(header + 56, context.span, 8);
-        store(header + 64, context.chain, 8);
+        store8(header + 56, context.blocked | (thread == desk->loop ? desk->mark : 0));
+        store8(header + 64, context.chain);
         enter_call(&call);
         /* to be the reader before the reply can come: it wakes nobody then */
         outcome = sw_bell_begin(call.bell, call.slot);
@@ -1148,25 +1212,20 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
         PyObject *id = PyLong_FromUnsignedLongLong(call.id);
         if (id != NULL && context_object(desk, &context) != NULL) { /* takes the call out of the line */
             result = PyObject_CallFunctionObjArgs(self->go_on, line->link, context.object, id, memo,
-                                                  ended == TOO_LONG ? Py_True : Py_False, NULL);
+                                                  ended == TOO_LONG && keeps ? Py_True : Py_False, NULL);
         }
         Py_XDECREF(id);
         if (call.line != NULL) { /* it could not */
+            const bool answered = call.came != NULL;
             leave_call(&call);
+            if (!answered && alive(desk)) {
+                give_up(self, line, call.id);
+            }
         }
     } else {
         leave_call(&call);
         if (ended == FAILED) {
-            PyObject *type, *error, *traceback;
-            PyErr_Fetch(&type, &error, &traceback);
-            PyObject *id = PyLong_FromUnsignedLongLong(call.id);
-            PyObject *done = id == NULL ? NULL : PyObject_CallFunctionObjArgs(self->give_up, line->link, id, NULL);
-            if (done == NULL) {
-                PyErr_Clear();
-            }
-            Py_XDECREF(id);
-            Py_XDECREF(done);
-            PyErr_Restore(type, error, traceback);
+            give_up(self, line, call.id);
         } else {
             if (keeps) {
                 Patience *patience = (Patience *)line->patience;
@@ -1263,7 +1322,7 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
     PyObject *fields[] = {
         session, Py_NewRef(name == NULL ? empty_text : name), PyLong_FromUnsignedLongLong(now->chain),
         PyLong_FromUnsignedLongLong(now->deadline), PyBytes_FromStringAndSize((const char *)now->bytes + 40, 16),
-        PyLong_FromUnsignedLongLong(now->span), Py_NewRef(now->life),
+        PyLong_FromUnsignedLongLong(now->blocked), Py_NewRef(now->life),
     };
     PyObject *context = NULL;
     if (fields[0] != NULL && fields[2] != NULL && fields[3] != NULL && fields[4] != NULL && fields[5] != NULL) {
@@ -1339,10 +1398,10 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
         }
     }
     unsigned char header[HEADER] = {'S', 'W', 1, KIND_RESULT, line->codec};
-    store(header + 8, now->call_id, 8);
-    store(header + 16, now->session, 8);
+    store8(header + 8, now->call_id);
+    store8(header + 16, now->session);
     memcpy(header + 40, now->bytes + 40, 16);
-    store(header + 64, now->chain, 8);
+    store8(header + 64, now->chain);
     const enum sw_sent sent = push(line, header, PyTuple_GetItem(written, 0));
     Py_DECREF(written);
     done = sent == SW_SENT || sent == SW_ENDED ? Py_NewRef(Py_None) : answer_slowly(desk, now, memo, true, result, NULL);
@@ -1382,11 +1441,11 @@ static PyType_Spec server_spec = {
 static bool
 take_baton(Baton *baton, PyObject *worker, PyObject *ident)
 {
-    if (baton->held || baton->closed || !lock(baton)) {
+    if (baton->held || baton->closed || !is_free(baton)) {
         return false;
     }
     bool taken = false;
-    if (!baton->held && !baton->closed && !any(baton->queue) && !any(baton->resumers)) {
+    if (!any(baton->queue) && !any(baton->resumers)) {
         for (Py_ssize_t n = PyList_Size(baton->idle); n-- > 0;) {
             if (PyList_GetItem(baton->idle, n) == worker) {
                 PyList_SetSlice(baton->idle, n, n + 1, NULL);
@@ -1402,7 +1461,6 @@ take_baton(Baton *baton, PyObject *worker, PyObject *ident)
             PyObject_SetAttr(worker, text_listens, Py_False);
         }
     }
-    unlock(baton);
     PyErr_Clear();
     return taken;
 }
@@ -1411,7 +1469,7 @@ take_baton(Baton *baton, PyObject *worker, PyObject *ident)
 static bool
 give_baton(Baton *baton, PyObject *worker)
 {
-    if (!lock(baton)) {
+    if (!is_free(baton)) {
         return false;
     }
     const bool given = !baton->closed && !any(baton->queue) && !any(baton->resumers)
@@ -1423,7 +1481,6 @@ give_baton(Baton *baton, PyObject *worker)
         Py_XDECREF(before);
         PyObject_SetAttr(worker, text_listens, Py_True);
     }
-    unlock(baton);
     PyErr_Clear();
     return given;
 }
@@ -1570,17 +1627,19 @@ desk_work(Desk *self, PyObject *const *args, Py_ssize_t count)
 
 /* -- Desk --------------------------------------------------------------------------------------------------------- */
 
-/* offer(chain, call) -> bool: give a call to the latest thread that waits on its chain this way. */
+/* offer(chain, call, blocked) -> bool: give a call to the latest thread that waits on its chain this way; see Chains.offer. */
 static PyObject *
 desk_offer(Desk *self, PyObject *const *args, Py_ssize_t count)
 {
-    const uint64_t chain = count == 2 ? PyLong_AsUnsignedLongLong(args[0]) : 0;
+    const uint64_t chain = count == 3 ? PyLong_AsUnsignedLongLong(args[0]) : 0;
+    const uint64_t blocked = count == 3 && !PyErr_Occurred() ? PyLong_AsUnsignedLongLong(args[2]) : 0;
     if (PyErr_Occurred()) {
         return NULL;
     }
     PyObject *inbox = self->newest == NULL ? NULL : PyList_New(0); /* before the search: it may run anything */
     for (struct call *call = self->newest; chain != 0 && call != NULL; call = call->older) {
-        if (call->chain != chain || call->busy || call->came != NULL) {
+        if (call->chain != chain || call->busy || call->came != NULL
+            || (call->thread == self->loop && (blocked & self->mark) != self->mark)) {
             continue;
         }
         if (call->inbox == NULL) {
@@ -1631,7 +1690,22 @@ desk_waiting(Desk *self, PyObject *Py_UNUSED(nothing))
     return list;
 }
 
-/* asking(chain) -> list of (link, call id): calls of that chain that wait for their reply this way, and run nothing meanwhile. */
+/* depth(chain) -> int: how many calls of that chain wait for their reply this way. */
+static PyObject *
+desk_depth(Desk *self, PyObject *number)
+{
+    const uint64_t chain = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    long count = 0;
+    for (struct call *call = self->newest; chain != 0 && call != NULL; call = call->older) {
+        count += call->chain == chain;
+    }
+    return PyLong_FromLong(count);
+}
+
+/* asking(chain) -> list of (link, call id): calls of that chain that wait for their reply this way, the latest first. */
 static PyObject *
 desk_asking(Desk *self, PyObject *number)
 {
@@ -1645,7 +1719,7 @@ desk_asking(Desk *self, PyObject *number)
         if (call == NULL) {
             break;
         }
-        if (call->chain != chain || call->busy || call->came != NULL) {
+        if (call->chain != chain) {
             continue;
         }
         const unsigned long long id = call->id;
@@ -1685,6 +1759,7 @@ desk_answering(Desk *self, PyObject *Py_UNUSED(nothing))
 static PyMethodDef desk_methods[] = {
     {"answering", (PyCFunction)desk_answering, METH_NOARGS, NULL},
     {"asking", (PyCFunction)desk_asking, METH_O, NULL},
+    {"depth", (PyCFunction)desk_depth, METH_O, NULL},
     {"work", (PyCFunction)(void (*)(void))desk_work, METH_FASTCALL, NULL},
     {"offer", (PyCFunction)(void (*)(void))desk_offer, METH_FASTCALL, NULL},
     {"waiting", (PyCFunction)desk_waiting, METH_NOARGS, NULL},
@@ -1703,6 +1778,8 @@ static PyMemberDef desk_members[] = {
     {"free", T_PYSSIZET, offsetof(Desk, free), READONLY, NULL},
     {"others", T_PYSSIZET, offsetof(Desk, others), 0, NULL},
     {"reader", T_ULONG, offsetof(Desk, reader), 0, NULL},
+    {"loop", T_ULONG, offsetof(Desk, loop), 0, NULL},
+    {"mark", T_ULONGLONG, offsetof(Desk, mark), 0, NULL},
     {"serving", T_PYSSIZET, offsetof(Desk, serving), READONLY, NULL},
     {"calls_in", T_ULONGLONG, offsetof(Desk, calls_in), READONLY, NULL},
     {"calls_out", T_ULONGLONG, offsetof(Desk, calls_out), READONLY, NULL},
@@ -1742,6 +1819,9 @@ desk_traverse(Desk *self, visitproc visit, void *arg)
     DESK_OBJECTS(X)
 #undef X
     Py_VISIT((PyObject *)self->baton);
+    Py_VISIT(self->seen.object);
+    Py_VISIT(self->seen.session);
+    Py_VISIT(self->seen_life);
     return 0;
 }
 
@@ -1752,9 +1832,13 @@ desk_clear(Desk *self)
 #define X(name) Py_CLEAR(self->name);
     DESK_OBJECTS(X)
 #undef X
-    PyObject *baton = (PyObject *)self->baton;
+    PyObject *last[] = {(PyObject *)self->baton, self->seen.object, self->seen.session, self->seen_life};
     self->baton = NULL;
-    Py_XDECREF(baton);
+    self->seen = (struct context){0};
+    self->seen_life = NULL;
+    for (int n = 0; n < 4; n++) {
+        Py_XDECREF(last[n]);
+    }
     return 0;
 }
 
@@ -2153,9 +2237,9 @@ sw_calls_ready(PyObject *module, module_state *state)
         const char *words;
     } texts[] = {
         {&text_over, "over"},         {&text_life, "life"},       {&text_session, "session"}, {&text_chain, "chain"},
-        {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_span, "span_id"},  {&text_found, "found"},
+        {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_blocked, "blocked"},  {&text_found, "found"},
         {&text_ends, "ends"},         {&text_listens, "listens"}, {&text_append, "append"},   {&text_run, "run"},
-        {&text_acquire, "acquire"},   {&text_release, "release"}, {&empty_text, ""},
+        {&text_locked, "locked"},     {&empty_text, ""},
     };
     for (size_t n = 0; n < sizeof texts / sizeof *texts; n++) {
         if (*texts[n].text == NULL && (*texts[n].text = PyUnicode_InternFromString(texts[n].words)) == NULL) {

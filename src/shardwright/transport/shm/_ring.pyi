@@ -207,6 +207,8 @@ class Desk:
     off: bool  # nothing goes this way any more
     others: int  # threads that wait for a reply and nothing else, the other way
     reader: int  # the identity of the thread that reads now; 0 for none
+    loop: int  # the same of the event loop's thread, and
+    mark: int  # what calls say that wait there (``Chains.loop_runs``)
     arrived: deque[tuple[Any, Any]]
     ear: Callable[[], Waiter | None]
     rest: Callable[[], None]
@@ -249,10 +251,15 @@ class Desk:
         """Link, call id, session, life and chain of what is being answered this way."""
 
     def asking(self, chain: int, /) -> list[tuple[Any, int]]:
-        """Link and call id of calls of that chain that wait for their reply this way, and run nothing meanwhile."""
+        """Link and call id of calls of that chain that wait for their reply this way, the latest first."""
 
-    def offer(self, chain: int, call: object, /) -> bool:
-        """Give a call to the latest thread that waits on its chain this way; False: there is none, or it has enough to do."""
+    def depth(self, chain: int, /) -> int:
+        """How many these are."""
+
+    def offer(self, chain: int, call: object, blocked: int, /) -> bool:
+        """Give a call to the latest thread that waits on its chain this way; False: there is none, or it has enough to do.
+
+        ``blocked``: see ``Chains.offer``."""
 
     def waiting(self) -> list[tuple[int, int]]:
         """Chain and thread of those who wait this way."""
