@@ -65,7 +65,7 @@ class Latest:
             for name, item in self.functions.items()
             if name in without and name in measured and measured[name].calls
         )
-        return max(0.0, outside(profile, stayed) - back_s / (profile.inside_s or 1.0))
+        return float(max(0.0, outside(profile, stayed) - back_s / (profile.inside_s or 1.0)))
 
     def _count_twice(self, ran: Ran) -> None:
         known = sum(
