@@ -582,7 +582,7 @@ def test_each_step_has_the_deadline_of_who_makes_it(node: Any) -> None:
         stream = session.with_timeout(0.4).call("store.naps")
         with pytest.raises(DeadlineExceeded):
             for left in stream:
-                assert 0 < left <= 0.4
+                assert 0 <= left <= 0.4  # 0 where the maker was late, and the reply was here before anybody looked
         assert becomes(lambda: session.call("store.logged").count(("naps", "closed")) == 2, LONG) is not None
 
 

@@ -18,7 +18,7 @@ from shardwright.cli._main import invoke
 def trace(tmp_path: Path) -> Path:
     generator = np.random.default_rng(5)
     path = tmp_path / "requests.csv"
-    lines = [f"web,{at:.3f}" for at in np.cumsum(generator.exponential(20, 800))]
+    lines = [f"web,{at:.3f}" for at in np.cumsum(generator.exponential(20, 300))]
     path.write_text("\n".join(["component,arrival_s", *lines]), encoding="utf-8")
     return path
 

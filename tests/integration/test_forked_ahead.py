@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import shardwright
+from namespaces_here import need_namespaces
 from shardwright.node import Node
-from shardwright.sandbox.namespace import NamespaceBackend
 
 APP = """
 [app]
@@ -31,11 +31,7 @@ WITHIN_S = 20.0
 @pytest.fixture(params=["process", "namespace"])
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "namespace":
-        backend = NamespaceBackend()
-        trouble = backend.trouble()
-        backend.close()
-        if trouble:
-            pytest.skip(trouble)
+        need_namespaces()
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "shardwright.toml").write_text(APP.format(isolation=request.param))

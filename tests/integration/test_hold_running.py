@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import shardwright
+from namespaces_here import need_namespaces
 from shardwright.errors import NodeError, SandboxError
 from shardwright.model.ids import ShardId
-from shardwright.node import Node, examine_machine
+from shardwright.node import Node
 from shardwright.node._topology import read_topology
 from shardwright.placement import CorePlacer, ShardNeed
 from shardwright.sandbox import box_members
@@ -74,10 +75,8 @@ ISOLATIONS = ["process", "namespace"]
 
 @pytest.fixture(params=ISOLATIONS)
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
-    if request.param == "namespace" and not all(
-        finding.present for finding in examine_machine({}).findings if finding.name == "isolation namespace"
-    ):
-        pytest.skip("this machine permits no namespaces")
+    if request.param == "namespace":
+        need_namespaces()
     app = tmp_path / "app"
     app.mkdir()
     (app / "shardwright.toml").write_text(MANIFEST.format(isolation=request.param, transport="socket"))

@@ -50,6 +50,9 @@ def other_network() -> Iterator[int]:
         os.close(writer)
 
 
+ATTEMPTS, FLOOD_S = 5, 0.3
+
+
 def links() -> set[str]:
     return {name for _, name in socket.if_nameindex() if name.startswith("swt")}
 
@@ -66,11 +69,17 @@ def test_a_link_has_its_rate_and_another_while_it_is_there(record_exercised: Cal
                 ShapedLink(link.name, pid, "169.254.85.5", "169.254.85.6", 10_000_000)
             assert link.rate() == 8_000, "the one that is there is unharmed"
             link.set_rate(4_000_000)
-            begun_s = time.monotonic()
-            sent = _flood("169.254.85.1", "169.254.85.2")
-            took_s = time.monotonic() - begun_s
-            passed = _passed(link.name)
-            assert passed <= 500_000 * took_s * 1.05 + 20_000, f"{passed} bytes of {sent} in {took_s:.3f} s"
+            shares = []
+            for _ in range(ATTEMPTS):
+                begun_s, before = time.monotonic(), _passed(link.name)
+                sent = _flood("169.254.85.1", "169.254.85.2")
+                took_s = time.monotonic() - begun_s
+                passed = _passed(link.name) - before
+                assert passed <= 500_000 * took_s * 1.05 + 20_000, f"{passed} bytes of {sent} in {took_s:.3f} s"
+                shares.append(passed / (500_000 * took_s))
+                if shares[-1] > 0.7:  # a rate, and no wall; its queue may run dry where the machine is busy
+                    break
+            assert max(shares) > 0.7, f"{shares} of the rate, of {sent} bytes that were offered"
             record_exercised("bytes through a link of a rate", passed)
         finally:
             link.close()
@@ -85,8 +94,8 @@ def _flood(own: str, other: str) -> int:
     """Datagrams towards the other end; how many bytes of them were offered."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
         sending.bind((own, 0))
-        sent = 0
-        for _ in range(300):
+        sent, end_s = 0, time.monotonic() + FLOOD_S
+        while time.monotonic() < end_s:
             with contextlib.suppress(OSError):  # a full queue is what this is about
                 sent += sending.sendto(b"x" * 1_000, (other, 9))
         return sent

@@ -192,7 +192,7 @@ def test_nothing_is_kept_of_shards_that_ended(node: Any) -> None:
 
 def test_endpoints_of_a_binding_that_fails_half_way_are_disposed_of(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     core = node.running.core
-    transport = core.bindings._between(CLIENT, ComponentName("a"))
+    transport = core.bindings.between(CLIENT, ComponentName("a"))
     pair, made = transport.pair, []
 
     def once() -> tuple[Endpoint, Endpoint]:
@@ -224,7 +224,7 @@ def test_a_shard_that_cannot_be_linked_for_want_of_descriptors_is_told_so(
             raise OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")
 
         with monkeypatch.context() as patch:
-            patch.setattr(core.bindings._between(CLIENT, ComponentName("a")), "pair", none_left)
+            patch.setattr(core.bindings.between(CLIENT, ComponentName("a")), "pair", none_left)
             patch.setattr(InprocPort, "stop_hoarding", lambda port: asked.append(port))
             with pytest.raises(CallError, match="r cannot be linked now: Too many references") as refused:
                 session.call("a.go")

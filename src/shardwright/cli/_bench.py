@@ -24,7 +24,8 @@ _SHOWN = ("case", "placement", "requests_per_s", "ratio_to_in_process", "p50_us"
 
 _OF_STARTS = ("case", "backend", "fork_p50_ms", "ready_p50_ms", "plain_fork_p50_ms", "by_hand_p50_ms",
               "fresh_interpreter_p50_ms", "shards", "private_mib", "pss_mib", "mem_available_drop_mib")  # fmt: skip
-_OF_SESSIONS = ("case", "backend", "shards", "warm", "p50_us", "min_us", "answered_p50_us", "floor_p50_us")
+_OF_SESSIONS = ("case", "backend", "shards", "warm", "p50_us", "min_us", "answered_p50_us", "first_call_p50_us",
+                "floor_p50_us")  # fmt: skip
 
 
 _OF_CALLS = ("case", "trust", "transport", "placement", "size", "in_flight", "gap_us", "p50_us", "p99_us", "per_second",
@@ -148,7 +149,7 @@ def resize_shards(invocation: Invocation, rounds: int) -> None:
 
 
 _OF_LIVE = ("case", "first_action_s", "back_in_slo_s", "p50_ms", "p99_ms", "p99_before_ms", "p99_after_ms",
-            "p99_unloaded_ms", "p99_over_unloaded", "shed", "replayed_same")  # fmt: skip
+            "p99_unloaded_ms", "p99_over_unloaded", "shed", "core_percent_of_500", "replayed_same")  # fmt: skip
 
 
 @bench.command()
@@ -159,7 +160,8 @@ def live(invocation: Invocation, seconds: float, rounds: int) -> None:
     """What the controller of a running node makes of load that does not wait for answers.
 
     The bundled arena stepping from 10 to 70 % of its saturation; the first answer of a component without instances; three
-    priorities that ask for more than there is. What was recorded meanwhile is decided again by the simulator.
+    priorities that ask for more than there is; what looking at all shards once a second takes of a core. What was recorded
+    meanwhile is decided again by the simulator.
 
     \b
     Examples:

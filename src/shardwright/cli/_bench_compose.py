@@ -1,6 +1,7 @@
 """``bench compose``: what a session waits for until it has its shards, and until the first of them has answered.
 
-Warm, where a shard of each component waits; from templates; and fifty sessions at once. Beside each, in turns, its floor: as
+Warm, where a shard of each component waits (with time between sessions, and in a row); from templates; and fifty at once.
+Beside each, in turns, its floor: as
 many processes woken by a byte and answering by one where shards are warm, as many plain forks of a parent with the same
 modules where they are not. Medians are told.
 """
@@ -83,6 +84,8 @@ def measure(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
                     app = _application(Path(folder) / f"{backend}-{shards}-{warm}", backend, shards, warm)
                     with start(app, state=Path(folder) / f"{backend}-{shards}-{warm}-state") as node:
                         records.append(_composed(node, floor, backend, shards, warm, rounds))
+                        if warm:
+                            records.append(_in_a_row(node, backend, shards, max(1, rounds // 2)))
                         if shards == 1 and not warm:
                             records.append(_at_once(node, floor, backend, max(3, rounds // 20)))
             say(f"{backend}: measured")
@@ -108,6 +111,7 @@ def _composed(
 ) -> dict[str, Any]:
     composed: list[float] = []
     answered: list[float] = []
+    called: list[float] = []
     floors: list[float] = []
     for number in range(rounds):
         floors.append(_floor(floor, "wake" if warm else "fork", shards))
@@ -116,7 +120,10 @@ def _composed(
             composed.append(time.perf_counter() - begun_s)
             session.call("c0.ping")
             answered.append(time.perf_counter() - begun_s)
-        time.sleep(_SETTLE_S * shards)  # used shards end, and others take their place
+            called.append(answered[-1] - composed[-1])
+        time.sleep(
+            _SETTLE_S * shards
+        )  # used shards end, others take their place, and the next session is composed ahead
     return {
         "case": "compose",
         "backend": backend,
@@ -125,7 +132,32 @@ def _composed(
         "p50_us": _us(composed),
         "min_us": round(min(composed) * 1e6, 1),
         "answered_p50_us": _us(answered),
+        "first_call_p50_us": _us(called),
         "floor_p50_us": _us(floors),
+        "rounds": rounds,
+    }
+
+
+def _in_a_row(node: Node, backend: str, shards: int, rounds: int) -> dict[str, Any]:
+    """Sessions of warm shards as fast as they go: none was composed ahead."""
+    composed: list[float] = []
+    answered: list[float] = []
+    for number in range(rounds):
+        with node.session(f"first-{number}"):  # takes what was composed ahead
+            begun_s = time.perf_counter()
+            with node.session(f"second-{number}") as session:
+                composed.append(time.perf_counter() - begun_s)
+                session.call("c0.ping")
+                answered.append(time.perf_counter() - begun_s)
+        time.sleep(_SETTLE_S * shards)
+    return {
+        "case": "compose in a row",
+        "backend": backend,
+        "shards": shards,
+        "warm": True,
+        "p50_us": _us(composed),
+        "min_us": round(min(composed) * 1e6, 1),
+        "answered_p50_us": _us(answered),
         "rounds": rounds,
     }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from shardwright.cli._bench_observe import observing
 from shardwright.cli._demo import bundled
 from shardwright.errors import ShardwrightError
 from shardwright.node import Node, Options, Running
@@ -200,6 +201,8 @@ def measure(seconds: float, rounds: int, told: Callable[[str], None]) -> list[di
             records.append(_from_zero(node, rounds))
             told("three priorities, more work than cores")
             records += _overload(node, seconds)
+        told("looking at everybody")
+        records += observing(Path(folder), rounds)
     return records
 
 

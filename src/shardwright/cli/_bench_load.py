@@ -42,7 +42,7 @@ def wrk() -> str:
 
 def load(url: str, seconds: float, connections: int, processes: Mapping[str, int]) -> Load:
     """Ask for ``url`` as fast as it answers. Raises NodeError when an answer was no success, or none came."""
-    before = {name: _cpu_s(pid) for name, pid in processes.items()}
+    before = {name: cpu_s(pid) for name, pid in processes.items()}
     children_s = _children_s()
     ended = subprocess.run(
         [wrk(), "--latency", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", url],
@@ -50,7 +50,7 @@ def load(url: str, seconds: float, connections: int, processes: Mapping[str, int
         text=True,
         timeout=seconds + 60,
     )
-    spent_s = {name: _cpu_s(pid) - before[name] for name, pid in processes.items()}
+    spent_s = {name: cpu_s(pid) - before[name] for name, pid in processes.items()}
     spent_s["wrk"] = _children_s() - children_s
     return _read(ended.stdout + ended.stderr, url, spent_s)
 
@@ -68,7 +68,7 @@ def _read(said: str, url: str, spent_s: Mapping[str, float]) -> Load:
     )
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """What all threads of a process have run so far."""
     total_ns = 0
     for task in Path(f"/proc/{pid}/task").iterdir():

@@ -117,6 +117,11 @@ class Composer:
     def sessions(self) -> tuple[SessionRecord, ...]:
         return tuple(entry.record(self._roster) for entry in self._roster.sessions.values())
 
+    def held_by(self, session: SessionNumber) -> tuple[ShardId, ...]:
+        """The shards that the session holds."""
+        entry = self._roster.sessions.get(session)
+        return tuple(dict.fromkeys(entry.shards)) if entry is not None else ()
+
     def queued(self) -> tuple[int, ...]:
         """The requests that wait, oldest first."""
         return tuple(waiting.request for waiting in self._queue)
@@ -142,20 +147,43 @@ class Composer:
         """Raises InternalError that names the first invariant found broken. For tests, and for a node in doubt."""
         check(self._roster, self._queue, {c.request: (c.session, c.needs) for c in self._compositions.values()})
 
+    def at_hand(self, needs: Sequence[Need]) -> tuple[tuple[Need, ShardId], ...] | None:
+        """The shards that a new session with these needs would be granted now, if all of them are ready and nobody waits.
+
+        Decides nothing. None where a shard would have to be launched or waited for, or would be shared with a session.
+        """
+        found = match(self._roster, NO_SESSION, needs) if not self._queue else None
+        if not isinstance(found, Match) or found.waits or found.evict:
+            return None
+        chosen = []
+        for need, entry in found.chosen:
+            shared = entry is not None and entry.spec.kind is ScopeKind.SHARED
+            if entry is None or entry.status is not ShardStatus.READY or (entry.sessions and not shared):
+                return None
+            chosen.append((need, entry.id))
+        return tuple(chosen)
+
     # -- taking ------------------------------------------------------------------------------------------------
 
     def compose(
-        self, request: int, session: SessionNumber, needs: Sequence[Need], now: float, deadline_s: float | None = None
+        self,
+        request: int,
+        session: SessionNumber,
+        needs: Sequence[Need],
+        now: float,
+        deadline_s: float | None = None,
+        preferred: frozenset[ShardId] = frozenset(),
     ) -> Decision:
         """All that ``needs`` names, or nothing: granted at once, queued (holding nothing), or refused.
 
         What the session holds already is kept and counts as met. Refused when it could not be met even with the session
-        alone on the node, when waiting would deadlock, or when the deadline has passed.
+        alone on the node, when waiting would deadlock, or when the deadline has passed. Free shards that are ``preferred``
+        are leased before others.
         """
         if request in self._compositions or any(waiting.request == request for waiting in self._queue):
             raise InternalError(f"request {request} is in progress already")
         self._validate(needs)
-        waiting = Waiting(request, session, _unique(needs, self._roster), now, deadline_s)
+        waiting = Waiting(request, session, _unique(needs, self._roster), now, deadline_s, preferred=preferred)
         if deadline_s is not None and now >= deadline_s:
             return self._refuse(waiting, now, "its deadline has passed", "allow more time")
         if reason := never_fits(self._roster, session, waiting.needs):
@@ -461,7 +489,7 @@ class Composer:
 
     def _attempt(self, waiting: Waiting, older: Sequence[Waiting], fairness: Fairness) -> tuple[Match | None, str]:
         """A match when it may be served before ``older`` (now, or after evictions); else None and why not."""
-        found = match(self._roster, waiting.session, waiting.needs)
+        found = match(self._roster, waiting.session, waiting.needs, waiting.preferred)
         if isinstance(found, Lack):
             return None, found.reason
         blocker = fairness.blocker(waiting, found, older)

@@ -7,7 +7,7 @@ key, and while that one still exists but takes no leases nobody else may serve i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from shardwright.composition._roster import Entry, Roster, Spec
@@ -35,8 +35,13 @@ class Lack:
     component: ComponentName
 
 
-def match(roster: Roster, session: SessionNumber, needs: Sequence[Need]) -> Match | Lack:
-    """How ``needs`` could be met for ``session``: now (``waits`` empty), after evictions, or not."""
+def match(
+    roster: Roster, session: SessionNumber, needs: Sequence[Need], preferred: Collection[ShardId] = ()
+) -> Match | Lack:
+    """How ``needs`` could be met for ``session``: now (``waits`` empty), after evictions, or not.
+
+    Of the free shards those that are ``preferred`` come first.
+    """
     found = Match()
     taken: set[ShardId] = set()
     launches: list[Spec] = []
@@ -44,7 +49,7 @@ def match(roster: Roster, session: SessionNumber, needs: Sequence[Need]) -> Matc
         spec = roster.specs[need.component]
         entry = roster.lease_of(session, need) if spec.kind is not ScopeKind.REQUEST else None
         if entry is None:
-            chosen = _choose(roster, session, need, spec, taken)
+            chosen = _choose(roster, session, need, spec, taken, preferred)
             if isinstance(chosen, Lack):
                 return chosen
             entry = chosen
@@ -64,7 +69,9 @@ def match(roster: Roster, session: SessionNumber, needs: Sequence[Need]) -> Matc
     return found
 
 
-def _choose(roster: Roster, session: SessionNumber, need: Need, spec: Spec, taken: set[ShardId]) -> Entry | Lack | None:
+def _choose(
+    roster: Roster, session: SessionNumber, need: Need, spec: Spec, taken: set[ShardId], preferred: Collection[ShardId]
+) -> Entry | Lack | None:
     """The shard to lease, or None for a launch."""
     if spec.kind is ScopeKind.SHARED:
         instances = [entry for entry in roster.by_component[spec.name].values() if entry.accepting]
@@ -80,7 +87,8 @@ def _choose(roster: Roster, session: SessionNumber, need: Need, spec: Spec, take
         ]
         if joinable:  # the fullest first, so that others empty and can be given back
             return min(joinable, key=lambda e: (e.status is not ShardStatus.READY, -len(e.sessions), e.id))
-    return next((entry for entry in roster.free(spec.name) if entry.id not in taken), None)
+    free = [entry for entry in roster.free(spec.name) if entry.id not in taken]
+    return next((entry for entry in free if entry.id in preferred), free[0] if free else None)
 
 
 def _make_room(roster: Roster, launches: list[Spec], taken: set[ShardId], found: Match) -> Lack | None:

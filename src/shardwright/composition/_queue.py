@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from shardwright.composition._match import Lack, Match, match
 from shardwright.composition._roster import Roster
 from shardwright.composition._values import Need
-from shardwright.model.ids import SessionNumber
+from shardwright.model.ids import SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 
 PATIENCE = 16  # how often, unless told otherwise, a waiting request is overtaken before it blocks the queue
@@ -31,7 +31,10 @@ PATIENCE = 16  # how often, unless told otherwise, a waiting request is overtake
 
 @dataclass(slots=True)
 class Waiting:
-    """A queued request. ``overtaken`` counts younger requests that were served before it."""
+    """A queued request. ``overtaken`` counts younger requests that were served before it.
+
+    ``preferred`` are free shards that it is given before others.
+    """
 
     request: int
     session: SessionNumber
@@ -39,6 +42,7 @@ class Waiting:
     since_s: float
     deadline_s: float | None
     overtaken: int = 0
+    preferred: frozenset[ShardId] = frozenset()
 
 
 def is_late(roster: Roster, session: SessionNumber) -> bool:

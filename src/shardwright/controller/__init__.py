@@ -26,6 +26,7 @@ from shardwright.controller._scale import Load, ScaleDecision, ScaleParams, deci
 
 if TYPE_CHECKING:
     from shardwright.controller._adjust import Container, NodePolicies, adjust_resources
+    from shardwright.controller._budget import KeepAlive, Setting
     from shardwright.controller._fairness import dominant_shares, fair_levels, max_min
     from shardwright.controller._limits import (
         CPU,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from shardwright.controller._rates import RateParams, Rates
     from shardwright.controller._spares import (
         MOST_SPARES,
-        KeepAlive,
         SpareParams,
         bucket,
         drop_at,
@@ -91,6 +91,7 @@ __all__ = [
     "ScaleDecision",
     "ScaleParams",
     "ScaleRounds",
+    "Setting",
     "ShardRow",
     "SpareParams",
     "Windows",
@@ -117,9 +118,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from shardwright.controller import _adjust, _fairness, _limits, _needs, _rates, _spares, _windows
+        from shardwright.controller import _adjust, _budget, _fairness, _limits, _needs, _rates, _spares, _windows
 
-        for module in (_adjust, _fairness, _limits, _needs, _rates, _spares, _windows):
+        for module in (_adjust, _budget, _fairness, _limits, _needs, _rates, _spares, _windows):
             if hasattr(module, name):
                 return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -70,8 +70,8 @@ class PinRounds:
         return bool(self._said)
 
     def decide(self, rows: Sequence[PinRow], cores: Sequence[int], now: float) -> tuple[PinStep, ...]:
-        """What changes. ``cores`` are those of the node, of which a part is kept; never all, and never more than leaves the
-        others what they are guaranteed.
+        """What changes. ``cores`` are those of the node, of which the first are kept: in an order in which neighbours share
+        what processors share. Never all are kept, and never more than leaves the others what they are guaranteed.
         """
         demands = [row.demand for row in rows if math.isfinite(row.demand) and row.demand > 0]
         share = sum(demands) / max(len(cores), 1)
@@ -82,7 +82,7 @@ class PinRounds:
         if top and now - self._short_s <= self._params.rest_s:
             kept = max(_wanted(rows, top, len(cores)), min(self._kept, _most(rows, top, len(cores))))
         self._kept = kept
-        everywhere, left = tuple(sorted(cores)), tuple(sorted(cores)[kept:])
+        everywhere, left = tuple(sorted(cores)), tuple(sorted(cores[kept:]))
         highest = max((row.priority for row in rows), default=0.0)
         steps, said = [], {}
         for row in rows:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
+from shardwright.controller._budget import KeepAlive
 from shardwright.controller._rates import RateParams
 
 MOST_SPARES = 12
@@ -28,54 +29,6 @@ _SHORTEST_S, _PER_DECADE, _DECADES = 0.1, 6, 7
 EDGES_S = _SHORTEST_S * 10 ** (np.arange(_PER_DECADE * _DECADES + 1) / _PER_DECADE)
 _MIDDLES_S = np.concatenate(([EDGES_S[0] / 2], np.sqrt(EDGES_S[1:] * EDGES_S[:-1]), [EDGES_S[-1] * 2]))
 _CHOICES_S = np.concatenate(([0.0], EDGES_S))  # how long to keep: not at all, or until the end of a bucket
-
-
-@dataclass(frozen=True, slots=True)
-class KeepAlive:
-    """A budget: no more idleness than a keep-alive of ``keep_s`` would have come to by now, and ``starts`` times its starts.
-
-    What it would have come to is followed beside the real shards, level by level: who is used last is used first.
-    """
-
-    keep_s: float = 600.0
-    starts: float = 3.0
-    idle: float = 1.0
-    cold_s: float = 10_000.0  # the prices while there is room in both
-    hidden_s: float = 1000.0
-    longest_s: float = 3600.0  # that nobody is kept beyond without an arrival: only these look at what is used
-    slack: float = 4.0  # starts in advance
-    memory: float = 1000.0  # arrivals
-    aim: float = 0.93  # of both budgets
-    sharp: float = 40.0  # how steeply prices answer to idleness,
-    also: float = 0.4  # and that of hidden starts, as a share of it
-
-    def may_start(self, starts: FloatArray, would_start: FloatArray) -> BoolArray:
-        """Whether another hidden start is within the budget."""
-        return starts + 1 <= 0.97 * self.starts * would_start + self.slack
-
-    def prices(self, begun: FloatArray, lain: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """What a cold and a hidden start are to be reckoned with now, given what is used of both budgets (see ``spent``).
-
-        Too many starts make hidden ones dear (and idleness cheap), too much idleness makes cold starts cheap.
-        """
-        cold = self.cold_s * np.clip(lain**-self.sharp, 0.01, 2.0)
-        hidden = self.hidden_s * np.clip(begun**4, 0.3, 5.0) * np.clip(lain ** -(self.sharp * self.also), 0.1, 1.0)
-        return np.asarray(cold, dtype=np.float64), np.asarray(hidden, dtype=np.float64)
-
-    def surplus_s(self, begun: FloatArray, lain: FloatArray) -> FloatArray:
-        """How long a surplus stays at least: as the keep-alive would have it, when starts run short."""
-        result: FloatArray = (
-            self.keep_s * np.clip((begun - 0.7) / 0.25, 0.0, 1.0) * np.clip(lain**-self.sharp, 0.05, 1.0)
-        )
-        return result
-
-    def spent(
-        self, starts: FloatArray, would_start: FloatArray, idle_s: FloatArray, would_idle_s: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """The shares of both budgets that are used."""
-        begun = (starts + self.slack) / (self.aim * self.starts * would_start + self.slack)
-        lain = (idle_s + self.keep_s) / (self.aim * self.idle * would_idle_s + self.keep_s)
-        return begun, lain
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from shardwright.guest._hub import Hub
     from shardwright.guest._hubs import RINGS, make_hub, transport_of
     from shardwright.guest._keys import key_of
+    from shardwright.guest._lines import desk_of_caller
     from shardwright.guest._link import Link
     from shardwright.guest._looking import Looking
     from shardwright.guest._loop import ShardLoop, install_policy
@@ -93,7 +94,9 @@ if TYPE_CHECKING:
     from shardwright.guest._modules import GeneratedFinder
     from shardwright.guest._namespace import Namespace, public_module
     from shardwright.guest._objects import Objects
+    from shardwright.guest._outlets import outlet_of
     from shardwright.guest._patching import REFERENCE, TEST_PROCESS_DEFINITION, Patches, refill
+    from shardwright.guest._rehearsal import rehearse
     from shardwright.guest._responder import Responder
     from shardwright.guest._router import WHY_PATIENCE_S, Binder, Route, Router
     from shardwright.guest._runtime import Runtime, edge_codec
@@ -289,6 +292,7 @@ __all__ = [
     "decode_client_events",
     "decode_failure",
     "decode_from_guest",
+    "desk_of_caller",
     "edge_codec",
     "encode_web",
     "frame",
@@ -298,6 +302,7 @@ __all__ = [
     "key_of",
     "make_hub",
     "note_shards",
+    "outlet_of",
     "payload_of",
     "payloads",
     "pieces",
@@ -305,6 +310,7 @@ __all__ = [
     "read_credit",
     "refill",
     "refusal",
+    "rehearse",
     "run_program",
     "serves",
     "stacks",
@@ -340,6 +346,7 @@ __getattr__ = lazily(
         "_hub": "Hub",
         "_hubs": "RINGS make_hub transport_of",
         "_keys": "key_of",
+        "_lines": "desk_of_caller",
         "_link": "Link",
         "_looking": "Looking",
         "_loop": "ShardLoop install_policy",
@@ -348,7 +355,9 @@ __getattr__ = lazily(
         "_modules": "GeneratedFinder",
         "_namespace": "Namespace public_module",
         "_objects": "Objects",
+        "_outlets": "outlet_of",
         "_patching": "Patches REFERENCE TEST_PROCESS_DEFINITION refill",
+        "_rehearsal": "rehearse",
         "_responder": "Responder",
         "_router": "Binder Route Router WHY_PATIENCE_S",
         "_runtime": "Runtime edge_codec",

@@ -60,6 +60,11 @@ class CallContext(msgspec.Struct, frozen=True):
             deadline_ns = min(deadline_ns, self.deadline_ns)
         return replace(self, deadline_ns=deadline_ns)
 
+    @classmethod
+    def of_session(cls, session: SessionNumber, name: str) -> CallContext:
+        """The context in which somebody outside of shards calls, once: of a chain, and a trace, of its own."""
+        return cls(session, name, new_identifier(), trace_id=os.urandom(16), life=Life())
+
 
 NOWHERE = CallContext()
 current_call: ContextVar[CallContext] = ContextVar("shardwright_call", default=NOWHERE)

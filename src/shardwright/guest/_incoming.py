@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from shardwright.guest._responder import Responder
 
 
+NOTHING = ("", "")
+"""What a rehearsal asks for (``_rehearsal``): it goes every way that a call goes, and calls nothing."""
+
+
 class IncomingCall:
     """One call to be answered, exactly once."""
 
@@ -220,6 +224,9 @@ class IncomingCall:
     def _enter(self) -> Any:
         owner = self.owner
         value = self._decoded()
+        if value == NOTHING:
+            owner.calls_in -= 1
+            return self._rehearsed()
         if self.envelope.kind is Kind.GET:
             return self._read(value)
         target, args, kwargs = self._arguments(value)
@@ -240,6 +247,13 @@ class IncomingCall:
             serve_quickly(owner, self.link, entry)
         self.began = True
         return function(*args, **kwargs)
+
+    def _rehearsed(self) -> None:
+        entry, owner = self.entry, self.owner
+        if entry is not None and entry.kind is EntryKind.FUNCTION:
+            owner.resolve(entry.module, entry.qualname)
+            if owner.desk is not None:
+                serve_quickly(owner, self.link, entry)
 
     def set_context(self) -> None:
         """What user code of this call is told of it, on the calling thread or task."""

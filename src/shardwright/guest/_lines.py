@@ -24,11 +24,13 @@ from shardwright.model.shard import EntryKind, EntryPoint
 from shardwright.transport import PickleCodec, TaggedCodec, shm
 
 if TYPE_CHECKING:
+    from shardwright.guest._caller import Caller
     from shardwright.guest._hub import Hub
     from shardwright.guest._link import Link
     from shardwright.guest._responder import Responder
     from shardwright.guest._ring_hub import RingHub
     from shardwright.guest._runtime import Runtime
+    from shardwright.guest._stubs import Proxies
     from shardwright.transport.shm import Desk, Line
 
 
@@ -53,6 +55,27 @@ def desk_for(runtime: Runtime, hub: Hub | RingHub) -> Desk | None:
     desk.waiting_slowly, desk.stuck = runtime.chains.slowly
     desk.answer = runtime.responder.answer
     hub.desk = runtime.responder.desk = runtime.chains.desk = desk
+    return desk
+
+
+def desk_of_caller(caller: Caller, hub: Hub | RingHub, proxies: Proxies) -> Desk | None:
+    """The same for who calls and answers nobody: a process beside shards. Before anything is read there."""
+    if not shm.available() or getattr(hub, "transport", None) is None:
+        return None
+    from shardwright.guest._ring_hub import RingHub
+    from shardwright.transport.shm import Desk
+
+    assert isinstance(hub, RingHub)
+    desk = Desk(hub.bell, threading.main_thread().ident or 0, None)
+    desk.arrived, desk.ear, desk.rest, desk.service = hub.arrived, hub.ear, hub.read, service_of_this_thread
+    desk.context_get, desk.context_set = current_call.get, current_call.set
+    desk.context_type, desk.context_class, desk.life_class = contextvars.Context, CallContext, Life
+    desk.nowhere, desk.outside = NOWHERE, None  # whose session it is, is said by whoever calls
+    desk.coroutine_class = CoroutineType
+    desk.dropped, desk.after_call = proxies.dropped_handles, proxies.release_dropped
+    desk.unended, desk.end_lines = unended, end_lines
+    desk.waiting_slowly, desk.stuck = caller.chains.slowly
+    hub.desk = caller.desk = caller.chains.desk = desk
     return desk
 
 

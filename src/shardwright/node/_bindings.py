@@ -68,6 +68,7 @@ class Bindings:
         self._unsaid: dict[int, tuple[ShardPort, asyncio.Future[Unsaid]]] = {}
         self._failure = ""
         self.offer_client: Callable[[Peer, Endpoint], None] | None = None
+        self.client_calls: Callable[[ComponentName], None] = lambda component: None  # one that has a session each
         self.serve_from_client: Callable[[Peer, Endpoint], None] | None = None  # under test alone: else nobody calls it
 
     def __repr__(self) -> str:
@@ -139,7 +140,7 @@ class Bindings:
             raise NodeError(self._failure, remedy="start the node again")
         component = ComponentName(bind.component)
         if component == CLIENT.component and self.serve_from_client is not None:
-            ours, theirs = self._between(caller, component).pair()
+            ours, theirs = self.between(caller, component).pair()
             self.serve_from_client(caller, theirs)
             return [(CLIENT, ours)]
         number = self._permitted(caller, bind)
@@ -151,6 +152,8 @@ class Bindings:
                 outcome="not started",
             )
         definition = self._plan.definition(component)
+        if caller is CLIENT and definition.scope.kind is ScopeKind.SESSION:
+            self.client_calls(component)
         if bind.shard is not None and bind.key is None:
             shards = [ShardId(bind.shard)]
             record = self._shards.composer.shard(shards[0])
@@ -200,7 +203,7 @@ class Bindings:
             if bind.session:
                 self._sessions.introduce(SessionNumber(bind.session), shard)
             try:
-                ours, theirs = self._between(caller, component).pair()
+                ours, theirs = self.between(caller, component).pair()
             except BaseException:
                 for _, endpoint in links:
                     self._wires.dispose(endpoint)
@@ -218,7 +221,8 @@ class Bindings:
         record = self._shards.composer.shard(shard)
         return record is not None and record.stopping
 
-    def _between(self, caller: Peer, callee: ComponentName) -> Transport:
+    def between(self, caller: Peer, callee: ComponentName) -> Transport:
+        """What joins them. Raises NodeError."""
         edge = self._plan.edge(caller.component, callee)
         # within a trust domain large values are what is sent, and go through sooner where more of them fits
         return self._wires.between(caller.component, callee, wide=edge is not None and edge.pickle)
@@ -376,7 +380,7 @@ class Bindings:
             self._callers[callee.component].pop(caller.shard, None)
             return
         try:
-            ours, theirs = self._between(caller, callee.component).pair()
+            ours, theirs = self.between(caller, callee.component).pair()
         except OSError as error:  # it has another instance
             self._sessions.record("failure", f"{caller.shard} cannot be linked to it: {error}", shard=callee.shard)
             return

@@ -12,15 +12,15 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
-from shardwright.composition import Composer, ShardRecord, needs_of
+from shardwright.composition import ShardRecord, needs_of
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.sandbox import Exit
 from shardwright.controller import PoolPolicy
-from shardwright.errors import CompositionRefused, NodeError, ShardLost
+from shardwright.errors import NodeError, ShardLost
 from shardwright.guest import (
     EXIT_DEFECT,
     AskNode,
@@ -42,11 +42,14 @@ from shardwright.model.manifest import Component, Manifest, Scale, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT, ShardPlan
 from shardwright.monitoring import NodeMonitor
 from shardwright.node._bindings import CLIENT, Bindings
+from shardwright.node._composed_ahead import ComposedAhead, taken_already
 from shardwright.node._control import Control
 from shardwright.node._denials import denial
 from shardwright.node._gateway_sessions import GatewaySessions
 from shardwright.node._journal import Journal
 from shardwright.node._launcher import Launcher
+from shardwright.node._ledger import Ledger
+from shardwright.node._live_session import LiveSession
 from shardwright.node._logs import Logs
 from shardwright.node._looks import Questions
 from shardwright.node._mask import Mask
@@ -65,7 +68,7 @@ MOST_PAST_NAMES = 4096
 JOURNAL_RETRY_S = (0.05, 0.25)  # the first time, and from then on
 
 
-__all__ = ["CLIENT", "Core", "LiveSession"]
+__all__ = ["CLIENT", "Core"]
 
 
 class Bench(Protocol):
@@ -76,16 +79,6 @@ class Bench(Protocol):
     def patched(self, port: ShardPort, patched: Patched) -> None: ...
 
     def gone(self, port: ShardPort) -> None: ...
-
-
-@dataclass(slots=True)
-class LiveSession:
-    """A session as the node knows it."""
-
-    number: SessionNumber
-    name: str
-    begun_s: float
-    told: set[ShardId] = field(default_factory=set)  # shards that know its name
 
 
 class Core:
@@ -124,7 +117,7 @@ class Core:
         }
         if gateway and GATEWAY_COMPONENT in components:  # it is there from the start, and anew whenever it dies
             components[GATEWAY_COMPONENT] = replace(components[GATEWAY_COMPONENT], scale=Scale(min=1, max=1))
-        composer = Composer(plan, named, capacity, lambda name: new_shard_id(name, source))
+        composer = Ledger(plan, named, capacity, lambda name: new_shard_id(name, source))
         self.shards = Shards(plan, components, composer, policy or policy_of(manifest), clock, self, terminal)
         monitor = NodeMonitor(manifest.app, _version(), components, clock.wall_s())
         scopes = {d.component: d.scope.kind for d in plan.definitions}
@@ -138,11 +131,15 @@ class Core:
             plan, manifest.gateway, self, lambda component: self.shards.composer.most_shards(component) is not None
         )
         self._sessions: dict[SessionNumber, LiveSession] = {}
-        self._names: dict[str, SessionNumber] = {}
+        self.names: dict[str, SessionNumber] = {}  # of sessions that live, and of one that begins on another thread
         self._past_names: dict[int, str] = {}  # of ended sessions: their last lines may come after them
         self._caused: Counter[ShardId] = Counter()  # records in the journal by the word of a shard
         # no counting: a shard acts for a session by its number, and must not guess those that it never served
         self._numbers = (secrets.randbits(62) + 1 for _ in itertools.repeat(None))
+        entries = [d.component for d in plan.definitions if d.component not in (MAIN_COMPONENT, GATEWAY_COMPONENT)]
+        self.ahead = ComposedAhead(self, tuple(entries))
+        composer.apart = self.ahead
+        self.bindings.client_calls = self.ahead.called
         self._finished: dict[ShardId, asyncio.Future[Finished]] = {}
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None  # of records that wait to be written
@@ -167,6 +164,7 @@ class Core:
             return
         self._closing = True
         self.numbers.state = "closing"
+        self.ahead.close()
         await self.control.close()
         if manifest_gateway := self.manifest.gateway:
             await self.shards.drain(GATEWAY_COMPONENT, manifest_gateway.drain_s)
@@ -184,6 +182,7 @@ class Core:
     def fail(self, reason: str) -> None:
         """Something that the node cannot live without is gone: fail whoever waits."""
         self.numbers.state, self.numbers.failure = "failed", reason
+        self.ahead.close()
         self.bindings.fail(reason)
         self.record("failure", reason)
         self.shards.fail(NodeError(reason))
@@ -214,10 +213,9 @@ class Core:
 
         ``keys`` maps keyed components to the key that the session will use; ``components`` are those it enters by (all).
         """
-        if name in self._names:
-            raise CompositionRefused(f"session {name!r} exists already", remedy="end it first, or choose another name")
-        session = LiveSession(SessionNumber(next(self._numbers)), name, self._clock.wall_s())
-        self._names[name] = session.number
+        session = LiveSession(self.new_number(), name, self._clock.wall_s())
+        if self.names.setdefault(name, session.number) != session.number:
+            raise taken_already(name)
         self._sessions[session.number] = session
         entries = (
             components
@@ -230,17 +228,32 @@ class Core:
         except BaseException:
             self.end_session(session.number)
             raise
-        self._tell(session)
+        self.introduce_all(session)
+        if components is None and not keys:
+            self.ahead.wish()
         return session
+
+    def new_number(self) -> SessionNumber:
+        """Of a session to come."""
+        return SessionNumber(next(self._numbers))
+
+    def now_wall_s(self) -> float:
+        return self._clock.wall_s()
+
+    def enter(self, session: LiveSession) -> None:
+        """It was composed ahead, and taken."""
+        self._sessions[session.number] = session
 
     def end_session(self, number: SessionNumber) -> None:
         """Give back everything that it holds. Idempotent."""
+        self.ahead.settle()
         session = self._sessions.get(number)
         if session is None:
             return
+        self.ahead.ended(number)
         self.logs.drain(session.told)  # what it wrote before its end is still its own
         del self._sessions[number]
-        self._names.pop(session.name, None)
+        self.names.pop(session.name, None)
         self._past_names[number] = session.name
         while len(self._past_names) > MOST_PAST_NAMES:
             del self._past_names[next(iter(self._past_names))]
@@ -252,12 +265,13 @@ class Core:
         self.shards.freed()
 
     def sessions(self) -> list[LiveSession]:
+        self.ahead.settle()
         own = self.bindings.own()
         return [s for s in self._sessions.values() if s.number not in own]
 
     def begin_own(self, shard: ShardId) -> SessionNumber:
         """A session in which that shard acts for itself, until it ends."""
-        number = SessionNumber(next(self._numbers))
+        number = self.new_number()
         self._sessions[number] = LiveSession(number, f"({shard})", self._clock.wall_s())
         return number
 
@@ -336,6 +350,8 @@ class Core:
         port.attach(self)
         self.questions.begins(port)
         self.bindings.offer(port)
+        self.ahead.start_with(port, sessions)
+        self.ahead.soon()
 
     def session_left(self, number: SessionNumber, shard: ShardId) -> None:
         session = self._sessions.get(number)
@@ -347,6 +363,7 @@ class Core:
 
     def shard_ended(self, shard: ShardId, component: ComponentName, reason: str, by_itself: Exit | None = None) -> None:
         self.questions.ended(shard)
+        self.ahead.forget(shard)
         for session in self._sessions.values():
             session.told.discard(shard)
         self._caused.pop(shard, None)
@@ -447,6 +464,7 @@ class Core:
             self.record("journal", f"it is written again; {dropped} records are missing before this one")
 
     def session_name(self, number: int) -> str:
+        self.ahead.settle()
         session = self._sessions.get(SessionNumber(number))
         return session.name if session is not None else self._past_names.get(number, "")
 
@@ -454,9 +472,11 @@ class Core:
         return self.logs.last_lines(shard)
 
     def session_lives(self, number: SessionNumber) -> bool:
+        self.ahead.settle()
         return number in self._sessions
 
     def _session_of(self, shard: str, number: int) -> str:
+        self.ahead.settle()
         session = self._sessions.get(SessionNumber(number))
         return session.name if session is not None and shard in session.told else ""
 
@@ -467,10 +487,10 @@ class Core:
             session.told.add(shard)
             self.shards.ports[shard].session_begins(session.number, session.name)
 
-    def _tell(self, session: LiveSession) -> None:
-        for record in self.shards.composer.shards():
-            if session.number in record.sessions:
-                self.introduce(session.number, record.id)
+    def introduce_all(self, session: LiveSession) -> None:
+        """Tell its name to all its shards that do not know it yet."""
+        for shard in self.shards.composer.held_by(session.number):
+            self.introduce(session.number, shard)
 
 
 def _version() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Collection, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from shardwright.guest import CallContext, beyond, note_shards
 from shardwright.model.ids import SessionId, ShardId
 from shardwright.model.limits import Limits
 from shardwright.model.shard import ShardPlan
-from shardwright.node._core import LiveSession
+from shardwright.node._live_session import LiveSession
 from shardwright.node._reload import Reloaded
 from shardwright.node._running import Options, Running
 from shardwright.node._status import ShardStatus
@@ -54,7 +53,7 @@ class Session:
         live = self._live
         if self._ended:
             raise NotPermitted(f"session {live.name} has ended", outcome="not started", remedy="begin a new one")
-        return CallContext(session=live.number, session_name=live.name, trace_id=os.urandom(16)).within(timeout_s)
+        return CallContext.of_session(live.number, live.name).within(timeout_s)
 
     def with_timeout(self, timeout_s: float) -> Deadline:
         """``session.with_timeout(0.5).call(...)``: the same with a deadline, which travels with the call.
@@ -118,6 +117,8 @@ class Node:
 
         Raises CompositionRefused when it cannot have all its shards within ``timeout_s`` (10 s); then it has none.
         """
+        if (live := self.running.begin_at_once(name, keys)) is not None:
+            return Session(self.running, live)
         beginning = self.running.begin_soon(name, keys, timeout_s)
         try:
             return Session(self.running, beginning.future.result())
@@ -275,6 +276,8 @@ class AsyncNode:
         return Opening(self._session(name, keys, timeout_s))
 
     async def _session(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> AsyncSession:
+        if (live := self.running.begin_at_once(name, keys)) is not None:
+            return AsyncSession(self.running, live)
         beginning = self.running.begin_soon(name, keys, timeout_s)
         try:
             # shielded: what is cancelled may have begun already, and then nobody else would end it

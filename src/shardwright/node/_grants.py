@@ -148,6 +148,16 @@ class Grants:
             finally:
                 self._events.composed(result, self._clock.monotonic_s() - begun_s)
 
+    def enter(self, session: SessionNumber, needs: tuple[Need, ...], preferred: frozenset[ShardId]) -> None:
+        """A session was taken that was composed ahead: lease what it has."""
+        now = self._clock.monotonic_s()
+        decision = self._composer.compose(next(self._requests), session, needs, now, now + COMPOSE_TIMEOUT_S, preferred)
+        self.decided(decision)
+        self._grants.pop(decision.request, None)
+        if isinstance(decision, Queued):  # it lost a shard just then; its next call asks for another
+            self._shards.perform(self._composer.cancel(decision.request, now))
+        self._events.composed("granted" if isinstance(decision, Granted) else "refused", 0.0)
+
     def check_lives(self, session: SessionNumber) -> None:
         """To be asked after every await: give back what a session got after its end. Raises NotPermitted."""
         if not self._events.session_lives(session):

@@ -94,7 +94,7 @@ class Keeper:
             if self._guard is not None:
                 self._events.register(self._guard, select.EPOLLIN)
             while True:
-                ready = {descriptor for descriptor, _ in self._events.poll(LATE_S if self._late else None)}
+                ready = {descriptor for descriptor, _ in self._events.poll(LATE_S if self._is_late() else None)}
                 self.delete_late()
                 if self._guard in ready:  # killed: what is left would be nobody's when this process is killed as well
                     self._grace_s = 0.0
@@ -121,13 +121,18 @@ class Keeper:
 
     def delete_late(self) -> None:
         """What did not end when it was told to, once more, now and then."""
-        if not self._late or time.monotonic() < self._late_due_s:
+        if not self._is_late() or time.monotonic() < self._late_due_s:
             return
         self._late_due_s = time.monotonic() + LATE_S
+        for backend in self._backends.values():
+            backend.remove_left()
         for sandbox in [sandbox for sandbox in self._late if sandbox.poll() is not None]:
             with contextlib.suppress(SandboxError):
                 sandbox.delete()
                 self._late.remove(sandbox)
+
+    def _is_late(self) -> bool:
+        return bool(self._late) or any(backend.left for backend in self._backends.values())
 
     def _end(self) -> None:
         for sandbox in self._sandboxes.values():
@@ -137,15 +142,23 @@ class Keeper:
         for path in self._inherited:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+        late: list[Sandbox] = []
         for sandbox in (*self._sandboxes.values(), *self._late):
+            try:
+                sandbox.delete()
+            except ShardwrightError:
+                late.append(sandbox)
+        for backend in self._backends.values():
+            backend.cancel_all()
+        if not end_descendants(END_S):
+            self._say("some processes did not end")
+        for sandbox in late:  # by now nobody is left who could keep it
             try:
                 sandbox.delete()
             except ShardwrightError as error:
                 self._say("a sandbox could not be removed", reason=str(error))
         for backend in self._backends.values():
-            backend.cancel_all()
-        if not end_descendants(END_S):
-            self._say("some processes did not end")
+            backend.remove_left(END_S)
         self._backend.close()
 
     def _say(self, text: str, **fields: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from shardwright import sandbox
 from shardwright.controller import PinRounds, PinRow, PinStep
 from shardwright.errors import SandboxError
+from shardwright.node._topology import read_topology
 
 if TYPE_CHECKING:
     from shardwright.composition import ShardRecord
@@ -24,7 +25,9 @@ class Pinning:
         self.rounds = PinRounds()
         self._core = core
         self._observer = observer
-        self._cores = tuple(sorted(os.sched_getaffinity(0)))
+        # siblings, and those of one cache and bank, side by side: what is left to a tier is whole cores near each other
+        cpus = sorted(read_topology().cpus, key=lambda cpu: (cpu.bank, cpu.cache, cpu.core, cpu.number))
+        self._cores = tuple(cpu.number for cpu in cpus)
         self._told = False
         self._held: set[ShardId] = set()
 

@@ -26,6 +26,7 @@ from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT, ShardPlan
 from shardwright.node import _arrays
 from shardwright.node._shard_events import ShardEvents
 
+BETWEEN_TICKS_S = 0.002
 SHORT_LIFE_S = 1.0  # who is lost sooner than that, again and again, is made again ever more slowly
 SHORT_LIVES = 3  # so many in a row are bad luck
 SHORT_LIVES_OF_GATEWAY = 30  # it is awaited by everybody outside, and runs no code of the application
@@ -64,6 +65,7 @@ class Pool:
         self._failures: dict[ComponentName, tuple[int, float]] = {}
         self._short_lives: Counter[ComponentName] = Counter()  # losses since one lived for a while
         self._tick_due = False
+        self._ticked_s = float("-inf")
         self._closing = False
         self._leases: list[tuple[ComponentName, str, float]] = []  # that the policy did not hear of yet
         self._loading: asyncio.Task[None] | None = None
@@ -128,12 +130,18 @@ class Pool:
     def later_tick(self) -> None:
         if not self._tick_due and not self._closing:
             self._tick_due = True
-            asyncio.get_running_loop().call_soon(self.tick)
+            loop = asyncio.get_running_loop()
+            passed_s = loop.time() - self._ticked_s
+            if passed_s >= BETWEEN_TICKS_S:
+                loop.call_soon(self.tick)
+            else:  # many come and go at once: each is not worth a look at all
+                loop.call_later(BETWEEN_TICKS_S - passed_s, self.tick)
 
     def tick(self) -> None:
         self._tick_due = False
         if self._closing:
             return
+        self._ticked_s = asyncio.get_running_loop().time()
         now = self._clock.monotonic_s()
         for action in self._policy.decide(self._state(), now):
             if isinstance(action, Refill):

@@ -351,8 +351,9 @@ class ProcessLauncher(Launcher):
     async def _name(self, nobody: Nobody, limits: Limits, terminal: bool) -> None:
         """Tell a fork who it is; it is ready then, behind its walls. Raises StartFailed, SandboxError."""
         port, template = nobody.port, nobody.template
+        entrances, nobody.entrances = tuple(nobody.entrances), []
+        self._enter(port, terminal, entrances)  # gives them away
         handle = SandboxHandle(1, template.backend, port.shard, port.pid, process_start_ticks(port.pid) or 0)
-        self._enter(port, terminal, tuple(nobody.entrances))
         adopted = await self._keeper.adopt(handle, limits, nobody.held.fileno(), nobody.name)
         if adopted is None:  # it has ended; if it was ready before, that is told as any other end
             await self._expect(port, Ready)
@@ -381,9 +382,14 @@ class ProcessLauncher(Launcher):
     async def _begin_fork(self, template: Template, name: ShardId, limits: Limits) -> Nobody:
         """A fork that said hello, and control groups for it. Raises StartFailed, TemplateEnded, SandboxError, OSError."""
         ours, theirs = control_pair()
+        try:
+            held, lifeline = socket.socketpair()  # ours until the keeper holds it
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         port = GuestPort(name, template.port.component, ours)
         port.forked_as = name
-        held, lifeline = socket.socketpair()  # ours until the keeper holds it
         # its control groups are made while it is forked
         reserving = asyncio.ensure_future(self._keeper.reserve(name, limits, template.backend))
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import itertools
 import os
 import resource
 import socket
@@ -32,12 +31,14 @@ from shardwright.node._api import ApiServer
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import measured_plan, not_enforced, plan_to_start
 from shardwright.node._client import Client
-from shardwright.node._core import CLIENT, Core, LiveSession
+from shardwright.node._composed_ahead import unnamed
+from shardwright.node._core import CLIENT, Core
 from shardwright.node._ingress import Ingress
 from shardwright.node._inproc import InprocLauncher, machine_capacity
 from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._launcher import Launcher, Surroundings, read_secrets, read_token
+from shardwright.node._live_session import LiveSession
 from shardwright.node._mask import Mask
 from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
@@ -60,7 +61,6 @@ from shardwright.transport.socket import SocketTransport
 T = TypeVar("T")
 FEW_FILES = 4096  # a shard takes about five, and a link of one two
 SHUT_TIMEOUT_S = 60.0
-_unnamed = itertools.count(1)
 
 
 def plan(path: str | Path, *, profile: str | None = None, environment: Mapping[str, str] | None = None) -> ShardPlan:
@@ -200,6 +200,9 @@ class Running:
             self.core.record("journal", f"its file could not be read, and is now {journal.set_aside}")
         own = wires.between(CLIENT.component)
         self.client = Client(self.plan, self.core, self._loop, own)
+        if self._keeper is not None and self.options.testing is None:
+            self.core.ahead.client = self.client
+            self.client.hasten()
         self.onlooker = Client(self.plan, self.core, self._loop, own, data_alone=True)  # for other terminals
         self.core.control.retire_at_client = self.retire_at_clients
         if self.options.testing is not None:
@@ -362,9 +365,18 @@ class Running:
             check_name(name)
         return Beginning(self, name, keys, timeout_s)
 
+    def begin_at_once(self, name: str | None, keys: Mapping[str, Any] | None) -> LiveSession | None:
+        """Begin one that was composed ahead, from any thread; None where there is none: it is to be begun.
+
+        Raises TypeError, ValueError where it cannot be called that, CompositionRefused where another is.
+        """
+        if name is not None:
+            check_name(name)
+        return None if keys or self._closed or self._failed else self.core.ahead.take(name)
+
     async def begin(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> LiveSession:
         return await self.core.begin_session(
-            name if name is not None else f"session-{os.getpid()}-{next(_unnamed)}",
+            name if name is not None else unnamed(),
             dict(keys or {}),
             timeout_s=timeout_s,
         )

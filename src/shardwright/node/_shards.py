@@ -154,6 +154,10 @@ class Shards:
         """All that a session needs, or CompositionRefused and none of it."""
         return await self._grants.compose(session, needs, timeout_s)
 
+    def enter(self, session: SessionNumber, needs: tuple[Need, ...], preferred: frozenset[ShardId]) -> None:
+        """Lease what a session that was composed ahead has."""
+        self._grants.enter(session, needs, preferred)
+
     async def acquire(
         self, session: SessionNumber, component: ComponentName, key: str | None, lost: Collection[str] = ()
     ) -> Lease:

@@ -11,6 +11,7 @@ from shardwright.simulation._pool_results import BASELINE, BOUNDED, OURS, PoolPa
 from shardwright.simulation._recorded import Replayed, is_recording, replay_recording
 from shardwright.simulation._results import controller_report, demand_traces, pool_report, utilisation_traces
 from shardwright.simulation._traces import Arrivals, Series, Trace, read_distribution, read_traces
+from shardwright.simulation._within import replay_within
 
 __all__ = [
     "BASELINE",
@@ -44,6 +45,7 @@ __all__ = [
     "read_traces",
     "replay",
     "replay_recording",
+    "replay_within",
     "run_fleet",
     "run_plant",
     "synthetic_functions",

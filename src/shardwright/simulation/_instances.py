@@ -28,27 +28,42 @@ from shardwright.simulation._levels import Outcome
 
 _DEPTH = 128  # idle shards of one lane, at most; a power of two
 _STARTING = 16
-_LEVELS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """``told``: the policy is told the true rate instead of estimating it. ``until_s`` ends the replay early."""
+    """``told``: the policy is told the true rate instead of estimating it. ``until_s`` ends the replay early.
+
+    ``beside``: what the settings of a budget came to over the same demand (``marks``), shape (settings, marks, 3).
+    """
 
     sessions: Sessions
     params: SpareParams
     told: bool = False
     score_from_s: float = 0.0
     until_s: float = np.inf
+    beside: FloatArray | None = None
+    usual: FloatArray | None = None
 
 
 def replay(lanes: Sequence[Lane]) -> list[Outcome]:
-    """The outcome of every lane, in their order."""
+    """The outcome of every lane, in their order. Raises ValueError for one within a budget, without its settings."""
+    if any(lane.params.within is not None and lane.beside is None for lane in lanes):
+        raise ValueError("a lane within a budget needs what its settings came to (replay_within)")
+    return [outcome for outcome, _ in _run(lanes, 0)]
+
+
+def marks(lanes: Sequence[Lane], every: int) -> list[FloatArray]:
+    """Visible colds, starts and idle-seconds of every lane since its beginning, after each ``every`` arrivals."""
+    return [mark for _, mark in _run(lanes, every)]
+
+
+def _run(lanes: Sequence[Lane], every: int) -> list[tuple[Outcome, FloatArray]]:
     order = sorted(range(len(lanes)), key=lambda n: -_events(lanes[n]))
-    results: dict[int, Outcome] = {}
+    results: dict[int, tuple[Outcome, FloatArray]] = {}
     for begin in range(0, len(order), 4096):
         batch = order[begin : begin + 4096]
-        results.update(zip(batch, _Replay([lanes[n] for n in batch]).run(), strict=True))
+        results.update(zip(batch, _Replay([lanes[n] for n in batch], every).run(), strict=True))
     return [results[n] for n in range(len(lanes))]
 
 
@@ -57,7 +72,7 @@ def _events(lane: Lane) -> int:
 
 
 class _Replay:
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    def __init__(self, lanes: Sequence[Lane], every: int = 0) -> None:
         count = len(lanes)
         self.lanes = lanes
         self.counts = np.array([_events(lane) for lane in lanes])
@@ -76,15 +91,11 @@ class _Replay:
         params = [lane.params for lane in lanes]
         self.cold, self.hide = np.array([p.cold_s for p in params]), np.array([p.hidden_s for p in params])
         self.most = np.array([min(p.spares, MOST_SPARES) if p.prewarms else 0 for p in params])
-        budgets = [p.within for p in params]
-        self.budget_lanes = np.flatnonzero([budget is not None for budget in budgets])
-        self.budget_of = {budget: np.array([b == budget for b in budgets]) for budget in budgets if budget is not None}
-        self.left = np.full((count, _LEVELS), -np.inf)  # when a shadow of each level was used last
-        self.longest_s = np.array([b.longest_s if b is not None else np.inf for b in budgets])
-        self.shadow_keep = np.array([budget.keep_s if budget is not None else 0.0 for budget in budgets])
-        self.shadow_starts, self.shadow_idle = np.zeros(count), np.zeros(count)
-        self.own_starts, self.own_idle = np.zeros(count), np.zeros(count)
-        self.may_start = np.ones(count, dtype=bool)
+        self.bounded = np.array([lane.beside is not None for lane in lanes], dtype=bool)
+        self.period: dict[int, tuple[float, FloatArray, FloatArray]] = {}  # when and where the budgets of a lane began
+        self.every = every
+        self.marks = np.zeros((count, longest // every + 1 if every else 0, 3))
+        self.idled, self.started, self.met = (np.zeros(count) for _ in range(3))  # since the beginning, scored or not
         self.doubt = np.array([p.doubt for p in params])
         self.memory = np.array([p.memory for p in params])
         self.start_s = np.array([p.start_s for p in params])
@@ -94,10 +105,15 @@ class _Replay:
         self.worth_s = np.zeros((count, MOST_SPARES))
         self.worth_s[:, 0] = np.where(self.most > 0, self.cold, 0.0)
         fixed = np.array([np.nan if p.surplus_s is None else p.surplus_s for p in params])
-        self.learns = np.isnan(fixed) & (self.most > 0)
+        self.learns = np.isnan(fixed) & (self.most > 0) & ~self.bounded
         otherwise = np.where(np.isnan(fixed), np.where(self.most > 0, self.hide, self.cold), fixed)
         self.surplus_s = np.repeat(otherwise[:, None], MOST_SPARES, axis=1)
-        self.least_surplus_s = np.zeros(count)
+        for place, lane in enumerate(lanes):
+            budget = lane.params.within
+            if budget is not None and lane.usual is not None:
+                nothing = np.zeros(2)
+                begin = budget.settings()[budget.choose(lane.usual * 0, nothing, nothing, nothing, lane.usual)]
+                self.cold[place], self.surplus_s[place] = begin.cold_s, begin.surplus_s
         self.probe_from = np.zeros((count, MOST_SPARES))
         self.probe_level = np.full((count, MOST_SPARES), -1)
         self.rises = np.zeros_like(self.gaps)
@@ -118,11 +134,23 @@ class _Replay:
         self.ready_at = np.full((count, _STARTING), np.inf)
         self.first_starting = np.zeros(count, dtype=np.int64)
         self.after_starting = np.zeros(count, dtype=np.int64)
-        self.told = np.array([lane.told for lane in lanes])
         self._prepare_truth()
         filters = [lane.params.rates if not lane.told else None for lane in lanes]
         self.filtered = np.array([each is not None for each in filters])
-        self.rates = Rates([each or RateParams() for each in filters], self.start_s, MOST_SPARES)
+        # lanes over the same demand share a filter, and those of the same prices what it says
+        keys = [
+            (id(lane.sessions), each or RateParams(), lane.params.start_s)
+            for lane, each in zip(lanes, filters, strict=True)
+        ]
+        rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        self.filter_row = np.array([rows[key] for key in keys])
+        self.rates = Rates([key[1] for key in rows], np.array([key[2] for key in rows]), MOST_SPARES)
+        asks = [
+            (rows[k], c, h, n * b)
+            for n, (k, c, h, b) in enumerate(zip(keys, self.cold, self.hide, self.bounded, strict=True), 1)
+        ]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(asks))}
+        self.asks = np.array([numbers[key] for key in asks])
         self.changed_at = np.zeros(count)
         self.ended_at = np.full(count, -np.inf)
         self.visible, self.hidden, self.starts, self.idle = (np.zeros(count) for _ in range(4))
@@ -152,7 +180,7 @@ class _Replay:
             worth = self.cold[number] - self.hide[number] - self.start_s[number]
             self.truth_starts[place, : rates.shape[0]] = pays & (rates * worth >= 1)
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[tuple[Outcome, FloatArray]]:
         active = self.counts.size
         for event in range(self.times.shape[0]):
             while active and self.counts[active - 1] <= event:
@@ -161,13 +189,8 @@ class _Replay:
                 break
             live = slice(0, active)
             now = self.times[event, self.row[live]]
-            stock, since = self.top[live] - self.bottom[live], self.changed_at[live].copy()
+            self.idled[live] += (self.top[live] - self.bottom[live]) * (now - self.changed_at[live])
             self._advance(np.arange(active), now)
-            # what was dropped in between lay about half of the time
-            mean = (stock + self.top[live] - self.bottom[live]) / 2
-            self.own_idle[live] += mean * (now - since)
-            if self.budget_lanes.size:
-                self._shadow(self.budget_lanes[self.budget_lanes < active], since, now)
             begins = self.begins[event, self.row[live]]
             self._ends(np.flatnonzero(~begins), now)
             self._arrives(np.flatnonzero(begins), now)
@@ -175,10 +198,11 @@ class _Replay:
         lanes = np.arange(self.counts.size)
         self._advance(lanes, self.end)
         self._close(lanes)
-        return [
+        outcomes = (
             Outcome(*(float(value) for value in values))
             for values in zip(self.visible, self.hidden, self.starts, self.idle, strict=True)
-        ]
+        )
+        return list(zip(outcomes, self.marks, strict=True))
 
     def _advance(self, lanes: IntArray, now: FloatArray) -> None:
         """Let everything happen that was due before ``now`` (one time a lane, indexed by lane)."""
@@ -190,6 +214,7 @@ class _Replay:
                 break
             lanes = lanes[done]
             self.since[lanes, self.top[lanes] % _DEPTH] = at[done]
+            self.idled[lanes] += now[lanes] - at[done]
             self.top[lanes] += 1
             self.first_starting[lanes] += 1
             self.changed_at[lanes] = at[done]
@@ -205,20 +230,18 @@ class _Replay:
                 break
             lanes, since, gone_at = lanes[gone], since[gone], gone_at[gone]
             self._count_idle(lanes, since, gone_at)
+            self.idled[lanes] -= now[lanes] - gone_at
             self.bottom[lanes] += 1
             lanes = lanes[self.top[lanes] > self.bottom[lanes]]
 
     def _drop_at(self, lanes: IntArray, position: IntArray, since: FloatArray) -> FloatArray:
-        surplus = np.maximum(self.surplus_s[lanes], self.least_surplus_s[lanes][:, None])
         since = np.where(self.learns[lanes], np.maximum(since, self.ended_at[lanes]), since)
-        return drop_at(position, since, self.wanted[lanes], self.until[lanes], surplus)
+        return drop_at(position, since, self.wanted[lanes], self.until[lanes], self.surplus_s[lanes])
 
     def _ends(self, lanes: IntArray, now: FloatArray) -> None:
         self.since[lanes, self.top[lanes] % _DEPTH] = now[lanes]
         self.ended_at[lanes] = now[lanes]
         self.top[lanes] += 1
-        if self.budget_lanes.size:
-            self.left[lanes, self.at_once[lanes] % _LEVELS] = now[lanes]
         self.at_once[lanes] -= 1
         lanes = lanes[self.learns[lanes]]
         lane, place = np.nonzero(self.probe_level[lanes] < 0)
@@ -235,8 +258,7 @@ class _Replay:
         self.arrivals[lanes] += 1
         self.at_once[lanes] += 1
         self._learn(lanes, needed, now)
-        if self.budget_lanes.size:
-            self._budget(lanes, now)
+        self._mark(lanes, now)
         scored = at >= self.score_from[lanes]
         warm = self.top[lanes] > self.bottom[lanes]
         served = lanes[warm]
@@ -244,23 +266,26 @@ class _Replay:
         self._count_idle(served, self.since[served, self.top[served] % _DEPTH], now[served])
         late = self.first_starting[lanes] < self.after_starting[lanes]
         self.visible[lanes[~warm]] += scored[~warm]
+        self.met[lanes[~warm]] += 1
         self.first_starting[lanes[~warm & late]] += 1  # it waits for the next that is ready, whose start was counted
         cold = lanes[~warm & ~late]
         self.starts[cold] += scored[~warm & ~late]
-        self.own_starts[cold] += 1
+        self.started[cold] += 1
+        self.idled[cold] += self.start_s[cold]
         self.idle[cold] += self.start_s[cold] * scored[~warm & ~late]
         pays = self._values(lanes, at)
         wanted = np.where(pays.all(axis=1), MOST_SPARES, np.argmin(pays, axis=1))
         self.wanted[lanes] = wanted
         while lanes.size:
             there = self.top[lanes] - self.bottom[lanes] + self.after_starting[lanes] - self.first_starting[lanes]
-            lacks = (there < wanted) & self.may_start[lanes]
+            lacks = there < wanted
             lanes, wanted, scored = lanes[lacks], wanted[lacks], scored[lacks]
             if not lanes.size:
                 break
             self.ready_at[lanes, self.after_starting[lanes] % _STARTING] = now[lanes] + self.start_s[lanes]
             self.after_starting[lanes] += 1
-            self.own_starts[lanes] += 1
+            self.started[lanes] += 1
+            self.idled[lanes] += self.start_s[lanes]
             self.hidden[lanes] += scored
             self.starts[lanes] += scored
             self.idle[lanes] += self.start_s[lanes] * scored
@@ -283,40 +308,47 @@ class _Replay:
         which = np.flatnonzero(self.filtered[lanes])
         if which.size:
             mine = lanes[which]
-            ahead, starts = self.rates.ahead(mine, self.cold[mine], self.hide[mine] + self.start_s[mine])
+            _, first, back = np.unique(self.asks[mine], return_index=True, return_inverse=True)
+            asking = mine[first]
+            ahead, starts = self.rates.ahead(
+                self.filter_row[asking], self.cold[asking], self.hide[asking] + self.start_s[asking]
+            )
+            ahead, starts = ahead[back], starts[back]
             allowed = np.arange(MOST_SPARES)[None, :] < self.most[mine][:, None]
-            ahead = np.minimum(ahead, self.longest_s[mine][:, None])
             self.until[mine] = np.where(allowed, at[which][:, None] + ahead, -np.inf)
             result[which] = starts & allowed
         return result
 
-    def _shadow(self, lanes: IntArray, since: FloatArray, now: FloatArray) -> None:
-        """What lay idle meanwhile in a plain keep-alive."""
-        until = np.minimum(self.left[lanes] + self.shadow_keep[lanes][:, None], now[lanes][:, None])
-        self.shadow_idle[lanes] += np.maximum(until - since[lanes][:, None], 0.0).sum(axis=1)
-
-    def _budget(self, lanes: IntArray, now: FloatArray) -> None:
-        """What a plain keep-alive would have come to by now, and what that permits."""
-        gap = now[lanes] - self.left[lanes, self.at_once[lanes] % _LEVELS]
-        self.shadow_starts[lanes] += gap > self.shadow_keep[lanes]
-        self.left[lanes, self.at_once[lanes] % _LEVELS] = -np.inf  # in use
-        for budget, members in self.budget_of.items():
-            mine = lanes[members[lanes]]
-            self.may_start[mine] = budget.may_start(self.own_starts[mine], self.shadow_starts[mine])
-            for sums in (self.own_starts, self.shadow_starts, self.own_idle, self.shadow_idle):
-                sums[mine] *= 1 - 1 / budget.memory
-            spent = budget.spent(
-                self.own_starts[mine], self.shadow_starts[mine], self.own_idle[mine], self.shadow_idle[mine]
-            )
-            self.cold[mine], self.hide[mine] = budget.prices(*spent)
-            self.least_surplus_s[mine] = budget.surplus_s(*spent)
+    def _mark(self, lanes: IntArray, now: FloatArray) -> None:
+        """After so many arrivals: what it came to so far, or by which setting it is gone on."""
+        if self.every:
+            lanes = lanes[self.arrivals[lanes] % self.every == 0]
+            so_far = np.stack((self.met[lanes], self.started[lanes], self.idled[lanes]), axis=1)
+            self.marks[lanes, self.arrivals[lanes] // self.every - 1] = so_far
+            return
+        for lane in lanes[self.bounded[lanes]].tolist():
+            budget, beside, usual = self.lanes[lane].params.within, self.lanes[lane].beside, self.lanes[lane].usual
+            if budget is None or beside is None or usual is None or self.arrivals[lane] % budget.every:
+                continue
+            mark = int(self.arrivals[lane]) // budget.every - 1
+            own = np.array([self.started[lane], self.idled[lane]])
+            would = beside[0, mark, 1:]
+            if lane not in self.period or now[lane] >= self.score_from[lane] > self.period[lane][0]:
+                self.period[lane] = float(now[lane]), own, would
+            _, began_own, began_would = self.period[lane]
+            before = mark - budget.recent // budget.every
+            recent = beside[:, mark] - (beside[:, before] if before >= 0 else 0.0)
+            which = budget.choose(recent, recent[0, 1:], would - began_would, own - began_own, usual)
+            chosen = budget.settings()[which]
+            self.cold[lane], self.surplus_s[lane] = chosen.cold_s, chosen.surplus_s
 
     def _learn(self, lanes: IntArray, needed: BoolArray, now: FloatArray) -> None:
         others = needed.sum(axis=1) - 1
         needed &= np.arange(MOST_SPARES)[None, :] < self.most[lanes][:, None]
         followed = lanes[self.filtered[lanes]]
         if followed.size:
-            self.rates.arrived(followed, now[followed], others[self.filtered[lanes]])
+            rows, first = np.unique(self.filter_row[followed], return_index=True)
+            self.rates.arrived(rows, now[followed][first], others[self.filtered[lanes]][first])
         quiet = now[lanes] - self.last_at[lanes]
         memory = self.rate_s[lanes]
         self.rate[lanes] = self.rate[lanes] * np.exp(-np.where(np.isfinite(quiet), quiet, 0.0) / memory) + 1 / memory

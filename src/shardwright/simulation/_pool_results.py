@@ -17,6 +17,7 @@ from shardwright.simulation._instances import Lane, replay
 from shardwright.simulation._levels import Outcome
 from shardwright.simulation._policies import closed_form, greedy_dual
 from shardwright.simulation._traces import Trace
+from shardwright.simulation._within import replay_within
 
 BASELINE = "fixed 10 min"
 OURS, BOUNDED, TOLD = "shardwright", "shardwright within 10 min", "told the true rate"
@@ -68,8 +69,12 @@ def evaluate_pool(
     say: Callable[[str], None] = lambda _: None,
     *,
     prices: Sequence[float] = (),
+    budgets: bool = True,
 ) -> PoolResults:
-    """Every policy over every component and seed. At ``prices`` of a cold start ours is replayed as well, for a curve."""
+    """Every policy over every component and seed. At ``prices`` of a cold start ours is replayed as well, for a curve.
+
+    Without ``budgets`` the one that is bounded by them is left out: it takes longest, and no price changes what it does.
+    """
     summed: dict[str, list[list[Outcome]]] = {}
     fleets = []
     for seed in seeds:
@@ -77,7 +82,7 @@ def evaluate_pool(
         for policy, outcomes in _closed(fleets[-1], params).items():
             summed.setdefault(policy, []).append(outcomes)
         say(f"seed {seed}: {sum(s.count for s in fleets[-1]):,} sessions of {len(traces)} components")
-    summed |= _replayed(fleets, params, prices)
+    summed |= _replayed(fleets, params, prices, budgets)
     means = {policy: [_mean(column) for column in zip(*rows, strict=True)] for policy, rows in summed.items()}
     scored = [n for n in range(len(traces)) if means[BASELINE][n].visible >= params.least_colds]
     return PoolResults(
@@ -104,11 +109,11 @@ def _closed(fleet: Sequence[Sessions], params: PoolParams) -> dict[str, list[Out
 
 
 def _replayed(
-    fleets: Sequence[Sequence[Sessions]], params: PoolParams, prices: Sequence[float]
+    fleets: Sequence[Sequence[Sessions]], params: PoolParams, prices: Sequence[float], budgets: bool
 ) -> dict[str, list[list[Outcome]]]:
     """Ours, all fleets together."""
     usual = SpareParams(params.cold_s, params.hidden_s, params.start_s, 200.0, rates=RateParams())
-    kinds = {OURS: (usual, False), TOLD: (usual, True), BOUNDED: (replace(usual, within=KeepAlive()), False)}
+    kinds = {OURS: (usual, False), TOLD: (usual, True)}
     kinds |= {at_price(cold_s): (replace(usual, cold_s=cold_s), False) for cold_s in prices}
     flat = [sessions for fleet in fleets for sessions in fleet]
     lanes = [Lane(s, own, told, s.score_from_s) for own, told in kinds.values() for s in flat]
@@ -118,4 +123,8 @@ def _replayed(
     for place, policy in enumerate(kinds):
         mine = outcomes[place * len(flat) : (place + 1) * len(flat)]
         found[policy] = [mine[at : at + size] for at in range(0, len(mine), size)]
+    if budgets:
+        within = replace(usual, within=KeepAlive())
+        # seed by seed: what is usual among components is learnt anew in each
+        found[BOUNDED] = [replay_within([Lane(s, within, False, s.score_from_s) for s in fleet]) for fleet in fleets]
     return found

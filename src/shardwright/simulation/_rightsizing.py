@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.contracts.forecast import FloatArray
-from shardwright.controller import Needs
+from shardwright.controller import NeedParams, Needs
 from shardwright.forecast import DecayingHistogram, find_periods
 
 
@@ -30,8 +30,13 @@ def vpa_guarantees(demand: FloatArray, *, half_life_ticks: float = 288.0) -> Flo
 
 
 def need_guarantees(demand: FloatArray, shortfall: float, period: int) -> FloatArray:
-    """The node's own targets.  ``period`` is the season found in the part that is not scored."""
-    needs = Needs(1, period, np.array([max(shortfall, 1e-4)]))
+    """The node's own targets.  ``period`` is the season found in the part that is not scored.
+
+    What falls short once in a thousand ticks cannot be learnt from the last three hundred: the past is looked at for as long as
+    two such shortfalls take.
+    """
+    share = max(shortfall, 1e-4)
+    needs = Needs(1, period, NeedParams(share, half_life_ticks=max(NeedParams().half_life_ticks, 2 / share)))
     given = np.full(demand.size, np.nan)
     for tick, value in enumerate(demand):
         given[tick] = needs.target()[0]
@@ -65,7 +70,7 @@ def pooled_fit(demand: FloatArray, given: FloatArray, capacity: float) -> Fit:
     """With lending: what is idle of ``capacity``, beyond guarantees too, others may use, fairly."""
     short, used = 0, 0.0
     for want, have in zip(demand.T, given.T, strict=True):
-        have = have * min(1.0, capacity / float(have.sum()))
+        have = _fair(have, capacity)  # as limits are decided: of what does not fit the largest get less
         own = np.minimum(want, have)
         got = _fair(want - own, max(capacity - float(own.sum()), 0.0))
         short += int((want - own - got > 1e-9).sum())

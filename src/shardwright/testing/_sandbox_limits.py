@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import time
+from unittest import SkipTest
 
 import psutil
 
@@ -111,6 +112,9 @@ def cpu_ceiling_holds(trial: SandboxTrial) -> None:
     raise AssertionError(f"got {best:.3f} cores of 0.5")
 
 
+IO_WINDOWS = 6
+
+
 def io_ceiling_holds(trial: SandboxTrial) -> None:
     """Direct writes to a disk, at a ceiling that is set, and then lowered, while it runs."""
     code = """
@@ -125,8 +129,8 @@ while True:
     with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
         try:
             descriptor = os.open(file.name, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError:
-            return  # a file system without direct I/O: buffered writes are not the shard's on version 1
+        except OSError as error:  # buffered writes are not the shard's on version 1
+            raise SkipTest(f"{file.name} permits no direct I/O: {error.strerror}") from error
         try:
             sandbox, answers = trial.launch(
                 trial.spec(code, descriptors={4: descriptor}, ceiling=Resources(io_bytes_s=8 * _MEBIBYTE))
@@ -135,8 +139,14 @@ while True:
                 read_back = sandbox.resize(Limits(ceiling=Resources(io_bytes_s=rate)))
                 assert read_back.ceiling.io_bytes_s == rate, read_back
                 answers.next()  # began under the earlier ceiling
-                seen = answers.next()
-                assert isinstance(seen, float) and seen <= 1.15 * rate, f"{seen:.0f} bytes a second of {rate}"
+                most = 0.0
+                for _ in range(IO_WINDOWS):
+                    seen = answers.next()
+                    assert isinstance(seen, float) and seen <= 1.15 * rate, f"{seen:.0f} bytes a second of {rate}"
+                    most = max(most, seen)
+                    if most >= 0.7 * rate:  # it is a ceiling, and no stop; a busy machine may take a window
+                        break
+                assert most >= 0.7 * rate, f"{most:.0f} bytes a second at most, of {rate}"
         finally:
             os.close(descriptor)
         trial.note(sandbox)

@@ -13,6 +13,7 @@ from shardwright.errors import SandboxError
 from shardwright.model.limits import Limits, Resources
 from shardwright.node import _hold
 from shardwright.node._pinning import Pinning
+from shardwright.placement import Bank, Cpu, Topology
 
 CORES = (0, 1, 2, 3)
 PIDS = {"top-1": 2**22 + 1, "low-1": 2**22 + 2, "low-2": 2**22 + 3}  # above any pid that the kernel gives
@@ -122,3 +123,12 @@ def test_what_could_not_be_held_stays_with_the_rounds(world: World) -> None:
 def test_what_runs_in_the_node_itself_is_not_moved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getpid", lambda: PIDS["low-1"])
     assert {pid for pid, _ in world.tick(0.0)} == {PIDS["low-2"]}
+
+
+def test_what_is_left_to_the_highest_are_processors_of_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpus = tuple(Cpu(number, core=number % 2, cache=0, bank=0) for number in CORES)
+    monkeypatch.setattr("shardwright.node._pinning.read_topology", lambda: Topology(cpus, (Bank(0, 0, {0: 10}),)))
+    world = World(monkeypatch)
+    world.demand = 4.0  # of the highest a third of it: two processors
+    world.pinning.tick(world.records, 0.0)
+    assert {cores for _, cores in world.moved} == {frozenset({1, 3})}, "0 and 2 are one core"

@@ -270,6 +270,22 @@ def remove_folders(folders: Iterable[str], timeout_s: float) -> bool:
     return True
 
 
+def remove_empty(folder: str, timeout_s: float = 0.5) -> bool:
+    """Remove a folder that holds no other. What was in it last may be on its way out: asks again for a while."""
+    end_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            if len(sub_folders(folder)) > 1 or time.monotonic() > end_s:
+                return False
+            time.sleep(0.005)
+        else:
+            return True
+
+
 def _remove_tree(folder: str) -> bool:
     try:
         for path in sub_folders(folder):

@@ -296,10 +296,7 @@ class CgroupV1(ControlGroups):
 
     def close(self) -> None:
         for base in self._all_bases():
-            try:
-                os.rmdir(f"{base}/{self.owner}")
-            except OSError:
-                continue  # in use by another backend of this process, or gone
+            _cgroup.remove_empty(f"{base}/{self.owner}")  # or it is in use by another backend of this process, or gone
 
 
 def _make_owner_folder(base: str, owner: str) -> None:

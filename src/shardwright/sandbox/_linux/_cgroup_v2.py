@@ -261,8 +261,9 @@ class CgroupV2(ControlGroups):
         return tuple(folder for folder in stale if _cgroup.remove_folders([folder], 2.0))
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # in use by another backend of this process, or gone
-            os.rmdir(f"{self._base}/{self.owner}")
+        _cgroup.remove_empty(
+            f"{self._base}/{self.owner}"
+        )  # or it is in use by another backend of this process, or gone
 
 
 def _words(folder: str, name: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 import weakref
 from collections.abc import Collection
 
@@ -27,6 +28,7 @@ from shardwright.sandbox.process._sandbox import ProcessSandbox
 from shardwright.sandbox.process._start import Plan, signals_blocked, start
 
 HANDLE_VERSION = 1
+_CANCEL_S, _LEFT_S = 1.0, 5.0
 _ADOPTED_MAX_PIDS = 256
 
 
@@ -42,6 +44,7 @@ class ProcessBackend(SandboxBackend):
         self._groups = groups
         self._end_with_parent = end_with_parent
         self._reserved: dict[str, ControlGroup] = {}
+        self._left: list[ControlGroup] = []  # nobody needs them, and somebody was in there still
         self._sandboxes: weakref.WeakValueDictionary[int, ProcessSandbox] = weakref.WeakValueDictionary()
 
     def __repr__(self) -> str:
@@ -145,8 +148,18 @@ class ProcessBackend(SandboxBackend):
     def cancel(self, shard: str) -> None:
         """What was reserved for it is not needed; who is in there already is ended."""
         group = self._reserved.pop(shard, None)
-        if group is not None:
-            group.remove(1.0)
+        if group is not None and not group.remove(_CANCEL_S):
+            self._left.append(group)
+
+    @property
+    def left(self) -> bool:
+        """Whether something could not be removed when it was cancelled."""
+        return bool(self._left)
+
+    def remove_left(self, timeout_s: float = 0.0) -> None:
+        """Once more what could not be removed when it was cancelled: who was in there takes time to end."""
+        end_s = time.monotonic() + timeout_s
+        self._left = [group for group in self._left if not group.remove(max(0.0, end_s - time.monotonic()))]
 
     def cancel_all(self) -> None:
         """Nothing that was reserved is needed any more."""
@@ -279,6 +292,7 @@ class ProcessBackend(SandboxBackend):
         Sandboxes are not touched.
         """
         self.cancel_all()
+        self.remove_left(_LEFT_S)
         if self._groups is not None:
             self._groups.close()
             self._groups = None

@@ -53,7 +53,9 @@ enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
 #define SOON_NS 50000   /* and, while others want it, only where replies come within this */
 #define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
-#define STREAK 32 /* and so often before the next has its turn: to change threads costs as much as three to five calls */
+#define STREAK 32 /* and so often before the next has its turn: to change threads costs as much as three to five calls; */
+#define MANY 64 /* but where more than these wait, so often: turns would become long */
+#define STREAK_OF_MANY 8
 #define TRY_AGAIN 32
 #define GRACE_NS 500000 /* a worker that answers may leave what comes unread for so long */
 #define SMALL 4096      /* of a request that is answered at once, in bytes */
@@ -743,7 +745,7 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
                 until_ns = sw_now() + KEEP_NS;
             }
         }
-        else if (outcome == SW_MUST_SLEEP && desk->first != NULL && desk->streak < STREAK
+        else if (outcome == SW_MUST_SLEEP && desk->first != NULL && desk->streak < (desk->free > MANY ? STREAK_OF_MANY : STREAK)
                  && sw_bell_look(bell, call->slot, LOOK_NS)) {
             desk->streak++; /* others are ready, but to change threads takes longer than this reply did */
             outcome = SW_READS;

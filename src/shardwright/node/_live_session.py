@@ -1,0 +1,17 @@
+"""A session as the node knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shardwright.model.ids import SessionNumber, ShardId
+
+
+@dataclass(slots=True)
+class LiveSession:
+    """A session as the node knows it."""
+
+    number: SessionNumber
+    name: str
+    begun_s: float
+    told: set[ShardId] = field(default_factory=set)  # shards that know its name

@@ -1,0 +1,179 @@
+"""The next session is composed before it is asked for, of free shards; nobody notices but by the time that it takes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guest_apps import running, write_application
+from shardwright.errors import CompositionRefused, ShardLost
+from shardwright.model.ids import ComponentName, SessionNumber
+from waiting import eventually
+
+MANIFEST = """
+[app]
+name = "composed-ahead"
+[components.front]
+code = "front"
+scope = "session"
+warm = { min = 3, max = 3 }
+resources = { cpu = 0.01, memory = "16MiB" }
+[components.back]
+code = "back"
+scope = "session"
+state = "memory"
+warm = { min = 3, max = 3 }
+resources = { cpu = 0.01, memory = "16MiB" }
+"""
+MODULES = {
+    "front": "import os, back\ndef who():\n    return os.getpid()\ndef add(n):\n    return back.add(n)\n",
+    "back": "import os\ntotal = 0\ndef add(n):\n    global total\n    total += n\n    return os.getpid(), total\n",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_application(tmp_path_factory.mktemp("ahead") / "app", MANIFEST, **MODULES)
+
+
+@pytest.fixture
+def node(folder: Path) -> Iterator[Any]:
+    with running(folder) as found:
+        with found.session() as session:
+            session.call("front.who")
+        assert waits(found)
+        yield found
+
+
+def waits(node: Any) -> bool:
+    return eventually(lambda: node.running.core.ahead.ready)
+
+
+def on_loop(node: Any, work: Callable[[], Any]) -> Any:
+    async def run() -> Any:
+        return work()
+
+    return node.running.submit(run()).result(10)
+
+
+def _no_longer(core: Any, apart: Any) -> bool:
+    return core.ahead._ready is not apart
+
+
+def test_it_is_a_session_like_any_other(node: Any, record_exercised: Callable[[str, int], None]) -> None:
+    taken = 0
+    for number in range(4):
+        assert waits(node)
+        apart = node.running.core.ahead._ready
+        free = {shard.id for shard in node.shards() if not shard.sessions}
+        with node.session(f"taken-{number}") as session:
+            assert session._live is apart.live
+            mine = [shard for shard in node.shards() if f"taken-{number}" in shard.sessions]
+            assert {shard.id for shard in mine} == apart.shards <= free, "it was set apart, and not leased"
+            assert session.call("front.who") in {shard.pid for shard in mine}
+            assert [session.call("front.add", 2)[1] for _ in range(3)] == [2, 4, 6]
+            assert session.call("front.add", 1)[0] in {shard.pid for shard in mine}
+            assert waits(node)
+            with pytest.raises(CompositionRefused, match="exists already"):
+                node.session(f"taken-{number}")
+            assert node.running.core.ahead.ready, "who is refused leaves it where it is"
+            taken += 1
+    record_exercised("sessions taken that were composed ahead", taken)
+    leases = {row.session for row in on_loop(node, lambda: node.running.core.journal.tail(200, kind="lease"))}
+    assert {f"taken-{number}" for number in range(4)} <= leases
+
+
+def test_nobody_gets_what_another_has(node: Any, record_exercised: Callable[[str, int], None]) -> None:
+    seen: list[tuple[int, int]] = []
+    told: list[BaseException] = []
+    quickly = 0
+
+    def use(which: int) -> None:
+        nonlocal quickly
+        try:
+            for number in range(12):
+                apart = node.running.core.ahead._ready
+                with node.session(f"of-{which}-{number}") as session:
+                    quickly += apart is not None and session._live is apart.live
+                    pid, total = session.call("back.add", 1)
+                    seen.append((pid, total))
+                    assert session.call("back.add", 1) == (pid, 2)
+        except BaseException as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=use, args=(which,)) for which in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not told and len(seen) == 36
+    assert {total for _, total in seen} == {1}, "each had a shard of its own, with fresh state"
+    assert on_loop(node, node.running.core.shards.composer.check) is None
+    record_exercised("sessions of three threads", len(seen))
+
+
+def test_what_is_asked_for_otherwise_comes_first(node: Any) -> None:
+    core = node.running.core
+    apart = core.ahead._ready
+    number = on_loop(node, core.new_number)
+    # a decision by which its shards might go to somebody else: then it is nobody's any more
+    on_loop(node, lambda: core.shards.composer.evict(min(apart.shards), core.shards.now(), "tried"))
+    assert core.ahead._ready is not apart
+    with node.session("after") as session:
+        assert session.call("back.add", 1)[1] == 1
+    assert not on_loop(node, lambda: core.session_lives(SessionNumber(number)))
+
+
+def test_one_that_died_meanwhile_is_not_handed_out(node: Any, record_exercised: Callable[[str, int], None]) -> None:
+    kills = 0
+    core = node.running.core
+    for _ in range(3):
+        assert waits(node)
+        apart = core.ahead._ready
+        pid = core.ports()[min(apart.shards)].pid
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(partial(_no_longer, core, apart))
+        with node.session() as session:
+            assert session.call("front.add", 1)[1] == 1
+        kills += 1
+    record_exercised("shards killed that were set apart", kills)
+
+
+def test_one_that_nobody_entered_is_found_out(node: Any) -> None:
+    """As an exception that a signal raised in the middle of ``take`` leaves it."""
+    core = node.running.core
+    lost = core.ahead._ready
+    core.names["half"] = lost.live.number
+    lost.live.name = "half"
+    with core.ahead._mutex:
+        core.ahead._ready = None
+    on_loop(node, core.ahead.soon)
+    assert eventually(lambda: core.ahead.ready and core.ahead._ready is not lost)
+    with node.session("half") as session:
+        assert session.call("back.add", 1)[1] == 1
+
+
+def test_a_death_afterwards_is_a_loss(node: Any) -> None:
+    with node.session() as session:
+        pid, _ = session.call("back.add", 1)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ShardLost):
+            session.call("back.add", 1)
+        assert session.call("back.add", 5)[1] == 5
+    assert ComponentName("back") in {shard.component for shard in node.shards()}
+
+
+def test_keys_and_parts_are_composed_when_they_are_asked_for(node: Any) -> None:
+    core = node.running.core
+    apart = core.ahead._ready
+    node.running.submit(core.begin_session("part", {}, components=["back"])).result(10)
+    assert core.ahead._ready is not apart
+    on_loop(node, lambda: core.end_session(core.names["part"]))
+    assert waits(node)
