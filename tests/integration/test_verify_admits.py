@@ -10,7 +10,7 @@ from pathlib import Path
 from cli_apps import shardwright, write_app
 
 SOURCE = """
-import functools
+import functools, threading
 
 def work(count):
     total = 0
@@ -32,6 +32,9 @@ def behind(items):
 def through(items):
     items.append(work(2000))
     return behind(items)
+
+def place(items):
+    return work(3000) * 0 + threading.get_native_id()
 
 SEEN = []
 
@@ -61,8 +64,17 @@ def pieces(count):
         raise ValueError("three")
 """
 SUITE = """
-import pytest, types
-from admitted import Square, note, pieces, through, uses_what_changes, work
+import pytest, threading, types
+from admitted import Square, note, pieces, place, through, uses_what_changes, work
+
+BEFORE = []
+
+def test_first():
+    BEFORE.append(1)
+
+@pytest.mark.parametrize("number", range(3))
+def test_after_the_first(number):
+    assert BEFORE and place([number]) == threading.get_native_id()
 
 @pytest.mark.parametrize("number", range(6))
 def test_through(number):
@@ -104,10 +116,13 @@ def test_what_ran_twice_to_the_same_end_is_cut(tmp_path: Path, record_exercised:
     done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more={"PYTEST_ADDOPTS": ""}, timeout=240)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["equivalent"] and found["tests"] == 23
+    assert found["equivalent"] and found["tests"] == 27
     assert found["twice"] == 0
     assert {"admitted:through", "admitted:Square.of", "admitted:pieces"} <= set(found["functions"]), found
     assert "admitted:uses_what_changes" not in found["functions"]
+    assert "admitted:place" not in found["functions"], "it is different in another process"
+    assert "test_after_the_first" in found["kept_together"]["admitted:place"], "though what it needs is not run again"
+    assert not found["unsteady"]
     assert any("uses_what_changes" in line and "SEEN" in line for line in found["refused"]), found["refused"]
     assert found["remote"] >= 0.9 * found["calls"]
     record_exercised("calls of functions that rules alone forbid to cut", found["remote"])

@@ -197,6 +197,27 @@ def cuts(invocation: Invocation, path: Path, rounds: int, limit: int, source: st
     )  # fmt: skip
 
 
+_OF_CUTCALLS = ("case", "p50_us", "bare_p50_us", "ratio", "p50_ns")
+
+
+@bench.command()
+@click.option(
+    "--rounds", default=9, show_default=True, type=click.IntRange(1, 1000), help="Rounds of 1,000 calls each."
+)
+@common_options
+def cutcall(invocation: Invocation, rounds: int) -> None:
+    """A call of a cut function with small arguments, beside a bare call over such a channel; and a stub's local path.
+
+    \b
+    Examples:
+      shardwright bench cutcall
+      shardwright bench cutcall --rounds 20 --json
+    """
+    from shardwright.cli import _bench_cutcall
+
+    _measured(invocation, _OF_CUTCALLS, (), lambda say: _bench_cutcall.measure(rounds, invocation.environment, say))
+
+
 _OF_PLANS = ("case", "functions_cut", "uncut_s", "cut_s", "gain", "predicted_s", "error", "kendall_tau")
 
 

@@ -19,9 +19,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from shardwright.cli._calibrate import at_once
 from shardwright.errors import NodeError
+from shardwright.node import cores
 
-POOLS = (1, 4)
+POOLS = (1, 4, 8)
 _MANIFEST = '[app]\nname = "pressroom-one"\nmain = "pressroom.cli:main"\n[components.press]\ncode = "pressroom"\n'
 _POOL = """
     import sys
@@ -47,7 +49,6 @@ _POOL = """
         cli.press = press
         sys.exit(cli.main())
 """
-_SPIN = "n = 0\nwhile n < 8_000_000:\n    n += 1\n"
 
 
 def measure(
@@ -77,14 +78,14 @@ def measure(
         }
         for chunk in POOLS:
             script = app / f"pool{chunk}.py"
-            text = textwrap.dedent(_POOL).replace("CHUNK", str(chunk)).replace("WORKERS", str(_cores()))
+            text = textwrap.dedent(_POOL).replace("CHUNK", str(chunk)).replace("WORKERS", str(cores()))
             script.write_text(text, encoding="utf-8")
-            cases[f"pool of {_cores()}, chunks of {chunk}"] = (sys.executable, str(script))
+            cases[f"pool of {cores()}, chunks of {chunk}"] = (sys.executable, str(script))
         times: dict[str, list[float]] = {name: [] for name in cases}
         ceilings: list[float] = []
         said: set[str] = set()
         for number in range(rounds):
-            ceilings.append(_ceiling())
+            ceilings.append(at_once(cores(), loops=8_000_000, rounds=1))
             for name in [*cases][number % len(cases) :] + [*cases][: number % len(cases)]:
                 begun_s = time.perf_counter()
                 said.add(_run([*cases[name], *arguments, str(app / "out")], own, app).strip())
@@ -110,24 +111,6 @@ def measure(
         }
         for name, taken in times.items()
     ]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _ceiling() -> float:
-    """How much more as many processes as cores do at once than one does."""
-    one_s = _spun(1)
-    return _cores() * one_s / _spun(_cores())
-
-
-def _spun(processes: int) -> float:
-    begun_s = time.perf_counter()
-    running = [subprocess.Popen([sys.executable, "-I", "-S", "-c", _SPIN]) for _ in range(processes)]
-    for process in running:
-        process.wait()
-    return time.perf_counter() - begun_s
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> str:

@@ -24,7 +24,7 @@ from shardwright.cli._calibrate import calibrate
 from shardwright.errors import NodeError
 from shardwright.manifest import load as load_manifest
 from shardwright.model.shard import ShardPlan
-from shardwright.node import measured_plan, read_constants, write_constants
+from shardwright.node import measured_plan, write_constants
 
 _TIMED = """
 
@@ -43,8 +43,7 @@ def measure(
     seeds: Sequence[int], rounds: int, environment: Mapping[str, str], say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """A record for each program, and one for all of them."""
-    if not read_constants(environment).host:
-        write_constants(environment, calibrate(environment))
+    write_constants(environment, calibrate(environment))  # what this machine makes of it now
     records = []
     for seed in seeds:
         with tempfile.TemporaryDirectory(prefix="shardwright-bench-plans-") as folder:

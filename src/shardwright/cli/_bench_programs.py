@@ -21,7 +21,7 @@ def {name}(item{more}):
 """
 
 
-def small_program(seed: int, *, run_s: float = 1.5) -> str:
+def small_program(seed: int, *, run_s: float = 0.6) -> str:
     """Its source. It runs for about ``run_s`` uncut, and prints one number."""
     chance = Random(f"shardwright small programs {seed}")
     count = chance.randint(3, MOST - 1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,4 +71,22 @@ def calibrate(environment: Mapping[str, str]) -> CostConstants:
         fork_s=max(first_s, 0.005),
         cores=cores(),
         host=host(),
+        at_once=at_once(cores()),
     )
+
+
+def at_once(processes: int, *, loops: int = 2_000_000, rounds: int = 3) -> float:
+    """How much more so many processes that share nothing do together than one does alone.
+
+    The best of ``rounds``: other programs' load is not the machine.
+    """
+    return max(processes * _spun(1, loops) / _spun(processes, loops) for _ in range(rounds))
+
+
+def _spun(processes: int, loops: int) -> float:
+    begun_s = time.perf_counter()
+    source = f"n = 0\nwhile n < {loops}:\n    n += 1\n"
+    running = [subprocess.Popen([sys.executable, "-I", "-S", "-c", source]) for _ in range(processes)]
+    for process in running:
+        process.wait()
+    return time.perf_counter() - begun_s

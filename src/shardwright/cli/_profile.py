@@ -23,7 +23,7 @@ from typing import Any
 
 from shardwright.cli._errors import TERMINATED
 from shardwright.errors import ManifestError, NodeError
-from shardwright.model.cut import Measured, MeasuredEdge, Profile
+from shardwright.model.cut import Context, Measured, MeasuredEdge, Profile, united
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import ShardPlan
 from shardwright.node import PROFILE_VERSION
@@ -119,6 +119,11 @@ def _ending_with_us() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def code_files(manifest: Manifest, plan: ShardPlan) -> dict[str, str]:
+    """The modules that components own, by the path of their files."""
+    return {os.path.join(manifest.root, surface.path): surface.module for surface in plan.modules}
+
+
 def measure(
     manifest: Manifest, plan: ShardPlan, given: Sequence[str], environment: Mapping[str, str], *, relief: bool = False,
     read: Read | None = None,
@@ -129,7 +134,7 @@ def measure(
     answers tell what became of the tests.
     """
     command = command_line(manifest, given)
-    modules = {os.path.join(manifest.root, surface.path): surface.module for surface in plan.modules}
+    modules = code_files(manifest, plan)
     counted = run_with_errand(manifest, command, _errand("count", relief, modules=modules), environment, keep=relief)
     answers = [answer for answer in counted.answers if answer["functions"]]
     if not answers:
@@ -171,7 +176,10 @@ def _counted(plan: ShardPlan, answers: Sequence[dict[str, Any]], command: str) -
     return Profile(
         PROFILE_VERSION, sources_of(plan), 1, (command,), sum(answer["wall_s"] for answer in answers),
         sum(answer["cpu_s"] for answer in answers),
-        tuple(Measured(name, int(calls), total, own) for name, (calls, total, own) in sorted(functions.items())),
+        tuple(
+            Measured(name, int(calls), total, own, counted=int(calls))
+            for name, (calls, total, own) in sorted(functions.items())
+        ),
         tuple(MeasuredEdge(caller, callee, int(calls), total) for (caller, callee), (calls, total) in sorted(edges.items())),
         sum(answer["inside_s"] for answer in answers),
     )  # fmt: skip
@@ -183,20 +191,18 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
         return profile
     seen: dict[str, Measured] = {}
     unseen: set[str] = set()
-    streaming: set[str] = set()
+    streamed_s: dict[str, float] = {}
     for answer in answers:
-        for name, calls, sampled, request, result, encode_s, total_s, veto, shadowed, short, streams in answer[
-            "looked"
-        ]:
+        for row in answer["looked"]:
+            name, calls, sampled, request, result, encode_s, total_s, veto, shadowed, short, streams, ran_s = row
             known = seen.get(name, Measured(name, 0, 0.0, 0.0))
-            if streams:
-                streaming.add(name)
+            streamed_s[name] = streamed_s.get(name, 0.0) + ran_s
             if short or not whole:  # only some of its calls were timed
                 unseen.add(name)
             seen[name] = Measured(
                 name, known.calls + calls, known.total_s + total_s, 0.0, known.sampled + sampled,
                 known.request_bytes + request, known.result_bytes + result, known.encode_s + encode_s,
-                known.veto or veto, known.shadowed + shadowed,
+                known.veto or veto, known.shadowed + shadowed, known.streams or streams, 0, known.short or short,
             )  # fmt: skip
     wall_s = sum(answer["wall_s"] - answer["shadow_s"] for answer in answers) if whole else profile.wall_s
     slower = wall_s / profile.wall_s if profile.wall_s else 1.0
@@ -204,15 +210,28 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
         _timed(item, seen.get(item.function), slower, item.function in unseen) for item in profile.functions
     )
     part = 1 if whole else LOOKED_OF
-    functions = tuple(
-        replace(item, calls=min(item.calls, seen[item.function].calls * part)) if item.function in streaming else item
-        for item in functions
+    contexts = united(
+        *(
+            [Context(name, within, calls * part, total_s * part) for name, within, calls, total_s in answer["contexts"]]
+            for answer in answers
+        )
     )
+    functions = tuple(_streaming(item, seen, streamed_s, part) for item in functions)
     edges = tuple(replace(edge, total_s=edge.total_s * slower) for edge in profile.edges)
     cpu_s = sum(answer["cpu_s"] - answer["shadow_s"] for answer in answers) if whole else profile.cpu_s
     return replace(
-        profile, wall_s=wall_s, cpu_s=cpu_s, functions=functions, edges=edges, inside_s=profile.inside_s * slower
-    )
+        profile, wall_s=wall_s, cpu_s=cpu_s, functions=functions, edges=edges, inside_s=profile.inside_s * slower,
+        contexts=contexts,
+    )  # fmt: skip
+
+
+def _streaming(item: Measured, seen: Mapping[str, Measured], streamed_s: Mapping[str, float], part: int) -> Measured:
+    """Of what gives generators: calls were counted each time one went on, and time without what they did afterwards."""
+    if not item.streams:
+        return item
+    calls = min(item.calls, seen[item.function].calls * part)
+    total_s = calls * streamed_s[item.function] / item.shadowed if item.shadowed else item.total_s
+    return replace(item, calls=calls, total_s=max(total_s, item.own_s))
 
 
 def _timed(counted: Measured, looked: Measured | None, slower: float, short: bool) -> Measured:
@@ -221,8 +240,8 @@ def _timed(counted: Measured, looked: Measured | None, slower: float, short: boo
     if looked is None:
         return replace(counted, total_s=total_s, own_s=own_s)
     if short:
-        return replace(looked, calls=counted.calls, total_s=total_s, own_s=own_s)
-    return replace(looked, own_s=own_s)
+        return replace(looked, calls=counted.calls, total_s=total_s, own_s=own_s, counted=counted.counted)
+    return replace(looked, own_s=own_s, counted=counted.counted)
 
 
 def merged(old: Profile | None, new: Profile) -> Profile:
@@ -236,7 +255,8 @@ def merged(old: Profile | None, new: Profile) -> Profile:
             item.function, known.calls + item.calls, known.total_s + item.total_s, known.own_s + item.own_s,
             known.sampled + item.sampled, known.request_bytes + item.request_bytes,
             known.result_bytes + item.result_bytes, known.encode_s + item.encode_s, known.veto or item.veto,
-            known.shadowed + item.shadowed,
+            known.shadowed + item.shadowed, known.streams or item.streams, known.counted + item.counted,
+            known.short or item.short,
         )  # fmt: skip
     edges = {(edge.caller, edge.callee): edge for edge in old.edges}
     for edge in new.edges:
@@ -248,4 +268,5 @@ def merged(old: Profile | None, new: Profile) -> Profile:
         new.version, new.sources, old.runs + new.runs, (*old.commands, *new.commands)[-20:], old.wall_s + new.wall_s,
         old.cpu_s + new.cpu_s, tuple(functions[name] for name in sorted(functions)),
         tuple(edges[key] for key in sorted(edges)), old.inside_s + new.inside_s,
+        united(old.contexts, new.contexts),
     )  # fmt: skip

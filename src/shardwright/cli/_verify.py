@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,19 @@ import click
 import msgspec
 
 from shardwright.cli._invocation import Invocation, common_options
+from shardwright.cli._latest import Latest, functions_of
 from shardwright.cli._profile import (
     FEW_TESTS,
     TOO_LONG,
     WITH_TESTS,
     Ran,
+    code_files,
     command_line,
     measure,
     merged,
     run_with_errand,
 )
+from shardwright.cli._verified import LEAST_SHARE, Verified
 from shardwright.errors import NodeError
 from shardwright.manifest import load as load_manifest
 from shardwright.model.cut import Profile
@@ -45,40 +48,9 @@ ENOUGH_REMOTE = 0.9  # of the calls of all cut functions together
 _ROUNDS = 40  # of which few run everything
 _FULL_ROUNDS = 8
 _SLOWER, _MORE_S = 6.0, 120.0  # a cut run may take so many times the uncut one, and so much more
+_PLAIN_CALLS = 10  # of so many calls it shows how many stay
+_MOST_TESTS = 0.5  # if more than so many are to be run again, all are
 _SOME = 4  # of many tests, one of so many is run before all are
-
-
-@dataclass(slots=True)
-class Verified:
-    """What ``verify`` found. ``functions`` are those of the final plan, with what became of their calls.
-
-    ``twice`` is how many calls parts ran that nobody asked for, and that were not begun ahead. ``parts_cpu_share`` is of the
-    processes of the last run, ``moved_share_profiled`` of the time in the components' code, as it was profiled uncut.
-    """
-
-    equivalent: bool = False
-    shards: int = 0
-    tests: int = 0
-    rounds: int = 0
-    functions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    kept_together: dict[str, str] = field(default_factory=dict)
-    differences: list[str] = field(default_factory=list)
-    unsteady: list[str] = field(default_factory=list)  # tests that come out otherwise uncut, too
-    refused: list[str] = field(default_factory=list)  # hot functions that the plan does not cut, with the reason
-    calls: int = 0
-    remote: int = 0
-    local: int = 0
-    uncut: int = 0
-    twice: int = 0
-    parts_cpu_share: float = 0.0
-    moved_share_profiled: float = 0.0
-    uncut_s: float = 0.0
-    cut_s: float = 0.0
-    took_s: float = 0.0
-
-    @property
-    def remote_share(self) -> float:
-        return self.remote / self.calls if self.calls else 0.0
 
 
 @click.command()
@@ -94,7 +66,9 @@ def verify(invocation: Invocation, path: str, command: tuple[str, ...], overlay:
     then cut at every function that nothing forbids to cut, whether or not that would pay. What differs is kept together,
     with the reason, and the rest goes on.
 
-    Exits with 0 if the final plan is equivalent and still cuts something, 3 if the only right plan is not to cut.
+    Exits with 0 if the final plan is equivalent and still cuts something, 3 if the only right plan is not to cut: because
+    every cut changes something, or because less than a twentieth of the components' work could leave. With 1 if what is
+    left still differs. Tests that cannot be collected, or of which none passes, decide nothing: that is an error.
 
     \b
     Examples:
@@ -118,7 +92,7 @@ def verify(invocation: Invocation, path: str, command: tuple[str, ...], overlay:
     if invocation.json:
         invocation.result({**asdict(verified), "remote_share": round(verified.remote_share, 4)})
     else:
-        _tell(verified)
+        verified.tell()
     raise SystemExit(0 if verified.equivalent and verified.calls else DIFFERS if not verified.equivalent else NOT_CUT)
 
 
@@ -134,8 +108,9 @@ class _Verification:
         self.constants = read_constants(environment)
         self.found = Verified()
         self._verified: set[str] = set()  # components
-        self._parts_s = self._own_s = self._moved_s = 0.0
+        self._parts_s = self._own_s = 0.0
         self._full: Counter[str] = Counter()
+        self._latest: Latest | None = None  # of the component at hand, once all its tests were run
         self._again: dict[frozenset[str], dict[str, str]] = {}  # what such tests came to, uncut once more; none: all
 
     def run(self, counted: Ran | None) -> Verified:
@@ -144,11 +119,15 @@ class _Verification:
         begun_s = time.monotonic()
         uncut = counted if counted is not None and _outcomes(counted) else self._once(None)
         found.uncut_s = self.profile.wall_s if uncut is counted else time.monotonic() - begun_s
+        _refuse_hollow(uncut)
         found.tests = len(_outcomes(uncut))
         tests = sorted(_outcomes(uncut))
         # tests that are to be as they were before all are run
         suspects = set(tests[1::_SOME]) if len(tests) > FEW_TESTS else set()
         while (made := self._plan()) is not None:
+            if found.movable_share < LEAST_SHARE:
+                found.worth = False
+                break
             component = made.cuts[0].component
             found.rounds += 1
             self._full[component] += not suspects
@@ -161,21 +140,39 @@ class _Verification:
             begun_s = time.monotonic()
             cut = self._once(made, suspects)
             different = self._different(uncut, cut, suspects)
+            dismissed = len(different)
             if different:
                 different = self._steady(uncut, cut, different, suspects)
+            dismissed -= len(different)
             culprits = self._culprits(different, cut)
             if not suspects:
                 found.cut_s = time.monotonic() - begun_s
-                culprits |= self._hollow(cut)
+                self._latest = Latest(cut)
+            elif self._latest is not None:
+                self._latest.note(cut)
+            culprits |= self._hollow(cut, whole=not suspects)
             found.kept_together.update(culprits)
             took = f"round {found.rounds}: {time.monotonic() - begun_s:.0f} s, {len(different)} differ, {len(culprits)} kept"
             click.echo(took, err=True)
-            if not suspects and not (culprits.keys() & self._called(cut)):  # what was never called changes nothing
-                self._count(cut, made, culprits)
+            if suspects and dismissed:  # among few, a test may miss one that runs before it: all must show it
+                self._latest = None
+            called = culprits.keys() & self._called(cut)
+            if self._latest is not None and not called:  # what was never called changes nothing
+                self._count(self._latest, made)
                 self._verified.add(component)
-            suspects = set() if "the command" in different else set(different) if culprits else set()
+                self._latest = None
+            suspects = self._suspects(different, called, cut, len(tests))
         found.equivalent = True
         return found
+
+    def _suspects(self, different: Collection[str], culprits: Collection[str], cut: Ran, tests: int) -> set[str]:
+        """What to run next: the tests that what is kept from now on may have changed; all (none named) where those are many."""
+        if "the command" in different or not culprits:
+            return set()
+        found = set(different) | (self._latest or Latest(cut)).users(culprits)
+        if self._latest is None and not different:
+            return set()
+        return found if len(found) < _MOST_TESTS * tests else set()
 
     def _plan(self) -> ShardPlan | None:
         """The plan with what is left to cut of one component that is not verified yet; None where nothing is.
@@ -194,13 +191,22 @@ class _Verification:
             relief=True,
             read=self.read,
         )
-        self.found.refused = [
-            f"{d.site}: {d.message}" for d in made.diagnostics if d.code in ("SW331", "SW332", "SW333", "SW337")
-        ]
+        self.found.note(made, self.profile)
         left = [cut for cut in made.cuts if cut.component not in self._verified]
         if not left:
             return None
-        first = replace(made, cuts=tuple(cut for cut in left if cut.component == left[0].component))
+        mine = tuple(cut for cut in left if cut.component == left[0].component)
+        if self._latest is not None:  # and nothing besides: tests that are not run again must run as they did
+            known = self._latest.functions
+            mine = tuple(
+                replace(cut, functions=tuple(each for each in cut.functions if each.id in known)) for cut in mine
+            )
+            mine = tuple(cut for cut in mine if cut.functions)
+            if not mine:
+                self._verified.add(left[0].component)
+                self._latest = None
+                return self._plan()
+        first = replace(made, cuts=mine)
         parts = {cut.part for cut in first.cuts}
         definitions = tuple(item for item in first.definitions if item.component in parts)
         return replace(first, definitions=definitions, edges=(), routes=())
@@ -209,6 +215,8 @@ class _Verification:
         with tempfile.TemporaryDirectory(prefix="shardwright-verify-") as folder:
             errand: dict[str, Any] = {"kind": WITH_TESTS, "manifest": self.manifest.path, "profile": self.overlay}
             errand["only"] = sorted(only)
+            if not only:  # what the components' own code takes is counted in runs of everything
+                errand["modules"] = code_files(self.manifest, self.plan)
             if plan is not None:
                 stored = Path(folder, "plan.json")
                 stored.write_bytes(msgspec.json.encode(plan))
@@ -249,12 +257,13 @@ class _Verification:
             self._again[selection] = _outcomes(self._once(None, selection))
         again, after = self._again[selection], _outcomes(cut)
         unsteady = [name for name in different if name in after and again.get(name) == after[name]]
-        self.found.unsteady += [name for name in unsteady if name not in self.found.unsteady]
+        if not selection:  # among few, a test may merely miss one that runs before it
+            self.found.unsteady += [name for name in unsteady if name not in self.found.unsteady]
         return {name: text for name, text in different.items() if name not in unsteady}
 
     def _culprits(self, different: dict[str, str], cut: Ran) -> dict[str, str]:
         """Cut functions to keep from now on, with the first difference that each is made answerable for."""
-        used: dict[str, list[str]] = {}
+        used: dict[str, Any] = {}
         functions: dict[str, Any] = {}
         for answer in cut.answers:
             used.update(answer.get("used", {}))
@@ -279,17 +288,18 @@ class _Verification:
 
     @staticmethod
     def _called(cut: Ran) -> set[str]:
-        return {name for answer in cut.answers for name, item in answer.get("functions", {}).items() if item["calls"]}
+        return {name for name, item in functions_of(cut).items() if item["calls"]}
 
-    def _hollow(self, cut: Ran) -> dict[str, str]:
-        """Cut functions whose calls mostly ran here all the same."""
+    @staticmethod
+    def _hollow(cut: Ran, *, whole: bool) -> dict[str, str]:
+        """Cut functions whose calls mostly ran here all the same; of a part of the tests, those alone that plainly do."""
         found = {}
         left: dict[str, Any] = {}
         for answer in cut.answers:
             for name, item in answer.get("functions", {}).items():
-                if item["calls"]:
+                if item["calls"] >= (1 if whole else _PLAIN_CALLS):
                     left[name] = item
-                else:
+                elif whole:
                     found[name] = "it was never called"
         for name, item in sorted(left.items(), key=lambda pair: pair[1]["remote"] / pair[1]["calls"]):
             calls = sum(each["calls"] for each in left.values())
@@ -301,32 +311,22 @@ class _Verification:
             del left[name]
         return found
 
-    def _count(self, cut: Ran, made: ShardPlan, without: Collection[str]) -> None:
+    def _count(self, latest: Latest, made: ShardPlan) -> None:
         found = self.found
-        functions: dict[str, dict[str, Any]] = {}
-        received = 0
-        for answer in cut.answers:
-            functions.update(answer.get("functions", {}))
-            received += answer.get("received", 0)
-            self._parts_s += answer.get("parts_cpu_s", 0.0)
-            self._own_s += answer.get("cpu_s", 0.0)
-        functions = {name: item for name, item in functions.items() if name not in without}
-        known = 0
+        functions = latest.counts(found.kept_together)
         for item in functions.values():
             found.calls += item["calls"]
             found.remote += item["remote"]
             found.local += item["local"]
             found.uncut += bool(item["uncut"])
-            known += item["remote"] + item["failed"] + item["begun"] - item["ahead"]
-        found.twice += max(0, received - known)
+        found.twice += latest.twice
         found.functions.update(functions)
         found.shards += sum(item.shards for item in made.cuts)
-        moved = {item.function: item.total_s for item in self.profile.functions}
-        self._moved_s += sum(
-            moved.get(name, 0.0) * item["remote"] / item["calls"] for name, item in functions.items() if item["calls"]
-        )
+        self._parts_s += sum(answer.get("parts_cpu_s", 0.0) for answer in latest.complete.answers)
+        self._own_s += sum(answer.get("cpu_s", 0.0) for answer in latest.complete.answers)
         found.parts_cpu_share = self._parts_s / ((self._parts_s + self._own_s) or 1.0)
-        found.moved_share_profiled = min(1.0, self._moved_s / (self.profile.inside_s or 1.0))
+        share = latest.outside_share(self.profile, found.kept_together)
+        found.outside_share = min(1.0, found.outside_share + share)  # of several components each was cut alone
 
 
 def _outcomes(ran: Ran) -> dict[str, str]:
@@ -336,23 +336,17 @@ def _outcomes(ran: Ran) -> dict[str, str]:
     return found
 
 
-def _tell(found: Verified) -> None:
-    if not found.calls:
-        click.echo(
-            "nothing to cut: " + ("every cut changed something" if found.kept_together else "nothing may be cut")
+def _refuse_hollow(uncut: Ran) -> None:
+    """Raises NodeError where the tests show nothing: two runs that both fail to begin are no proof that they are the same."""
+    for answer in uncut.answers:
+        for name, why in answer.get("uncollected", {}).items():
+            raise NodeError(
+                f"{name} cannot be collected uncut: {why}",
+                remedy="give what the tests need (packages, arguments, a working directory), or leave it out of the command",
+            )
+    outcomes = _outcomes(uncut)
+    if any(answer.get("pytest") for answer in uncut.answers) and "passed" not in outcomes.values():
+        raise NodeError(
+            f"of {len(outcomes)} tests none passes uncut: they decide nothing",
+            remedy="make them pass uncut first",
         )
-    else:
-        click.echo(
-            f"{'equivalent' if found.equivalent else 'NOT equivalent'}: {len(found.functions)} functions cut, "
-            f"{found.shards} shards, {found.calls} calls, {found.remote} elsewhere ({found.remote_share:.1%}), "
-            f"{found.local} here, {found.uncut} un-cut, {found.twice} twice; {found.tests} tests compared; "
-            f"{found.moved_share_profiled:.0%} of the components' time is spent elsewhere"
-        )
-        for name, item in sorted(found.functions.items(), key=lambda pair: -pair[1]["calls"]):
-            click.echo(f"  {name}: {item['calls']} calls, {item['remote']} elsewhere")
-    for name, why in found.kept_together.items():
-        click.echo(f"  kept together: {name}: {why}")
-    for name in found.unsteady:
-        click.echo(f"  unsteady, and so not compared: {name}: it comes out as cut without any cut as well")
-    for line in found.refused[:12]:
-        click.echo(f"  not cut: {line}")

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Why,
     )
     from shardwright.guest._counting import Counting
+    from shardwright.guest._cut_code import stub_code
     from shardwright.guest._cuts import CutCounts, Cuts
     from shardwright.guest._data import DataModules, Hidden
     from shardwright.guest._exchange import (
@@ -313,6 +314,7 @@ __all__ = [
     "run_program",
     "serves",
     "stacks",
+    "stub_code",
     "time_left",
     "transport_of",
 ]
@@ -332,6 +334,7 @@ __getattr__ = lazily(
             "Stacks StacksTo Stop Unbind Unsaid UseSessions Why"
         ),
         "_counting": "Counting",
+        "_cut_code": "stub_code",
         "_cuts": "CutCounts Cuts",
         "_data": "DataModules Hidden",
         "_exchange": (

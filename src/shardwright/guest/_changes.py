@@ -21,6 +21,7 @@ from shardwright.transport.kin import KinPickler, is_single
 _ATOMS = frozenset({str, bytes, int, float, bool, complex, type(None), re.Pattern, types.BuiltinFunctionType, range})
 _SHARE = 0.04  # of a run may go into writing down what modules hold
 _DEAR_S = 0.05  # what takes longer to write down is looked at rarely
+_PRIVATE = re.compile(r"_[A-Za-z]\w*?__\w*[A-Za-z0-9]$")
 _Key = tuple[str, str]
 _ABSENT = object()
 
@@ -62,8 +63,11 @@ class Changes:
         if self._begun:
             self._look(self._modules, dear=True, compare=True)
 
-    def read_by(self, codes: Iterable[CodeType], modules: dict[str, str]) -> str:
-        """What of it these codes name, in words; empty when nothing. ``modules`` are names of modules by file."""
+    def read_by(self, codes: Iterable[CodeType], modules: dict[str, str], *, private: bool = True) -> str:
+        """What of it these codes name, in words; empty when nothing. ``modules`` are names of modules by file.
+
+        Without ``private``: but for what a class keeps to itself (``__name``, as counters of what it made are).
+        """
         for code in codes:
             module = modules.get(code.co_filename, "")
             if not module:
@@ -74,7 +78,7 @@ class Changes:
             for name in names:
                 if name in changed:
                     return f"it runs {code.co_qualname}, which uses {module}.{name}, and that changes while the program runs"
-                if name in self.attributes:
+                if name in self.attributes and (private or not _PRIVATE.match(name)):
                     return f"it runs {code.co_qualname}, which uses {name}: {self.attributes[name]} changes"
                 other = held.get(name)
                 if type(other) is ModuleType and other.__name__ in self.globals:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from types import CodeType, FunctionType, GeneratorType
+from types import FunctionType, GeneratorType
 from typing import Any
 
 from shardwright.errors import ShardwrightError
@@ -24,6 +24,7 @@ from shardwright.guest._alike import alike
 from shardwright.guest._changes import Changes
 from shardwright.guest._cut_code import Cutting, stub_code
 from shardwright.guest._effects import of_call, of_code, of_event
+from shardwright.guest._looked import Around, Looked
 from shardwright.model.cut import CutFunction
 from shardwright.model.ids import MethodId
 from shardwright.transport.kin import Drained, KinCodec, drained
@@ -38,37 +39,17 @@ _FEW = 0.1  # of the calls looked at may have arguments that do not cross
 _MANY, _SHORT_S = 2000, 25e-6  # calls of so many that take so little are no longer seen: to cross would take longer
 
 
-class _Looked:
-    """What was seen of one function."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.calls = self.sampled = self.request_bytes = self.result_bytes = self.shadowed = 0
-        self.encode_s = 0.0
-        self.unsent = 0
-        self.why_unsent = ""
-        self.total_s = 0.0  # of all calls, but those within one of its own
-        self.look_s = 0.0
-        self.inside = False
-        self.short = False  # no longer seen
-        self.veto = ""
-        self.codes: set[CodeType] = set()
-        self.streams = False  # a generator function: what counts calls counts each time it goes on
-
-    def refuse(self, why: str) -> None:
-        self.veto = self.veto or why
-
-    def told(self) -> list[Any]:
-        return [
-            self.name, self.calls, self.sampled, self.request_bytes, self.result_bytes, self.encode_s, self.total_s,
-            self.veto, self.shadowed, self.short, self.streams,
-        ]  # fmt: skip
-
-
 class Looking:
-    """Puts stubs in place that look and call the original. ``modules``: the application's, by the path of their files."""
+    """Puts stubs in place that look and call the original. ``modules``: the application's, by the path of their files.
 
-    def __init__(self, functions: Sequence[str], modules: Mapping[str, str]) -> None:
+    ``lenient``: code that only the first of several calls ran is what prepares a function, as a wrapper that is compiled when
+    it is first called; a shard prepares its own. What a class keeps to itself may change where calls that were run twice came
+    to the same all the same. Whoever asks for that runs the program's tests.
+    """
+
+    def __init__(self, functions: Sequence[str], modules: Mapping[str, str], *, lenient: bool = False) -> None:
+        self._lenient = lenient
+        self._outermost = Around(None)
         self._modules = {**modules, **{os.path.realpath(path): name for path, name in modules.items()}}
         wanted = []
         for name in functions:
@@ -79,7 +60,7 @@ class Looking:
             wanted, [], self._replace, lambda items, number, bind: items,
             watched=modules.values(), executed=self._changes.loaded,
         )  # fmt: skip
-        self._looked: dict[str, _Looked] = {}
+        self._looked: dict[str, Looked] = {}
         self._codec = KinCodec()
         self._own = threading.local()
         self._swapped: list[FunctionType] = []
@@ -103,16 +84,20 @@ class Looking:
                     f"arguments of {looked.unsent} of {looked.sampled + looked.unsent} calls do not cross: {looked.why_unsent}"
                 )
             if not looked.veto:
-                looked.refuse(self._changes.read_by(looked.codes, self._modules))
+                codes = looked.codes if self._lenient and looked.shadowed > 1 else looked.codes | looked.first
+                looked.refuse(
+                    self._changes.read_by(codes, self._modules, private=not (self._lenient and looked.shadowed))
+                )
         return {
             "shadow_s": self.look_s + self._changes.spent_s,
             "looked": [item.told() for item in sorted(self._looked.values(), key=lambda item: item.name)],
+            "contexts": self._outermost.told(),
         }
 
     def _replace(self, wanted: CutFunction, found: FunctionType) -> None:
         if found in self._swapped:
             return
-        looked = self._looked.setdefault(wanted.id, _Looked(wanted.id))
+        looked = self._looked.setdefault(wanted.id, Looked(wanted.id))
         looked.streams = bool(found.__code__.co_flags & inspect.CO_GENERATOR)
         original = FunctionType(
             found.__code__, found.__globals__, found.__name__, found.__defaults__, found.__closure__
@@ -128,7 +113,7 @@ class Looking:
 
     def _call(
         self,
-        looked: _Looked,
+        looked: Looked,
         found: FunctionType,
         original: FunctionType,
         args: tuple[Any, ...],
@@ -146,28 +131,37 @@ class Looking:
             return self._timed(looked, original, args, kwargs)
         return self._closely(looked, original, args, kwargs)
 
-    def _due(self, looked: _Looked) -> bool:
+    def _due(self, looked: Looked) -> bool:
         if looked.calls <= _ALWAYS or (looked.unsent and looked.sampled + looked.unsent < _MORE):
             return True
         return looked.look_s < _SHARE * looked.total_s and self.look_s < _OF_RUN * (time.perf_counter() - self._began_s)
 
-    @staticmethod
-    def _timed(looked: _Looked, original: FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _timed(self, looked: Looked, original: FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        own = self._own.__dict__
+        outer: Around = own.get("around", self._outermost)
+        around = outer.inner.get(looked)
+        if around is None:
+            around = outer.inner[looked] = Around(looked)
+        around.calls += 1
+        own["around"] = around
         looked.inside = True
         begun_s = time.perf_counter()
         try:
             return original(*args, **kwargs)
         finally:
-            looked.total_s += time.perf_counter() - begun_s
+            took_s = time.perf_counter() - begun_s
+            looked.total_s += took_s
+            around.total_s += took_s
             looked.inside = False
+            own["around"] = outer
 
-    def _spent(self, looked: _Looked, begun_s: float) -> float:
+    def _spent(self, looked: Looked, begun_s: float) -> float:
         took_s = time.perf_counter() - begun_s
         looked.look_s += took_s
         self.look_s += took_s
         return took_s
 
-    def _closely(self, looked: _Looked, original: FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _closely(self, looked: Looked, original: FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._own.shadow = True
         self._changes.begin()
         begun_s = time.perf_counter()
@@ -194,6 +188,7 @@ class Looking:
                 self._again(looked, original, payload, kept, outcome)
             raise
         if type(result) is GeneratorType:
+            looked.streams = True
             if shadows and not looked.veto:
                 return self._streamed(looked, original, payload, kept, result)
             return result
@@ -215,19 +210,19 @@ class Looking:
         del memo  # until now: it keeps alive what objects are known by
         return result
 
-    def _timed_after(self, looked: _Looked, original: FunctionType, args: Any, kwargs: Any, begun_s: float) -> Any:
+    def _timed_after(self, looked: Looked, original: FunctionType, args: Any, kwargs: Any, begun_s: float) -> Any:
         self._own.shadow = False
         self._spent(looked, begun_s)
         return self._timed(looked, original, args, kwargs)
 
-    def _watched(self, looked: _Looked, original: FunctionType, args: Any, kwargs: Any, closely: bool) -> Any:
+    def _watched(self, looked: Looked, original: FunctionType, args: Any, kwargs: Any, closely: bool) -> Any:
         """The call itself, with its effects noted, and with ``closely`` the code that runs."""
         own = self._own.__dict__
         stack, closest = own.setdefault("looked", []), own.setdefault("closest", [])
         stack.append(looked)
         mine = closely and sys.getprofile() is None
         if closely and (mine or closest):
-            closest.append(looked.codes)
+            closest.append(looked.codes if looked.shadowed else looked.first)
         if mine:
             sys.setprofile(self._event)
         try:
@@ -241,7 +236,7 @@ class Looking:
             stack.pop()
 
     def _again(
-        self, looked: _Looked, original: FunctionType, payload: Any, buffers: Any, outcome: tuple[str, Any, Any]
+        self, looked: Looked, original: FunctionType, payload: Any, buffers: Any, outcome: tuple[str, Any, Any]
     ) -> None:
         """Run it once more, on copies of what its arguments were, and compare what it comes to."""
         looked.shadowed += 1
@@ -265,7 +260,7 @@ class Looking:
             self._own.shadow = False
             self._spent(looked, begun_s)
 
-    def _streamed(self, looked: _Looked, original: FunctionType, payload: Any, buffers: Any, result: Any) -> Any:
+    def _streamed(self, looked: Looked, original: FunctionType, payload: Any, buffers: Any, result: Any) -> Any:
         """A generator: run to its end on copies now, and compared with what the program draws from its own."""
         looked.shadowed += 1
         own = self._own.__dict__
@@ -273,14 +268,16 @@ class Looking:
         begun_s = time.perf_counter()
         mine = sys.getprofile() is None
         stack.append(looked)
-        closest.append(looked.codes)
+        closest.append(looked.codes if looked.shadowed > 1 else looked.first)
         own["alone"] = True
         if mine:
             sys.setprofile(self._event)
         try:
             (_, args, kwargs), _ = self._codec.decode_request(payload, buffers)
+            streamed_s = time.perf_counter()
             made = original(*args, **(kwargs or {}))
             expected = drained(made) if type(made) is GeneratorType else None
+            looked.streamed_s += time.perf_counter() - streamed_s
         except Exception as error:
             looked.refuse(f"run twice it came to {type(error).__name__}: {error}")
             expected = None
@@ -304,7 +301,7 @@ class Looking:
             self._spent(looked, begun_s)
         return self._compared(looked, result, expected)
 
-    def _compared(self, looked: _Looked, result: Any, expected: Drained) -> Any:
+    def _compared(self, looked: Looked, result: Any, expected: Drained) -> Any:
         """The program's own generator, each item beside the one that the copy gave."""
         number = 0
         try:

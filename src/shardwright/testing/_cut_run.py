@@ -32,15 +32,18 @@ class Part:
         self._running: Running | None = None
         self._session: Session | None = None
         self._cuts: Cuts | None = None
-        self._used: dict[str, list[str]] = {}
-        self._before: dict[str, int] = {}
+        self._used: dict[str, dict[str, list[int]]] = {}  # by test and function: calls, remote, local
+        self._before: dict[str, tuple[int, int, int]] = {}
         self._state: tempfile.TemporaryDirectory[str] | None = None
+        self._counting = Counting(told["modules"]) if told.get("modules") else None
 
     def start(self) -> None:
         os.environ.pop("SHARDWRIGHT_ERRAND", None)  # children of the program are not part of this
         if self._told.get("plan"):
             self._cut()
         _leave_out(self._told)
+        if self._counting is not None:
+            self._counting.start()
 
     def _cut(self) -> None:
         plan = msgspec.json.decode(Path(self._told["plan"]).read_bytes(), type=ShardPlan)
@@ -65,17 +68,23 @@ class Part:
         if self._cuts is None:
             return
         for function, counts in self._cuts.counts.items():
-            if counts.calls != self._before.get(function, 0):
-                self._used.setdefault(name, []).append(function)
-            self._before[function] = counts.calls
+            now = (counts.calls, counts.remote, counts.local)
+            before = self._before.get(function, (0, 0, 0))
+            if now != before:
+                numbers = [more - less for more, less in zip(now, before, strict=True)]
+                self._used.setdefault(name, {})[function] = numbers
+                self._before[function] = now
 
     def forked(self) -> None:
+        if self._counting is not None:
+            self._counting.forked()
         if self._cuts is not None:
             self._cuts.active = False  # its threads are not in the fork
 
     def end(self) -> dict[str, Any]:
-        found = sys.modules.get("shardwright.testing._outcomes")
-        answer: dict[str, Any] = {"outcomes": dict(found.outcomes) if found is not None else {}}
+        answer = _of_tests()
+        if self._counting is not None:
+            answer["stayed"] = {name: calls for name, calls, *_ in self._counting.end()["functions"]}
         if self._cuts is not None:
             answer["functions"] = {name: _numbers(counts) for name, counts in self._cuts.counts.items()}
             answer["used"] = self._used
@@ -116,7 +125,7 @@ class Profiled:
         if told["errand"] == "count":
             self._work: Counting | Looking = Counting(told["modules"])
         else:
-            self._work = Looking(told["functions"], told["modules"])
+            self._work = Looking(told["functions"], told["modules"], lenient=True)
         self._told = told
         self.forked = self._work.forked
 
@@ -125,8 +134,14 @@ class Profiled:
         _leave_out(self._told)
 
     def end(self) -> dict[str, Any]:
-        found = sys.modules.get("shardwright.testing._outcomes")
-        return {**self._work.end(), "outcomes": dict(found.outcomes) if found is not None else {}}
+        return {**self._work.end(), **_of_tests()}
+
+
+def _of_tests() -> dict[str, Any]:
+    found: Any = sys.modules.get("shardwright.testing._outcomes")
+    if found is None:  # pytest may have failed before it asked for its plugins
+        return {"outcomes": {}, "pytest": "pytest" in sys.modules}
+    return {"outcomes": dict(found.outcomes), "uncollected": dict(found.uncollected), "pytest": found.asked}
 
 
 def _numbers(counts: CutCounts) -> dict[str, Any]:

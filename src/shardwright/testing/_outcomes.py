@@ -17,6 +17,11 @@ outcomes: dict[str, str] = {}
 ended: list[Callable[[str], None]] = []
 """Called with the name of each test when it is over."""
 
+uncollected: dict[str, str] = {}
+"""What pytest could not collect: ``nodeid`` to the first words of why."""
+asked = False
+"""Whether pytest runs here at all."""
+
 only: frozenset[str] = frozenset()
 """The tests to run, by name; all where there are none."""
 
@@ -32,11 +37,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Note what cannot be collected."""
+    if report.failed:
+        uncollected[report.nodeid or "the tests"] = _why(report)
+
+
+def _why(report: pytest.CollectReport | pytest.TestReport) -> str:
+    crash: Any = getattr(report.longrepr, "reprcrash", None)
+    return str(getattr(crash, "message", "") or report.longrepr)[:400]
+
+
+@pytest.hookimpl
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     text = str(report.outcome)
     if report.failed:
-        crash: Any = getattr(report.longrepr, "reprcrash", None)
-        text = f"failed: {getattr(crash, 'message', '') or str(report.longrepr)}"[:400]
+        text = f"failed: {_why(report)}"[:400]
     known = outcomes.get(report.nodeid, "passed")
     if _RANK[text.partition(":")[0]] >= _RANK[known.partition(":")[0]]:
         outcomes[report.nodeid] = text
@@ -60,6 +76,8 @@ def pytest_runtest_setup() -> None:
 @pytest.hookimpl
 def pytest_configure() -> None:
     """Hear of it when a test patches something."""
+    global asked
+    asked = True
     _hear(pytest.MonkeyPatch, ("setattr", "delattr"), "undo")
     _hear(mock._patch, ("__enter__",), "__exit__")
     _hear(mock._patch_dict, ("_patch_dict",), "_unpatch_dict")

@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
+from shardwright.cli._latest import Latest
 from shardwright.cli._profile import TOO_LONG, Ran
-from shardwright.cli._verify import Verified, _tell, _Verification
+from shardwright.cli._verified import Verified
+from shardwright.cli._verify import _refuse_hollow, _Verification
+from shardwright.errors import NodeError
+from shardwright.model.cut import Cut, Measured, Profile
+from shardwright.model.ids import ComponentName
+from shardwright.model.shard import Diagnostic, Severity, ShardPlan, Site
 
 
 @pytest.fixture
@@ -16,16 +22,24 @@ def verification() -> _Verification:
     made = _Verification.__new__(_Verification)
     made.found = Verified()
     made._again = {}
+    made._latest = None
     return made
 
 
 def ran(
     outcomes: dict[str, str], used: dict[str, list[str]] | None = None, status: int = 0, stdout: bytes = b""
 ) -> Ran:
-    functions: dict[str, Any] = {
-        name: {"calls": 1, "remote": 1, "why_local": {}} for names in (used or {}).values() for name in names
-    }
-    return Ran(status, ({"outcomes": outcomes, "used": used or {}, "functions": functions},), stdout)
+    names = {name for names in (used or {}).values() for name in names}
+    functions: dict[str, Any] = {name: counts(sum(name in each for each in (used or {}).values())) for name in names}
+    numbers = {test: {name: [1, 1, 0] for name in names} for test, names in (used or {}).items()}
+    answer = {"outcomes": outcomes, "used": numbers, "functions": functions, "received": len(names)}
+    return Ran(status, (answer,), stdout)
+
+
+def counts(calls: int, remote: int | None = None, **more: Any) -> dict[str, Any]:
+    went = calls if remote is None else remote
+    made: dict[str, Any] = {"calls": calls, "remote": went, "local": calls - went, "failed": 0, "begun": 0, "ahead": 0}
+    return {**made, "why_local": {}, "uncut": "", **more}
 
 
 def test_each_differing_test_blames_one_function_and_no_more_than_needed(verification: _Verification) -> None:
@@ -60,7 +74,7 @@ def test_a_test_that_comes_out_as_cut_without_any_cut_blames_nobody(
     left = verification._steady(uncut, cut, verification._different(uncut, cut, ()), ())
     assert set(left) == {"t1", "t2"}, "one that fails otherwise uncut is different all the same"
     assert verification.found.unsteady == ["t0"]
-    _tell(verification.found)
+    verification.found.tell()
     assert "unsteady, and so not compared: t0" in capsys.readouterr().out
 
 
@@ -98,5 +112,79 @@ def test_functions_that_mostly_stay_are_not_cut(verification: _Verification) -> 
         "stays": {"calls": 10, "remote": 7, "why_local": {"a value does not cross": 2}},
         "never": {"calls": 0, "remote": 0, "why_local": {}},
     }
-    found = verification._hollow(Ran(0, ({"functions": functions},)))
+    found = verification._hollow(Ran(0, ({"functions": functions},)), whole=True)
     assert set(found) == {"stays", "never"} and "does not cross" in found["stays"]
+    functions["stays"] = {"calls": 9, "remote": 0, "why_local": {}}
+    assert not verification._hollow(Ran(0, ({"functions": functions},)), whole=False), "of few calls nothing is said"
+
+
+def test_tests_that_show_nothing_decide_nothing() -> None:
+    broken: dict[str, Any] = {"outcomes": {}, "uncollected": {"test_a.py": "No module named 'absent'"}, "pytest": True}
+    with pytest.raises(NodeError, match=r"test_a\.py cannot be collected uncut: No module named 'absent'"):
+        _refuse_hollow(Ran(2, (broken,)))
+    with pytest.raises(NodeError, match="of 1 tests none passes uncut"):
+        _refuse_hollow(Ran(1, ({"outcomes": {"t": "failed: x"}, "pytest": True},)))
+    with pytest.raises(NodeError, match="of 0 tests none passes uncut"):
+        _refuse_hollow(Ran(5, ({"outcomes": {}, "pytest": True},)))
+    _refuse_hollow(Ran(0, ({"outcomes": {"t": "passed", "u": "failed: x"}, "pytest": True},)))
+    _refuse_hollow(Ran(0, ({"outcomes": {}, "pytest": False},)))
+
+
+def test_what_is_too_little_is_not_worth_cutting(
+    verification: _Verification, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions = (
+        Measured("app:talks", 10, 9.0, 8.0),
+        Measured("app:sums", 10, 0.3, 0.3),
+        Measured("tests.test_app:test", 10, 9.0, 50.0),
+    )
+    verification.profile = Profile(1, {}, 1, ("",), 10.0, 1.0, functions, (), inside_s=9.3)
+    refusal = (
+        "app:talks (90% of the run, 10 calls) is not cut: SW337: app:talks: arguments of 10 of 10 calls do not cross"
+    )
+    part = Cut(
+        ComponentName("one"), ComponentName("one-cut"), (), (), 2, 6, 10, 0.3, 0, 0.0, 0.3, 1, "", gains_s=(0.3,)
+    )
+    note = Diagnostic("SW331", Severity.NOTE, refusal, Site("app.py", 3), ComponentName("one"), "")
+    made = ShardPlan("app", ".", "", (), (), (note,), (), (), (), cuts=(part,))
+    verification.found.note(made, verification.profile)
+    monkeypatch.setattr(_Verification, "_plan", lambda self: made)
+    found = verification.run(ran({"t": "passed"}))
+    assert found.equivalent and not found.worth and not found.calls, "nothing was run"
+    found.tell()
+    told = capsys.readouterr().out
+    assert "not worth cutting: what may be cut takes 3.2% of the components' time" in told
+    assert "96.4% of their own work, 1 functions, as app:talks: arguments of N of N calls do not cross" in told
+
+
+def test_what_may_have_changed_is_run_again_before_everything_is(verification: _Verification) -> None:
+    tests = [f"t{number}" for number in range(20)]
+    cut = ran(dict.fromkeys(tests, "passed"), {"t1": ["a"], "t2": ["b"], "t3": ["a", "b"]})
+    again = verification._suspects
+    assert again(["t3"], {"a"}, cut, 20) == {"t1", "t3"}
+    assert again([], {"a"}, cut, 20) == set(), "nothing differed, and not all were run yet: now they are"
+    assert again(["the command"], {"a"}, cut, 20) == set()
+    assert again(["t3"], {"a"}, cut, 3) == set(), "most would be: all are run"
+    verification._latest = Latest(cut)
+    assert again([], {"a"}, cut, 20) == {"t1", "t3"}, "all were run: those alone may have changed"
+
+
+def test_calls_are_those_of_the_latest_run_of_each_test() -> None:
+    first = {"t1": {"a": [5, 5, 0]}, "t2": {"a": [1, 1, 0], "b": [4, 3, 1]}, "t3": {"c": [2, 0, 2]}}
+    functions = {"a": counts(7), "b": counts(4, 3), "c": counts(2, 0), "never": counts(0)}
+    told = {"functions": functions, "used": first, "received": 11, "outcomes": {}, "stayed": {"m:f": 1}}
+    latest = Latest(Ran(0, (told,)))
+    assert latest.twice == 1, "eleven were received, and ten asked for"
+    again = {
+        "functions": {"a": counts(9)},
+        "used": {"t2": {"a": [9, 9, 0]}},
+        "received": 9,
+        "outcomes": {"t2": "", "t3": ""},
+    }
+    latest.note(Ran(0, (again,)))
+    found = latest.counts({"c"})
+    assert {name: (item["calls"], item["remote"], item["local"]) for name, item in found.items()} == {"a": (15, 15, 0)}
+    assert latest.users({"a", "c"}) == {"t1", "t2"}
+    profile = Profile(1, {}, 1, ("",), 9.0, 9.0, (Measured("m:f", 4, 4.0, 4.0), Measured("c", 4, 4.0, 4.0)), (), 8.0)
+    assert latest.outside_share(profile, ()) == 1 - 1 / 8
+    assert latest.outside_share(profile, {"b"}) == 1 - 1 / 8, "of which nothing was measured"

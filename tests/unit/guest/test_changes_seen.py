@@ -19,6 +19,13 @@ COUNTS = {}
 NAMES = ["a"]
 FIXED = {"a": [1, 2]}
 
+class Maker:
+    __made = 0
+    @classmethod
+    def number(cls):
+        cls.__made += 1
+        return cls.__made
+
 class Box:
     size = 1
     kept = []
@@ -73,6 +80,19 @@ def test_what_changed_is_found_and_what_names_it(module: ModuleType) -> None:
     assert "seenchanging.add" in read_by(changes, module, "adds")
     assert read_by(changes, module, "reads_limit") == ""
     assert read_by(changes, module, "reads_lazy") == "", "what a class was given once travels with its objects"
+
+
+def test_private_state_of_a_class_may_be_left_out(module: ModuleType) -> None:
+    changes = Changes([module.__name__])
+    changes.begin()
+    module.Maker.number()
+    module.Box.size = 2
+    changes.end()
+    number, size = module.Maker.number.__func__.__code__, module.reads_size.__code__
+    files = {number.co_filename: module.__name__}
+    assert "Maker._Maker__made changes" in changes.read_by([number], files)
+    assert changes.read_by([number], files, private=False) == ""
+    assert "Box.size changes" in changes.read_by([number, size], files, private=False)
 
 
 def test_what_a_class_was_given_and_then_changed_does_not_travel(module: ModuleType) -> None:

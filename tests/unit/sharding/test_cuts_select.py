@@ -78,3 +78,11 @@ def test_what_goes_along_with_another_costs_nothing() -> None:
     made = Task((outer, inner), 1.1, CONSTANTS)
     assert select(made) == (0,)
     assert made.crossing((0, 1)) == [0]
+
+
+def test_cores_that_do_less_together_than_each_alone_are_counted_so() -> None:
+    at = [CostConstants(1e-6, 0.0, 0.0, 2, at_once=measured).parallel for measured in (0.0, 1.9, 2.3, 1.1)]
+    assert at == [2.0, 1.9, 2.0, 1.5], "unmeasured, measured, more than there are, a moment's load"
+    assert CostConstants(1e-6, 0.0, 0.0, 1, at_once=0.4).parallel == 1.0
+    made = Task((Option(total_s=1.0, ahead=1.0, cost_s=0.0),), 1.0, CostConstants(1e-6, 0.0, 0.0, 2, at_once=1.6))
+    assert made.predicted_s((0,)) == pytest.approx(1.0 / 1.6)

@@ -283,16 +283,25 @@ def test_what_is_written_to_a_buffer_is_in_the_callers_own() -> None:
     assert (text.getvalue(), text.tell(), raw.getvalue(), raw.tell()) == ("abc", 3, b"12", 0)
 
 
+@pytest.mark.parametrize("watched", [True, False])
 def test_what_a_class_was_given_before_anybody_looked_travels_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
-    (tmp_path / "longthere.py").write_text("class Table:\n    size = 1\n    def of(self):\n        return self.rows\n")
+    """As of a module of tests, which nobody watches and whose loader, pytest's, has no code to give."""
+    name = f"longthere{watched}"
+    text = (
+        "class Table:\n    size = 1\n    def of(self):\n        return self.rows\n    class Inner:\n        kind = 2\n"
+    )
+    (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    module = importlib.import_module("longthere")
+    module = importlib.import_module(name)
     module.Table.rows = [1]
-    was_there(module)
+    if watched:
+        was_there(module)
+    else:
+        monkeypatch.setattr(module, "__loader__", None)
     here, other = KinCodec(), KinCodec()
-    payload, *_ = here.encode_request((None, (module.Table(),), None))
+    payload, *_ = here.encode_request((None, (module.Table(), module.Table.Inner()), None))
     del module.Table.rows
-    (_, (given,), _), _ = other.decode_request(payload)
-    assert given.of() == [1]
+    (_, (given, inner), _), _ = other.decode_request(payload)
+    assert given.of() == [1] and inner.kind == 2

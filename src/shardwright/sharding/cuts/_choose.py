@@ -8,25 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
-from shardwright.errors import PlanError
-from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop, Measured, MeasuredEdge, Profile, of_tests
-from shardwright.model.ids import ComponentName, MethodId
+from shardwright.model.cut import Context, CostConstants, Cut, Measured, MeasuredEdge, Profile, of_tests
+from shardwright.model.ids import ComponentName
 from shardwright.model.shard import Diagnostic, Severity, Site
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.cuts._alone import Alone, Veto
+from shardwright.sharding.cuts._around import affordable, leading_on
+from shardwright.sharding.cuts._candidates import Callers, Candidate, candidate
 from shardwright.sharding.cuts._loops import loops_of
+from shardwright.sharding.cuts._made import cut, parted
 from shardwright.sharding.cuts._select import Option, Task, select
 from shardwright.sharding.hazards import Effects
-from shardwright.sharding.hazards._table import RULES
-from shardwright.sharding.partition import PartitionTask, partition
 
 _HOT = 0.02  # of the run: what takes less is not looked at
 _WARM = 0.0005  # of the time in the component, where cuts are made for isolation alone
-_WORTH_S, _SHORT_S = 0.005, 20e-6  # or of all calls and of each, where the whole is large
-_DEAR_S = 3.0  # what crossing may cost in all where it is asked for
-_MOST_SHARDS = 16
+_WORTH_S, _SHORT_S = 0.001, 20e-6  # or of all calls and of each, where the whole is large
 _MOST_NOTES = 40
 
 
@@ -36,16 +33,6 @@ class Chosen:
 
     cuts: tuple[Cut, ...]
     diagnostics: tuple[Diagnostic, ...]
-
-
-@dataclass(slots=True)
-class _Candidate:
-    measured: Measured
-    ahead_calls: int
-    loops: list[tuple[str, Loop]]
-    cost_s: float = 0.0
-    gain_s: float = 0.0
-    goes_along: bool = False  # other cut functions make all of its calls
 
 
 _judged: list[tuple[Scanned, Effects, tuple[MeasuredEdge, ...], Alone]] = []
@@ -117,12 +104,12 @@ def choose(
     alone = _judge(scanned, effects, profile)
     hot = _hot(profile, frozenset(modules), relief=relief)
     loops = loops_of(scanned, {item.function for item in hot})
-    callers = _Callers(alone, profile)
+    callers = Callers(alone, profile)
     notes: list[Diagnostic] = []
-    possible: list[_Candidate] = []
+    possible: list[Candidate] = []
     for item in hot:
         refusal = _forbidden(item, alone, item.function in kept, relief=relief)
-        made = _candidate(item, loops.get(item.function, []), callers)
+        made = candidate(item, loops.get(item.function, []), callers)
         if refusal is not None:
             reason = f"{refusal.code}: {refusal.evidence}"
             notes.append(_note(component, refusal.site, item, profile, reason, "SW331"))
@@ -140,7 +127,7 @@ def choose(
             possible.append(made)
     possible = _whole(possible, together)
     took = (
-        _whole(_relieving(possible, callers), together)
+        _whole(_relieving(possible, profile, constants), together)
         if relief
         else _paying(possible, callers, profile, constants, together)
     )
@@ -152,24 +139,24 @@ def choose(
             )
             where = alone.site(made.measured.function)
             notes.append(_note(component, where, made.measured, profile, reason, "SW332"))
-    notes = notes[:_MOST_NOTES]
+    notes = notes if relief else notes[:_MOST_NOTES]
     if not took:
         return Chosen((), tuple(notes))
     predicted = _task(took, callers, profile, constants).predicted_s(range(len(took)))
     whole_s = sum(made.gain_s for made in took) or 1.0
     cuts = []
-    for number, members in enumerate(_parted(took, callers, together, apart), 1):
+    for number, members in enumerate(parted(took, callers, together, apart), 1):
         name = part if number == 1 else ComponentName(f"{part}{number}")
-        cut = _cut(component, name, members, alone, constants)
+        whole = cut(component, name, members, alone, constants)
         gains = {made.measured.function: made.gain_s for made in members}
         share = sum(gains.values()) / whole_s
         cuts.append(
             replace(
-                cut, gain_s=(profile.wall_s - predicted) * share, predicted_s=predicted,
-                gains_s=tuple(gains[function.id] for function in cut.functions),
+                whole, gain_s=(profile.wall_s - predicted) * share, predicted_s=predicted,
+                gains_s=tuple(gains[function.id] for function in whole.functions),
             )
         )  # fmt: skip
-    homes = {function.id: cut.part for cut in cuts for function in cut.functions}
+    homes = {function.id: each.part for each in cuts for function in each.functions}
     for made in sorted(took, key=lambda item: (-item.gain_s, item.measured.function)):
         item = made.measured
         notes.append(
@@ -197,24 +184,32 @@ def _forbidden(item: Measured, alone: Alone, kept: bool, *, relief: bool) -> Vet
     return veto
 
 
-def _relieving(possible: list[_Candidate], callers: _Callers) -> list[_Candidate]:
-    """Everything but what goes where its callers go, and what is too dear."""
-    took: list[_Candidate] = []
-    for made in possible:
-        made.gain_s = made.measured.total_s
-        made.goes_along = any(callers.all_within(made, other) for other in took)
-        if not made.goes_along and made.cost_s <= max(_DEAR_S, made.measured.total_s):
-            took.append(made)
-    return took
+def _relieving(possible: list[Candidate], profile: Profile, constants: CostConstants) -> list[Candidate]:
+    """Whose work is worth the way, as calls were made within each other."""
+    contexts = profile.contexts or tuple(
+        Context(made.measured.function, -1, made.measured.calls, made.measured.total_s) for made in possible
+    )
+    hubs = leading_on(profile)
+    seen = {m.measured.function: m for m in possible if m.measured.function not in hubs and not m.measured.short}
+    found = affordable(
+        contexts,
+        {name: constants.call_s(made.measured) / made.measured.calls for name, made in seen.items()},
+        {name: made.measured.total_s / made.measured.calls for name, made in seen.items()},
+        {name for name, made in seen.items() if made.measured.streams},
+    )
+    for name, crosses in found.items():
+        seen[name].gain_s = crosses.moved_s
+        seen[name].cost_s = crosses.calls * constants.call_s(seen[name].measured) / seen[name].measured.calls
+    return [made for made in possible if made.measured.function in found]
 
 
 def _paying(
-    possible: list[_Candidate],
-    callers: _Callers,
+    possible: list[Candidate],
+    callers: Callers,
     profile: Profile,
     constants: CostConstants,
     together: Sequence[Sequence[str]],
-) -> list[_Candidate]:
+) -> list[Candidate]:
     """What makes the run shortest, as far as the model tells; each with what the run takes longer without it."""
     names = {made.measured.function: number for number, made in enumerate(possible)}
     groups = tuple(frozenset(names[name] for name in group if name in names) for group in together)
@@ -231,7 +226,7 @@ def _paying(
     return [possible[number] for number in crossing]
 
 
-def _whole(possible: list[_Candidate], together: Sequence[Sequence[str]]) -> list[_Candidate]:
+def _whole(possible: list[Candidate], together: Sequence[Sequence[str]]) -> list[Candidate]:
     """Without those that are to go with one that stays."""
     while True:
         there = {made.measured.function for made in possible}
@@ -242,43 +237,7 @@ def _whole(possible: list[_Candidate], together: Sequence[Sequence[str]]) -> lis
         possible = left
 
 
-def _parted(
-    took: list[_Candidate], callers: _Callers, together: Sequence[Sequence[str]], apart: Sequence[Sequence[str]]
-) -> list[list[_Candidate]]:
-    """The parts: one, if nothing must be apart; else as few as keep it so, with few calls between them."""
-    number = {made.measured.function: place for place, made in enumerate(took)}
-    pairs = [
-        (number[a], number[b]) for group in apart for a, b in combinations(group, 2) if a in number and b in number
-    ]
-    if not pairs:
-        return [took]
-    calls = [
-        (number[edge.caller], number[name], edge.calls)
-        for name in number
-        for edge in callers.to(name)
-        if edge.caller in number and edge.caller != name
-    ]
-    weights = tuple((max(1, round(made.measured.total_s * 1e6)),) for made in took)
-    groups = tuple(tuple(number[name] for name in group if name in number) for group in together)
-    for parts in range(2, len(took) + 1):
-        task = PartitionTask(
-            weights, tuple(calls), parts, (sum(weight for (weight,) in weights),), groups, tuple(pairs)
-        )
-        try:
-            found = partition(task)
-        except PlanError as error:
-            if error.code != "SW293" or parts == len(took):
-                raise
-            continue
-        return [
-            members
-            for part in range(parts)
-            if (members := [made for place, made in enumerate(took) if found.parts[place] == part])
-        ]
-    return [took]
-
-
-def _task(possible: Sequence[_Candidate], callers: _Callers, profile: Profile, constants: CostConstants) -> Task:
+def _task(possible: Sequence[Candidate], callers: Callers, profile: Profile, constants: CostConstants) -> Task:
     options = []
     for made in possible:
         within = (number for number, other in enumerate(possible) if callers.all_within(made, other))
@@ -288,110 +247,10 @@ def _task(possible: Sequence[_Candidate], callers: _Callers, profile: Profile, c
     return Task(tuple(options), profile.wall_s, constants)
 
 
-class _Callers:
-    """Who called whom, as runs showed it."""
-
-    def __init__(self, alone: Alone, profile: Profile) -> None:
-        self._alone = alone
-        self._to: dict[str, list[MeasuredEdge]] = {}
-        for edge in profile.edges:
-            if edge.calls:
-                self._to.setdefault(edge.callee, []).append(edge)
-
-    def to(self, name: str) -> list[MeasuredEdge]:
-        return self._to.get(name, [])
-
-    def all_within(self, made: _Candidate, over: _Candidate) -> bool:
-        """Whether all calls of one function are made within calls of the other."""
-        name, edges = made.measured.function, self.to(made.measured.function)
-        if over is made or not edges:
-            return False
-        inside = self._alone.reach(over.measured.function)
-        if name not in inside or any(edge.caller not in inside for edge in edges):
-            return False
-        return sum(edge.calls for edge in edges) >= made.measured.calls
-
-
-def _candidate(item: Measured, loops: list[tuple[str, Loop]], callers: _Callers) -> _Candidate:
-    holders = {holder for holder, _ in loops}
-    calls = sum(edge.calls for edge in callers.to(item.function) if edge.caller in holders)
-    return _Candidate(item, min(calls, item.calls), loops)
-
-
 def _note(component: ComponentName, site: Site, item: Measured, profile: Profile, reason: str, code: str) -> Diagnostic:
     share = item.total_s / profile.wall_s if profile.wall_s else 0.0
     return Diagnostic(
         code, Severity.NOTE, f"{item.function} ({share:.0%} of the run, {item.calls} calls) is not cut: {reason}", site,
         component,
         "see `shardwright explain`",
-    )  # fmt: skip
-
-
-def forced(
-    component: ComponentName,
-    part: ComponentName,
-    names: Iterable[str],
-    scanned: Scanned,
-    effects: Effects,
-    *,
-    shards: int,
-) -> Cut:
-    """A cut at these functions, whatever it costs. Raises PlanError for what must not be cut."""
-    alone = Alone(scanned, effects)
-    wanted = sorted(names)
-    functions = []
-    for number, name in enumerate(wanted):
-        veto = alone.veto(name)
-        if veto is not None:
-            raise PlanError(
-                f"{veto.site}: {name} is not cut: {veto.evidence}", code=veto.code, remedy=_remedy(veto.code)
-            )
-        module, _, qualname = name.partition(":")
-        functions.append(CutFunction(module, qualname, alone.code_line(name), MethodId(number)))
-    found = loops_of(scanned, set(wanted))
-    places = {(loop.module, loop.line, loop.column): loop for loops in found.values() for _, loop in loops}
-    loops = tuple(places[key] for key in sorted(places))
-    return Cut(
-        component,
-        part,
-        tuple(functions),
-        loops,
-        shards,
-        2 * shards + 2,
-        0,
-        0.0,
-        0,
-        0.0,
-        0.0,
-        1,
-        f"asked for: {', '.join(wanted)}",
-    )
-
-
-def _remedy(code: str) -> str:
-    rule = RULES.get(code)
-    return rule.remedy if rule is not None else "keep it where it is"
-
-
-def _cut(
-    component: ComponentName, part: ComponentName, chosen: list[_Candidate], alone: Alone, constants: CostConstants
-) -> Cut:  # fmt: skip
-    functions = []
-    for number, made in enumerate(sorted(chosen, key=lambda item: item.measured.function)):
-        module, _, qualname = made.measured.function.partition(":")
-        functions.append(CutFunction(module, qualname, alone.code_line(made.measured.function), MethodId(number)))
-    names = {function.id for function in functions}
-    places: dict[tuple[str, int, int], Loop] = {}
-    for made in chosen:
-        for _, loop in made.loops:
-            calls = tuple(call for call in loop.calls if call.function in names)
-            places[loop.module, loop.line, loop.column] = Loop(loop.module, loop.line, loop.column, calls)
-    loops = tuple(places[key] for key in sorted(places))
-    shards = max(1, min(constants.cores, _MOST_SHARDS))
-    return Cut(
-        component=component, part=part, functions=tuple(functions), loops=loops, shards=shards, window=2 * shards + 2,
-        calls=sum(made.measured.calls for made in chosen), moved_s=sum(made.measured.total_s for made in chosen),
-        size_bytes=round(sum(made.measured.calls * made.measured.bytes_per_call for made in chosen)),
-        cost_s=sum(made.cost_s for made in chosen), gain_s=sum(made.gain_s for made in chosen), priority=1,
-        reason=f"{', '.join(sorted(names))}: calls of loops run at once in {shards} shards",
     )  # fmt: skip

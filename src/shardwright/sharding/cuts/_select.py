@@ -2,7 +2,8 @@
 
 The model: a program takes ``total`` seconds, of which ``moved`` are in cut functions; crossing costs ``cost``. What runs ahead
 runs beside the program, on at most ``cores`` cores, so the run cannot end before the work is done, nor before what
-stays has run: ``max((total + cost) / cores, total - moved + sending)``. A call that does not run ahead is waited for: it
+stays has run: ``max((total + cost) / parallel, total - moved + sending)``, where ``parallel`` is what the cores of this machine
+do together, by the work of one. A call that does not run ahead is waited for: it
 gains nothing, and costs its crossing. A function that only other cut functions call goes where they go, and costs nothing.
 
 Few functions are tried in every combination; of many, the best of greedy selections is improved by exchanging one or two
@@ -60,7 +61,7 @@ class Task:
             cost += option.cost_s
             waited += option.cost_s * (1.0 - option.ahead)
         stays = self.run_s - moved + SENDING * (cost - waited) + waited
-        return self.constants.fork_s + max((self.run_s + cost) / max(1, self.constants.cores), stays)
+        return self.constants.fork_s + max((self.run_s + cost) / self.constants.parallel, stays)
 
 
 def select(task: Task, *, exact: int = EXACT) -> tuple[int, ...]:

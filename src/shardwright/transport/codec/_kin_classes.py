@@ -6,6 +6,7 @@ first object of it, once for each link, in the way values do.
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,8 @@ from shardwright.transport.codec._kin_code import codes_of
 
 __all__ = ["Given", "executed", "put", "was_there"]
 
+_NOT_OWN = frozenset({"shardwright", *sys.stdlib_module_names})
+_foreign: set[str] = set()  # modules whose classes are as importing made them, as far as anybody knows
 _made: dict[type, frozenset[str]] = {}  # which attributes classes had when their module had been executed
 
 
@@ -33,6 +36,25 @@ def was_there(module: ModuleType) -> None:
     executed(module, late=True)
 
 
+def _noted(cls: type) -> bool:
+    """Whether it is known what importing made of a class: of the program's own modules that nobody watched, by their code."""
+    if cls not in _made and cls.__module__ not in _foreign:
+        module = sys.modules.get(cls.__module__)
+        if module is None or not _own_code(module):
+            _foreign.add(cls.__module__)
+        else:
+            executed(module, late=True)
+            _made.setdefault(cls, frozenset(vars(cls)))  # of a class inside of something
+    return cls in _made
+
+
+def _own_code(module: ModuleType) -> bool:
+    """Whether it is of the program, its tests among it: neither of Python, nor of what was installed, nor of ours."""
+    top = module.__name__.partition(".")[0]
+    path = getattr(module, "__file__", None) or ""
+    return path.endswith(".py") and top not in _NOT_OWN and "site-packages" not in path
+
+
 def _own(cls: type) -> list[str]:
     return [name for name in vars(cls) if name.startswith("__")]
 
@@ -46,7 +68,7 @@ class Given:
     def to_give(self, classes: set[type]) -> list[tuple[type, int, dict[str, Any]]]:
         """What these classes, and those that they derive from, have by now and the peer does not, as far as is known."""
         found = []
-        for cls in {above for each in classes for above in each.__mro__ if above in _made}:
+        for cls in {above for each in classes for above in each.__mro__ if _noted(above)}:
             if len(vars(cls)) != self._had.get(cls, len(_made[cls])):
                 held = _made[cls]
                 added = {name: value for name, value in vars(cls).items() if name not in held and not _is_made(name)}

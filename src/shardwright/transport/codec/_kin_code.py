@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import pickle
 import sys
+from pathlib import Path
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
@@ -82,8 +83,23 @@ def _codes(module: str) -> dict[tuple[str, int], list[CodeType]]:
 
 
 def codes_of(module: str) -> list[CodeType]:
-    """All code of a module; none where its source cannot be had."""
-    return [code for codes in _codes(module).values() for code in codes]
+    """All code of a module; where its loader has none to give, as pytest's has not, that of its source. None without source."""
+    return [code for codes in _codes(module).values() for code in codes] or _from_source(module)
+
+
+@functools.lru_cache(maxsize=256)
+def _from_source(module: str) -> list[CodeType]:
+    path = getattr(sys.modules.get(module), "__file__", None) or ""
+    try:
+        todo = [compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)] if path.endswith(".py") else []
+    except (OSError, SyntaxError, ValueError):
+        return []
+    found: list[CodeType] = []
+    while todo:
+        inner = [item for item in todo.pop().co_consts if isinstance(item, CodeType)]
+        found += inner
+        todo += inner
+    return found
 
 
 def _made(module: str, code_name: str, line: int, number: int, name: str, qualname: str) -> FunctionType:
