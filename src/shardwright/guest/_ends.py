@@ -47,7 +47,8 @@ def flush_at_exit() -> tuple[int, str]:
         except (OSError, ValueError) as failed:
             status = EXIT_UNFLUSHED
             if stream is sys.stdout:
-                text = f"Exception ignored in: {stream!r}\n{type(failed).__name__}: {failed}\n"
+                which = "on flushing sys.stdout:" if sys.version_info >= (3, 13) else f"in: {stream!r}"
+                text = f"Exception ignored {which}\n{type(failed).__name__}: {failed}\n"
             _drop_rest(stream)
     return status, text
 

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import socket
-import struct
 import sys
 from operator import attrgetter
 
@@ -20,6 +19,12 @@ from shardwright.model.endpoint import Endpoint
 _MOST_DESCRIPTORS = 16
 
 
+def _count(counter: mmap.mmap, number: int) -> None:
+    """In one store: ``struct.pack_into`` writes zeros first, and we are killed at any moment."""
+    with memoryview(counter) as page, page.cast("Q") as words:
+        words[0] = number
+
+
 def _stream(channel: Channel, counter: mmap.mmap, seed: int) -> None:
     source = random.Random(seed)
     number = 0
@@ -27,7 +32,7 @@ def _stream(channel: Channel, counter: mmap.mmap, seed: int) -> None:
         size = source.choice((0, 1, 100, 5_000, 70_000, 300_000))
         channel.send([number.to_bytes(8, "little"), bytes([number % 251]) * size])
         number += 1
-        struct.pack_into("<Q", counter, 0, number)
+        _count(counter, number)
 
 
 def _echo(channel: Channel, counter: mmap.mmap, seed: int) -> None:
@@ -37,7 +42,7 @@ def _echo(channel: Channel, counter: mmap.mmap, seed: int) -> None:
         assert message is not None
         channel.send([message])
         number += 1
-        struct.pack_into("<Q", counter, 0, number)
+        _count(counter, number)
 
 
 _BEHAVIOURS = {"stream": _stream, "echo": _echo}
