@@ -114,6 +114,8 @@ def test_trailers_have_the_limits_of_headers(trailers: bytes, status: int, apart
     [
         (b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
         (b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: CHUNKED\r\n", 200),
+        (b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n", 400),
+        (b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n", 400),
         (b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
         (b"POST /app HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n", 400),
     ],

@@ -324,6 +324,11 @@ differs(
     "bad-two-hosts",
 )
 differs(
+    "RFC 9112, 3.2.2: the authority of an absolute target says which host is meant; uvicorn tells what Host says",
+    {"told headers": ([["host", "x"]], [["host", "elsewhere.test"]])},
+    "absolute-target",
+)
+differs(
     "HTTP/0.9 is not spoken",
     told(_mine, problem(505, "HTTP Version Not Supported"), status=(200, 505)),
     "bad-no-version",

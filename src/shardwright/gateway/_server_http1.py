@@ -283,11 +283,14 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
             self.cycle.keep_alive = False
 
     def _refused_coding(self, version: str) -> int:
-        """Why a body cannot be read as it is coded: a status, or 0. RFC 9112, 6.1: HTTP/1.0 has no such thing."""
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        if version == "1.0" or len(codings) > 1:
+        """Why a body cannot be read as it is coded: a status, or 0. RFC 9112, 6.1 and 6.3: HTTP/1.0 has no such thing, and
+        only chunks, put on last, say where a body ends.
+        """
+        lines = [value for name, value in self.headers if name == b"transfer-encoding"]
+        codings = [coding.strip(b" \t").lower() for coding in lines[0].split(b",")]
+        if version == "1.0" or len(lines) > 1 or codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
             return 400
-        return 0 if codings[0].lower() == b"chunked" else 501
+        return 0 if len(codings) == 1 else 501
 
     def _name_host(self) -> None:
         """A target with an authority in it says which host is meant, whatever ``Host`` says (RFC 9112, 3.2.2)."""

@@ -129,6 +129,9 @@ class Responder:
                 self.streams.cancel(link, envelope.call_id)
                 self._cancel_quick(lambda its, call_id, session: its is link and call_id == envelope.call_id)
         elif kind is Kind.DATA and envelope.codec is not PayloadCodec.WEB:
+            exchange = self._running.get((id(link), envelope.call_id))
+            if exchange is not None and exchange.envelope.codec is PayloadCodec.WEB:
+                raise ProtocolViolation("DATA of a generator for an exchange")
             self._admit(link, envelope)
         elif kind is Kind.DATA or kind is Kind.CREDIT:
             self.hear_web(link, envelope)
