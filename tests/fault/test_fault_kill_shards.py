@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -118,6 +120,19 @@ def place_of(shard: shardwright.node.ShardStatus) -> Place:
     return str(shard.component), shard.sessions[0] if shard.scope == "session" else ""
 
 
+def told_of(state: Path, failures: list[Failure]) -> list[str]:
+    """What the journal has of the shards that these failures name, and of the sessions that met them."""
+    named = {failure.session for failure in failures}
+    named |= {word.strip(":,.") for failure in failures for word in failure.why.split() if "-" in word}
+    rows = [row for path in state.rglob("*.sqlite3") for row in _rows(path)]
+    return [f"  {row}" for row in rows if named & {str(each) for each in row}]
+
+
+def _rows(journal: Path) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(journal)) as database:
+        return list(database.execute("SELECT sequence, wall_s, kind, component, shard, session, reason FROM decisions"))
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -165,4 +180,4 @@ def test_one_shard_killed_a_hundred_times_under_load(seed: int, tmp_path: Path, 
     assert not trouble, verdicts.story()
     assert len(verdicts.kills) == KILLS
     assert verdicts.hits() >= KILLS // 10, "the kills must hit calls, or this tests nothing"
-    assert verdicts.unexplained() == [], verdicts.story()
+    assert verdicts.unexplained() == [], "\n".join([verdicts.story(), *told_of(tmp_path, verdicts.unexplained())])

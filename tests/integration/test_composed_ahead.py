@@ -14,6 +14,7 @@ import pytest
 
 from guest_apps import running, write_application
 from shardwright.errors import CompositionRefused, ShardLost
+from shardwright.guest import CallContext, Route
 from shardwright.model.ids import ComponentName, SessionNumber
 from waiting import eventually
 
@@ -177,3 +178,25 @@ def test_keys_and_parts_are_composed_when_they_are_asked_for(node: Any) -> None:
     assert core.ahead._ready is not apart
     on_loop(node, lambda: core.end_session(core.names["part"]))
     assert waits(node)
+
+
+def test_a_channel_made_with_a_shard_is_nobody_s_before_its_session_has_begun(node: Any) -> None:
+    """Its composition may be aborted, when another shard of it dies; then the shard goes to whoever comes next."""
+    core, client = node.running.core, node.running.client
+    back = ComponentName("back")
+    with node.session("other") as other:
+        other.call("back.add", 1)
+        (shard,) = [each.id for each in node.shards() if each.component == back and "other" in each.sessions]
+        aborted = on_loop(node, core.new_number)
+        context, route = CallContext(session=aborted), Route(back, aborted)
+
+        def bound() -> object:
+            return client.router.known(core.plan.definition(back), route, context)
+
+        on_loop(node, lambda: core.ahead.called(back))
+        on_loop(node, lambda: core.ahead.start_with(core.ports()[shard], (aborted,)))
+        assert bound() is None
+        _, link = core.ahead._early[shard]
+        on_loop(node, lambda: core.ahead.begun(aborted))  # with other shards
+        assert bound() is None and link.closed and not core.ahead._early
+        assert other.call("back.add", 1)[1] == 2

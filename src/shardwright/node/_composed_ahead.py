@@ -79,6 +79,7 @@ class ComposedAhead:
         self._made: Prepared | None = None  # the latest
         self._links: dict[ShardId, Link] = {}  # to free shards
         self._called: set[ComponentName] = set()  # of session scope, by this process
+        self._early: dict[ShardId, tuple[SessionNumber, Link]] = {}  # to shards that were started for that session
         self._started: set[SessionNumber] = set()  # sessions that had their channels before they asked
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -150,7 +151,10 @@ class ComposedAhead:
         self._called.add(component)
 
     def start_with(self, port: ShardPort, sessions: tuple[SessionNumber, ...]) -> None:
-        """It was started for that session, which this process is about to call it for: its channel need not be asked for."""
+        """It was started for that session, which this process is about to call it for: its channel need not be asked for.
+
+        It is the session's once that has begun: until then its composition may be aborted, and the shard go to another.
+        """
         client, component = self.client, port.component
         if client is None or component not in self._called or len(sessions) != 1 or self._closed:
             return
@@ -160,13 +164,29 @@ class ComposedAhead:
             return  # whoever calls it makes one, or hears why there can be none
         (number,) = sessions
         port.accept(Peer(CLIENT.component, CLIENT.shard, frozenset(sessions)), theirs)
-        link = client.open_link(Peer(component, port.shard), ours)
-        definition = self._core.plan.definition(component)
-        client.router.bound(definition, Route(component, number), CallContext(session=number), [link])
-        self._started.add(number)
+        self._early[port.shard] = number, client.open_link(Peer(component, port.shard), ours)
+
+    def begun(self, number: SessionNumber) -> None:
+        """That session has all its shards."""
+        if self.client is None or not self._early:
+            return
+        for shard in self._core.shards.composer.held_by(number):
+            if shard not in self._early or self._early[shard][0] != number:
+                continue
+            _, link = self._early.pop(shard)
+            component = link.peer.component
+            definition = self._core.plan.definition(component)
+            self.client.router.bound(definition, Route(component, number), CallContext(session=number), [link])
+            self._started.add(number)
+        self._drop_early(number)
+
+    def _drop_early(self, number: SessionNumber) -> None:
+        for shard in [shard for shard, (its, _) in self._early.items() if its == number]:
+            self._early.pop(shard)[1].close()
 
     def ended(self, number: SessionNumber) -> None:
         """That session has ended, or did not begin after all."""
+        self._drop_early(number)
         if self.client is not None and number in self._started:
             self._started.discard(number)
             for link in self.client.router.session_ended(number):
@@ -181,8 +201,10 @@ class ComposedAhead:
 
     def forget(self, shard: ShardId) -> None:
         """It has ended."""
-        if (link := self._links.pop(shard, None)) is not None:
-            link.close()
+        _, early = self._early.pop(shard, (0, None))
+        for link in (self._links.pop(shard, None), early):
+            if link is not None:
+                link.close()
 
     def close(self) -> None:
         """Nothing is prepared any more. Idempotent."""
@@ -197,7 +219,7 @@ class ComposedAhead:
             alarm, self._alarm = self._alarm, None
         if alarm is not None:
             alarm.close()
-        for shard in list(self._links):
+        for shard in {*self._links, *self._early}:
             self.forget(shard)
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -206,6 +228,8 @@ class ComposedAhead:
         self._timer = None
         if self._closed or self._ready is not None or self._task is not None:
             return
+        with self._mutex:  # whoever was about to take it has it now, and has said so
+            pass
         self.settle()
         if (lost := self._made) is not None:  # neither taken, nor withdrawn
             self._undo(lost)

@@ -229,6 +229,7 @@ class Core:
             self.end_session(session.number)
             raise
         self.introduce_all(session)
+        self.ahead.begun(session.number)
         if components is None and not keys:
             self.ahead.wish()
         return session
