@@ -34,12 +34,16 @@ BACKENDS: dict[str, Callable[[], SandboxBackend]] = {
 }
 
 
-@pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
-def test_process(check: SandboxCheck) -> None:
-    done = check_sandbox_backend(BACKENDS["process"], only=check.name, long=LONG)
+def _done(check: SandboxCheck, done: tuple[str, ...]) -> None:
     if not done:
         pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
     assert done == (check.name,)
+
+
+@pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
+def test_process(check: SandboxCheck) -> None:
+    done = check_sandbox_backend(BACKENDS["process"], only=check.name, long=LONG)
+    _done(check, done)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +56,7 @@ def test_process_without_control_groups(check: SandboxCheck) -> None:
 @pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
 def test_namespace(check: SandboxCheck) -> None:
     done = check_sandbox_backend(BACKENDS["namespace"], only=check.name, long=LONG)
-    if not done:
-        pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
-    assert done == (check.name,)
+    _done(check, done)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +73,8 @@ def test_containers(check: SandboxCheck, runtime: str) -> None:
     done = check_sandbox_backend(lambda: OciBackend(runtime), only=check.name, long=LONG)
     if check.start != "spawn":
         assert not done, "containers do not start from templates"
-        return
-    if not done:
-        pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
-    assert done == (check.name,)
+    else:
+        _done(check, done)
 
 
 @pytest.mark.parametrize("check", SANDBOX_CHECKS, ids=lambda check: check.name.replace(" ", "-"))
@@ -82,10 +82,8 @@ def test_docker(check: SandboxCheck, docker_address: str) -> None:
     done = check_sandbox_backend(lambda: DockerBackend(docker_address), only=check.name, long=LONG)
     if check.start != "spawn":
         assert not done, "containers do not start from templates"
-        return
-    if not done:
-        pytest.skip(f"this machine does not let us enforce {', '.join(check.needs)}")
-    assert done == (check.name,)
+    else:
+        _done(check, done)
 
 
 def test_what_a_dead_keeper_left_with_the_daemon_is_removed(docker_address: str) -> None:

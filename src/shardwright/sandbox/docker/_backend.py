@@ -23,8 +23,7 @@ from shardwright.sandbox._linux._procfs import start_ticks
 from shardwright.sandbox.docker._boot import Doorstep
 from shardwright.sandbox.docker._container import LABEL, container_of
 from shardwright.sandbox.docker._image import image_of
-from shardwright.sandbox.namespace import _seccomp
-from shardwright.sandbox.namespace._backend import SCRATCH_BYTES, probe
+from shardwright.sandbox.namespace._backend import SCRATCH_BYTES, check_program, probe
 from shardwright.sandbox.namespace._view import view_of
 from shardwright.sandbox.process import ProcessBackend, ProcessSandbox
 
@@ -144,13 +143,7 @@ class DockerBackend(ProcessBackend):
         )
 
     def _start(self, spec: LaunchSpec, group: ControlGroup | None) -> DockerSandbox:
-        if not _seccomp.supported():
-            raise SandboxError("there is no seccomp profile for this architecture", remedy='use isolation = "process"')
-        if not os.path.isabs(spec.arguments[0]):
-            raise SandboxError(f"{spec.arguments[0]!r} is no absolute path", remedy="a sandbox has no search path")
-        for path in (spec.arguments[0], spec.working_directory):
-            if not os.path.exists(path):
-                raise SandboxError(f"{path} does not exist", remedy="name a program and a folder of this machine")
+        check_program(spec)
         view = view_of(spec.sight, spec.working_directory, spec.arguments)
         daemon = self.daemon
         with Doorstep() as door, _translated():

@@ -23,6 +23,17 @@ _MAX_OPEN_FILES = 65536
 SCRATCH_BYTES = 256 * 2**20  # of the temporary folder; what is in it counts as the shard's memory, too
 
 
+def check_program(spec: LaunchSpec) -> None:
+    """Whether that program can be shown within walls. Raises SandboxError."""
+    if not _seccomp.supported():
+        raise SandboxError("there is no seccomp profile for this architecture", remedy='use isolation = "process"')
+    if not os.path.isabs(spec.arguments[0]):
+        raise SandboxError(f"{spec.arguments[0]!r} is no absolute path", remedy="a sandbox has no search path")
+    for path in (spec.arguments[0], spec.working_directory):
+        if not os.path.exists(path):
+            raise SandboxError(f"{path} does not exist", remedy="name a program and a folder of this machine")
+
+
 class NamespaceBackend(ProcessBackend):
     """As ProcessBackend, with walls: user, pid, mount, network, ipc, uts and control-group namespaces, and seccomp.
 
@@ -80,13 +91,7 @@ class NamespaceBackend(ProcessBackend):
         return tuple(s.init for s in self._sandboxes.values() if isinstance(s, NamespaceSandbox) and s.init is not None)
 
     def _start(self, spec: LaunchSpec, group: ControlGroup | None) -> NamespaceSandbox:
-        if not _seccomp.supported():
-            raise SandboxError("there is no seccomp profile for this architecture", remedy='use isolation = "process"')
-        if not os.path.isabs(spec.arguments[0]):
-            raise SandboxError(f"{spec.arguments[0]!r} is no absolute path", remedy="a sandbox has no search path")
-        for path in (spec.arguments[0], spec.working_directory):
-            if not os.path.exists(path):
-                raise SandboxError(f"{path} does not exist", remedy="name a program and a folder of this machine")
+        check_program(spec)
         inner = os.geteuid(), os.getegid()
         begun = self._begin(
             BoxPlan(
