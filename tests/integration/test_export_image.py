@@ -104,7 +104,7 @@ def _unpacked(archive: Path, told: dict[str, Any], rootfs: Path) -> dict[str, An
             file = tar.extractfile(f"blobs/sha256/{layer['digest'][7:]}")
             with tarfile.open(fileobj=file) as inner:
                 assert all(each.mtime == 0 and not os.path.isabs(each.name) for each in inner)
-                inner.extractall(rootfs, filter="fully_trusted")
+                inner.extractall(rootfs, **({"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}))
     return config
 
 
