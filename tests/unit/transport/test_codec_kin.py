@@ -305,3 +305,44 @@ def test_what_a_class_was_given_before_anybody_looked_travels_too(
     del module.Table.rows
     (_, (given, inner), _), _ = other.decode_request(payload)
     assert given.of() == [1] and inner.kind == 2
+
+
+def test_what_a_class_statement_makes_without_naming_it_was_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a module that nobody watched: there is nothing to send, and most of it would not pickle."""
+    text = """
+import dataclasses, enum, typing
+
+class Colour(enum.Enum):
+    RED = 1
+
+class Access(enum.IntFlag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+class Point(typing.NamedTuple):
+    x: int
+    y: int = 0
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    name: str
+
+class Pair:
+    __slots__ = ("left", "right")
+
+class Shape(typing.Protocol):
+    area: int
+
+class Square(Shape):
+    area = 1
+"""
+    (tmp_path / "statements.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module("statements")
+    was_there(made)
+    values = (made.Colour.RED, made.Access.READ, made.Point(1), made.Item("a"), made.Pair(), made.Square())
+    plain = KinCodec().encode_request((None, values, None))[0]
+    assert plain[:1] != b"G"
+    assert crossed(lambda *given: [type(each) for each in given], *values) == [type(each) for each in values]

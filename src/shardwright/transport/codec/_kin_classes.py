@@ -7,7 +7,9 @@ first object of it, once for each link, in the way values do.
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from collections import namedtuple
+from enum import EnumType
+from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
 
 from shardwright.transport.codec._kin_code import codes_of
@@ -55,8 +57,24 @@ def _own_code(module: ModuleType) -> bool:
     return path.endswith(".py") and top not in _NOT_OWN and "site-packages" not in path
 
 
+_Field = namedtuple("_Field", "x")
+_OF_TUPLES = frozenset({"_asdict", "_field_defaults", "_fields", "_make", "_replace"})
+_OF_PROTOCOLS = frozenset({"_is_protocol", "_is_runtime_protocol"})
+_OF_FIELDS = (MemberDescriptorType, GetSetDescriptorType, type(_Field.x))
+
+
 def _own(cls: type) -> list[str]:
-    return [name for name in vars(cls) if name.startswith("__")]
+    """What a class statement makes though its body does not name it: fields, and what enums, tuples and protocols need."""
+    named = _OF_PROTOCOLS | _OF_TUPLES if issubclass(cls, tuple) else _OF_PROTOCOLS
+    closed = isinstance(cls, EnumType)
+    return [
+        name
+        for name, value in vars(cls).items()
+        if name.startswith("__")
+        or name in named
+        or isinstance(value, _OF_FIELDS)
+        or (closed and name.startswith("_") and name.endswith("_"))
+    ]
 
 
 class Given:
