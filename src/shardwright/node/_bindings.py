@@ -145,7 +145,7 @@ class Bindings:
             return [(CLIENT, ours)]
         number = self._permitted(caller, bind)
         while (settled := self._settling.get(component)) is not None:
-            await settled
+            await asyncio.shield(settled)  # others wait for it as well
         if lost := self._owed.pop((caller.component, component, bind.key, SessionNumber(bind.session)), None):
             raise ShardLost(
                 f"{lost} was replaced, and with it went the state that this session had in {component}",
