@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from shardwright._syntax import expression
 from shardwright.sharding.callgraph._analysis import Analysis, CallSite
 from shardwright.sharding.callgraph._boxes import Boxes
 from shardwright.sharding.callgraph._call import Call
@@ -444,7 +445,7 @@ class Outside(Boxes):
                 node = next(item.value for item in call.node.keywords if item.arg == "bound")
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and call.scope is not None:
                     try:
-                        inner = ast.parse(node.value, mode="eval").body
+                        inner = expression(node.value)
                     except SyntaxError:
                         return
                     self._once(
