@@ -150,13 +150,14 @@ class _Verification:
                 self._latest = Latest(cut)
             elif self._latest is not None:
                 self._latest.note(cut)
-            culprits |= self._hollow(cut, whole=not suspects)
+            stay = self._staying(cut, suspects, culprits)
+            culprits |= stay
             found.kept_together.update(culprits)
             took = f"round {found.rounds}: {time.monotonic() - begun_s:.0f} s, {len(different)} differ, {len(culprits)} kept"
             click.echo(took, err=True)
             if suspects and dismissed:  # among few, a test may miss one that runs before it: all must show it
                 self._latest = None
-            called = culprits.keys() & self._called(cut)
+            called = culprits.keys() & (self._called(cut) | self._called_at_all(stay))
             if self._latest is not None and not called:  # what was never called changes nothing
                 self._count(self._latest, made)
                 self._verified.add(component)
@@ -290,17 +291,27 @@ class _Verification:
     def _called(cut: Ran) -> set[str]:
         return {name for name, item in functions_of(cut).items() if item["calls"]}
 
+    def _called_at_all(self, names: Collection[str]) -> set[str]:
+        counts = self._latest.counts(()) if self._latest is not None else {}
+        return {name for name in names if name in counts}
+
+    def _staying(self, cut: Ran, suspects: Collection[str], culprits: Mapping[str, str]) -> dict[str, str]:
+        """Cut functions whose calls mostly ran here: in all tests, once all were run, for those that are run again may be
+        the very ones whose calls stay."""
+        if suspects and self._latest is not None:
+            return self._hollow(self._latest.counts({**self.found.kept_together, **culprits}), whole=True)
+        return self._hollow(functions_of(cut), whole=not suspects)
+
     @staticmethod
-    def _hollow(cut: Ran, *, whole: bool) -> dict[str, str]:
+    def _hollow(functions: Mapping[str, Any], *, whole: bool) -> dict[str, str]:
         """Cut functions whose calls mostly ran here all the same; of a part of the tests, those alone that plainly do."""
         found = {}
         left: dict[str, Any] = {}
-        for answer in cut.answers:
-            for name, item in answer.get("functions", {}).items():
-                if item["calls"] >= (1 if whole else _PLAIN_CALLS):
-                    left[name] = item
-                elif whole:
-                    found[name] = "it was never called"
+        for name, item in functions.items():
+            if item["calls"] >= (1 if whole else _PLAIN_CALLS):
+                left[name] = item
+            elif whole:
+                found[name] = "it was never called"
         for name, item in sorted(left.items(), key=lambda pair: pair[1]["remote"] / pair[1]["calls"]):
             calls = sum(each["calls"] for each in left.values())
             enough = sum(each["remote"] for each in left.values()) >= ENOUGH_REMOTE * calls

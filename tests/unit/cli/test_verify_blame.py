@@ -112,10 +112,23 @@ def test_functions_that_mostly_stay_are_not_cut(verification: _Verification) -> 
         "stays": {"calls": 10, "remote": 7, "why_local": {"a value does not cross": 2}},
         "never": {"calls": 0, "remote": 0, "why_local": {}},
     }
-    found = verification._hollow(Ran(0, ({"functions": functions},)), whole=True)
+    found = verification._hollow(functions, whole=True)
     assert set(found) == {"stays", "never"} and "does not cross" in found["stays"]
     functions["stays"] = {"calls": 9, "remote": 0, "why_local": {}}
-    assert not verification._hollow(Ran(0, ({"functions": functions},)), whole=False), "of few calls nothing is said"
+    assert not verification._hollow(functions, whole=False), "of few calls nothing is said"
+
+
+def test_what_is_run_again_does_not_show_alone_what_stays(verification: _Verification) -> None:
+    numbers = {"calls": 100, "remote": 96, "local": 4, "ahead": 0, "begun": 0, "failed": 0, "why_local": {"patched": 4}}
+    few = {"calls": 20, "remote": 0, "local": 20, "ahead": 0, "begun": 0, "failed": 0, "why_local": {"patched": 20}}
+    again = Ran(0, ({"functions": {"f": few}, "outcomes": {"t": "passed"}, "used": {"t": {"f": [20, 0, 20]}}},))
+    assert verification._staying(again, {"t"}, {}), "before all are run, it is all that is known"
+    used = {"t": {"f": [4, 0, 4]}, "u": {"f": [96, 96, 0]}}
+    verification._latest = Latest(Ran(0, ({"functions": {"f": numbers}, "used": used},)))
+    assert not verification._staying(again, {"t"}, {}), "nearly all calls of all tests went"
+    verification._latest.note(again)
+    assert "96 of 116" in verification._staying(again, {"t"}, {})["f"], "with what is new of those"
+    assert verification._called_at_all(["f", "g"]) == {"f"}
 
 
 def test_tests_that_show_nothing_decide_nothing() -> None:
