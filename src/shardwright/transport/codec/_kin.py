@@ -16,7 +16,6 @@ import datetime
 import decimal
 import enum
 import fractions
-import importlib
 import io
 import pathlib
 import pickle
@@ -33,9 +32,9 @@ from typing import Any
 from shardwright.errors import CannotCross, Outcome, ProtocolViolation, ShardwrightError
 from shardwright.transport.codec._classes import ClassTable
 from shardwright.transport.codec._kin_classes import Given, executed, put, was_there
-from shardwright.transport.codec._kin_code import reduced
 from shardwright.transport.codec._kin_errors import packed, unpacked
-from shardwright.transport.codec._kin_named import is_single, named, reached, sentinel
+from shardwright.transport.codec._kin_named import is_single
+from shardwright.transport.codec._kin_pickler import KinPickler
 from shardwright.transport.codec._kin_streams import Drained, drained
 from shardwright.transport.codec._memo import Memo
 from shardwright.transport.codec._paths import Describe, describe_value
@@ -207,34 +206,6 @@ def _foreign(cls: type) -> bool:
         return True  # it may be shown by a module that is Python, as Element is
     loader = getattr(sys.modules.get(cls.__module__), "__loader__", None)
     return loader is BuiltinImporter or isinstance(loader, ExtensionFileLoader)
-
-
-class KinPickler(pickle.Pickler):
-    """Functions, classes, modules and sentinels by name."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        cls = type(obj)
-        if cls is object:
-            return sentinel(obj)
-        if cls is types.ModuleType:
-            return importlib.import_module, (obj.__name__,)
-        if (cls is types.FunctionType or isinstance(obj, type)) and obj.__module__ == "__main__":
-            raise pickle.PicklingError(f"{obj.__qualname__} is of the program's own __main__")
-        if is_single(obj):
-            path = named(obj)
-            if path is None:
-                raise pickle.PicklingError(f"a {cls.__name__} that no module leads to is the same nowhere else")
-            return reached, path
-        if cls is types.FunctionType and ("<" in obj.__qualname__ or _at(obj.__module__, obj.__qualname__) is not obj):
-            return reduced(obj)
-        return NotImplemented
-
-
-def _at(module: str, qualname: str) -> Any:
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found
 
 
 class _KinMemo:
