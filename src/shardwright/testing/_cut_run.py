@@ -158,6 +158,7 @@ def begin(told: dict[str, Any]) -> Part | Profiled:
     os.environ["PYTEST_PLUGINS"] = ",".join(
         filter(None, (os.environ.get("PYTEST_PLUGINS"), "shardwright.testing._outcomes"))
     )
-    # where warnings are errors, that this package was imported before pytest would end it
-    os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} -W '{_IMPORTED}'".strip()
+    # Where warnings are errors, that this package was imported before pytest would end it. Outcomes are compared, and not
+    # tracebacks: to look up the source of each frame of those takes longer than many a test.
+    os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} --tb=native -W '{_IMPORTED}'".strip()
     return part
