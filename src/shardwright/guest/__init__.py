@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from shardwright._lazy import lazily
 
 if TYPE_CHECKING:
+    from shardwright.guest._agent import MAX_WORD, AgentOrder, AgentWord, AgentWords, agent_bytes
     from shardwright.guest._asgi import BadApplication
     from shardwright.guest._caller import Caller
     from shardwright.guest._chains import Chains
@@ -150,6 +151,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "MAX_WORD",
+    "AgentOrder",
+    "AgentWord",
+    "AgentWords",
+    "agent_bytes",
     "CONTINUE",
     "CREDIT",
     "EXIT_DEFECT",
@@ -322,6 +328,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "_agent": "AgentOrder AgentWord AgentWords MAX_WORD agent_bytes",
         "_asgi": "BadApplication",
         "_caller": "Caller",
         "_chains": "Chains",

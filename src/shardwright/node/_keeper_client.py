@@ -168,9 +168,12 @@ class KeeperClient:
         """Whether it still answers, as far as is known here."""
         return not self._gone
 
-    async def describe(self, try_backends: tuple[str, ...] = ()) -> Described:
-        """With ``try_backends``, ``troubles`` says for each of them why it cannot be had, or nothing."""
-        answer, _ = await self._ask(Describe(next(self._ids), try_backends), [])
+    async def describe(self, try_backends: tuple[str, ...] = (), told: tuple[str, ...] = ()) -> Described:
+        """With ``try_backends``, ``troubles`` says for each of them why it cannot be had, or nothing.
+
+        ``told``: further backends whose ``transports`` are to be told.
+        """
+        answer, _ = await self._ask(Describe(next(self._ids), try_backends, told), [])
         assert isinstance(answer, Described)
         return answer
 

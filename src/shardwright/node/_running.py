@@ -40,6 +40,7 @@ from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._launcher import Launcher, Surroundings, read_secrets, read_token
 from shardwright.node._live_session import LiveSession
+from shardwright.node._machine_names import machine_backend
 from shardwright.node._mask import Mask
 from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
@@ -57,6 +58,7 @@ from shardwright.placement import Capacity
 from shardwright.sharding import cut_components
 from shardwright.telemetry import EventLog, OwnLog
 from shardwright.transport import shm
+from shardwright.transport.bridge import BRIDGED, BridgedTransport
 from shardwright.transport.inproc import InprocTransport
 from shardwright.transport.socket import SocketTransport
 
@@ -178,7 +180,8 @@ class Running:
         else:
             form = "json" if self.options.log is not None and not self.options.log.pretty else "pretty"
             self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone, form)
-            described = await self._keeper.describe()
+            machines = {machine_backend(each.isolation, self._environment) for each in manifest.components} - {""}
+            described = await self._keeper.describe(told=tuple(sorted(machines)))
             gpus = Gpus.of(manifest, self._environment)
             total = gpus.added_to(described.capacity)
             reached = described.transports
@@ -426,6 +429,8 @@ class Running:
                 raise NodeError(f"[policy] transport is {wanted!r}, which is not to be had: {shm.reason()}")
         if wanted in ("auto", sockets.name):
             transports.append(sockets)
+            machines = {name for names in reached.values() for name in names if name in BRIDGED}
+            transports += [BridgedTransport(name) for name in BRIDGED if name in machines]
         names = tuple(transport.name for transport in transports)
 
         def reach(component: ComponentName) -> tuple[str, ...]:

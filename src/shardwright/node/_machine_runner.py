@@ -1,0 +1,270 @@
+"""The runner of one virtual machine: a process that stands for the shard in there, as far as the node's side goes.
+
+``python -m shardwright.node._machine_runner ORDER CONTROL`` (descriptors: a file with a ``MachineOrder``, and a socket of
+packets by which its keeper changes limits). It makes the disks, starts the monitor, has a bridge join the shard's descriptors
+with the machine, and ends as the program in the machine ended. It ends with its keeper, and the monitor with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shardwright.errors import SandboxError, ShardwrightError
+from shardwright.guest import MAX_WORD, AgentOrder, AgentWord, AgentWords, agent_bytes
+from shardwright.node._keeper_client import python_command
+from shardwright.node._machines import machine_files
+from shardwright.sandbox.microvm import (
+    FirecrackerApi,
+    Machine,
+    MachineOrder,
+    boot_requests,
+    connect_vsock,
+    disk,
+    find_kernel,
+    furnish,
+    initial_folder,
+    jail_of,
+    jailer_command,
+    qemu_command,
+)
+from shardwright.transport.bridge import Bridge
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PDEATHSIG = 1
+_FAILED = 70
+_LAST_LINES = 20
+_LONGEST_LINE = 500
+_REST_S = 2.0  # for what the program said last
+_END_S = 5.0
+_BOOT_S = 120.0
+_MIB = 2**20
+
+
+class Runner:
+    """One machine, from the order to its end."""
+
+    def __init__(self, order: MachineOrder, control: socket.socket, errors: int) -> None:
+        self._order = order
+        self._control = control
+        self._errors = errors
+        self._console: deque[str] = deque(maxlen=_LAST_LINES)
+        self._words = AgentWords(MAX_WORD)
+        self._monitor: subprocess.Popen[bytes] | None = None
+        self._bridge: Bridge | None = None
+
+    def run(self) -> int:
+        """The exit status of the program; minus a signal. Raises SandboxError where the machine fails."""
+        try:
+            stream = self._boot()
+            near, first = socket.socketpair()
+            self._bridge = bridge = Bridge(stream, first=first.detach())
+            threading.Thread(target=bridge.run, name="bridge", daemon=True).start()
+            with near:
+                self._give(near)
+                return self._serve(near)
+        finally:
+            if self._monitor is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._monitor.wait(0 if self._bridge is None else _END_S)
+                self._monitor.kill()
+                self._monitor.wait()
+
+    # -- making ------------------------------------------------------------------------------------------------
+
+    def _machine(self, folder: str) -> Machine:
+        order, store = self._order, Path(self._order.store)
+        kernel = find_kernel(Path(order.kernel))
+        base, code = machine_files(order.read)
+        agent = python_command("shardwright.guest._agent")
+        script = {"/shardwright-agent": _agent_script(agent).encode()}
+        disks = [disk({**base, **script}, store), *([disk(code, store)] if code else [])]
+        initial = initial_folder(kernel, (sys.executable, "-P", "/shardwright-agent"), store)
+        plain = order.monitor == "firecracker"
+        return Machine(
+            monitor=order.monitor, program=order.program, kernel=str(kernel.plain if plain else kernel.image),
+            initial=str(initial), disks=tuple(map(str, disks)), memory_mib=order.memory_bytes // _MIB, cpus=order.cpus,
+            way="vsock" if plain else "virtio-serial", accelerated=order.monitor == "qemu-kvm", folder=folder,
+            jailer=order.jailer, user=65532,
+        )  # fmt: skip
+
+    def _boot(self) -> int:
+        """The machine's stream of bytes."""
+        with tempfile.TemporaryDirectory(prefix="swm-") as folder:
+            machine = self._machine(folder)
+            if machine.monitor == "firecracker":
+                return self._boot_firecracker(machine)
+            path = f"{folder}/bridge"
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(path)
+                listening.listen(1)
+                self._start(qemu_command(machine, bridge=path))
+                listening.settimeout(1.0)
+                end_s = time.monotonic() + _BOOT_S
+                while time.monotonic() < end_s:
+                    self._check()
+                    with contextlib.suppress(TimeoutError):
+                        return listening.accept()[0].detach()
+        raise SandboxError("the monitor of the machine does not come to its bridge")
+
+    def _boot_firecracker(self, machine: Machine) -> int:
+        """As published; not run on hardware."""
+        jail = jail_of(self._order.shard)
+        furnish(machine, jail)
+        self._start(jailer_command(machine, self._order.shard))
+        api, vsock = jail / "run" / "api.sock", jail / "run" / "vsock.sock"
+        end_s = time.monotonic() + _BOOT_S
+        while not api.exists():
+            self._pause(end_s)
+        FirecrackerApi(api).run(boot_requests(machine))
+        while True:
+            try:
+                return connect_vsock(vsock).detach()
+            except OSError:
+                self._pause(end_s)
+
+    def _pause(self, end_s: float) -> None:
+        self._check()
+        if time.monotonic() > end_s:
+            raise SandboxError("the machine does not come up in time")
+        time.sleep(0.02)  # nothing tells when a monitor's socket is there
+
+    def _start(self, command: list[str]) -> None:
+        parent = os.getpid()
+
+        def bound_to_us() -> None:
+            _LIBC.prctl(_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        self._monitor = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=bound_to_us
+        )
+        threading.Thread(target=self._read_console, name="console", daemon=True).start()
+
+    def _read_console(self) -> None:
+        """The last lines of what the machine, and its monitor, say: for people, where it fails."""
+        assert self._monitor is not None and self._monitor.stdout is not None
+        while line := self._monitor.stdout.readline(_LONGEST_LINE):
+            if text := line.decode("utf-8", "replace").strip():
+                self._console.append("".join(each if each.isprintable() else "?" for each in text))
+
+    def _check(self) -> None:
+        if self._monitor is not None and self._monitor.poll() is not None:
+            raise SandboxError(f"the machine ended by itself, with {self._monitor.returncode}")
+
+    # -- serving -----------------------------------------------------------------------------------------------
+
+    def _give(self, near: socket.socket) -> None:
+        order = self._order
+        memory = order.ceiling_bytes
+        asked = AgentOrder(order.arguments, order.environment, order.folder, order.numbers, memory, order.max_pids)
+        raw = memoryview(agent_bytes(asked))
+        sent = socket.send_fds(near, [raw], list(order.numbers))
+        near.sendall(raw[sent:])
+        for number in order.numbers:  # who else has them hears of their ends from now on
+            if number > 2:
+                os.close(number)
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        os.close(null)
+
+    def _serve(self, near: socket.socket) -> int:
+        assert self._monitor is not None
+        ended = os.pidfd_open(self._monitor.pid)
+        poll = select.poll()
+        for descriptor in (near.fileno(), self._control.fileno(), ended):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if near.fileno() in ready:
+                data = near.recv(65536)
+                if not data:
+                    raise SandboxError("the machine went silent, or broke the protocol of its bridge")
+                for word in self._heard(data):
+                    if word.failed:
+                        raise SandboxError(word.failed)
+                    if word.ended is not None:
+                        return self._over(word)
+            if self._control.fileno() in ready and not self._resize(near):
+                poll.unregister(self._control)
+            if ended in ready:
+                self._check()
+
+    def _heard(self, data: bytes) -> list[AgentWord]:
+        """What the agent said. Raises SandboxError: whoever speaks there may be anybody by now."""
+        try:
+            return [msgspec.json.decode(body, type=AgentWord) for body in self._words.bodies(data)]
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise SandboxError(f"the machine's agent says what it may not: {error!s:.200}") from None
+
+    def _resize(self, near: socket.socket) -> bool:
+        said_by_keeper = self._control.recv(4096)
+        if not said_by_keeper:
+            return False
+        wanted: dict[str, Any] = msgspec.json.decode(said_by_keeper)
+        near.sendall(agent_bytes(AgentOrder(memory_bytes=wanted["memory_bytes"])))
+        return True
+
+    def _over(self, word: AgentWord) -> int:
+        assert self._bridge is not None and word.ended is not None
+        end_s = time.monotonic() + _REST_S
+        while self._bridge.streams > 1 and time.monotonic() < end_s:
+            time.sleep(0.01)  # what it wrote last is on its way; streams that others hold open do not end
+        if word.out_of_memory:
+            with contextlib.suppress(OSError):
+                self._control.send(b"out of memory")
+        return max(-64, min(255, word.ended))
+
+    def explain(self, error: ShardwrightError) -> None:
+        """To the shard's log."""
+        lines = [f"shardwright: {error}", *(f"    {line}" for line in self._console)]
+        with contextlib.suppress(OSError):
+            os.write(self._errors, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+
+
+def _agent_script(command: list[str]) -> str:
+    """What ``python_command`` runs, as a file: the kernel's hand-over knows no quotes."""
+    code, arguments = command[3], command[4:]
+    return f"import sys\nsys.argv[:] = ['-c', {', '.join(map(repr, arguments))}, *sys.argv[1:]]\n{code}"
+
+
+def main(argv: list[str]) -> None:
+    errors = os.dup(2)
+    os.set_inheritable(errors, False)
+    with open(int(argv[1]), "rb") as file:
+        order = msgspec.json.decode(file.read(), type=MachineOrder)
+    control = socket.socket(fileno=int(argv[2]))
+    for number in order.numbers:
+        os.set_inheritable(number, False)
+    runner = Runner(order, control, errors)
+    try:
+        status = runner.run()
+    except ShardwrightError as error:
+        runner.explain(error)
+        status = _FAILED
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
+        os.kill(os.getpid(), -status)
+        signal.pause()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main(sys.argv)
