@@ -212,7 +212,8 @@ def test_help_lists_every_command_with_an_example(tmp_path: Path) -> None:
 
 HINDERED = (
     MANIFEST
-    + 'isolation = "microvm"\nstart = "template"\nlimits = { gpu = 0.5 }\nsecrets = { ONE = "file:missing", TWO = "file:nowhere" }\n'
+    + 'isolation = "microvm"\nstart = "template"\nlimits = { gpu = 0.5 }\n'
+    + 'secrets = { ONE = "file:missing", TWO = "file:nowhere" }\n'
 )
 
 

@@ -18,7 +18,9 @@ from shardwright.transport.bridge._frames import HEADER, MAX_PAYLOAD, PIECE_BYTE
 
 _numbers = st.integers(1, 2**32 - 1)
 _frames = st.one_of(
-    st.builds(Frame, st.just(Kind.DATA), _numbers, st.binary(min_size=1, max_size=300), st.lists(_numbers, max_size=4).map(tuple)),
+    st.builds(
+        Frame, st.just(Kind.DATA), _numbers, st.binary(min_size=1, max_size=300), st.lists(_numbers, max_size=4).map(tuple)
+    ),
     st.builds(Frame, st.just(Kind.CREDIT), _numbers, st.binary(min_size=4, max_size=4)),
     st.builds(Frame, st.sampled_from([Kind.END, Kind.STOP]), _numbers),
     st.builds(Frame, st.just(Kind.OPEN), _numbers, st.binary(min_size=1, max_size=1)),

@@ -117,5 +117,6 @@ class FirecrackerStandIn:
 def _closed(definitions: dict[str, Any]) -> dict[str, Any]:
     """Firecracker refuses fields that it does not know."""
     return {
-        name: {**each, "additionalProperties": False} if "properties" in each else each for name, each in definitions.items()
+        name: {**each, "additionalProperties": False} if "properties" in each else each
+        for name, each in definitions.items()
     }

@@ -1,7 +1,7 @@
-"""Shards at isolation ``microvm``, for real: ``python machine_shards.py KERNEL_FOLDER`` writes one JSON object of what was seen.
+"""Shards at isolation ``microvm``, for real: ``python machine_shards.py KERNEL_FOLDER`` writes what was seen as JSON.
 
-A node with one shard in a process and one in a virtual machine (QEMU, software emulation, Debian's kernel): calls both ways, what
-`ps` says, what the machine sees, resizing, running out of memory, its death, and that nothing is left.
+A node with one shard in a process and one in a virtual machine (QEMU, software emulation, Debian's kernel): calls both ways,
+what `ps` says, what the machine sees, resizing, running out of memory, its death, and that nothing is left.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
             begun_s = time.monotonic()
             with shardwright.start(folder, environment=environment) as node, node.session("one") as session:
 
-                def first_call() -> str:
+                def first_call(begun_s: float = begun_s, session: Any = session) -> str:
                     assert session.call("far.echo", "here") == "here"
                     return f"answered {time.monotonic() - begun_s:.1f} s after the node was asked for"
 
@@ -133,7 +133,9 @@ def _rest(check: Callable[[str, Callable[[], Any]], None], node: Any, session: A
         (after,) = [each for each in node.shards() if each.id == shard.id]
         assert (after.ceiling_memory_bytes, after.ceiling_cpu) == (256 << 20, 1.0), after
         assert session.call("far.take", 200) == 200 << 20
-        return f"{shard.ceiling_memory_bytes >> 20} MiB to {after.ceiling_memory_bytes >> 20} MiB, and 200 MiB were taken"
+        return (
+            f"{shard.ceiling_memory_bytes >> 20} MiB to {after.ceiling_memory_bytes >> 20} MiB, and 200 MiB were taken"
+        )
 
     def out_of_memory() -> str:
         try:

@@ -151,11 +151,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "MAX_WORD",
-    "AgentOrder",
-    "AgentWord",
-    "AgentWords",
-    "agent_bytes",
     "CONTINUE",
     "CREDIT",
     "EXIT_DEFECT",
@@ -164,6 +159,7 @@ __all__ = [
     "MAX_EVENTS",
     "MAX_FROM_GUEST",
     "MAX_WEBSOCKET_MESSAGE",
+    "MAX_WORD",
     "NOWHERE",
     "PIECE",
     "REFERENCE",
@@ -174,6 +170,9 @@ __all__ = [
     "WHY_PATIENCE_S",
     "WINDOW",
     "Accept",
+    "AgentOrder",
+    "AgentWord",
+    "AgentWords",
     "Answer",
     "ApplicationEvent",
     "AskCounts",
@@ -285,6 +284,7 @@ __all__ = [
     "WebSocketReceive",
     "WebSocketSend",
     "Why",
+    "agent_bytes",
     "async_generator_proxy",
     "beyond",
     "cancelled",

@@ -2,10 +2,11 @@
 
 ``python -m shardwright.guest._agent WAY``, where ``WAY`` is ``virtio-serial`` or ``vsock``. It opens the machine's one stream
 of bytes, has a bridge serve it in a process of its own, and takes orders over the bridge's first stream: run this program with
-these descriptors, change its limits. It says how the program ended; then, or when the node is gone, it switches the machine off.
+these descriptors, change its limits. It says how the program ended; then, or when the node is gone, it switches the machine
+off.
 
-What is on that stream: ``u32`` length, little-endian, and JSON of ``AgentOrder`` towards the agent, of ``AgentWord`` towards the node;
-descriptors of a program come with the first byte of the order to run it.
+What is on that stream: ``u32`` length, little-endian, and JSON of ``AgentOrder`` towards the agent, of ``AgentWord`` towards
+the node; descriptors of a program come with the first byte of the order to run it.
 """
 
 from __future__ import annotations
@@ -206,6 +207,7 @@ def _become(order: AgentOrder, descriptors: list[int], saying: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for number in {0, 1, 2} - set(order.numbers):
             os.dup2(null, number, inheritable=True)
+        os.makedirs(order.folder, exist_ok=True)  # a folder of the node's need not hold anything that is here
         os.chdir(order.folder)
         os.execve(order.arguments[0], order.arguments, order.environment)
     except BaseException as error:

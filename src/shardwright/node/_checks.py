@@ -39,7 +39,11 @@ def unbuilt(manifest: Manifest) -> tuple[str, ...]:
         for component in manifest.components
         if component.isolation == "microvm"
         for key, stated, why in (
-            ("files.write", component.files.write, "a virtual machine has copies: what is written there reaches nobody"),
+            (
+                "files.write",
+                component.files.write,
+                "a virtual machine has copies: what is written there reaches nobody",
+            ),
             ("network", component.network.egress, "a virtual machine has no network"),
         )
         if stated

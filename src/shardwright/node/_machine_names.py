@@ -9,7 +9,7 @@ from pathlib import Path
 from shardwright.errors import NodeError
 from shardwright.node._state import state_folder
 
-__all__ = ["machine_backend", "store_folder"]
+__all__ = ["kind_of", "machine_backend", "store_folder"]
 
 
 def machine_backend(isolation: str, environment: Mapping[str, str]) -> str:
@@ -30,3 +30,8 @@ def store_folder(environment: Mapping[str, str]) -> Path:
         return state_folder(environment).parent / "shardwright" / "machines"
     except NodeError:
         return Path("/var/tmp/shardwright-machines")
+
+
+def kind_of(backend: str) -> str:
+    """The isolation that a backend is of, as the manifest has it; for people."""
+    return "microvm" if backend.startswith("microvm:") else backend

@@ -40,7 +40,7 @@ from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._launcher import Launcher, Surroundings, read_secrets, read_token
 from shardwright.node._live_session import LiveSession
-from shardwright.node._machine_names import machine_backend
+from shardwright.node._machine_names import kind_of, machine_backend
 from shardwright.node._mask import Mask
 from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
@@ -454,7 +454,7 @@ class Running:
                 id=r.id, component=r.component, status=str(r.status), pid=core.ports()[r.id].pid if r.id in core.ports() else 0,
                 scope=str(self.plan.definition(r.component).scope), key=r.key,
                 sessions=tuple(names[n] for n in r.sessions if n in names), start=core.launcher.how(r.component),
-                isolation=core.launcher.isolation(r.component), transport=core.wires.between(r.component).name,
+                isolation=kind_of(core.launcher.isolation(r.component)), transport=core.wires.between(r.component).name,
                 guarantee_cpu=r.limits.guarantee.cpu,
                 guarantee_memory_bytes=r.limits.guarantee.memory_bytes, ceiling_cpu=r.limits.ceiling.cpu,
                 ceiling_memory_bytes=r.limits.ceiling.memory_bytes, usage=usages.get(r.id), age_s=now - r.created_s,

@@ -48,7 +48,9 @@ class Wires:
         for transport in self._transports:
             if _joins(transport, reached):
                 return self._wide.get(transport.name, transport) if wide else transport
-        told = "; ".join(f"{name}: {', '.join(each) or 'none'}" for name, each in zip(components, reached, strict=False))
+        told = "; ".join(
+            f"{name}: {', '.join(each) or 'none'}" for name, each in zip(components, reached, strict=False)
+        )
         raise NodeError(
             f"no transport joins {' and '.join(components)}",
             remedy=f"choose another isolation, or another [policy] transport; what reaches into their sandboxes is {told}",

@@ -181,7 +181,9 @@ class MicrovmBackend(ProcessBackend):
             if shutil.which(name, path=_PATH) is None:
                 raise SandboxError(f"there is no {name}", remedy=_REMEDIES[self._monitor])
         if self._monitor != "qemu" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-            raise SandboxError("/dev/kvm cannot be used", remedy="enable hardware virtualisation, or take SHARDWRIGHT_MICROVM=qemu")
+            raise SandboxError(
+                "/dev/kvm cannot be used", remedy="enable hardware virtualisation, or take SHARDWRIGHT_MICROVM=qemu"
+            )
         return str(shutil.which(names[0], path=_PATH))
 
     def _found_kernel(self) -> Kernel:
@@ -269,11 +271,15 @@ def _check(spec: LaunchSpec) -> None:
 
 def _outer(limits: Limits) -> Limits:
     """What runner and monitor may have, so that the program may have that."""
-    return replace(limits, ceiling=replace(limits.ceiling, memory_bytes=_plus(limits.ceiling.memory_bytes, OVERHEAD_BYTES)))
+    return replace(
+        limits, ceiling=replace(limits.ceiling, memory_bytes=_plus(limits.ceiling.memory_bytes, OVERHEAD_BYTES))
+    )
 
 
 def _inner(limits: Limits) -> Limits:
-    return replace(limits, ceiling=replace(limits.ceiling, memory_bytes=_plus(limits.ceiling.memory_bytes, -OVERHEAD_BYTES)))
+    return replace(
+        limits, ceiling=replace(limits.ceiling, memory_bytes=_plus(limits.ceiling.memory_bytes, -OVERHEAD_BYTES))
+    )
 
 
 def _plus(amount: int | None, more: int) -> int | None:

@@ -87,10 +87,21 @@ def disk(files: Files, store: Path) -> Path:
             size += _put(Path(tree), path, content)
         blocks = size // 4096 + 2 * len(files) + 2048
         command = [maker, "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", "^has_journal,^resize_inode"]
-        command += ["-N", str(2 * len(files) + 64), "-E", "root_owner=0:0", "-d", tree, partial, str(blocks + blocks // 8)]
+        command += [
+            "-N",
+            str(2 * len(files) + 64),
+            "-E",
+            "root_owner=0:0",
+            "-d",
+            tree,
+            partial,
+            str(blocks + blocks // 8),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SandboxError(f"the disk of a machine cannot be made: {done.stderr.strip()[-300:]}", remedy="make room")
+            raise SandboxError(
+                f"the disk of a machine cannot be made: {done.stderr.strip()[-300:]}", remedy="make room"
+            )
     return name
 
 

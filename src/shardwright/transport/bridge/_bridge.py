@@ -11,6 +11,7 @@ most ``_OUTBOX_BYTES`` and one piece. Where the other side takes nothing, nothin
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import time
@@ -18,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 
 from shardwright.errors import ChannelClosed, ProtocolViolation
-from shardwright.transport.bridge._ends import LocalEnd, far_end, near_end
+from shardwright.transport.bridge._ends import far_end, near_end
 from shardwright.transport.bridge._frames import (
     NUMBER,
     PIECE_BYTES,
@@ -36,8 +37,10 @@ KEEP_ALIVE_S = 5.0
 _SILENCES = 4  # so many times as long as the other side promised to speak, it may be silent
 _OUTBOX_BYTES = 256 * 2**10
 _READ_BYTES = 256 * 2**10
+_PIECES = 64  # that one write takes
 _EVENTS = 64  # of local ends, before the other side is looked at again
 _GREETING_S = 300.0  # a guest boots meanwhile
+_STANDSTILL_S = 2.0  # longer than a turn takes
 FIRST = 1  # the stream that is there from the start
 
 
@@ -77,7 +80,7 @@ class Bridge:
         self._all = select.epoll()
         self._ends = select.epoll()
         self._wants_ends = self._wants_to_write = False
-        self._heard_s = self._spoke_s = time.monotonic()
+        self._heard_s = self._spoke_s = self._turned_s = time.monotonic()
         self._why = ""
         self._all.register(self._bytes, select.EPOLLIN)
         self._send(self._own.encoded())
@@ -129,7 +132,12 @@ class Bridge:
         roomy = self._outbox_bytes < _OUTBOX_BYTES and self._peer is not None
         self._want(ends=roomy, writing=bool(self._outbox))
         busy = roomy and any(self._may_pull(self._streams[number]) for number in self._unpolled)
-        events = self._all.poll(0 if busy else self._patience_s())
+        patience_s = 0.0 if busy else self._patience_s()
+        events = self._all.poll(patience_s)
+        now = time.monotonic()
+        if now - self._turned_s > patience_s + _STANDSTILL_S:
+            self._heard_s = now  # this process stood still: what the other side did meanwhile says nothing
+        self._turned_s = now
         for descriptor, event in events:
             if descriptor == self._bytes and event & ~select.EPOLLOUT:
                 self._read()
@@ -178,7 +186,7 @@ class Bridge:
     def _write(self) -> None:
         while self._outbox:
             try:
-                count = os.writev(self._bytes, list(self._outbox)[:64])
+                count = os.writev(self._bytes, list(itertools.islice(self._outbox, _PIECES)))
             except BlockingIOError:
                 return
             self._spoke_s = time.monotonic()
@@ -212,6 +220,7 @@ class Bridge:
                 raise ProtocolViolation("both sides of the bridge are of the same kind")
             for each in self._streams.values():
                 each.credit = self._peer.window
+                self._poll(each)
             return
         if self._peer is None:
             raise ProtocolViolation("the other side of the bridge did not greet")
@@ -281,6 +290,7 @@ class Bridge:
         if end is None:
             self._stop(stream)
             self._end(stream)
+            self._settle(stream)
         if frame.stream == FIRST and self._arrived is not None:
             self._arrived(theirs)
         else:
