@@ -1,7 +1,8 @@
 """Shards at isolation ``microvm``, for real: ``python machine_shards.py KERNEL_FOLDER`` writes what was seen as JSON.
 
 A node with one shard in a process and one in a virtual machine (QEMU, software emulation, Debian's kernel): calls both ways,
-what `ps` says, what the machine sees, resizing, running out of memory, its death, and that nothing is left.
+what `ps` says, what the machine sees, resizing, running out of memory, its death, and that nothing is left. Then the
+conformance suite of sandboxes over the same backend.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ import psutil
 
 import shardwright
 from shardwright.errors import ShardwrightError
+from shardwright.node._machines import machine_backend_of
+from shardwright.sandbox import become_subreaper
+from shardwright.sandbox.microvm import MicrovmBackend
+from shardwright.testing import SANDBOX_CHECKS, SandboxCheck, check_sandbox_backend
 
 MANIFEST = """
 [app]
@@ -104,6 +109,18 @@ def main(argv: list[str]) -> int:
                 _rest(check, node, session)
     left = [each for each in set(psutil.Process().children(recursive=True)) - children if each.is_running()]
     check("nothing is left", lambda: _none(left))
+    become_subreaper()
+    with tempfile.TemporaryDirectory(prefix="swt-machines-", dir="/var/tmp") as name:
+
+        def factory() -> MicrovmBackend:
+            return machine_backend_of(f"microvm:qemu:{os.path.abspath(argv[1])}:{name}")
+
+        for each in SANDBOX_CHECKS:
+
+            def kept(each: SandboxCheck = each) -> str:
+                return "" if check_sandbox_backend(factory, only=each.name) else "not asked of it"
+
+            check(f"contract: {each.name}", kept)
     json.dump(found, sys.stdout, indent=1)
     return 0 if all(each["passed"] for each in found["checks"]) else 1
 

@@ -30,7 +30,8 @@ def unbuilt(manifest: Manifest) -> tuple[str, ...]:
     ]
     problems += [
         f"{manifest.place(f'components.{component.name}.start')}: components.{component.name}.start: "
-        f"shards in containers and machines ({component.isolation}) cannot be forked from a template; expected 'auto' or 'spawn'"
+        f"shards in containers and machines ({component.isolation}) cannot be forked from a template; "
+        "expected 'auto' or 'spawn'"
         for component in manifest.components
         if in_containers(component.isolation) and component.start is Start.TEMPLATE
     ]

@@ -29,6 +29,7 @@ MONITORS = ("qemu", "qemu-kvm", "firecracker")
 OVERHEAD_BYTES = 160 * 2**20  # of monitor, runner and the machine's kernel, beyond what the program may have
 _LEAST_BYTES, _MOST_BYTES = 512 * 2**20, 64 * 2**30
 _ROOM = 2  # times the first ceiling: so far it may be raised later
+_ENFORCED = ("cpu", "memory", "pids")  # its disks are nobody else's, and it has no network
 _PIDS = 128  # of runner and monitor, out here
 _PATH = f"{os.defpath}:/usr/local/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _PROGRAMS = {"qemu": "qemu-system-x86_64", "qemu-kvm": "qemu-system-x86_64", "firecracker": "firecracker"}
@@ -146,7 +147,7 @@ class MicrovmBackend(ProcessBackend):
             transports=("vsock",) if self._monitor == "firecracker" else ("virtio-serial",),
             starts=("spawn",),
             isolates=("memory", "files", "network", "pids", "kernel"),
-            enforces=self.groups.enforces,
+            enforces=tuple(name for name in self.groups.enforces if name in _ENFORCED),
         )
 
     def fingerprint(self) -> Fingerprint:

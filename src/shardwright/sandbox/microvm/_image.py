@@ -1,7 +1,7 @@
 """What a machine boots from: an initial folder of a few modules, and disks that hold files of this machine.
 
-Disks are named by what they hold: the same files make one disk, made once, without a network or root, by ``mke2fs -d``; machines
-read it and share its pages in the node's cache. What a machine writes goes to memory of its own.
+Disks are named by what they hold: the same files make one disk, made once, without a network or root, by ``mke2fs -d``;
+machines read it and share its pages in the node's cache. What a machine writes goes to memory of its own.
 """
 
 from __future__ import annotations
