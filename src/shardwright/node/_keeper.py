@@ -316,10 +316,8 @@ class Keeper:
         return self._backends[name]
 
     def _first_pids(self) -> list[int]:
-        """Children of ours that are no orphans: the inits of sandboxes."""
-        return [
-            pid for each in self._backends.values() if isinstance(each, NamespaceBackend) for pid in each.first_pids()
-        ]
+        """Children of ours that are no orphans: the first processes of sandboxes."""
+        return [pid for each in self._backends.values() for pid in each.first_pids()]
 
     def _trouble(self, name: str) -> str:
         """Why sandboxes of that backend cannot be made here; empty when they can."""

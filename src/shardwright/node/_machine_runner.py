@@ -32,6 +32,7 @@ from shardwright.sandbox.microvm import (
     FirecrackerApi,
     Machine,
     MachineOrder,
+    Told,
     boot_requests,
     connect_vsock,
     disk,
@@ -50,6 +51,8 @@ _FAILED = 70
 _LAST_LINES = 20
 _LONGEST_LINE = 500
 _REST_S = 2.0  # for what the program said last
+_STREAMS_S = 0.03  # within which all streams of a program that ended are over
+_WORD_S = 0.5  # and so long until it is said how it ended
 _END_S = 5.0
 _BOOT_S = 120.0
 _MIB = 2**20
@@ -66,6 +69,7 @@ class Runner:
         self._words = AgentWords(MAX_WORD)
         self._monitor: subprocess.Popen[bytes] | None = None
         self._bridge: Bridge | None = None
+        self._ended: int | None = None
 
     def run(self) -> int:
         """The exit status of the program; minus a signal. Raises SandboxError where the machine fails."""
@@ -186,50 +190,72 @@ class Runner:
 
     def _serve(self, near: socket.socket) -> int:
         assert self._monitor is not None
+        self._say(Told(serving=True))
         ended = os.pidfd_open(self._monitor.pid)
         poll = select.poll()
         for descriptor in (near.fileno(), self._control.fileno(), ended):
             poll.register(descriptor, select.POLLIN)
-        while True:
+        while self._ended is None:
             ready = {descriptor for descriptor, _ in poll.poll()}
             if near.fileno() in ready:
-                data = near.recv(65536)
-                if not data:
-                    raise SandboxError("the machine went silent, or broke the protocol of its bridge")
-                for word in self._heard(data):
-                    if word.failed:
-                        raise SandboxError(word.failed)
-                    if word.ended is not None:
-                        return self._over(word)
-            if self._control.fileno() in ready and not self._resize(near):
+                self._hear(near)
+            if self._control.fileno() in ready and not self._obey(near):
                 poll.unregister(self._control)
             if ended in ready:
                 self._check()
+        self._rest()
+        return max(-64, min(255, self._ended))
 
-    def _heard(self, data: bytes) -> list[AgentWord]:
-        """What the agent said. Raises SandboxError: whoever speaks there may be anybody by now."""
+    def _hear(self, near: socket.socket) -> None:
+        """What the agent says. Raises SandboxError: whoever speaks there may be anybody by now."""
+        data = near.recv(65536)
+        if not data:
+            raise SandboxError("the machine went silent, or broke the protocol of its bridge")
         try:
-            return [msgspec.json.decode(body, type=AgentWord) for body in self._words.bodies(data)]
+            words = [msgspec.json.decode(body, type=AgentWord) for body in self._words.bodies(data)]
         except (ValueError, msgspec.MsgspecError) as error:
             raise SandboxError(f"the machine's agent says what it may not: {error!s:.200}") from None
+        for word in words:
+            if word.failed:
+                raise SandboxError("".join(each if each.isprintable() else "?" for each in word.failed[:_LONGEST_LINE]))
+            if word.ended is not None and self._ended is None:
+                self._ended = word.ended
+                self._say(Told(ended=max(-64, min(255, word.ended)), out_of_memory=word.out_of_memory))
 
-    def _resize(self, near: socket.socket) -> bool:
-        said_by_keeper = self._control.recv(4096)
-        if not said_by_keeper:
+    def _obey(self, near: socket.socket) -> bool:
+        """False when the keeper is gone."""
+        said = self._control.recv(4096)
+        if not said:
             return False
-        wanted: dict[str, Any] = msgspec.json.decode(said_by_keeper)
-        near.sendall(agent_bytes(AgentOrder(memory_bytes=wanted["memory_bytes"])))
+        wanted: dict[str, Any] = msgspec.json.decode(said)
+        if "memory_bytes" in wanted:
+            near.sendall(agent_bytes(AgentOrder(memory_bytes=wanted["memory_bytes"])))
+        elif "leave" in wanted:
+            self._tell_whether_it_ended(near)
         return True
 
-    def _over(self, word: AgentWord) -> int:
-        assert self._bridge is not None and word.ended is not None
+    def _tell_whether_it_ended(self, near: socket.socket) -> None:
+        """Its sockets are closed, perhaps; then the agent will say within a moment how its program ended."""
+        assert self._bridge is not None
+        begun_s = time.monotonic()
+        while self._ended is None:
+            left_s = _WORD_S if self._bridge.streams <= 1 else _STREAMS_S
+            if time.monotonic() - begun_s > left_s:
+                self._say(Told())
+                return
+            if select.select([near], [], [], 0.005)[0]:
+                self._hear(near)
+
+    def _say(self, told: Told) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(msgspec.json.encode(told), socket.MSG_DONTWAIT)
+
+    def _rest(self) -> None:
+        """What the program wrote last is on its way; streams that others hold open do not end."""
+        assert self._bridge is not None
         end_s = time.monotonic() + _REST_S
         while self._bridge.streams > 1 and time.monotonic() < end_s:
-            time.sleep(0.01)  # what it wrote last is on its way; streams that others hold open do not end
-        if word.out_of_memory:
-            with contextlib.suppress(OSError):
-                self._control.send(b"out of memory")
-        return max(-64, min(255, word.ended))
+            time.sleep(0.01)
 
     def explain(self, error: ShardwrightError) -> None:
         """To the shard's log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_a_disk_is_named_by_its_content_and_holds_it(tmp_path: Path) -> None:
     files: dict[str, Path | str | bytes] = {"/a/b/one": source, "/a/link": "b/one", "/two": b"bytes"}
     made = disk(files, tmp_path / "store")
     assert disk(dict(reversed(files.items())), tmp_path / "store") == made
-    assert [each.name for each in (tmp_path / "store").iterdir()] == [made.name]
+    assert [each.name for each in (tmp_path / "store").glob("disk-*")] == [made.name]
     environment = {"PATH": f"{os.defpath}:/sbin:/usr/sbin"}
     shown = subprocess.run(
         ["debugfs", "-R", "cat /a/b/one", str(made)], capture_output=True, text=True, check=True, env=environment
@@ -125,7 +126,7 @@ def test_a_machine_of_qemu_has_no_way_out_but_its_bridge() -> None:
     machine = Machine("qemu", "/q", "/k", "/i", ("/d,1",), 256, 2, "virtio-serial", False, "/f")
     command = qemu_command(machine, bridge="/f/bridge")
     assert "-nodefaults" in command and "-netdev" not in command and "-nic" not in command
-    devices = [value for name, value in zip(command, command[1:], strict=False) if name == "-device"]
+    devices = [value for name, value in itertools.pairwise(command) if name == "-device"]
     assert {each.partition(",")[0] for each in devices} == {
         "virtio-blk-pci", "virtio-rng-pci", "virtio-serial-pci", "virtserialport",
     }  # fmt: skip

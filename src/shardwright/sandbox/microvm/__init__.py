@@ -1,11 +1,13 @@
 """The ``microvm`` backend: each sandbox a virtual machine with a kernel of its own."""
 
 from shardwright.sandbox.microvm._backend import (
+    LEAVE,
     MONITORS,
     MachineOrder,
     MicrovmBackend,
     MicrovmSandbox,
     Runner,
+    Told,
 )
 from shardwright.sandbox.microvm._firecracker import (
     FirecrackerApi,
@@ -23,6 +25,7 @@ from shardwright.sandbox.microvm._kernel import Kernel, find_kernel
 from shardwright.sandbox.microvm._machine import PORT_NAME, VSOCK_PORT, Machine, qemu_command
 
 __all__ = [
+    "LEAVE",
     "MONITORS",
     "PORT_NAME",
     "VSOCK_PORT",
@@ -33,6 +36,7 @@ __all__ = [
     "MicrovmBackend",
     "MicrovmSandbox",
     "Runner",
+    "Told",
     "balloon_requests",
     "boot_requests",
     "connect_vsock",

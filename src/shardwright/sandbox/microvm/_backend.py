@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import socket
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ MONITORS = ("qemu", "qemu-kvm", "firecracker")
 OVERHEAD_BYTES = 160 * 2**20  # of monitor, runner and the machine's kernel, beyond what the program may have
 _LEAST_BYTES, _MOST_BYTES = 512 * 2**20, 64 * 2**30
 _ROOM = 2  # times the first ceiling: so far it may be raised later
+LEAVE = b'{"leave":true}'  # to a runner: say whether its program has ended
+_LEAVE_S = 0.7
 _ENFORCED = ("cpu", "memory", "pids")  # its disks are nobody else's, and it has no network
 _PIDS = 128  # of runner and monitor, out here
 _PATH = f"{os.defpath}:/usr/local/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -67,11 +70,21 @@ class MachineOrder(msgspec.Struct, frozen=True):
     read: tuple[str, ...]
 
 
+class Told(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a runner says to its keeper, a packet of JSON each: that it serves, that the program runs still, how it ended."""
+
+    serving: bool = False
+    ended: int | None = None
+    out_of_memory: bool = False
+
+
 class MicrovmSandbox(ProcessSandbox):
     """A runner and its machine. One that was adopted by its handle alone cannot reach the agent: the outer limits hold."""
 
     control: socket.socket | None = None
     memory_bytes = 0
+    _told: Exit | None = None
+    _serving = False
 
     def resize(self, limits: Limits) -> Limits:
         wanted = limits.ceiling.memory_bytes
@@ -87,13 +100,36 @@ class MicrovmSandbox(ProcessSandbox):
         return found
 
     def poll(self) -> Exit | None:
+        """As its runner told it, which may be killed before it has ended by itself."""
         was = self._exit
         found = super().poll()
-        if found is not None and was is None and self.control is not None:
-            with contextlib.suppress(OSError):
-                if b"out of memory" in self.control.recv(4096, socket.MSG_DONTWAIT):
-                    self._exit = found = replace(found, out_of_memory=True)
+        if found is not None and was is None:
+            self._hear()
+            if self._told is not None:
+                self._exit = found = self._told
         return found
+
+    def kill(self) -> None:
+        """Where its program has ended already, how it did is waited for: its sockets close some time before that shows."""
+        if not self.deleted and self.control is not None and self.poll() is None:
+            self._hear()
+            if self._serving and self._told is None:
+                with contextlib.suppress(OSError):
+                    self.control.send(LEAVE, socket.MSG_DONTWAIT)
+                    if select.select([self.control], [], [], _LEAVE_S)[0]:
+                        self._hear()
+        super().kill()
+
+    def _hear(self) -> None:
+        """What the runner said meanwhile."""
+        while self.control is not None:
+            try:
+                said = msgspec.json.decode(self.control.recv(4096, socket.MSG_DONTWAIT), type=Told)
+            except (OSError, msgspec.MsgspecError):
+                return
+            self._serving |= said.serving
+            if said.ended is not None:
+                self._told = Exit(said.ended, said.out_of_memory)
 
     def delete(self) -> None:
         if self.deleted:
@@ -131,8 +167,11 @@ class MicrovmBackend(ProcessBackend):
         end_with_parent: bool = True,
     ) -> None:
         super().__init__(groups, end_with_parent=end_with_parent)
-        if monitor not in MONITORS:
-            raise SandboxError(f"there is no monitor {monitor!r}", remedy=f"choose from {', '.join(MONITORS)}")
+        if monitor not in MONITORS and not os.path.isabs(monitor):
+            raise SandboxError(
+                f"there is no monitor {monitor!r}",
+                remedy=f"choose from {', '.join(MONITORS)}, or name a program with QEMU's command line by its path",
+            )
         self.name = name
         self._runner = runner
         self._kernel = kernel
@@ -169,7 +208,7 @@ class MicrovmBackend(ProcessBackend):
         how = {
             "qemu": "software emulation: slow", "qemu-kvm": "/dev/kvm",
             "firecracker": "written to its published API, not run on hardware",
-        }[self._monitor]  # fmt: skip
+        }.get(self._monitor, "software emulation by the program that was named")  # fmt: skip
         return Finding(what, True, f"{how}; kernel {kernel.release}")
 
     def trouble(self) -> str:
@@ -177,6 +216,10 @@ class MicrovmBackend(ProcessBackend):
         return "" if found.present else f"{found.detail}: {found.remedy}"
 
     def _program(self) -> str:
+        if os.path.isabs(self._monitor):
+            if not os.access(self._monitor, os.X_OK):
+                raise SandboxError(f"{self._monitor} is no program", remedy="name one with QEMU's command line")
+            return self._monitor
         names = [_PROGRAMS[self._monitor], *(["jailer"] if self._monitor == "firecracker" else [])]
         for name in names:
             if shutil.which(name, path=_PATH) is None:
