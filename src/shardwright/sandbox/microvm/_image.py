@@ -117,7 +117,7 @@ def _looks(files: Files) -> str:
         content = files[path]
         if isinstance(content, Path):
             seen = os.stat(content)
-            told = f"{seen.st_dev}:{seen.st_ino}:{seen.st_size}:{seen.st_mtime_ns}:{seen.st_ctime_ns}:{seen.st_mode}"
+            told = f"{seen.st_dev}:{seen.st_ino}:{seen.st_size}:{seen.st_mtime_ns}:{seen.st_mode}"
         else:
             told = hashlib.sha256(content if isinstance(content, bytes) else b"l" + content.encode()).hexdigest()
         total.update(f"{len(path)}:{path}{len(told)}:{told}".encode("utf-8", "surrogateescape"))
