@@ -24,7 +24,7 @@ class Crossed:
         self._hand, hand = socket.socketpair()
         for each in (self.near, self._hand):
             each.settimeout(PATIENCE_S)
-        self.ended: list[str] = []
+        self.ended: dict[int, str] = {}
 
         def arrived(descriptor: int) -> None:
             socket.send_fds(hand, [b"+"], [descriptor])
@@ -38,15 +38,15 @@ class Crossed:
             Bridge(near, first=first.detach(), window=WINDOW, **how),  # type: ignore[arg-type]
             Bridge(far, arrived=arrived, window=WINDOW, **how),  # type: ignore[arg-type]
         )
-        self.threads = [threading.Thread(target=self._run, args=(bridge,)) for bridge in self.bridges]
+        self.threads = [threading.Thread(target=self._run, args=(side,)) for side in (0, 1)]
         for thread in self.threads:
             thread.start()
         _, found, _, _ = socket.recv_fds(self._hand, 1, 1)
         self.far = socket.socket(fileno=found[0])
         self.far.settimeout(PATIENCE_S)
 
-    def _run(self, bridge: Bridge) -> None:
-        self.ended.append(bridge.run())
+    def _run(self, side: int) -> None:
+        self.ended[side] = self.bridges[side].run()
 
     def hand(self, *descriptors: int) -> list[int]:
         socket.send_fds(self.near, [b"+"], descriptors)
