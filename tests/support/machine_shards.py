@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 import shardwright
-from shardwright.errors import ShardwrightError
+from shardwright.errors import ShardwrightError, StartFailed
 from shardwright.node._machines import machine_backend_of
 from shardwright.sandbox import become_subreaper
 from shardwright.sandbox.microvm import MicrovmBackend
@@ -109,6 +109,9 @@ def main(argv: list[str]) -> int:
                 _rest(check, node, session)
     left = [each for each in set(psutil.Process().children(recursive=True)) - children if each.is_running()]
     check("nothing is left", lambda: _none(left))
+    if "--shards" in argv:
+        json.dump(found, sys.stdout, indent=1)
+        return 0 if all(each["passed"] for each in found["checks"]) else 1
     become_subreaper()
     with tempfile.TemporaryDirectory(prefix="swt-machines-", dir="/var/tmp") as name:
 
@@ -185,4 +188,8 @@ def _none(left: list[psutil.Process]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    try:
+        sys.exit(main(sys.argv))
+    except StartFailed as failed:
+        print("\n".join((str(failed), *failed.log)), file=sys.stderr)
+        sys.exit(1)

@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
         assert os.path.getsize(each.partition("file=")[2].partition(",")[0]) > 0, each
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(given.partition("path=")[2])
+    words = socket.socket(socket.AF_UNIX)
+    words.connect(next(each for each in argv if each.startswith("socket,id=words,path=")).partition("path=")[2])
     print("a console that says this", flush=True)
     agent = Agent(bridged(connection.detach()))
     agent.run()

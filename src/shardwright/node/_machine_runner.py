@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ from shardwright.guest import MAX_WORD, AgentOrder, AgentWord, AgentWords, agent
 from shardwright.node._keeper_client import python_command
 from shardwright.node._machines import machine_files
 from shardwright.sandbox.microvm import (
+    GREETING_WORDS,
+    KERNEL_BYTES,
     FirecrackerApi,
     Machine,
     MachineOrder,
     Told,
+    balloon_requests,
+    balloon_words,
     boot_requests,
     connect_vsock,
     disk,
@@ -70,6 +75,8 @@ class Runner:
         self._monitor: subprocess.Popen[bytes] | None = None
         self._bridge: Bridge | None = None
         self._ended: int | None = None
+        self._monitor_words: socket.socket | None = None
+        self._api: FirecrackerApi | None = None
 
     def run(self) -> int:
         """The exit status of the program; minus a signal. Raises SandboxError where the machine fails."""
@@ -112,18 +119,41 @@ class Runner:
             machine = self._machine(folder)
             if machine.monitor == "firecracker":
                 return self._boot_firecracker(machine)
-            path = f"{folder}/bridge"
-            with socket.socket(socket.AF_UNIX) as listening:
-                listening.bind(path)
-                listening.listen(1)
-                self._start(qemu_command(machine, bridge=path))
-                listening.settimeout(1.0)
-                end_s = time.monotonic() + _BOOT_S
-                while time.monotonic() < end_s:
-                    self._check()
-                    with contextlib.suppress(TimeoutError):
-                        return listening.accept()[0].detach()
-        raise SandboxError("the monitor of the machine does not come to its bridge")
+            bridge, words = f"{folder}/bridge", f"{folder}/words"
+            with _listening(bridge) as bridges, _listening(words) as speaks:
+                self._start(qemu_command(machine, bridge=bridge, words=words))
+                stream = self._accepted(bridges)
+                try:
+                    self._monitor_words = self._accepted(speaks)
+                except BaseException:
+                    stream.close()
+                    raise
+            self._monitor_words.setblocking(False)
+            self._monitor_words.send(GREETING_WORDS)
+            if self._order.ceiling_bytes is not None:
+                self._hold(self._order.ceiling_bytes)
+            return stream.detach()
+
+    def _accepted(self, listening: socket.socket) -> socket.socket:
+        listening.settimeout(1.0)
+        end_s = time.monotonic() + _BOOT_S
+        while time.monotonic() < end_s:
+            self._check()
+            with contextlib.suppress(TimeoutError):
+                return listening.accept()[0]
+        raise SandboxError("the monitor of the machine does not come to its sockets")
+
+    def _hold(self, ceiling_bytes: int) -> None:
+        """The machine gives up memory beyond that, and what its kernel takes; or may have it again."""
+        memory = min(ceiling_bytes + KERNEL_BYTES, self._order.memory_bytes)
+        with contextlib.suppress(OSError):
+            if self._monitor_words is not None:
+                with contextlib.suppress(BlockingIOError):
+                    while self._monitor_words.recv(65536):  # its answers and events: nobody waits for them
+                        pass
+                self._monitor_words.send(balloon_words(memory))
+            elif self._api is not None:
+                self._api.run(balloon_requests((self._order.memory_bytes - memory) // _MIB))
 
     def _boot_firecracker(self, machine: Machine) -> int:
         """As published; not run on hardware."""
@@ -134,7 +164,10 @@ class Runner:
         end_s = time.monotonic() + _BOOT_S
         while not api.exists():
             self._pause(end_s)
-        FirecrackerApi(api).run(boot_requests(machine))
+        self._api = FirecrackerApi(api)
+        self._api.run(boot_requests(machine))
+        if self._order.ceiling_bytes is not None:
+            self._hold(self._order.ceiling_bytes)
         while True:
             try:
                 return connect_vsock(vsock).detach()
@@ -230,6 +263,7 @@ class Runner:
         wanted: dict[str, Any] = msgspec.json.decode(said)
         if "memory_bytes" in wanted:
             near.sendall(agent_bytes(AgentOrder(memory_bytes=wanted["memory_bytes"])))
+            self._hold(wanted["memory_bytes"])
         elif "leave" in wanted:
             self._tell_whether_it_ended(near)
         return True
@@ -262,6 +296,14 @@ class Runner:
         lines = [f"shardwright: {error}", *(f"    {line}" for line in self._console)]
         with contextlib.suppress(OSError):
             os.write(self._errors, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def _listening(path: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path)
+        made.listen(1)
+        yield made
 
 
 def _agent_script(command: list[str]) -> str:

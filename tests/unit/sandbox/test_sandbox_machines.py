@@ -124,10 +124,10 @@ def test_who_asks_for_a_monitor_that_is_not_here_hears_what_is_missing(kernel: P
 
 def test_a_machine_of_qemu_has_no_way_out_but_its_bridge() -> None:
     machine = Machine("qemu", "/q", "/k", "/i", ("/d,1",), 256, 2, "virtio-serial", False, "/f")
-    command = qemu_command(machine, bridge="/f/bridge")
+    command = qemu_command(machine, bridge="/f/bridge", words="/f/words")
     assert "-nodefaults" in command and "-netdev" not in command and "-nic" not in command
     devices = [value for name, value in itertools.pairwise(command) if name == "-device"]
     assert {each.partition(",")[0] for each in devices} == {
-        "virtio-blk-pci", "virtio-rng-pci", "virtio-serial-pci", "virtserialport",
+        "virtio-balloon-pci", "virtio-blk-pci", "virtio-rng-pci", "virtio-serial-pci", "virtserialport",
     }  # fmt: skip
     assert any("file=/d,,1," in each and "readonly=on" in each for each in command)

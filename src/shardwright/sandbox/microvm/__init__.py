@@ -1,6 +1,7 @@
 """The ``microvm`` backend: each sandbox a virtual machine with a kernel of its own."""
 
 from shardwright.sandbox.microvm._backend import (
+    KERNEL_BYTES,
     LEAVE,
     MONITORS,
     MachineOrder,
@@ -22,9 +23,18 @@ from shardwright.sandbox.microvm._firecracker import (
 )
 from shardwright.sandbox.microvm._image import disk, initial_folder
 from shardwright.sandbox.microvm._kernel import Kernel, find_kernel
-from shardwright.sandbox.microvm._machine import PORT_NAME, VSOCK_PORT, Machine, qemu_command
+from shardwright.sandbox.microvm._machine import (
+    GREETING_WORDS,
+    PORT_NAME,
+    VSOCK_PORT,
+    Machine,
+    balloon_words,
+    qemu_command,
+)
 
 __all__ = [
+    "GREETING_WORDS",
+    "KERNEL_BYTES",
     "LEAVE",
     "MONITORS",
     "PORT_NAME",
@@ -38,6 +48,7 @@ __all__ = [
     "Runner",
     "Told",
     "balloon_requests",
+    "balloon_words",
     "boot_requests",
     "connect_vsock",
     "disk",

@@ -27,7 +27,8 @@ from shardwright.sandbox.microvm._kernel import Kernel, find_kernel
 from shardwright.sandbox.process import ProcessBackend, ProcessSandbox
 
 MONITORS = ("qemu", "qemu-kvm", "firecracker")
-OVERHEAD_BYTES = 160 * 2**20  # of monitor, runner and the machine's kernel, beyond what the program may have
+KERNEL_BYTES = 128 * 2**20  # of the machine's own kernel, agent and files in memory, beyond what the program may have
+OVERHEAD_BYTES = KERNEL_BYTES + 256 * 2**20  # and of monitor and runner, out here
 _LEAST_BYTES, _MOST_BYTES = 512 * 2**20, 64 * 2**30
 _ROOM = 2  # times the first ceiling: so far it may be raised later
 LEAVE = b'{"leave":true}'  # to a runner: say whether its program has ended
@@ -88,15 +89,15 @@ class MicrovmSandbox(ProcessSandbox):
 
     def resize(self, limits: Limits) -> Limits:
         wanted = limits.ceiling.memory_bytes
-        if wanted is not None and self.memory_bytes and wanted + OVERHEAD_BYTES > self.memory_bytes:
+        if wanted is not None and self.memory_bytes and wanted + KERNEL_BYTES > self.memory_bytes:
             raise SandboxError(
                 f"the machine of {self.handle.shard} has {self.memory_bytes // 2**20} MiB, and cannot be given more",
                 remedy="state the ceiling that it may reach in the manifest, and start it again",
             )
         found = _inner(super().resize(_outer(limits)))
         if wanted is not None and self.control is not None:
-            with contextlib.suppress(OSError):
-                self.control.send(msgspec.json.encode({"memory_bytes": wanted}) + b"\n", socket.MSG_DONTWAIT)
+            with contextlib.suppress(OSError):  # within, the ceiling and the balloon follow
+                self.control.send(msgspec.json.encode({"memory_bytes": wanted}), socket.MSG_DONTWAIT)
         return found
 
     def poll(self) -> Exit | None:
@@ -244,7 +245,7 @@ class MicrovmBackend(ProcessBackend):
         program = self._program()
         self._found_kernel()
         ceiling = spec.limits.ceiling.memory_bytes
-        memory = max(_LEAST_BYTES, min(_MOST_BYTES, _ROOM * (ceiling or 0))) + OVERHEAD_BYTES
+        memory = max(_LEAST_BYTES, min(_MOST_BYTES, _ROOM * (ceiling or 0))) + KERNEL_BYTES
         cores = spec.limits.ceiling.cpu or spec.limits.guarantee.cpu or 1.0
         order = MachineOrder(
             shard=spec.shard, monitor=self._monitor, program=program, jailer=shutil.which("jailer", path=_PATH) or "",
