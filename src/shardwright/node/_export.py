@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardwright._syntax import parsed
 from shardwright.errors import NodeError
 from shardwright.model.manifest import Manifest
 from shardwright.node._sight import code_of
@@ -120,7 +121,7 @@ def _imported(files: Mapping[str, Path | str | bytes]) -> set[str]:
         if not isinstance(path, Path) or path.suffix != ".py":
             continue
         try:
-            tree = ast.parse(path.read_bytes())
+            tree = parsed(path.read_bytes())
         except (SyntaxError, ValueError, OSError):
             continue
         for node in ast.walk(tree):

@@ -358,10 +358,12 @@ class Running:
         if self._cleaning is not None:
             await self._cleaning
         core = getattr(self, "core", None)
-        if core is not None:
-            await core.close(grace_s)
-        elif self._keeper is not None:
-            await self._keeper.close()
+        try:
+            if core is not None:
+                await core.close(grace_s)
+        finally:
+            if self._keeper is not None and (core is None or core.launcher is None):  # nobody had it to close
+                await self._keeper.close()
 
     # -- sessions ----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from shardwright._syntax import expression
 from shardwright.sharding.callgraph._analysis import Analysis, CallSite
 from shardwright.sharding.callgraph._calls import Call, Calls
 from shardwright.sharding.callgraph._code import Function, Scope
@@ -455,7 +456,7 @@ class Outside:
                 node = next(item.value for item in call.node.keywords if item.arg == "bound")
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and call.scope is not None:
                     try:
-                        inner = ast.parse(node.value, mode="eval").body
+                        inner = expression(node.value)
                     except SyntaxError:
                         return
                     self._once(
