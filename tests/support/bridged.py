@@ -28,7 +28,7 @@ class Crossing:
         self._near.settimeout(_PATIENCE_S)
         hand, their_hand = socket.socketpair()
         hand.settimeout(_PATIENCE_S)
-        self.processes = []
+        self.processes: list[subprocess.Popen[bytes]] = []
         with theirs, hand, their_hand, ExitStack() as stack:
             for descriptor in streams:
                 stack.callback(os.close, descriptor)

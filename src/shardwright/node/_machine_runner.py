@@ -327,10 +327,11 @@ def main(argv: list[str]) -> None:
         runner.explain(error)
         status = _FAILED
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
+        if -status not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
         os.kill(os.getpid(), -status)
-        signal.pause()
+        status = 128 - status  # a signal that ends nobody
     os._exit(status)
 
 

@@ -13,9 +13,12 @@ import pytest
 
 from shardwright.contracts.sandbox import LaunchSpec, Sight
 from shardwright.errors import SandboxError
+from shardwright.guest import _agent
 from shardwright.model.ids import ShardId
 from shardwright.sandbox._linux._cgroup import NoCgroups
 from shardwright.sandbox.microvm import (
+    PORT_NAME,
+    VSOCK_PORT,
     Machine,
     MicrovmBackend,
     Runner,
@@ -120,6 +123,10 @@ def test_who_asks_for_a_monitor_that_is_not_here_hears_what_is_missing(kernel: P
     assert _backend(kernel).capabilities().transports == ("virtio-serial",)
     with pytest.raises(SandboxError, match="no monitor 'bochs'"):
         _backend(kernel, monitor="bochs")
+
+
+def test_both_sides_of_a_machine_mean_the_same_port() -> None:
+    assert (_agent.PORT_NAME, _agent.VSOCK_PORT) == (PORT_NAME, VSOCK_PORT)
 
 
 def test_a_machine_of_qemu_has_no_way_out_but_its_bridge() -> None:

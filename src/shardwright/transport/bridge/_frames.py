@@ -45,7 +45,7 @@ class Shape(enum.IntEnum):
     TO_GUEST = 2
 
 
-_LENGTHS = {
+_LENGTHS: dict[int, range] = {
     Kind.HELLO: range(GREETING.size, GREETING.size + 1),
     Kind.OPEN: range(1, 2),
     Kind.DATA: range(1, MAX_PAYLOAD + 1),
@@ -131,7 +131,7 @@ class FrameParser:
 
 
 def _judge(kind: int, count: int, reserved: int, stream: int, length: int) -> None:
-    lengths = _LENGTHS.get(kind)  # type: ignore[call-overload]
+    lengths = _LENGTHS.get(kind)
     if lengths is None:
         raise ProtocolViolation(f"a frame of the unknown kind {kind}")
     name = Kind(kind).name
