@@ -85,10 +85,10 @@ class FirecrackerStandIn:
             try:
                 jsonschema.Draft4Validator(schema).validate(body)
             except jsonschema.ValidationError as error:
-                return error.message
+                return str(error.message)
         elif described["required"]:
             return "a body is required"
-        if "{drive_id}" in known and body["drive_id"] != path.rpartition("/")[2]:
+        if "{drive_id}" in known and (body or {})["drive_id"] != path.rpartition("/")[2]:
             return "the id in the path is not the one in the body"
         return self._order(method, known, body or {})
 

@@ -61,6 +61,10 @@ _WORD_S = 0.5  # and so long until it is said how it ended
 _END_S = 5.0
 _BOOT_S = 120.0
 _MIB = 2**20
+_ENDS_NOBODY = (
+    *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD, signal.SIGURG),
+    *(signal.SIGWINCH, 32, 33),
+)  # a machine may say anything
 
 
 class Runner:
@@ -327,11 +331,12 @@ def main(argv: list[str]) -> None:
         runner.explain(error)
         status = _FAILED
     if status < 0:
-        if -status not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(-status, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
-        os.kill(os.getpid(), -status)
-        status = 128 - status  # a signal that ends nobody
+        if -status not in _ENDS_NOBODY:
+            if -status != signal.SIGKILL:
+                signal.signal(-status, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
+            os.kill(os.getpid(), -status)
+        status = 128 - status
     os._exit(status)
 
 
