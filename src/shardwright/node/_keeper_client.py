@@ -106,7 +106,7 @@ def _wait_for(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     return process.poll() is not None
 
 
-def _environment() -> dict[str, str]:
+def keeper_environment() -> dict[str, str]:
     """What the keeper needs: to find its interpreter and our packages, and to be measured when this process is."""
     measured = "coverage" in sys.modules
     return {
@@ -122,7 +122,7 @@ def _keeper(sock: socket.socket, grace_s: float, form: str = "pretty") -> subpro
         pass_fds=[sock.fileno()],
         stdin=subprocess.DEVNULL,
         cwd="/",
-        env=_environment(),
+        env=keeper_environment(),
     )
 
 

@@ -8,26 +8,18 @@ from pathlib import Path
 
 from shardwright.errors import SandboxError
 from shardwright.node._export import Files, files_beneath, files_for, with_links
+from shardwright.node._keeper_client import keeper_environment, python_command
 from shardwright.sandbox._linux._cgroup import ControlGroups
 from shardwright.sandbox.microvm import MicrovmBackend, Runner
-
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")
 
 
 def machine_backend_of(name: str, groups: ControlGroups | None = None) -> MicrovmBackend:
     """The backend of a name that ``_machine_names.machine_backend`` made. Raises SandboxError for any other."""
-    from shardwright.node._keeper_client import python_command
-
     kind, monitor, kernel, store = [*name.split(":", 3), "", "", ""][:4]
     if kind != "microvm" or not os.path.isabs(kernel) or not os.path.isabs(store):
         raise SandboxError(f"there is no backend {name!r}")
-    environment = {each: os.environ[each] for each in (*_KEPT, *_measured()) if each in os.environ}
-    runner = Runner(tuple(python_command("shardwright.node._machine_runner")), environment)
+    runner = Runner(tuple(python_command("shardwright.node._machine_runner")), keeper_environment())
     return MicrovmBackend(runner, Path(kernel), Path(store), monitor=monitor, name=name, groups=groups)
-
-
-def _measured() -> tuple[str, ...]:
-    return tuple(name for name in os.environ if name.startswith("COVERAGE_")) if "coverage" in sys.modules else ()
 
 
 def machine_files(read: tuple[str, ...]) -> tuple[Files, Files]:

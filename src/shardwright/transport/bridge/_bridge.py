@@ -7,6 +7,8 @@ what it breaks is its own bridge.
 
 Held in memory: per stream at most the window (what came and was not taken by the local reader), and towards the other side at
 most ``_OUTBOX_BYTES`` and one piece. Where the other side takes nothing, nothing is read here.
+
+Over 400 lines: the turn of one loop, and what each frame and each local event does to the one state that they share.
 """
 
 from __future__ import annotations
