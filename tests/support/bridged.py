@@ -84,8 +84,10 @@ class Crossing:
 class Bridged(BridgedTransport):
     """Each pair has one end on each side of the crossing that is open."""
 
+    most = 64 * 2**20
+
     def __init__(self) -> None:
-        super().__init__("vsock")
+        super().__init__("vsock", max_message_bytes=self.most)
         self.name = self.beneath  # under which name both sides open them
 
     def pair(self) -> tuple[Endpoint, Endpoint]:
@@ -95,6 +97,12 @@ class Bridged(BridgedTransport):
         except BaseException:
             self.dispose(here)
             raise
+
+
+class BridgedSlowly(Bridged):
+    """Where processors are emulated: what the suite waits for must come in time."""
+
+    most = 16 * 2**20
 
 
 def _serve(role: str, descriptor: int, hand: int) -> str:
