@@ -5,6 +5,7 @@ One node serves all checks. What takes a machine is tried by ``scripts/machines`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -93,8 +94,8 @@ def test_shards_are_reached_through_a_bridge(
             assert other.call("far.echo", "another") == "another"
             (again,) = [shard for shard in node.shards() if shard.component == "far"]
             os.kill(again.pid, signal.SIGKILL)  # its runner, and with it all that it held
-            with pytest.raises(ShardLost):
-                while True:
+            while again.id in {shard.id for shard in node.shards()}:
+                with contextlib.suppress(ShardLost):  # a call that it was about to answer
                     other.call("far.echo", "x")
         with node.session("three") as last:
             assert last.call("near.ask", 5) == 5

@@ -85,8 +85,8 @@ if __name__ == "__main__":
     sys.exit(
         cgroup2_guest.main(
             cgroup2_guest.run_guest(
-                Path(sys.argv[1]), show="-v" in sys.argv, script=_GUEST.replace("ONLY = ()", f"ONLY = {only}"), modules=_MODULES, devices=_devices,
-                sources=(Path(bridged.__file__),),
+                Path(sys.argv[1]), show="-v" in sys.argv, modules=_MODULES, devices=_devices,
+                script=_GUEST.replace("ONLY = ()", f"ONLY = {only}"), sources=(Path(bridged.__file__),),
             )
         )
     )  # fmt: skip

@@ -145,7 +145,7 @@ def _rest(check: Callable[[str, Callable[[], Any]], None], node: Any, session: A
         seen = session.call("far.seen")
         assert seen["kernel"] != os.uname().release and seen["hosts"] == ["lo"] and not seen["home"], seen
         (shard,) = [each.id for each in node.shards() if each.component == "far"]
-        lines = [line for line in node._running.core.logs.last_lines(shard) if "printed in the machine" in line]
+        lines = [line for line in node.running.core.logs.last_lines(shard) if "printed in the machine" in line]
         assert lines, "what it printed did not come"
         return f"kernel {seen['kernel']}, pid {seen['pid']}; {lines[-1]}"
 
