@@ -14,6 +14,8 @@ import jsonschema
 import pytest
 
 from cli_apps import background, environment, shardwright, write_app
+from shardwright.cli._invocation import Invocation
+from shardwright.cli._main import invoke
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VISITED = """
@@ -201,13 +203,14 @@ def test_bad_arguments_have_status_two(tmp_path: Path, arguments: list[str]) -> 
     assert "Usage: shardwright" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_help_lists_every_command_with_an_example(tmp_path: Path) -> None:
+def test_help_lists_every_command_with_an_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     top = shardwright(tmp_path, "--help").stdout
     commands = "init plan schema doctor run demo ps call logs events sessions decisions resize stop"
     for name in commands.split(" "):
         assert f"  {name} " in top
-        told = shardwright(tmp_path, name, "--help")
-        assert told.returncode == 0 and "--json" in told.stdout and "Example" in told.stdout, name
+        assert invoke([name, "--help"], Invocation({})) == 0
+        told = capsys.readouterr().out
+        assert "--json" in told and "Example" in told, name
 
 
 HINDERED = (
