@@ -215,13 +215,14 @@ def test_help_lists_every_command_with_an_example(tmp_path: Path, capsys: pytest
 
 HINDERED = (
     MANIFEST
-    + 'isolation = "microvm"\nlimits = { gpu = 0.5 }\nsecrets = { ONE = "file:missing", TWO = "file:nowhere" }\n'
+    + 'isolation = "microvm"\nstart = "template"\nlimits = { gpu = 0.5 }\n'
+    + 'secrets = { ONE = "file:missing", TWO = "file:nowhere" }\n'
 )
 
 
 def test_all_that_hinders_a_start_is_told_at_once(tmp_path: Path) -> None:
     app = str(write_app(tmp_path / "hindered", HINDERED, desk=DESK, visited=VISITED))
-    expected = ("'microvm' is not available", "secret ONE of desk", "secret TWO of desk")
+    expected = ("(microvm) cannot be forked", "secret ONE of desk", "secret TWO of desk")
     run, plan, doctor = (shardwright(tmp_path, *each, app) for each in (("run",), ("plan",), ("doctor",)))
     assert (run.returncode, plan.returncode, doctor.returncode) == (2, 0, 2)
     for text in expected:

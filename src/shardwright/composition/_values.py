@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+import msgspec
+
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
 from shardwright.model.manifest import ScopeKind
@@ -22,8 +24,7 @@ class ShardStatus(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class ShardRecord:
+class ShardRecord(msgspec.Struct, frozen=True):
     """What composition knows of one shard, at one moment.
 
     ``free`` says that it is in the WarmPool: bound to nobody, and ready (or starting) to be leased. ``key`` is set

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shardwright.controller._adjust import Container, NodePolicies, adjust_resources
     from shardwright.controller._budget import KeepAlive, Setting
     from shardwright.controller._fairness import dominant_shares, fair_levels, max_min
+    from shardwright.controller._lean import LeanNeeds, LeanParams
     from shardwright.controller._limits import (
         CPU,
         MEMORY,
@@ -67,6 +68,8 @@ __all__ = [
     "Evict",
     "KeepAlive",
     "KeepMinimum",
+    "LeanNeeds",
+    "LeanParams",
     "LimitDecision",
     "LimitParams",
     "LimitRounds",
@@ -118,9 +121,19 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from shardwright.controller import _adjust, _budget, _fairness, _limits, _needs, _rates, _spares, _windows
+        from shardwright.controller import (
+            _adjust,
+            _budget,
+            _fairness,
+            _lean,
+            _limits,
+            _needs,
+            _rates,
+            _spares,
+            _windows,
+        )
 
-        for module in (_adjust, _budget, _fairness, _limits, _needs, _rates, _spares, _windows):
+        for module in (_adjust, _budget, _fairness, _lean, _limits, _needs, _rates, _spares, _windows):
             if hasattr(module, name):
                 return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

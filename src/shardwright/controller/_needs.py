@@ -36,7 +36,14 @@ class NeedParams:
 class Needs:
     """Follows ``series`` series of measured demand. ``periods`` are their seasons in ticks (1: none)."""
 
-    def __init__(self, series: int, periods: IntArray | int = 1, params: NeedParams | FloatArray | None = None) -> None:
+    def __init__(
+        self,
+        series: int,
+        periods: IntArray | int = 1,
+        params: NeedParams | FloatArray | None = None,
+        *,
+        half_life_ticks: float | None = None,
+    ) -> None:
         self._params = params if isinstance(params, NeedParams) else NeedParams()
         shortfall = self._params.shortfall if params is None or isinstance(params, NeedParams) else params
         self._shortfall = np.broadcast_to(np.asarray(shortfall, dtype=np.float64), (series,)).copy()
@@ -48,7 +55,11 @@ class Needs:
         )
         count = len(self._rules)
         self._errors = DecayingHistogram(
-            count * series, first=_LEAST, last=1e4, ratio=1.02, half_life=self._params.half_life_ticks
+            count * series,
+            first=_LEAST,
+            last=1e4,
+            ratio=1.02,
+            half_life=half_life_ticks or self._params.half_life_ticks,
         )
         self._share = np.repeat(1 - self._shortfall[None, :], count, axis=0)
         self._given, self._used, self._short = (np.zeros((count, series)) for _ in range(3))

@@ -6,7 +6,7 @@ from shardwright.monitoring._families import Family, Sample, decode, encode, fam
 from shardwright.monitoring._gateway import UNMATCHED, GatewayMonitor, RequestMeter, WebSocketMeter
 from shardwright.monitoring._histories import Histories, History, keep_json, kept_json
 from shardwright.monitoring._node import CallCounts, NodeMonitor, NodeNumbers, ShardNumbers
-from shardwright.monitoring._observed import BUSY, Observed, Observer, pressure
+from shardwright.monitoring._observed import BUSY, Observed, Observer, Stalls, pressure
 
 __all__ = [
     "BUSY",
@@ -27,6 +27,7 @@ __all__ = [
     "RequestMeter",
     "Sample",
     "ShardNumbers",
+    "Stalls",
     "WebSocketMeter",
     "decode",
     "encode",

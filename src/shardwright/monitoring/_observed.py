@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Usage
 from shardwright.monitoring._node import CallCounts
@@ -20,8 +22,7 @@ LONGEST_QUEUE_S = 10.0  # what is queued counts as if it had to be done within a
 BUSY = 1e-3  # cores: who takes less is idle
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True):
     """One shard over the time since it was last looked at. Amounts of CPU are in cores.
 
     ``waiting`` is for how long its threads were ready to run and did not (run delay); ``queued`` the work that waits in it,
@@ -178,3 +179,39 @@ def pressure(proc: str = "/proc") -> dict[str, float]:
         except (OSError, ValueError, IndexError):
             continue
     return found
+
+
+class Stalls:
+    """The share of the time in which something waited for CPU, from look to look, by the kernel's own clock of stalls.
+
+    ``pressure`` tells averages over ten seconds, anew each two: too late for who is to act within a half. One look is one read.
+    """
+
+    def __init__(self, proc: str = "/proc") -> None:
+        try:
+            self._descriptor = os.open(f"{proc}/pressure/cpu", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._descriptor = -1
+        self._total_us = -1
+        self._at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Stalls, {self._total_us} us so far>"
+
+    def share(self, now: float) -> float:
+        """0 to 1; NaN at the first look, and where the kernel tells none."""
+        try:
+            text = os.pread(self._descriptor, 256, 0)
+            total_us = int(text.split(b"\n", 1)[0].rsplit(b"total=", 1)[1])
+        except (OSError, ValueError, IndexError):
+            return math.nan
+        before, self._total_us = self._total_us, total_us
+        took_s, self._at = now - self._at, now
+        if before < 0 or took_s < LEAST_S:
+            return math.nan
+        return min(max(0.0, (total_us - before) / 1e6 / took_s), 1.0)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

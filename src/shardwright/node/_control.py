@@ -19,7 +19,7 @@ from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ShardId
 from shardwright.model.manifest import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT
-from shardwright.monitoring import BUSY, Histories, Observed, Observer, keep_json, kept_json, pressure
+from shardwright.monitoring import BUSY, Histories, Observed, Observer, Stalls, keep_json, kept_json, pressure
 from shardwright.node import _arrays
 from shardwright.node._limiting import Limiting
 from shardwright.node._pinning import Pinning
@@ -40,6 +40,12 @@ SHORT = 0.01  # of the time something waits for CPU: from there on it is looked 
 SAVE_S = 300.0
 SAID_S = 60.0  # the same trouble is told once within that
 NEAR = 0.5  # of its guarantee: who takes more is asked what waits in it
+# Where somebody states a waiting time it is looked sooner when CPU becomes short: a second is long for who waits.
+GLANCE_S = 0.1
+SUDDEN, CALM = 0.3, 0.1  # shares of a glance in which something waits for CPU
+CALM_GLANCES = 5  # that it was calm before
+AGAIN_S = 0.25  # after the first look at it: what was before it is then no part of what is seen
+SOON_S = 10.0  # between two such looks: what looking costs grows by a fifth at most
 _HISTORIES = "histories.json"
 _POOL = "pool.json"
 _MIB = 2.0**20
@@ -54,7 +60,7 @@ class Control:
         self.observer = Observer()
         self.histories = Histories()
         self.limiting = Limiting(core, total, self.observer, self.histories)
-        self.pinning = Pinning(core, self.observer)
+        self.pinning = Pinning(core, self.observer, self.limiting.base)
         self.scale = ScaleRounds()
         self.retire_at_client: Callable[[ShardId, bool], None] = lambda shard, lost: None
         self.ticks = 0
@@ -72,6 +78,9 @@ class Control:
         self._said: dict[str, float] = {}
         self._pressure: dict[str, float] = {}
         self._saved_s = clock.monotonic_s()
+        self._stalls = Stalls()
+        self._calm_glances = 0
+        self._sudden_s = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Control, {self.ticks} ticks>"
@@ -96,16 +105,36 @@ class Control:
         if self._task is not None:
             self._save()
         self._task = None
+        self._stalls.close()
         if self._recording is not None:
             self._recording.close()
 
     async def _run(self) -> None:
         while True:
+            sudden = await self._pause()
+            for again_s in (AGAIN_S, None) if sudden else (None,):
+                try:
+                    await self.tick()
+                except Exception as defect:  # a round that fails is lost, and no more than that
+                    self._say(f"a round of the controller failed: {defect!r}")
+                if again_s is not None:
+                    await asyncio.sleep(again_s)
+
+    async def _pause(self) -> bool:
+        """Until the next round is due; or, and then True, until CPU has suddenly become short."""
+        end_s = self._clock.monotonic_s() + self._tick_s
+        if not self.pinning.concerned():
             await asyncio.sleep(self._tick_s)
-            try:
-                await self.tick()
-            except Exception as defect:  # a round that fails is lost, and no more than that
-                self._say(f"a round of the controller failed: {defect!r}")
+            return False
+        while (left_s := end_s - self._clock.monotonic_s()) > 0:
+            await asyncio.sleep(min(left_s, GLANCE_S))
+            now = self._clock.monotonic_s()
+            share = self._stalls.share(now)
+            if share >= SUDDEN and self._calm_glances >= CALM_GLANCES and now - self._sudden_s >= SOON_S:
+                self._sudden_s, self._calm_glances = now, 0
+                return True
+            self._calm_glances = self._calm_glances + 1 if share < CALM else 0
+        return False
 
     # -- a round -----------------------------------------------------------------------------------------------
 

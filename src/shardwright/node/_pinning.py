@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from shardwright import sandbox
@@ -14,15 +14,19 @@ from shardwright.node._topology import read_topology
 if TYPE_CHECKING:
     from shardwright.composition import ShardRecord
     from shardwright.model.ids import ShardId
+    from shardwright.model.limits import Limits
     from shardwright.monitoring import Observer
     from shardwright.node._core import Core
 
 
 class Pinning:
-    """Use from the node's event loop alone."""
+    """Use from the node's event loop alone. ``base``: what a shard is guaranteed without what was lent to it since."""
 
-    def __init__(self, core: Core, observer: Observer) -> None:
+    def __init__(
+        self, core: Core, observer: Observer, base: Callable[[ShardRecord], Limits] = lambda record: record.limits
+    ) -> None:
         self.rounds = PinRounds()
+        self._base = base
         self._core = core
         self._observer = observer
         # siblings, and those of one cache and bank, side by side: what is left to a tier is whole cores near each other
@@ -44,9 +48,15 @@ class Pinning:
         """It is not held by people: it has ended, or could not be put where they said."""
         self._held.discard(shard)
 
+    def concerned(self) -> bool:
+        """Whether there can be anything to do: somebody states a waiting time, and there are cores to leave alone."""
+        return len(self._cores) > 1 and (
+            self.rounds.pinned or any(c.usage.latency_slo_s is not None for c in self._core.components.values())
+        )
+
     def tick(self, records: Iterable[ShardRecord], now: float) -> None:
         """Decide, and do it."""
-        if len(self._cores) < 2:
+        if not self.concerned():
             return
         core = self._core
         ports, rows = core.ports(), []
@@ -61,11 +71,9 @@ class Pinning:
                 PinRow(
                     record.id, record.component, float(component.usage.priority),
                     component.usage.latency_slo_s is not None, float("nan") if seen is None else seen.demand,
-                    record.limits.guarantee.cpu or 0.0,
+                    self._base(record).guarantee.cpu or 0.0,
                 )
             )  # fmt: skip
-        if not any(row.waits for row in rows) and not self.rounds.pinned:
-            return
         for step in self.rounds.decide(rows, self._cores, now):
             self._one(step, ports[step.shard].pid)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.contracts.forecast import FloatArray
-from shardwright.controller import NeedParams, Needs
+from shardwright.controller import LeanNeeds, Needs
 from shardwright.forecast import DecayingHistogram, find_periods
 
 
@@ -29,14 +29,9 @@ def vpa_guarantees(demand: FloatArray, *, half_life_ticks: float = 288.0) -> Flo
     return given
 
 
-def need_guarantees(demand: FloatArray, shortfall: float, period: int) -> FloatArray:
-    """The node's own targets.  ``period`` is the season found in the part that is not scored.
-
-    What falls short once in a thousand ticks cannot be learnt from the last three hundred: the past is looked at for as long as
-    two such shortfalls take.
-    """
-    share = max(shortfall, 1e-4)
-    needs = Needs(1, period, NeedParams(share, half_life_ticks=max(NeedParams().half_life_ticks, 2 / share)))
+def lean_guarantees(demand: FloatArray, period: int) -> FloatArray:
+    """The node's own targets beside that rule.  ``period`` is the season found in the part that is not scored."""
+    needs = LeanNeeds(1, period)
     given = np.full(demand.size, np.nan)
     for tick, value in enumerate(demand):
         given[tick] = needs.target()[0]

@@ -9,6 +9,7 @@ import pytest
 
 from shardwright.controller import (
     Container,
+    LeanNeeds,
     LimitParams,
     Load,
     Needs,
@@ -88,6 +89,29 @@ def test_guarantees_fall_short_as_rarely_as_asked() -> None:
     assert short[1] <= 0.08
     slack = 1 - np.minimum(demand, given)[1, 500:].sum() / given[1, 500:].sum()
     assert slack < 0.2, "the season is followed"
+
+
+def test_lean_guarantees_fall_short_no_more_often_than_the_rule() -> None:
+    generator = np.random.default_rng(5)
+    time = np.arange(1200)
+    spikes = np.where(generator.random(time.size) < 0.01, 40.0, 0.0)
+    demand = np.stack((5 + generator.normal(0, 0.1, time.size) + spikes, 10 + 5 * np.sin(2 * np.pi * time / 48)))
+    needs = LeanNeeds(2, np.array([1, 48]))
+    given, rule = np.full(demand.shape, np.nan), np.full(demand.shape, np.nan)
+    for tick in time:
+        given[:, tick], rule[:, tick] = needs.target(), needs.rule()
+        needs.update(demand[:, tick])
+    assert np.isnan(given[:, 0]).all(), "no data is a value"
+    assert np.array_equal(given[:, 1:388], rule[:, 1:388]), "little is known: the rule alone"
+    scored = slice(500, None)
+    assert ((demand > given)[:, scored].sum(axis=1) <= (demand > rule)[:, scored].sum(axis=1)).all()
+    slack = [
+        1 - np.minimum(demand, each)[:, scored].sum(axis=1) / each[:, scored].sum(axis=1) for each in (given, rule)
+    ]
+    assert slack[0][0] < 0.5 * slack[1][0], "spikes exceed the margin anyway"
+    assert slack[0][1] < 0.9 * slack[1][1], "the season is followed"
+    needs.update(np.array([np.nan, -1.0]))
+    assert np.isfinite(needs.target()).all(), "what nobody measured changes nothing"
 
 
 # -- instances

@@ -12,7 +12,7 @@ import pytest
 from shardwright.forecast import DecayingHistogram
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Usage
-from shardwright.monitoring import CallCounts, Histories, History, Observer, pressure
+from shardwright.monitoring import CallCounts, Histories, History, Observer, Stalls, pressure
 
 A = ShardId("a-1")
 
@@ -108,3 +108,24 @@ def test_a_history_ignores_what_is_no_amount_and_clocks_that_go_back() -> None:
     history.observe(2.0, 1e9)
     history.observe(2.0, 5.0)
     assert history.quantile(0.5) == pytest.approx(2.0, rel=0.1)
+
+
+def test_stalls_are_told_from_look_to_look(tmp_path: Path) -> None:
+    (tmp_path / "pressure").mkdir()
+    file = tmp_path / "pressure" / "cpu"
+
+    def stalled(total_us: int) -> None:
+        file.write_text(f"some avg10=0.00 avg60=0.00 avg300=0.00 total={total_us}\nfull avg10=0.00 total=0\n")
+
+    stalled(5_000_000)
+    stalls = Stalls(str(tmp_path))
+    assert math.isnan(stalls.share(1.0)), "nothing to compare with"
+    stalled(5_050_000)
+    assert stalls.share(1.1) == pytest.approx(0.5)
+    assert stalls.share(1.2) == 0.0
+    stalled(9_000_000)
+    assert stalls.share(1.3) == 1.0, "no more than the time that has passed"
+    file.write_text("nothing of use")
+    assert math.isnan(stalls.share(1.4))
+    stalls.close()
+    assert math.isnan(Stalls(str(tmp_path / "nowhere")).share(1.0)), "a kernel that tells none"

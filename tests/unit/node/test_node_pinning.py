@@ -132,3 +132,16 @@ def test_what_is_left_to_the_highest_are_processors_of_one_core(monkeypatch: pyt
     world.demand = 4.0  # of the highest a third of it: two processors
     world.pinning.tick(world.records, 0.0)
     assert {cores for _, cores in world.moved} == {frozenset({1, 3})}, "0 and 2 are one core"
+
+
+def test_what_is_lent_to_those_below_does_not_bring_them_back(world: World) -> None:
+    world.pinning.tick(world.records, 0.0)  # type: ignore[arg-type]
+    assert world.pinning.rounds.pinned
+    lent = Limits(Resources(cpu=3.6), Resources())
+    for record in world.records[1:]:
+        record.limits = lent
+    named = Pinning(world.core, world.pinning._observer, lambda record: Limits(Resources(cpu=0.1), Resources()))
+    named.tick(world.records, 0.0)  # type: ignore[arg-type]
+    assert named.rounds.pinned, "what was lent is given back, and is no reason to take the core from the highest"
+    world.tick(1.0)
+    assert not world.pinning.rounds.pinned, "what is guaranteed to them is"

@@ -7,6 +7,7 @@ being the *owner*, so that what a dead owner left is told from what a living one
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -24,6 +25,36 @@ _OWNER = re.compile(r"shardwright-(\d+)-(\d+)(?:-(\d+))?")
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 _ROUNDS = 50
 _MIN_QUOTA_US = 1_000
+_ANEW = 16  # looks, after which everything is read again
+_turns = itertools.count()
+
+
+class Looked:
+    """The last usage of a group, which holds for as long as its members took no CPU time since.
+
+    Whoever does not run allocates nothing, forks nothing and is not throttled. What others may do to it (the kernel reclaims
+    its pages) is seen after 16 looks, in turn: not all groups in the same.
+    """
+
+    __slots__ = ("_left", "_taken", "_usage")
+
+    def __init__(self) -> None:
+        self._taken = -1
+        self._usage: Usage | None = None
+        self._left = next(_turns) % _ANEW
+
+    def unless_moved(self, taken: int) -> Usage | None:
+        """The last usage, if its time was ``taken`` then as well; None: read all, and ``keep`` it."""
+        if taken != self._taken or self._left <= 0:
+            return None
+        self._left -= 1
+        return self._usage
+
+    def keep(self, taken: int, usage: Usage) -> Usage:
+        if self._left <= 0:
+            self._left = _ANEW
+        self._taken, self._usage = taken, usage
+        return usage
 
 
 class ControlGroup(ABC):

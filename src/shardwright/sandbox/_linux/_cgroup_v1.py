@@ -39,6 +39,7 @@ class GroupV1(ControlGroup):
         self._files = {name: by_path[path] for name, path in folders.items()}
         self._all = tuple(by_path.values())
         self._cpu_stated = False
+        self._looked = _cgroup.Looked()
 
     def __repr__(self) -> str:
         return f"GroupV1({self.paths!r})"
@@ -153,13 +154,19 @@ class GroupV1(ControlGroup):
         if not {"cpuacct", "memory", "pids"} <= files.keys():
             return None  # the caller measures the process itself
         try:
+            taken = files["cpuacct"].number("cpuacct.usage")
+            if (before := self._looked.unless_moved(taken)) is not None:
+                return before
             used = files["memory"].number("memory.usage_in_bytes")
             inactive = files["memory"].number("memory.stat", "total_inactive_file")
-            return Usage(
-                cpu_s=files["cpuacct"].number("cpuacct.usage") / 1e9,
-                memory_bytes=max(0, used - inactive),
-                threads=files["pids"].number("pids.current"),
-                throttled_s=files["cpu"].number("cpu.stat", "throttled_time") / 1e9 if "cpu" in files else 0.0,
+            return self._looked.keep(
+                taken,
+                Usage(
+                    cpu_s=taken / 1e9,
+                    memory_bytes=max(0, used - inactive),
+                    threads=files["pids"].number("pids.current"),
+                    throttled_s=files["cpu"].number("cpu.stat", "throttled_time") / 1e9 if "cpu" in files else 0.0,
+                ),
             )
         except (OSError, ValueError):
             return None

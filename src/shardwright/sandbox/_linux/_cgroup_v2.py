@@ -38,6 +38,7 @@ class GroupV2(ControlGroup):
         self._files = ControlFiles(folder)
         self._controllers = frozenset(controllers)
         self._cpu_stated = False
+        self._looked = _cgroup.Looked()
 
     def __repr__(self) -> str:
         return f"GroupV2({self.paths[0]!r})"
@@ -142,12 +143,18 @@ class GroupV2(ControlGroup):
         if not {"memory", "pids"} <= self._controllers:
             return None  # the caller measures the process itself
         try:
+            taken = files.number("cpu.stat", "usage_usec")
+            if (before := self._looked.unless_moved(taken)) is not None:
+                return before
             used = files.number("memory.current")
-            return Usage(
-                cpu_s=files.number("cpu.stat", "usage_usec") / 1e6,
-                memory_bytes=max(0, used - files.number("memory.stat", "inactive_file")),
-                threads=files.number("pids.current"),
-                throttled_s=files.number("cpu.stat", "throttled_usec") / 1e6,
+            return self._looked.keep(
+                taken,
+                Usage(
+                    cpu_s=taken / 1e6,
+                    memory_bytes=max(0, used - files.number("memory.stat", "inactive_file")),
+                    threads=files.number("pids.current"),
+                    throttled_s=files.number("cpu.stat", "throttled_usec") / 1e6,
+                ),
             )
         except (OSError, ValueError):
             return None
