@@ -5,8 +5,6 @@ same; after the call, objects that changed travel back with their new contents, 
 request by number. So a caller sees its own objects changed, and ``f(x) is x`` stays true. Functions and classes go by name,
 as do modules and sentinels (plain ``object()`` instances that a module holds). What cannot be watched for changes, and
 whatever exists in one process alone, is refused before anything is sent.
-
-A little beyond 400 lines: how each kind of object is watched, and how both directions rely on it, stand in one place.
 """
 
 from __future__ import annotations
