@@ -237,8 +237,8 @@ _SIZING_HEAD = """
 
 Recorded CPU utilisation in steps of five minutes. The VPA rule is the 90th percentile of a histogram with a half-life of a day,
 and 15 %. Ours follows it beside, and is to fall short no more often. The first 40 % is learnt from, the rest scored; pooled are
-amounts of all traces together. How ours chooses was made with these traces in sight; those below the line were not looked at
-before it was done, and are no CPU: anything that is measured in equal steps.
+amounts of all traces together. How ours chooses was made with these traces in sight; those of the second table were not
+looked at before it was done, and are no CPU: anything that is measured in equal steps.
 """
 
 _LENDING_HEAD = """
