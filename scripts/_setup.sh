@@ -1,7 +1,8 @@
 # Sourced by the commands beside it: finds Python, makes a virtual environment of the checkout's own, installs the
 # locked requirements and the package into it. Quick when nothing changed.
 #
-# Offers: say, die, root, and `setup_environment NAME LOCK...`, which sets $venv.
+# Offers: say, die, root, and `setup_environment NAME LOCK...`, which sets $venv, and
+# `setup_machines`, which sets $kernel.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 oldest="3.11"
@@ -59,6 +60,27 @@ install_packages() {
     tail -n 20 "$log" >&2
     rm -f "$log"
     return 1
+}
+
+# What virtual machines are made with, and Debian's cloud kernel: sets $kernel, a folder that it is unpacked in.
+setup_machines() {
+    local tool work package
+    for tool in qemu-system-x86_64 busybox cpio mke2fs; do
+        PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || {
+            may_install_packages && install_packages qemu-system-x86 busybox-static cpio e2fsprogs || die "$tool is missing"
+            break
+        }
+    done
+    kernel=$root/.venv-kernel
+    [[ -d $kernel/boot ]] && return 0
+    say "fetching Debian's cloud kernel"
+    work=$(mktemp -d)
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+    [[ -n $package ]] || die "apt knows no linux-image-cloud-amd64: run apt-get update"
+    (cd "$work" && apt-get -q download "$package" >/dev/null 2>&1) || die "$package cannot be fetched"
+    dpkg-deb -x "$work"/*.deb "$work/kernel"
+    mv "$work/kernel" "$kernel"
+    rm -rf "$work"
 }
 
 has_venv() { "$1" -I -c 'import ensurepip, venv' >/dev/null 2>&1; }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+
 import pytest
 
+from bridged import Bridged, Crossing
 from shardwright.testing import transport_checks
 from shardwright.transport.inproc import InprocTransport
 from shardwright.transport.shm import available
@@ -25,6 +29,19 @@ _CASES = [
 @pytest.mark.parametrize(("factory", "check"), _CASES)
 def test_keeps_the_contract(factory, check):
     check(factory())
+
+
+@pytest.fixture(scope="module")
+def crossing() -> Iterator[Crossing]:
+    """Two bridges, joined by what stands in for a virtual machine's vsock: a pair of Unix sockets."""
+    ours, theirs = socket.socketpair()
+    with Crossing((ours.detach(), theirs.detach())) as crossing:
+        yield crossing
+
+
+@pytest.mark.parametrize("check", transport_checks(Bridged))
+def test_bridges_keep_the_contract(check, crossing):
+    transport_checks(Bridged)[check](Bridged())
 
 
 @pytest.mark.slow

@@ -191,3 +191,14 @@ def test_extensions_count_their_references_to_singletons() -> None:
         )
     ]
     assert found == [], "say `return Py_NewRef(Py_None);`"
+
+
+def test_extensions_measure_bytes_by_themselves() -> None:
+    """What ``#`` in a format reads depends on the headers: those of Python 3.13 let Python 3.11 refuse every such format."""
+    found = [
+        f"{path.relative_to(SOURCE)}:{number}"
+        for path in SOURCE.rglob("*.[ch]")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r'(CallFunction|CallMethod|BuildValue|Arg_Parse\w*)\([^"]*"[^"]*#', line)
+    ]
+    assert found == [], "hand a bytes object over (PyBytes_FromStringAndSize)"

@@ -356,6 +356,9 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         yield found
 
 
+over_rings = pytest.mark.parametrize("node", ["shm"], indirect=True)  # where what carries the messages does not matter
+
+
 def logs(session: Any, entry: tuple[Any, ...]) -> bool:
     return becomes(lambda: entry in session.call("store.logged"), LONG) is not None
 
@@ -381,6 +384,7 @@ def in_thread(run: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 # -- deadlines and cancellation ----------------------------------------------------------------------------------
 
 
+@over_rings
 def test_code_can_ask_for_the_time_left_through_a_chain(node: Any) -> None:
     with node.session("hurried") as session:
         for entry in ("front.left", "front.left_async"):
@@ -470,6 +474,7 @@ def test_a_client_of_the_gateway_that_leaves_cancels_what_runs_for_it_two_shards
         assert logs(session, ("web", "cancelled", True))
 
 
+@over_rings
 def test_threads_of_shards_yield_the_interpreter_soon_unless_the_program_says_when(node: Any) -> None:
     """What it is for can be measured on a quiet machine alone: decision 0037."""
     with node.session("now and then") as session:
@@ -477,6 +482,7 @@ def test_threads_of_shards_yield_the_interpreter_soon_unless_the_program_says_wh
         assert session.call("middle.interval") == 0.002
 
 
+@over_rings
 def test_a_child_that_a_shard_forked_is_told_that_it_cannot_call(node: Any) -> None:
     with node.session("forks") as session:
         assert session.call("front.child_calls") == ("CallError, not started", 0, 0)
@@ -505,6 +511,7 @@ def test_only_what_is_declared_idempotent_is_called_again(node: Any, tmp_path: P
     record_exercised("kills of a shard that ran a call", kills)
 
 
+@over_rings
 def test_an_idempotent_call_is_not_repeated_for_ever(node: Any, tmp_path: Path) -> None:
     with node.session("unlucky") as session:
         session.call("pure.always", "")
@@ -542,6 +549,7 @@ def test_items_of_any_size_come_through(node: Any) -> None:
             next(stream)
 
 
+@over_rings
 def test_a_generator_outlives_the_call_that_began_it(node: Any) -> None:
     with node.session("keeps") as session:
         assert session.call("front.held", 3) == [0, 1, 2]
@@ -550,6 +558,7 @@ def test_a_generator_outlives_the_call_that_began_it(node: Any) -> None:
         assert session.call("store.logged") == [("rows", "closed")], "closed when close() returned"
 
 
+@over_rings
 def test_a_generator_that_will_not_end_is_told_as_python_tells_it(node: Any) -> None:
     with node.session("stubborn") as session:
         stream = session.call("store.stubborn")
@@ -559,12 +568,14 @@ def test_a_generator_that_will_not_end_is_told_as_python_tells_it(node: Any) -> 
         assert next(stream) == 1
 
 
+@over_rings
 def test_threads_that_step_one_generator_are_told_as_python_tells_them(node: Any) -> None:
     with node.session("threads") as session:
         found, trouble = session.call("front.threads_step", 40)
         assert found == list(range(len(found))) and trouble <= {"generator already executing"}
 
 
+@over_rings
 def test_a_generator_of_a_shard_for_one_request_keeps_it_to_its_end(node: Any) -> None:
     with node.session("once") as session:
         first, second = session.call("front.once", "x")
@@ -641,6 +652,7 @@ def test_many_consumers_at_once(node: Any) -> None:
         assert all(next(stream, None) is None for stream in streams)
 
 
+@over_rings
 def test_a_generator_goes_on_in_the_shard_that_is_replaced(node: Any, tmp_path: Path) -> None:
     with node.session("goes on") as session:
         stream = session.call("pure.counting", 5)
@@ -654,6 +666,7 @@ def test_a_generator_goes_on_in_the_shard_that_is_replaced(node: Any, tmp_path: 
         assert found and not isinstance(found[0], BaseException), found
 
 
+@over_rings
 def test_async_generators_close_when_they_are_told_to(node: Any) -> None:
     with node.session("async") as session:
         assert session.call("front.async_some", 4) == [0, 1, 2, 3]
@@ -663,6 +676,7 @@ def test_async_generators_close_when_they_are_told_to(node: Any) -> None:
 # -- context variables -------------------------------------------------------------------------------------------
 
 
+@over_rings
 def test_declared_context_variables_go_along_and_come_back(node: Any) -> None:
     with node.session("context") as session:
         (heard, far), now, (again, _) = session.call("front.who", "ann")

@@ -334,3 +334,16 @@ def test_an_interrupted_close_leaves_nothing_and_may_be_finished(folder: Path) -
     assert not os.path.exists(f"/proc/{pid}") and keeper._process.poll() is not None
     assert node.running._loop.is_closed()
     node.close()
+
+
+@pytest.mark.parametrize("step", ["Reloader", "Client", "ProcessLauncher", "Core"])
+def test_a_defect_while_a_node_starts_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Whatever the step: the keeper has been started by then, and has to end."""
+
+    def fails(*args: object, **options: object) -> None:
+        raise ZeroDivisionError(step)
+
+    monkeypatch.setattr(f"shardwright.node._running.{step}", fails)
+    with pytest.raises(ZeroDivisionError, match=step):
+        shardwright.start(folder)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("shardwright")]

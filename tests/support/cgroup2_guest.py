@@ -16,10 +16,11 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["run_guest"]
+__all__ = ["main", "run_guest"]
 
 TIMEOUT_S = 540.0
 MEMORY = "3072M"  # a ceiling of 1,500 MiB is to be reached in it
@@ -90,19 +91,31 @@ say(kind="end")
 """
 
 
-def run_guest(kernel: Path, *, timeout_s: float = TIMEOUT_S, show: bool = False) -> dict[str, Any]:
-    """What the guest said: ``kernel``, ``checks`` (a list), ``resize``, ``took_s``. Raises RuntimeError with its last lines."""
+def run_guest(
+    kernel: Path,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    show: bool = False,
+    script: str = _GUEST,
+    modules: tuple[str, ...] = _MODULES,
+    devices: Callable[[Path], list[str]] = lambda folder: [],
+    sources: tuple[Path, ...] = (),
+) -> dict[str, Any]:
+    """What the guest said: ``kernel``, ``checks`` (a list), ``resize``, ``took_s``. Raises RuntimeError with its last lines.
+
+    ``devices``: further arguments of QEMU, given a folder of the machine's own; ``sources``: what the script may import.
+    """
     with tempfile.TemporaryDirectory(prefix="swt-guest-", dir="/var/tmp") as name:
         folder = Path(name)
-        _initramfs(kernel, folder)
-        _disk(folder)
+        _initramfs(kernel, folder, modules)
+        _disk(folder, script, sources)
         begun_s = time.monotonic()
         (image,) = (kernel / "boot").glob("vmlinuz-*")
         command = [
             "qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY,
             "-kernel", str(image), "-initrd", str(folder / "initramfs"), "-no-reboot", "-nographic", "-nodefaults",
             "-serial", "stdio", "-drive", f"file={folder / 'disk'},format=raw,if=virtio,cache=unsafe",
-            "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all mitigations=off",
+            "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all mitigations=off", *devices(folder),
         ]  # fmt: skip
         lines: list[str] = []
         found: dict[str, Any] = {"checks": []}
@@ -128,7 +141,7 @@ def run_guest(kernel: Path, *, timeout_s: float = TIMEOUT_S, show: bool = False)
     return found
 
 
-def _initramfs(kernel: Path, folder: Path) -> None:
+def _initramfs(kernel: Path, folder: Path, names: tuple[str, ...]) -> None:
     root = folder / "initial"
     (root / "bin").mkdir(parents=True)
     (root / "modules").mkdir()
@@ -139,7 +152,7 @@ def _initramfs(kernel: Path, folder: Path) -> None:
     (root / "bin" / "sh").symlink_to("busybox")
     modules = {path.name.partition(".")[0]: path for path in (kernel / "lib" / "modules").rglob("*.ko")}
     wanted: list[str] = []
-    for module in _MODULES:
+    for module in names:
         _with_needs(module, modules, wanted)
     for module in wanted:
         shutil.copy(modules[module], root / "modules")
@@ -163,7 +176,7 @@ def _with_needs(module: str, modules: dict[str, Path], wanted: list[str]) -> Non
     wanted.append(module)
 
 
-def _disk(folder: Path) -> None:
+def _disk(folder: Path, script: str, sources: tuple[Path, ...]) -> None:
     """This interpreter where it is here, what it is linked with, and what runs."""
     root = folder / "root"
     for name in ("proc", "sys", "dev", "tmp", "var/tmp", "etc", "run", "usr/lib", "root"):
@@ -173,7 +186,7 @@ def _disk(folder: Path) -> None:
             (root / name).symlink_to(f"usr/{name}")
             (root / "usr" / name).mkdir(parents=True, exist_ok=True)
     (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
-    (root / "guest.py").write_text(_GUEST)
+    (root / "guest.py").write_text(script)
     library = Path(sysconfig.get_path("stdlib")).resolve()
     _copy(library, _in(root, library))
     program = Path(sys.executable).resolve()
@@ -185,6 +198,8 @@ def _disk(folder: Path) -> None:
     import shardwright
 
     _copy(Path(shardwright.__file__).parent, root / "src" / "shardwright")
+    for source in sources:
+        shutil.copy(source, root / "src")
     for linked in _libraries(program, [*root.rglob("*.so*")]):
         target = _in(root, Path(linked))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -217,9 +232,13 @@ def _libraries(program: Path, extensions: list[Path]) -> set[str]:
     return found
 
 
-if __name__ == "__main__":
-    result = run_guest(Path(sys.argv[1]), show="-v" in sys.argv)
+def main(result: dict[str, Any]) -> int:
+    """Show it; the exit status."""
     json.dump(result, sys.stdout, indent=1)
     failed = [each for each in result["checks"] if not each["passed"]]
     print(f"\n{len(result['checks']) - len(failed)} of {len(result['checks'])} checks passed", file=sys.stderr)
-    sys.exit(1 if failed or not result["checks"] else 0)
+    return 1 if failed or not result["checks"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(run_guest(Path(sys.argv[1]), show="-v" in sys.argv)))

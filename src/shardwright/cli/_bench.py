@@ -226,20 +226,30 @@ _OF_PLANS = ("case", "functions_cut", "uncut_s", "cut_s", "gain", "predicted_s",
     "--programs", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many, from seed 0 on."
 )
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100), help="Runs of each case.")
+@click.option("--first", default=0, show_default=True, type=click.IntRange(0, 10_000), help="The first one's seed.")
+@click.option(
+    "--kept",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Add the records to this file, and take those of other programs from it: short runs make one table.",
+)
 @click.option("--write", "target", type=click.Path(path_type=Path), help="Write the table there, as Markdown.")
 @common_options
-def plans(invocation: Invocation, programs: int, rounds: int, target: Path | None) -> None:
+def plans(
+    invocation: Invocation, programs: int, rounds: int, first: int, kept: Path | None, target: Path | None
+) -> None:
     """Small programs planned by a profile and run: predicted beside measured, and each cut undone in turn.
 
     \b
     Examples:
       shardwright bench plans
       shardwright bench plans --programs 5 --json
+      shardwright bench plans --programs 3 --first 6 --kept plans.json --write plans.md
     """
     from shardwright.cli import _bench_plans
 
     def measure(say: Callable[[str], None]) -> list[dict[str, Any]]:
-        records = _bench_plans.measure(range(programs), rounds, invocation.environment, say)
+        seeds = range(first, first + programs)
+        records = _bench_plans.measure(seeds, rounds, invocation.environment, say, kept)
         if target is not None:
             target.write_text(_bench_plans.report(_machine(), records), encoding="utf-8")
         return records

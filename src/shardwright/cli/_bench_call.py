@@ -232,6 +232,7 @@ def _runs_of_calls(node: Node, sizes: Sequence[int]) -> list[Run]:
             for component, cpus in zip(("near", who), run.cpus, strict=True):
                 _pin(pids[component], cpus)
             if run.in_flight > 1:
+                seconds = max(seconds, 0.5)  # so that to start and to end the threads does not count
                 found: tuple[list[int], float] = session.call("near.many", who, run.size, run.in_flight, seconds)
                 return found
             taken: list[int] = session.call("near.calls", who, run.size, run.gap_us / 1e6, seconds)

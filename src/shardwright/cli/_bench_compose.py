@@ -87,7 +87,7 @@ def measure(rounds: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
                         if warm:
                             records.append(_in_a_row(node, backend, shards, max(1, rounds // 2)))
                         if shards == 1 and not warm:
-                            records.append(_at_once(node, floor, backend, max(3, rounds // 20)))
+                            records.append(_at_once(node, floor, backend, max(min(3, rounds), rounds // 20)))
             say(f"{backend}: measured")
         floor.stdin.close()
     return records

@@ -40,15 +40,26 @@ def main():
 
 
 def measure(
-    seeds: Sequence[int], rounds: int, environment: Mapping[str, str], say: Callable[[str], None]
+    seeds: Sequence[int],
+    rounds: int,
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
+    kept: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """A record for each program, and one for all of them."""
+    """A record for each program, and one for all of them. ``kept`` holds those of runs before, and of this one afterwards."""
     write_constants(environment, calibrate(environment))  # what this machine makes of it now
-    records = []
+    known: dict[str, dict[str, Any]] = {}
+    if kept is not None and kept.is_file():
+        known = {record["case"]: record for record in json.loads(kept.read_text(encoding="utf-8"))}
     for seed in seeds:
         with tempfile.TemporaryDirectory(prefix="shardwright-bench-plans-") as folder:
-            records.append(_program(seed, Path(folder), rounds, environment))
-        say(f"program {seed}: {records[-1]}")
+            record = _program(seed, Path(folder), rounds, environment)
+        record["load"] = round(os.getloadavg()[0], 1)
+        known[record["case"]] = record
+        say(f"program {seed}: {record}")
+        if kept is not None:
+            kept.write_text(json.dumps(list(known.values()), indent=1), encoding="utf-8")
+    records = sorted(known.values(), key=lambda record: int(record["case"].split()[1]))
     return [*records, _summary(records)]
 
 
@@ -150,12 +161,13 @@ def report(machine: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
         "# Plans: predicted beside measured", "",
         "Written by `shardwright bench plans --write docs/results/plans.md`. Small programs of committed seeds, of 3 to 11",
         "functions, one component each; seconds of `main`, medians of runs in turn. *Error* is the difference of predicted and",
-        "measured, by measured; *tau* is Kendall's, of predicted gains against what the run takes longer without each cut.", "",
+        "measured, by measured; *tau* is Kendall's, of predicted gains against what the run takes longer without each cut;",
+        "*load* is the machine's in the minute before.", "",
         ", ".join(f"{name} {value}" for name, value in machine.items()) + ".", "",
-        "| program | functions cut | uncut s | cut s | times as fast | predicted s | error | tau |",
-        "|---|---|---|---|---|---|---|---|",
+        "| program | functions cut | uncut s | cut s | times as fast | predicted s | error | tau | load |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    columns = ("case", "functions_cut", "uncut_s", "cut_s", "gain", "predicted_s", "error", "kendall_tau")
+    columns = ("case", "functions_cut", "uncut_s", "cut_s", "gain", "predicted_s", "error", "kendall_tau", "load")
     lines += ["| " + " | ".join(str(record.get(name, "")) for name in columns) + " |" for record in records[:-1]]
     lines += ["", ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in records[-1].items()) + "."]
     return "\n".join(lines) + "\n"

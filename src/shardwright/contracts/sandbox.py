@@ -19,7 +19,7 @@ class Capabilities:
 
     transports: tuple[str, ...]
     starts: tuple[str, ...]  # "spawn", "template"
-    isolates: tuple[str, ...]  # "memory", "files", "network", "pids"
+    isolates: tuple[str, ...]  # "memory", "files", "network", "pids"; "kernel": it is a machine of its own
     enforces: tuple[str, ...]  # resources whose ceiling is really enforced: "cpu", "memory", "pids", ...
 
 

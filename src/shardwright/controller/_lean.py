@@ -83,7 +83,8 @@ class LeanNeeds:
 
     def rule(self) -> FloatArray:
         """What the rule alone would guarantee; NaN where nothing was ever measured."""
-        return self._now[0].copy()
+        guarantees: FloatArray = self._now[0].copy()
+        return guarantees
 
     def target(self) -> FloatArray:
         """The guarantee that each series is about to need; NaN where nothing was ever measured."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from shardwright._lazy import lazily
 
 if TYPE_CHECKING:
+    from shardwright.guest._agent import MAX_WORD, AgentOrder, AgentWord, AgentWords, agent_bytes
     from shardwright.guest._asgi import BadApplication
     from shardwright.guest._caller import Caller
     from shardwright.guest._chains import Chains
@@ -158,6 +159,7 @@ __all__ = [
     "MAX_EVENTS",
     "MAX_FROM_GUEST",
     "MAX_WEBSOCKET_MESSAGE",
+    "MAX_WORD",
     "NOWHERE",
     "PIECE",
     "REFERENCE",
@@ -168,6 +170,9 @@ __all__ = [
     "WHY_PATIENCE_S",
     "WINDOW",
     "Accept",
+    "AgentOrder",
+    "AgentWord",
+    "AgentWords",
     "Answer",
     "ApplicationEvent",
     "AskCounts",
@@ -279,6 +284,7 @@ __all__ = [
     "WebSocketReceive",
     "WebSocketSend",
     "Why",
+    "agent_bytes",
     "async_generator_proxy",
     "beyond",
     "cancelled",
@@ -322,6 +328,7 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "_agent": "AgentOrder AgentWord AgentWords MAX_WORD agent_bytes",
         "_asgi": "BadApplication",
         "_caller": "Caller",
         "_chains": "Chains",

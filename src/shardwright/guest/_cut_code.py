@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
 
+from shardwright._syntax import expression, parsed
 from shardwright.guest._frames import STUB
 from shardwright.model.cut import CutFunction, Loop
 
@@ -178,7 +179,7 @@ class _AheadCalls(ast.NodeTransformer):
             what = f"lambda {target.id}: {listed}"
         else:
             what = f"lambda __shardwright_item__: [{listed} for {ast.unparse(target)} in (__shardwright_item__,)][0]"
-        made = ast.parse(f"{AHEAD}(0, {number}, {what})", mode="eval").body
+        made = expression(f"{AHEAD}(0, {number}, {what})")
         assert isinstance(made, ast.Call)
         for item in ast.walk(made):
             ast.copy_location(item, iterable)
@@ -203,7 +204,7 @@ class CutLoader(importlib.machinery.SourceFileLoader):
         loops = self._cutting.loops_of(self.name)
         if not loops:
             return super().source_to_code(data, path, _optimize=_optimize)
-        tree = ast.parse(data, path)
+        tree = parsed(data, path)
         rewritten = _AheadCalls(loops).visit(tree)
         made: CodeType = compile(rewritten, path, "exec", dont_inherit=True, optimize=_optimize)
         return made

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from shardwright._syntax import parsed
 from shardwright.errors import NodeError
 from shardwright.guest._control_messages import Attach, Attached
 from shardwright.guest._service import serves
@@ -145,7 +146,7 @@ class Debugging:
             (p for p in (Path(loaded or ""), base.with_suffix(".py"), base / "__init__.py") if p.is_file()), base
         )
         try:
-            tree = ast.parse(path.read_bytes())
+            tree = parsed(path.read_bytes())
         except (OSError, SyntaxError, ValueError) as error:
             raise Unattachable(f"the code of module {where} cannot be read: {error}") from None
         found = _function(tree, what.split("."))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from types import GenericAlias, TracebackType
 from typing import Any
 
+from shardwright._syntax import parsed
 from shardwright.errors import CannotCross, CutRefused, InternalError
 from shardwright.guest._caller import Caller
 from shardwright.guest._frames import STUB, beyond
@@ -309,7 +310,7 @@ def _without_traceback(args: tuple[Any, ...]) -> tuple[Any, ...]:
 def _signature(text: str, *, skip_first: bool = False) -> inspect.Signature:
     """The signature that ``text`` shows; defaults that are not literals show as ``...``."""
     try:
-        tree = ast.parse(f"def f{text}: ...")
+        tree = parsed(f"def f{text}: ...")
         function = tree.body[0]
         assert isinstance(function, ast.FunctionDef)
         arguments = function.args

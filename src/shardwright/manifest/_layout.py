@@ -168,7 +168,8 @@ _COMPONENT = Table(
         ),
         "isolation": Key(
             ISOLATION,
-            "The kind of sandbox: process, namespace for walls, or oci:<runtime> and docker for containers (docs/security.md); "
+            "The kind of sandbox: process, namespace for walls, oci:<runtime> and docker for containers, "
+            "microvm for machines (docs/security.md); "
             "auto is process in this version.",
             default="auto",
             examples=ISOLATIONS,

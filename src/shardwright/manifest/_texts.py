@@ -110,9 +110,9 @@ SECRET = Text('"env:<NAME>" or "file:<path>"', r"^(env:[A-Za-z_][A-Za-z0-9_]*|fi
 LISTEN_ADDRESS = Text('"host:port"', _ADDRESS, _host_and_port)
 DESTINATION = Text('"host:port"', _ADDRESS, _destination)
 ISOLATION = Text(
-    "auto, process, namespace or docker",  # the others are words of the format; this version starts nothing with them
+    "auto, process, namespace, docker or microvm",  # the others are words of the format; this version starts nothing with them
     "^(auto|process|namespace|oci:[A-Za-z0-9][A-Za-z0-9._-]*|docker|microvm)$",
-    valid=("auto", "process", "namespace", "docker"),
+    valid=("auto", "process", "namespace", "docker", "microvm"),
 )
 METHOD = Text("an HTTP method in capitals", "^[A-Z]+$", valid=_METHODS)
 ROUTE_PATH = Text('a path such as "/api/items/{item}"', r"^/[^\s?#]*$", _route_path)

@@ -12,12 +12,12 @@ from shardwright.node._launcher import read_secrets, read_token
 from shardwright.node._profiles import read_constants, read_profile
 from shardwright.sharding import plan
 
-BACKENDS = ("auto", "process", "namespace", "docker")
+BACKENDS = ("auto", "process", "namespace", "docker", "microvm")
 
 
 def in_containers(isolation: str) -> bool:
-    """Whether a runtime or a daemon makes its sandboxes, so that none can be forked from another."""
-    return isolation.startswith("oci:") or isolation.startswith("docker")
+    """Whether a runtime, a daemon or a monitor makes its sandboxes, so that none can be forked from another."""
+    return isolation.startswith(("oci:", "docker", "microvm"))
 
 
 def unbuilt(manifest: Manifest) -> tuple[str, ...]:
@@ -30,9 +30,24 @@ def unbuilt(manifest: Manifest) -> tuple[str, ...]:
     ]
     problems += [
         f"{manifest.place(f'components.{component.name}.start')}: components.{component.name}.start: "
-        f"shards in containers ({component.isolation}) cannot be forked from a template; expected 'auto' or 'spawn'"
+        f"shards in containers and machines ({component.isolation}) cannot be forked from a template; "
+        "expected 'auto' or 'spawn'"
         for component in manifest.components
         if in_containers(component.isolation) and component.start is Start.TEMPLATE
+    ]
+    problems += [
+        f"{manifest.place(f'components.{component.name}.{key}')}: components.{component.name}.{key}: {why}"
+        for component in manifest.components
+        if component.isolation == "microvm"
+        for key, stated, why in (
+            (
+                "files.write",
+                component.files.write,
+                "a virtual machine has copies: what is written there reaches nobody",
+            ),
+            ("network", component.network.egress, "a virtual machine has no network"),
+        )
+        if stated
     ]
     return tuple(problems)
 

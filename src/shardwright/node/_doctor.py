@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from shardwright.contracts.sandbox import Finding, Fingerprint
-from shardwright.errors import NodeError
+from shardwright.errors import NodeError, SandboxError
 from shardwright.manifest import capacity_problems, load
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import Severity, ShardPlan
@@ -16,6 +17,8 @@ from shardwright.model.units import format_bytes
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
 from shardwright.node._gpus import Gpus, gpu_findings
+from shardwright.node._machine_names import machine_backend
+from shardwright.node._machines import machine_backend_of
 from shardwright.node._relays import Relays
 from shardwright.node._state import REMEDY, folder_trouble, state_folder
 from shardwright.sandbox.docker import SOCKET, DockerBackend
@@ -25,6 +28,7 @@ from shardwright.sandbox.process import ProcessBackend
 from shardwright.sharding import plan as plan_manifest
 from shardwright.transport import shm
 
+MONITORS = {"qemu": "qemu-system-x86_64", "firecracker": "firecracker"}  # by what SHARDWRIGHT_MICROVM says
 RUNTIMES = ("runc", "crun")  # those that ``oci:`` was run with
 
 
@@ -45,6 +49,7 @@ def examine_machine(environment: Mapping[str, str]) -> Fingerprint:
     more = (
         walls,
         *containers,
+        *_machines(environment),
         *gpu_findings(environment),
         _network(),
         Finding("capacity", True, f"{capacity.cpu:g} cores, {memory} to give to shards"),
@@ -79,6 +84,8 @@ def examine_application(
     findings += _secrets(manifest, environment)
     if any(component.isolation == "docker" for component in manifest.components):
         findings.append(DockerBackend(environment.get("DOCKER_HOST") or SOCKET).finding())
+    if any(component.isolation == "microvm" for component in manifest.components):
+        findings.append(_machine(environment))
     for runtime in sorted({c.isolation[4:] for c in manifest.components if c.isolation.startswith("oci:")}):
         findings.append(OciBackend(runtime).finding())
     needed = len(findings)
@@ -93,6 +100,20 @@ def examine_application(
             findings.append(Finding("plan", False, f"{item.code} {item.message}", item.remedy))
     findings += _visitors(plan, manifest)
     return Fingerprint(all(each.present for each in findings[:needed]), tuple(findings))
+
+
+def _machine(environment: Mapping[str, str]) -> Finding:
+    """Whether the virtual machines that this environment asks for can be made."""
+    try:
+        return machine_backend_of(machine_backend("microvm", environment)).finding()
+    except SandboxError as error:
+        return Finding("isolation microvm", False, error.message, error.remedy)
+
+
+def _machines(environment: Mapping[str, str]) -> list[Finding]:
+    """One line for each monitor that is here."""
+    there = [name for name, program in MONITORS.items() if shutil.which(program)]
+    return [_machine({**environment, "SHARDWRIGHT_MICROVM": name}) for name in there]
 
 
 def _links() -> tuple[str, ...]:

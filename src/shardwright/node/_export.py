@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardwright._syntax import parsed
 from shardwright.errors import NodeError
 from shardwright.model.manifest import Manifest
 from shardwright.node._sight import code_of
@@ -58,18 +59,11 @@ def export_image(
     paths = code_of(root)
     code: Files = {}
     for path in paths:
-        code.update({str(each): each for each in _files(Path(path))})
+        code.update({str(each): each for each in files_beneath(Path(path))})
     base = Path(manifest.path).parent
     for name in declared.files.read:
-        code.update({str(each): each for each in _files(base / name)})
-    distributions = _distributions({*_imported(code), "shardwright"}, extra)
-    packages: Files = {}
-    for distribution in distributions:
-        packages.update(_of_distribution(distribution))
-    system = _system()
-    elf = (str(each) for each in (*system.values(), *packages.values()) if isinstance(each, Path) and _is_binary(each))
-    for library in needed(elf):
-        _with_links(library, system)
+        code.update({str(each): each for each in files_beneath(base / name)})
+    system, packages, distributions = _parts(code, extra)
     store = Layout(layout)
     layers = tuple(store.layer(files) for files in (system, packages, code))
     sites = tuple(dict.fromkeys((root, *(_site(each) for each in distributions))))
@@ -90,7 +84,28 @@ def export_image(
     return Exported(image.digest, layers, tuple(each.metadata["Name"] for each in distributions))
 
 
-def _files(path: Path) -> Iterator[Path]:
+def files_for(code: Files, extra: Iterable[str] = ()) -> tuple[Files, Files, tuple[str, ...]]:
+    """What that code needs to run: the system's files with the packages', the packages' alone, and the names of these.
+
+    Raises NodeError.
+    """
+    system, packages, distributions = _parts(code, extra)
+    return {**system, **packages}, packages, tuple(each.metadata["Name"] for each in distributions)
+
+
+def _parts(code: Files, extra: Iterable[str]) -> tuple[Files, Files, list[importlib.metadata.Distribution]]:
+    distributions = _distributions({*_imported(code), "shardwright"}, extra)
+    packages: Files = {}
+    for distribution in distributions:
+        packages.update(_of_distribution(distribution))
+    system = _system()
+    elf = (str(each) for each in (*system.values(), *packages.values()) if isinstance(each, Path) and _is_binary(each))
+    for library in needed(elf):
+        with_links(library, system)
+    return system, packages, distributions
+
+
+def files_beneath(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
@@ -106,7 +121,7 @@ def _imported(files: Mapping[str, Path | str | bytes]) -> set[str]:
         if not isinstance(path, Path) or path.suffix != ".py":
             continue
         try:
-            tree = ast.parse(path.read_bytes())
+            tree = parsed(path.read_bytes())
         except (SyntaxError, ValueError, OSError):
             continue
         for node in ast.walk(tree):
@@ -149,7 +164,7 @@ def _site(distribution: importlib.metadata.Distribution) -> str:
 
 def _of_distribution(distribution: importlib.metadata.Distribution) -> Files:
     if distribution.metadata["Name"] == "shardwright":  # it may be installed in place
-        return {str(each): each for each in _files(Path(__file__).parent.parent)}
+        return {str(each): each for each in files_beneath(Path(__file__).parent.parent)}
     found: Files = {}
     site = os.path.realpath(_site(distribution))
     for each in distribution.files or ():
@@ -170,7 +185,7 @@ def _system() -> Files:
             if not name.endswith((".a", ".pyc")):
                 found[f"{folder}/{name}"] = Path(folder, name)
     for place in _DATA:
-        for path in _files(Path(place)):
+        for path in files_beneath(Path(place)):
             found[str(path)] = Path(os.path.realpath(path))
     return found
 
@@ -179,8 +194,8 @@ def _is_binary(path: Path) -> bool:
     return ".so" in path.name or bool(path.stat().st_mode & 0o100)
 
 
-def _with_links(path: str, into: Files) -> None:
-    """A library at its real path, and the symbolic links that lead there."""
+def with_links(path: str, into: Files) -> None:
+    """A file at its real path, and the symbolic links that lead there."""
     while True:
         parts = path.strip("/").split("/")
         link = next((p for n in range(len(parts)) if os.path.islink(p := "/" + "/".join(parts[: n + 1]))), None)

@@ -282,6 +282,8 @@ class Keeper:
                 found = {s: self._sandboxes[s].usage() for s in message.shards if s in self._sandboxes}
                 return Usages(message.request, found), []
             case Describe():
+                for name in message.told:
+                    self._backend_of(name)
                 enforces = self._backend.capabilities().enforces
                 return Described(
                     message.request, self._backend.capacity(), enforces, self._backend.reason, self._swept, os.getpid(),
@@ -305,15 +307,17 @@ class Keeper:
                 if runtime
                 else DockerBackend(groups=self._backend.groups)
             )
+        if name not in self._backends and kind == "microvm":
+            from shardwright.node._machines import machine_backend_of  # and fewest this one
+
+            self._backends[name] = machine_backend_of(name, self._backend.groups)
         if name not in self._backends:
             raise SandboxError(f"there is no backend {name!r}", remedy=f"choose from {', '.join(self._backends)}")
         return self._backends[name]
 
     def _first_pids(self) -> list[int]:
-        """Children of ours that are no orphans: the inits of sandboxes."""
-        return [
-            pid for each in self._backends.values() if isinstance(each, NamespaceBackend) for pid in each.first_pids()
-        ]
+        """Children of ours that are no orphans: the first processes of sandboxes."""
+        return [pid for each in self._backends.values() for pid in each.first_pids()]
 
     def _trouble(self, name: str) -> str:
         """Why sandboxes of that backend cannot be made here; empty when they can."""

@@ -106,7 +106,7 @@ def _wait_for(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     return process.poll() is not None
 
 
-def _environment() -> dict[str, str]:
+def keeper_environment() -> dict[str, str]:
     """What the keeper needs: to find its interpreter and our packages, and to be measured when this process is."""
     measured = "coverage" in sys.modules
     return {
@@ -122,7 +122,7 @@ def _keeper(sock: socket.socket, grace_s: float, form: str = "pretty") -> subpro
         pass_fds=[sock.fileno()],
         stdin=subprocess.DEVNULL,
         cwd="/",
-        env=_environment(),
+        env=keeper_environment(),
     )
 
 
@@ -168,9 +168,12 @@ class KeeperClient:
         """Whether it still answers, as far as is known here."""
         return not self._gone
 
-    async def describe(self, try_backends: tuple[str, ...] = ()) -> Described:
-        """With ``try_backends``, ``troubles`` says for each of them why it cannot be had, or nothing."""
-        answer, _ = await self._ask(Describe(next(self._ids), try_backends), [])
+    async def describe(self, try_backends: tuple[str, ...] = (), told: tuple[str, ...] = ()) -> Described:
+        """With ``try_backends``, ``troubles`` says for each of them why it cannot be had, or nothing.
+
+        ``told``: further backends whose ``transports`` are to be told.
+        """
+        answer, _ = await self._ask(Describe(next(self._ids), try_backends, told), [])
         assert isinstance(answer, Described)
         return answer
 

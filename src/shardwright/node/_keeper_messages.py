@@ -82,9 +82,13 @@ class AskUsage(_Message, frozen=True, tag="usage?"):
 
 
 class Describe(_Message, frozen=True, tag="describe"):
-    """``try_backends``: also find out, by trying, whether their sandboxes can be made."""
+    """``try_backends``: also find out, by trying, whether their sandboxes can be made.
+
+    ``told``: backends of which more than the usual is to be told what reaches into their sandboxes.
+    """
 
     try_backends: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 class Started(_Message, frozen=True, tag="started"):

@@ -31,6 +31,7 @@ from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, remedy_of
 from shardwright.node._logs import Logs
+from shardwright.node._machine_names import machine_backend
 from shardwright.node._parents import parent_of
 from shardwright.node._port import GuestPort, ShardPort, control_pair
 from shardwright.node._relays import Relays
@@ -167,6 +168,8 @@ class ProcessLauncher(Launcher):
         stated = code.plan.definition(component).isolation
         if stated == "docker" and (address := code.surroundings.environment.get("DOCKER_HOST")):
             return f"docker:{address}"
+        if stated == "microvm":
+            return machine_backend(stated, code.surroundings.environment)
         return "process" if stated == "auto" else stated
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:

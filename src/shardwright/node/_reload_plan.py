@@ -16,6 +16,7 @@ from dataclasses import replace
 from importlib.util import cache_from_source
 from pathlib import Path
 
+from shardwright._syntax import parsed
 from shardwright.errors import NodeError
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.manifest import Manifest, ScopeKind
@@ -124,7 +125,7 @@ class _Tree:
             data, package = path.read_bytes(), path.name == "__init__.py"
             self._files[str(path)] = hashlib.sha256(data).hexdigest()
         try:
-            imports = frozenset(_imports(ast.parse(data), name, package))
+            imports = frozenset(_imports(parsed(data), name, package))
         except (SyntaxError, ValueError):  # nobody imports it, or the plan had not been made
             imports = frozenset()
         return hashlib.sha256(data).hexdigest(), imports

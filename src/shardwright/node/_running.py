@@ -40,6 +40,7 @@ from shardwright.node._journal import Journal
 from shardwright.node._keeper_client import KeeperClient
 from shardwright.node._launcher import Launcher, Surroundings, read_secrets, read_token
 from shardwright.node._live_session import LiveSession
+from shardwright.node._machine_names import kind_of, machine_backend
 from shardwright.node._mask import Mask
 from shardwright.node._notify import Notifier
 from shardwright.node._numbers import Health
@@ -57,6 +58,7 @@ from shardwright.placement import Capacity
 from shardwright.sharding import cut_components
 from shardwright.telemetry import EventLog, OwnLog
 from shardwright.transport import shm
+from shardwright.transport.bridge import BRIDGED, BridgedTransport
 from shardwright.transport.inproc import InprocTransport
 from shardwright.transport.socket import SocketTransport
 
@@ -178,7 +180,8 @@ class Running:
         else:
             form = "json" if self.options.log is not None and not self.options.log.pretty else "pretty"
             self._keeper = KeeperClient.start(manifest.policy.node_grace_s, self._keeper_gone, form)
-            described = await self._keeper.describe()
+            machines = {machine_backend(each.isolation, self._environment) for each in manifest.components} - {""}
+            described = await self._keeper.describe(told=tuple(sorted(machines)))
             gpus = Gpus.of(manifest, self._environment)
             total = gpus.added_to(described.capacity)
             reached = described.transports
@@ -355,10 +358,12 @@ class Running:
         if self._cleaning is not None:
             await self._cleaning
         core = getattr(self, "core", None)
-        if core is not None:
-            await core.close(grace_s)
-        elif self._keeper is not None:
-            await self._keeper.close()
+        try:
+            if core is not None:
+                await core.close(grace_s)
+        finally:
+            if self._keeper is not None and (core is None or core.launcher is None):  # nobody had it to close
+                await self._keeper.close()
 
     # -- sessions ----------------------------------------------------------------------------------------------
 
@@ -426,6 +431,8 @@ class Running:
                 raise NodeError(f"[policy] transport is {wanted!r}, which is not to be had: {shm.reason()}")
         if wanted in ("auto", sockets.name):
             transports.append(sockets)
+            machines = {name for names in reached.values() for name in names if name in BRIDGED}
+            transports += [BridgedTransport(name) for name in BRIDGED if name in machines]
         names = tuple(transport.name for transport in transports)
 
         def reach(component: ComponentName) -> tuple[str, ...]:
@@ -449,7 +456,7 @@ class Running:
                 id=r.id, component=r.component, status=str(r.status), pid=core.ports()[r.id].pid if r.id in core.ports() else 0,
                 scope=str(self.plan.definition(r.component).scope), key=r.key,
                 sessions=tuple(names[n] for n in r.sessions if n in names), start=core.launcher.how(r.component),
-                isolation=core.launcher.isolation(r.component), transport=core.wires.between(r.component).name,
+                isolation=kind_of(core.launcher.isolation(r.component)), transport=core.wires.between(r.component).name,
                 guarantee_cpu=r.limits.guarantee.cpu,
                 guarantee_memory_bytes=r.limits.guarantee.memory_bytes, ceiling_cpu=r.limits.ceiling.cpu,
                 ceiling_memory_bytes=r.limits.ceiling.memory_bytes, usage=usages.get(r.id), age_s=now - r.created_s,

@@ -1,4 +1,8 @@
-"""Which transport joins two parts of a node: the first that reaches into the sandboxes of both."""
+"""Which transport joins two parts of a node: the first that reaches into the sandboxes of both.
+
+A transport whose ends are those of another on the node's side of a wall (``beneath``: bridges into virtual machines) reaches
+into a sandbox that takes these, as long as one of the parts needs it.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +44,30 @@ class Wires:
     def between(self, *components: ComponentName, wide: bool = False) -> Transport:
         """Raises NodeError when no transport reaches all of them."""
         reach = self._reach
+        reached = [] if reach is None else [reach(component) for component in components]
         for transport in self._transports:
-            if reach is None or all(transport.name in reach(component) for component in components):
+            if _joins(transport, reached):
                 return self._wide.get(transport.name, transport) if wide else transport
-        raise NodeError(f"no transport joins {' and '.join(components)}")
+        told = "; ".join(
+            f"{name}: {', '.join(each) or 'none'}" for name, each in zip(components, reached, strict=False)
+        )
+        raise NodeError(
+            f"no transport joins {' and '.join(components)}",
+            remedy=f"choose another isolation, or another [policy] transport; what reaches into their sandboxes is {told}",
+        )
 
     def dispose(self, endpoint: Endpoint) -> None:
         """Give up an end that nobody will open."""
         self._by_name[endpoint.transport].dispose(endpoint)
+
+
+def _joins(transport: Transport, reached: Sequence[Collection[str]]) -> bool:
+    """Whether it reaches into all sandboxes, of which each of ``reached`` is what one takes."""
+    if all(transport.name in each for each in reached):
+        return True
+    beneath = getattr(transport, "beneath", None)
+    return (
+        beneath is not None
+        and any(transport.name in each for each in reached)
+        and all(transport.name in each or beneath in each for each in reached)
+    )

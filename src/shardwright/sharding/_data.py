@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 
+from shardwright._syntax import expression, parsed
 from shardwright.sharding._classes import ClassFacts, constants_of
 from shardwright.sharding._program import Program
 from shardwright.sharding._stub import StubWriter
@@ -130,7 +131,7 @@ class _Data:
             body.append(_assign("__shardwright_data__", ast.Constant(True)))
         if ordered:
             body += [self.refusing(qualname, name) for name in _ORDERS if name not in names]
-        made = ast.parse(f"class {node.name}: pass").body[0]
+        made = parsed(f"class {node.name}: pass").body[0]
         assert isinstance(made, ast.ClassDef)
         made.bases, made.body, made.decorator_list = bases, body or made.body, decorators
         return made
@@ -152,7 +153,7 @@ class _Data:
                 known.add(full)
                 if ref.module != "builtins":
                     self.imports.add(ref.module)
-                    found.append(ast.parse(full, mode="eval").body)
+                    found.append(expression(full))
                 else:
                     found.append(ast.Name(ref.name, ast.Load()))
             elif self.program.classes.facts(ref) is not None or self.program.resolver.made_class(ref):
@@ -190,7 +191,7 @@ class _Data:
         module = factory.partition(".")[0]
         self.imports.add(module)
         keywords = [keyword for keyword in call.keywords if keyword.arg in ("names", "start", "rename", "defaults")]
-        return ast.Call(ast.parse(factory, mode="eval").body, arguments, keywords)
+        return ast.Call(expression(factory), arguments, keywords)
 
     def decorators(self, node: ast.ClassDef) -> tuple[list[ast.expr], bool]:
         """Those that are kept; and whether the class gets what it lacks of the four comparisons."""
@@ -206,7 +207,7 @@ class _Data:
                 keywords = item.keywords if isinstance(item, ast.Call) else []
                 if any(keyword.arg is None or not _literal(keyword.value) for keyword in keywords):
                     raise Hidden("its decorator is told what to do by code")
-                kept.append(ast.Call(ast.parse(full, mode="eval").body, [], list(keywords)))
+                kept.append(ast.Call(expression(full), [], list(keywords)))
             elif full == "functools.total_ordering":
                 ordered = True
             elif full not in _SILENT_DECORATORS:
@@ -268,7 +269,7 @@ class _Data:
             if ref != Ref("enum", "auto"):
                 raise Hidden(f"its member {name} is the result of code")
             self.imports.add("enum")
-            return [_assign(name, ast.Call(ast.parse("enum.auto", mode="eval").body, [], []))]
+            return [_assign(name, ast.Call(expression("enum.auto"), [], []))]
         if name == "__slots__":
             raise Hidden("its __slots__ are the result of code")
         if name == "__hash__":
@@ -296,7 +297,7 @@ class _Data:
                     raise Hidden(f"its field {name} is told what to do by code")
         else:
             keywords = [absent]
-        return ast.Call(ast.parse("dataclasses.field", mode="eval").body, [], keywords)
+        return ast.Call(expression("dataclasses.field"), [], keywords)
 
     def refusing(self, qualname: str, name: str) -> ast.stmt:
         made = _call("code", f"{qualname}.{name}")
@@ -312,7 +313,7 @@ def _assign(name: str, value: ast.expr) -> ast.Assign:
 
 
 def _annotated(name: str, kind: str, value: ast.expr | None) -> ast.AnnAssign:
-    return ast.AnnAssign(ast.Name(name, ast.Store()), ast.parse(kind, mode="eval").body, value, 1)
+    return ast.AnnAssign(ast.Name(name, ast.Store()), expression(kind), value, 1)
 
 
 def _annotation(node: ast.expr) -> str:

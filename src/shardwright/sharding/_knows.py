@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 
+from shardwright._syntax import parsed
 from shardwright.model.ids import ComponentName
 from shardwright.sharding._program import Program
 from shardwright.sharding._symbols import Bind, import_bindings
@@ -63,7 +64,7 @@ class Knowledge:
 
     def _of_text(self, module: str) -> set[str]:
         """What a generated module imports."""
-        return with_packages(self._imports(module, ast.parse(self._stubs[module])) | {module})
+        return with_packages(self._imports(module, parsed(self._stubs[module])) | {module})
 
     def _imports(self, module: str, tree: ast.Module) -> set[str]:
         source = self._program.tree.load(module)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
+from shardwright._syntax import expression
+
 
 @dataclass(slots=True)
 class Needs:
@@ -93,7 +95,7 @@ def _annotation(node: ast.expr | None, needs: Needs) -> None:
             needs.annotations.add(item.id)
         elif isinstance(item, ast.Constant) and isinstance(item.value, str):
             try:
-                _annotation(ast.parse(item.value, mode="eval").body, needs)
+                _annotation(expression(item.value), needs)
             except (SyntaxError, ValueError):
                 continue
 

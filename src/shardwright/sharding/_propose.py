@@ -17,6 +17,7 @@ from pathlib import Path
 from shardwright.errors import PlanError
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import Diagnostic
+from shardwright.sharding._propose_web import web_application
 from shardwright.sharding._scan import Scan, scan
 from shardwright.sharding._settle import Settled, settle
 from shardwright.sharding._source import SourceModule, SourceTree
@@ -71,6 +72,7 @@ def propose_manifest(folder: str | Path) -> str:
     resolver = Resolver(tree)
     names = _candidates(tree, package, root)
     main = _main(tree, resolver, package, root)
+    web, served = web_application(_loaded(tree, names))
     parts = _parts(tree, resolver, names, main.partition(":")[0])
     if not parts:
         raise PlanError(
@@ -82,8 +84,20 @@ def propose_manifest(folder: str | Path) -> str:
     manifest = Manifest(base.name, str(base / "shardwright.toml"), str(root), main)
     settled = settle(manifest, {part.name: part.code for part in parts}, candidates.taken_up)
     kept = [candidates.part(name, code) for name, code in settled.parts.items()] or [_whole(tree, package, main, parts)]
+    front = next((part for part in kept if part.code == web), None)
+    if front is None and web and not any(web in part.modules for part in kept):
+        front = _Part(_component_name("web", kept), web, [web])
+        kept.append(front)
     _fill(tree, resolver, kept)
-    return _toml(base, root, package, main, kept, _remarks(settled))
+    if front is not None:
+        front.code = f"{web}:{served}"
+    return _toml(base, root, package, main, kept, _remarks(settled), front)
+
+
+def _loaded(tree: SourceTree, names: list[str]) -> list[SourceModule]:
+    """The modules of these names, and those beneath them, that can be read."""
+    found = [item for name in names for item in (name, *tree.beneath(name))]
+    return [module for item in found if (module := tree.load(item)) is not None]
 
 
 # -- finding the parts ---------------------------------------------------------------------------------------------
@@ -347,7 +361,9 @@ def _list(values: set[str]) -> str:
     return "[" + ", ".join(_text(value) for value in sorted(values)) + "]"
 
 
-def _toml(base: Path, root: Path, package: str, main: str, parts: list[_Part], remarks: list[str]) -> str:
+def _toml(
+    base: Path, root: Path, package: str, main: str, parts: list[_Part], remarks: list[str], front: _Part | None
+) -> str:
     app = re.sub(r"[^A-Za-z0-9._-]+", "-", package.rpartition(".")[2] or base.name).strip("._-")[:64] or "app"
     if root.is_relative_to(base):
         relative = root.relative_to(base).as_posix()
@@ -363,6 +379,10 @@ def _toml(base: Path, root: Path, package: str, main: str, parts: list[_Part], r
         lines += ["", *remarks]
     for part in parts:
         lines += ["", *_section(part)]
+    if front is not None:
+        lines += ["", "[gateway]", 'bind = "127.0.0.1:8000"', "", "[[routes]]", 'path = "/"']
+        lines += [f"app = {_text(front.name)}"]
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         "# [gateway]",

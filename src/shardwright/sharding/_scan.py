@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shardwright._syntax import expression
 from shardwright.sharding._source import SourceModule
 from shardwright.sharding._symbols import (
     Bind,
@@ -213,7 +214,7 @@ class _Walker:
                 return None
             case ast.Constant(value=str(text)):
                 try:
-                    return self._annotated(ast.parse(text, mode="eval").body, module)
+                    return self._annotated(expression(text), module)
                 except SyntaxError:
                     return None
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):

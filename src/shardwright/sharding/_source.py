@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardwright._syntax import parsed
 from shardwright.errors import PlanError
 
 _MOST_PACKAGES = 50  # a root with more packages than that is a library folder: too much to look through for a hint
@@ -122,7 +123,7 @@ class SourceTree:
         try:
             encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
             text = io.TextIOWrapper(io.BytesIO(raw), encoding, newline=None).read().removeprefix("\ufeff")
-            tree = ast.parse(text, filename=relative)
+            tree = parsed(text, filename=relative)
         except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError) as error:
             line = getattr(error, "lineno", None) or 1
             what = getattr(error, "msg", None) or str(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 
+from shardwright._syntax import parsed
 from shardwright.sharding._classes import ClassFacts, constants_of
 from shardwright.sharding._functions import FunctionFacts
 from shardwright.sharding._names import needs_of
@@ -288,7 +289,7 @@ class StubWriter:
                     for item in getattr(inner, "decorator_list", []))  # fmt: skip
         if not remote and not drops:
             return self.verbatim(node)
-        copy = ast.parse(ast.unparse(self._plain(node))).body[0]
+        copy = parsed(ast.unparse(self._plain(node))).body[0]
         again = needs_of(copy)
         marked = {id(item): name for name in remote for item in again.nodes.get(name, ())}
         if marked:
@@ -403,7 +404,7 @@ def _bound_by(writer: StubWriter, statement: ast.stmt) -> list[str]:
 
 def _safe_lines(text: str) -> list[str]:
     """Lines that may be indented: a text whose strings span lines is rebuilt, so that none does."""
-    tree = ast.parse(text)
+    tree = parsed(text)
     return [line for statement in tree.body for line in ast.unparse(statement).split("\n")]
 
 

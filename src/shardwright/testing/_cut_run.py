@@ -20,6 +20,7 @@ from shardwright.manifest import load
 from shardwright.model.shard import ShardPlan
 from shardwright.node import Options, Running, Session
 
+_IMPORTED = "ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning"
 _RECEIVED = re.compile(r"^shardwright_calls_received_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
@@ -157,4 +158,6 @@ def begin(told: dict[str, Any]) -> Part | Profiled:
     os.environ["PYTEST_PLUGINS"] = ",".join(
         filter(None, (os.environ.get("PYTEST_PLUGINS"), "shardwright.testing._outcomes"))
     )
+    # where warnings are errors, that this package was imported before pytest would end it
+    os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} -W '{_IMPORTED}'".strip()
     return part

@@ -98,7 +98,7 @@ MISTAKES = {
     "state": ('state = "jurnal"', "5: components.web.state: …; did you mean 'journal'?"),
     "isolation": (
         'isolation = "proces"',
-        '5: components.web.isolation: "proces" does not fit; expected auto, process, namespace or docker; '
+        '5: components.web.isolation: "proces" does not fit; expected auto, process, namespace, docker or microvm; '
         "did you mean 'process'?",
     ),
     "oci without a runtime": ('isolation = "oci:"', '5: components.web.isolation: "oci:" does not fit; expected …'),

@@ -90,6 +90,31 @@ CASES: dict[str, tuple[str, set[str]]] = {
     ),
     "closures": ("def outer():\n    def inner(): ...\n    inner()\n    return inner\ndef go():\n    outer()()\n",
                  {"outer>outer.<locals>.inner", "go>outer", "go>outer.<locals>.inner"}),
+    "a partial of its own name": (
+        "import functools\ndef f(a, b=1): ...\nf = functools.partial(f, b=2)\ndef go():\n    f(1)\n", {"go>f"},
+    ),
+    "partials of each other": (
+        "import functools\ndef f(call, *more):\n    call()\ndef g(): ...\none = functools.partial(f, g)\n"
+        "two = functools.partial(one, 1)\nfor _ in 'ab':\n    one, two = functools.partial(two, 1), functools.partial(one, 2)\n"
+        "def go():\n    two(3)\n",
+        {"go>f", "f>g"},
+    ),
+    "a long line of partials": (
+        "import functools\ndef f(*rest): ...\np0 = functools.partial(f, 0)\n"
+        + "".join(f"p{n} = functools.partial(p{n - 1}, {n})\n" for n in range(1, 120))
+        + "def go():\n    p119()\n",
+        {"go>f"},
+    ),
+    "a model of a model": (
+        "def f(x): ...\nEACH = [map, f, sorted]\nEACH.append(EACH)\ndef go():\n    for call in map(EACH[0], EACH, EACH):\n"
+        "        list(map(call, EACH))\n",
+        {"go>f"},
+    ),
+    "a class that is its own iterator": (
+        "class M(type):\n    def __iter__(cls):\n        return cls\n    def __next__(cls): ...\nclass A(metaclass=M): ...\n"
+        "def go():\n    for x in A: ...\n",
+        {"go>M.__iter__", "go>M.__next__"},
+    ),
 }  # fmt: skip
 OTHER = "def helper(): ...\ndef second(): ...\n"
 

@@ -12,7 +12,7 @@ from shardwright.errors import PlanError
 from shardwright.manifest import load
 from shardwright.model.cut import CostConstants, Measured, MeasuredEdge, Profile
 from shardwright.sharding import cut_components, cut_functions, cut_inside, plan, read_application, sources_of
-from shardwright.sharding.cuts._alone import Alone
+from shardwright.sharding.cuts._alone import Alone, Veto
 from shardwright.sharding.cuts._loops import loops_of
 
 CONSTANTS = CostConstants(round_trip_s=50e-6, byte_s=1e-9, fork_s=0.01, cores=2, host="test")
@@ -48,7 +48,13 @@ HAZARDS = {
     "SW312": "import threading\nlock = threading.Lock()\ndef work(a):\n    with lock:\n        return a\n",
     "SW301 object": "class Box:\n    def grow(self):\n        self.n = 1\nBOX = Box()\ndef work(a):\n    BOX.grow()\n",
     "SW319": "import other\ndef work(a):\n    other.value = a\n",
+    "SW319 function": "def other(): ...\ndef work(a):\n    a.__code__ = other.__code__\n    return a\n",
 }
+
+
+def test_no_look_overrules_that_a_function_changes_another(tmp_path: Path) -> None:
+    found = veto(tmp_path, HAZARDS["SW319 function"])
+    assert isinstance(found, Veto) and found.firm
 
 
 @pytest.mark.parametrize("name", HAZARDS)

@@ -240,3 +240,46 @@ def test_what_is_left_to_mind_is_said(tmp_path: Path) -> None:
     text, _ = check(tmp_path, files)
     assert codes(text) == {"dice": "a.dice"}
     assert "# Mind: SW233 a/cli.py:4: logging.basicConfig configures logging" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({"main.py": "import fastapi as f\napp: f.FastAPI = f.FastAPI()\n@app.get('/')\ndef root(): return 1\n"}, "main:app"),
+        (
+            {
+                "shop/__init__.py": "",
+                "shop/site.py": "from flask import Flask\ndef make():\n    return Flask('a')\nweb = make()\n",
+            },
+            "shop.site:web",
+        ),
+        (
+            {
+                "site_/__init__.py": "",
+                "site_/asgi.py": "from django.core.asgi import get_asgi_application\napplication = get_asgi_application()\n",
+                "site_/wsgi.py": "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n",
+            },
+            "site_.wsgi:application",
+        ),
+    ],
+)  # fmt: skip
+def test_an_application_of_the_web_is_served(tmp_path: Path, files: dict[str, str], code: str) -> None:
+    package = code.rpartition(".")[0].replace(".", "/")
+    logic = {f"{package}/logic.py" if package else "logic.py": "def work(): return 1\n"}
+    text, found = check(tmp_path, {**files, **logic})
+    (served,) = tomllib.loads(text)["routes"]
+    assert components(text)[served["app"]]["code"] == code and served["path"] == "/"
+    assert tomllib.loads(text)["gateway"]["bind"].startswith("127.0.0.1")
+    assert len(components(text)) == 2 and not found.refusals
+
+
+def test_what_only_looks_like_one_is_not_served(tmp_path: Path) -> None:
+    """Made when it is called, or of another package: what there is to serve is the author's to say."""
+    text, _ = check(
+        tmp_path,
+        {
+            "main.py": "from flask import Flask\nimport mine\ndef make(): return Flask('a')\napp = mine.Flask()\n",
+            "mine.py": "def Flask(): return 1\n",
+        },
+    )  # fmt: skip
+    assert "routes" not in tomllib.loads(text) and "# [gateway]" in text

@@ -271,6 +271,29 @@ def test_nothing_is_sent_back_where_nothing_changed(record_exercised: Callable[[
     record_exercised("objects numbered alike", 100)
 
 
+def test_a_reply_that_mentions_nothing_of_a_large_request_stands_alone() -> None:
+    here = KinCodec()
+    large = [[number, {}] for number in range(1000)]
+    payload, buffers, ours = here.encode_request((None, (large,), None))
+    (_, given, _), memo = here.decode_request(payload, buffers)
+    for result in (1, "text", [1, [2]], Plain(), Plain):
+        reply, more = here.encode_reply(result, memo)
+        assert reply[:1] == b"A"
+        found = here.decode_reply(reply, more, ours)
+        assert (
+            found is Plain
+            if result is Plain
+            else vars(found) == vars(result)
+            if type(found) is Plain
+            else found == result
+        )
+    reply, more = here.encode_reply([given[0][7]], memo)
+    assert here.decode_reply(reply, more, ours)[0] is large[7]
+    given[0][8][1]["more"] = 1
+    assert here.decode_reply(*here.encode_reply(None, memo), ours) is None
+    assert large[8] == [8, {"more": 1}]
+
+
 def test_what_is_written_to_a_buffer_is_in_the_callers_own() -> None:
     text, raw = io.StringIO("a"), io.BytesIO(b"1234")
     text.seek(1)

@@ -256,6 +256,10 @@ class ProcessBackend(SandboxBackend):
         """Remove control groups that dead keepers left, and what still runs in them. Returns what was removed."""
         return self.groups.sweep(alive)
 
+    def first_pids(self) -> tuple[int, ...]:
+        """Processes that are children of ours and not orphans: the first of each of our sandboxes."""
+        return tuple(pid for pid, sandbox in self._sandboxes.items() if not sandbox.deleted)
+
     def reap_orphans(self, keep: Collection[int] = ()) -> int:
         """Wait for ended children that came to us when their parents died, as they come to a sub-reaper.
 

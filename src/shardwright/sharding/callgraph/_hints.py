@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 
+from shardwright._syntax import expression
 from shardwright.sharding.callgraph._analysis import Analysis
 from shardwright.sharding.callgraph._code import Function, Scope
 from shardwright.sharding.callgraph._values import BoxValue, ClassValue, OutsideValue, Slot, Value
@@ -45,7 +46,7 @@ class Hints:
                 return
             case ast.Constant(value=str(text)):
                 try:
-                    self.apply(ast.parse(text.strip(), mode="eval").body, slot, scope)
+                    self.apply(expression(text.strip()), slot, scope)
                 except (SyntaxError, ValueError):
                     return
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):

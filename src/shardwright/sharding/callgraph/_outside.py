@@ -12,14 +12,16 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from shardwright._syntax import expression
 from shardwright.sharding.callgraph._analysis import Analysis, CallSite
-from shardwright.sharding.callgraph._calls import Call, Calls
+from shardwright.sharding.callgraph._boxes import Boxes
+from shardwright.sharding.callgraph._call import Call
+from shardwright.sharding.callgraph._calls import Calls
 from shardwright.sharding.callgraph._code import Function, Scope
 from shardwright.sharding.callgraph._graph import How
 from shardwright.sharding.callgraph._values import (
     BoundDecoratedValue,
     BoundValue,
-    BoxMethodValue,
     BoxValue,
     ClassValue,
     DecoratedValue,
@@ -71,13 +73,12 @@ _DIRECT = frozenset({  # C functions that call back: the frame that is called ha
 })  # fmt: skip
 
 
-class Outside:
+class Outside(Boxes):
     """Models by dotted path."""
 
     def __init__(self, analysis: Analysis, calls: Calls) -> None:
+        super().__init__(calls)
         self.analysis = analysis
-        self.solver = analysis.solver
-        self.calls = calls
         self.walker: Walker
         self._attributes: dict[tuple[Function, str], Slot] = {}
         calls.models = self
@@ -184,10 +185,6 @@ class Outside:
             if key is not None:
                 self._apply_to(key, [item], Slot(), call)
 
-    def _apply_to(self, function: Slot, arguments: list[Slot], result: Slot, call: Call) -> None:
-        inner = Call(call.site, function, [(slot, False) for slot in arguments], [], result)
-        self.calls.call(inner)
-
     def _scalar_method(self, type_: str, name: str, call: Call) -> None:
         solver = self.solver
         if name == "join":
@@ -236,13 +233,6 @@ class Outside:
         if call.arguments:
             self.calls.iterate(call.arguments[0][0], box.rest, call.site)
         self._sort(box, call)
-
-    def _sort(self, box: BoxValue, call: Call) -> None:
-        key = call.keyword("key")
-        if key is not None:
-            self._apply_to(key, [box.every], Slot(), call)
-        else:
-            self.calls.special(box.every, "__lt__", [box.every], Slot(), call.site)
 
     def _call_builtins_enumerate(self, call: Call) -> None:
         box, pair = call.box("iterator"), call.box("tuple")
@@ -455,7 +445,7 @@ class Outside:
                 node = next(item.value for item in call.node.keywords if item.arg == "bound")
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and call.scope is not None:
                     try:
-                        inner = ast.parse(node.value, mode="eval").body
+                        inner = expression(node.value)
                     except SyntaxError:
                         return
                     self._once(
@@ -551,71 +541,6 @@ class Outside:
                 absolute = source.absolute(name.value[dots:], dots) if dots else name.value
                 if absolute in self.analysis.modules:
                     self.solver.add(call.result, self.analysis.module(absolute))
-
-    # -- containers ----------------------------------------------------------------------------------------------
-
-    def box_method(self, value: BoxMethodValue, call: Call) -> None:
-        """``box.append(x)`` and the like."""
-        box, name, solver = value.box, value.name, self.solver
-        arguments = [slot for slot, _ in call.arguments]
-        match name:
-            case "append" | "add" | "appendleft" | "send" | "remove" | "discard" | "index" | "count":
-                if arguments and name in ("append", "add", "appendleft"):
-                    solver.flow(arguments[0], box.rest)
-            case "insert":
-                if len(arguments) > 1:
-                    solver.flow(arguments[1], box.rest)
-            case "extend" | "extendleft" | "intersection_update" | "symmetric_difference_update":
-                for slot in arguments:
-                    self.calls.iterate(slot, box.rest, call.site)
-            case "update" if box.kind != "dict":
-                for slot in arguments:
-                    self.calls.iterate(slot, box.rest, call.site)
-            case "update":
-                for slot in arguments:
-                    self.calls.merged(slot, box)
-                    self.calls.iterate(slot, call.box("item").rest, call.site)
-                for key, slot in call.keywords:
-                    if key is None:
-                        self.calls.merged(slot, box)
-                    else:
-                        solver.flow(slot, solver.item(box, key))
-            case "get" | "pop" | "setdefault" | "popleft" | "popitem" | "__getitem__":
-                self._take(box, name, arguments, call)
-            case "items":
-                result, pair = call.box("iterator"), call.box("tuple", box)
-                solver.add(call.result, result)
-                solver.add(result.rest, pair)
-                solver.flow(box.keys, solver.item(pair, 0))
-                solver.flow(box.every, solver.item(pair, 1))
-            case "values" | "keys":
-                result = call.box("iterator", box)
-                solver.add(call.result, result)
-                solver.flow(box.every if name == "values" else box.keys, result.rest)
-            case "copy" | "union" | "intersection" | "difference" | "symmetric_difference":
-                solver.add(call.result, box)
-                for slot in arguments:
-                    solver.flow(slot, call.result)
-            case "sort":
-                self._sort(box, call)
-            case _:
-                return
-
-    def _take(self, box: BoxValue, name: str, arguments: list[Slot], call: Call) -> None:
-        solver = self.solver
-        key = call.node.args[0] if call.node is not None and call.node.args else None
-        if isinstance(key, ast.Constant) and isinstance(key.value, str):
-            item = solver.item(box, key.value)
-            solver.flow(item, call.result)
-            solver.flow(box.rest, call.result)
-            if name == "setdefault" and len(arguments) > 1:
-                solver.flow(arguments[1], item)
-        else:
-            solver.flow(box.every, call.result)
-            if name == "setdefault" and len(arguments) > 1:
-                solver.flow(arguments[1], box.rest)
-        for slot in arguments[1:2]:
-            solver.flow(slot, call.result)
 
 
 def _pattern(node: ast.expr) -> re.Pattern[str] | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shardwright.sharding.callgraph._code import Class, Function
 
 _MOST_VALUES = 160  # in one slot; more means that the slot holds anything
+_DEEPEST = 40  # callbacks within each other; each is some frames of Python
 
 
 class Value:
@@ -195,6 +196,8 @@ class Solver:
 
     def __init__(self) -> None:
         self._todo: list[tuple[Slot, Value]] = []
+        self._late: list[tuple[Callable[[Value], None], Value]] = []
+        self._depth = 0
 
     def add(self, slot: Slot, value: Value) -> None:
         if value not in slot.values and not slot.fixed and len(slot.values) < _MOST_VALUES:
@@ -212,11 +215,21 @@ class Solver:
             self.add(target, value)
 
     def wait(self, slot: Slot, callback: Callable[[Value], None]) -> None:
-        """Calls back once for every value that ``slot`` holds or will hold."""
+        """Calls back once for every value that ``slot`` holds or will hold.
+
+        Callbacks wait for other slots in their turn; those that would be too deep in each other are left for `run`.
+        """
         if not slot.fixed:
             slot.waits.append(callback)
-        for value in tuple(slot.values):
-            callback(value)
+        if self._depth >= _DEEPEST:
+            self._late += [(callback, value) for value in slot.values]
+            return
+        self._depth += 1
+        try:
+            for value in tuple(slot.values):
+                callback(value)
+        finally:
+            self._depth -= 1
 
     def within(self, slot: Slot, callback: Callable[[Value], None]) -> None:
         """Like `wait`, for values in containers in the slot, too."""
@@ -248,8 +261,12 @@ class Solver:
             listener(key, slot)
 
     def run(self) -> None:
-        todo = self._todo
-        while todo:
+        todo, late = self._todo, self._late
+        while todo or late:
+            if not todo:
+                callback, value = late.pop()
+                callback(value)
+                continue
             slot, value = todo.pop()
             for target in tuple(slot.flows):
                 self.add(target, value)

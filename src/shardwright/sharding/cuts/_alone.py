@@ -40,6 +40,7 @@ _WORLD_METHODS = frozenset({
     "recv", "sendall", "makefile", "fileno",
 })  # fmt: skip
 _SETTERS = frozenset({"setattr", "delattr"})
+_OF_FUNCTIONS = frozenset({"__code__", "__defaults__", "__kwdefaults__", "__closure__"})
 _OWN_KINDS = frozenset({"classmethod", "property", "cached_property", "setter", "getter", "deleter", "overload"})
 _VETOES = {
     Effect.WRITES_GLOBAL: "SW301", Effect.PROCESS: "SW321", Effect.THREAD_LOCAL: "SW325",
@@ -166,6 +167,10 @@ class Alone:
         for fact in self.effects.facts.get(key, ()):
             if fact.effect is Effect.UNCOPYABLE_RESULT:
                 return Veto("SW329", Site(site.path, fact.line), f"{key} returns {fact.name}", firm=True)
+        for inner in _own(function):  # firm, for a function goes by its name: what is set of it there is not set here
+            if isinstance(inner, ast.Attribute) and inner.attr in _OF_FUNCTIONS and not isinstance(inner.ctx, ast.Load):
+                where = Site(site.path, inner.lineno)
+                return Veto("SW319", where, f"{key} sets {ast.unparse(inner)[:60]} of a function", firm=True)
         if function.is_generator:  # a look decides: it would run to its end before it is asked for more
             return Veto("SW309", site, f"{key} is a generator, and streams across cuts are not built")
         return None

@@ -51,7 +51,8 @@ _FIXED = (
     types.WrapperDescriptorType, types.GetSetDescriptorType, datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
     decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID, types.GenericAlias, type(...), type(NotImplemented),
 )  # fmt: skip
-_TAGGED, _PICKLED, _GIVEN = b"T", b"P", b"G"
+_TAGGED, _PICKLED, _GIVEN, _ALONE = b"T", b"P", b"G", b"A"
+_MANY = 64  # objects of a request: from so many on it is asked first whether the reply refers to one of them
 _KNOWN = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
 
 
@@ -60,6 +61,8 @@ def _same_items(now: Any, held: Any) -> bool:
 
 
 def _same_dict(now: Any, held: Any) -> bool:
+    if not now:  # as most attributes of what graphs are made of
+        return not held
     return len(now) == len(held) and all(map(is_, now, held)) and all(map(is_, now.values(), held.values()))
 
 
@@ -259,15 +262,15 @@ class KinCodec(PickleCodec):
     ) -> tuple[bytes, tuple[Part, ...], Memo]:
         """Raises CannotCross, outcome "not started", when a value cannot go there or be watched for changes."""
         payload, buffers, memo = _dump(value, {}, "not started")
-        objects = {}
-        classes: set[type] = set()
-        for number, thing in memo.values():
-            objects[number] = thing
-            cls = type(thing)
+        objects: dict[int, Any] = dict(memo.values())
+        kinds = dict.fromkeys(map(type, objects.values()))  # objects are many, their classes few
+        for cls in kinds:
             kind = _kind_of(cls)
             if isinstance(kind, str):
                 raise CannotCross(kind, outcome="not started", remedy="pass plain data, or keep both together")
-            classes.add(thing if isinstance(thing, type) else cls)
+        classes = {cls for cls in kinds if not issubclass(cls, type)}
+        if len(classes) != len(kinds):
+            classes.update(thing for thing in objects.values() if isinstance(thing, type))
         given = self._given.to_give(classes)
         if given:
             ahead, _, _ = _dump(given, {}, "not started")
@@ -280,17 +283,25 @@ class KinCodec(PickleCodec):
             put(_load(payload[9:end], (), {})[0])
             payload = payload[end:]
         value, objects = _load(payload, buffers, {})
-        held = []
-        for number, thing in objects.items():
-            kind = _kind_of(type(thing))
-            if kind is not None and not isinstance(kind, str):
-                held.append((number, thing, kind, kind[0](thing)))
+        kinds = {cls: _kind_of(cls) for cls in {*map(type, objects.values())}}
+        watched = {cls: kind for cls, kind in kinds.items() if isinstance(kind, tuple)}
+        held = [
+            (number, thing, kind, kind[0](thing))
+            for number, thing in objects.items()
+            if (kind := watched.get(type(thing))) is not None
+        ]
         return value, _KinMemo(value, objects, held)  # type: ignore[return-value]
 
     def encode_reply(self, value: object, memo: Memo) -> tuple[bytes, tuple[Part, ...]]:
         if type(value) is types.GeneratorType:
             value = drained(value)
-        payload, buffers, _ = _dump((_changes(memo), value), _numbered(memo), "failed")
+        changes, known = _changes(memo), _objects(memo)
+        if not changes and len(known) >= _MANY:
+            payload, buffers, mentioned = _dump(value, {}, "failed")
+            own = {key for key, (_, thing) in mentioned.items() if not isinstance(thing, type)}  # those go by name
+            if own.isdisjoint(map(id, known.values())):
+                return _ALONE + payload, buffers
+        payload, buffers, _ = _dump((changes, value), _numbered(memo), "failed")
         return payload, buffers
 
     def decode_reply(self, payload: Part, buffers: Sequence[Part], memo: Memo) -> Any:
@@ -298,6 +309,8 @@ class KinCodec(PickleCodec):
         kin: Any = memo
         if type(kin) is _KinMemo and kin.given:  # now it is sure that it arrived
             self._given.gave(kin.given)
+        if bytes(payload[:1]) == _ALONE:  # it refers to nothing of the request, and nothing of that has changed
+            return _load(payload[1:], buffers, {})[0]
         (changes, value), _ = _load(payload, buffers, objects)
         _apply(changes, objects)
         return value
@@ -363,8 +376,12 @@ def _objects(memo: Memo | None) -> dict[int, Any]:
 
 def _numbered(memo: Memo) -> dict[int, tuple[int, Any]]:
     """The memo for a reply's pickler. Numbers go on from its size, so an object of two numbers counts twice."""
-    found: dict[int, tuple[int, Any]] = {}
-    for number, thing in _objects(memo).items():
+    objects = _objects(memo)
+    found: dict[int, tuple[int, Any]] = {id(thing): (number, thing) for number, thing in objects.items()}
+    if len(found) == len(objects):
+        return found
+    found = {}
+    for number, thing in objects.items():
         if id(thing) in found:
             thing = object()
         found[id(thing)] = (number, thing)

@@ -966,9 +966,12 @@ static PyObject *
 context_object(const Desk *desk, struct context *context)
 {
     if (context->object == NULL) {
-        context->object = PyObject_CallFunction(desk->context_class, "KsKKy#K", (unsigned long long)context->number, "",
-                                                (unsigned long long)context->chain, (unsigned long long)context->deadline,
-                                                (const char *)context->trace, (Py_ssize_t)sizeof context->trace,
+        PyObject *trace = PyBytes_FromStringAndSize((const char *)context->trace, (Py_ssize_t)sizeof context->trace);
+        if (trace == NULL) {
+            return NULL;
+        }
+        context->object = PyObject_CallFunction(desk->context_class, "KsKKNK", (unsigned long long)context->number, "",
+                                                (unsigned long long)context->chain, (unsigned long long)context->deadline, trace,
                                                 (unsigned long long)context->blocked);
     }
     return context->object;
