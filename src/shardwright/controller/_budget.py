@@ -37,7 +37,7 @@ class KeepAlive:
     keep_s: float = 600.0
     starts: float = 3.0
     idle: float = 1.0
-    aim: float = 0.93
+    aim: float = 0.87
     recent: int = 1000
     every: int = 10
     prior: float = 60.0

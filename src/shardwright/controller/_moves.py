@@ -3,8 +3,7 @@
 The highest tier are shards that state a waiting time (``latency_slo``) and are of the highest priority there is, with others
 below. A core that nobody below may use is the only thing that keeps their waiting time: weights share a core fairly, but who
 wakes up waits for a slice of somebody else's first. It costs what the tier leaves unused of its cores, so it is done only
-while demand comes near to what there is, and for a while after. While the tier fits those cores it stays on them: the kernel
-would put it beside others now and then, for the sake of a warm cache, and there it waits for a slice.
+while demand comes near to what there is, and for a while after. The tier itself may run anywhere.
 """
 
 from __future__ import annotations
@@ -18,15 +17,11 @@ from shardwright.model.ids import ComponentName, ShardId
 
 @dataclass(frozen=True, slots=True)
 class PinParams:
-    """Shares of all cores that are asked for: from ``begin`` on cores are left to the tier, until ``rest_s`` below ``end``.
-
-    ``fits``: the tier is put on its cores when it asks for no more than that share of them, and stays up to a fifth more.
-    """
+    """Shares of all cores that are asked for: from ``begin`` on cores are left to the tier, until ``rest_s`` below ``end``."""
 
     begin: float = 0.7
     end: float = 0.5
     rest_s: float = 30.0
-    fits: float = 0.7
 
     def __post_init__(self) -> None:
         if not (0 < self.end <= self.begin and self.rest_s >= 0):
@@ -90,9 +85,7 @@ class PinRounds:
         if top and now - self._short_s <= self._params.rest_s:
             kept = max(_wanted(rows, top, len(cores)), min(self._kept, _most(rows, top, len(cores))))
         self._kept = kept
-        everywhere, left, own = tuple(sorted(cores)), tuple(sorted(cores[kept:])), tuple(sorted(cores[:kept]))
-        stays = any(self._said.get(shard) == own for shard in top)
-        fits = _asked(rows, top) <= self._params.fits * kept * (1.2 if stays else 1.0)
+        everywhere, left = tuple(sorted(cores)), tuple(sorted(cores[kept:]))
         highest = max((row.priority for row in rows), default=0.0)
         steps, said = [], {}
         for row in rows:
@@ -101,9 +94,6 @@ class PinRounds:
             if kept and row.priority < highest:
                 where = said[row.shard] = left
                 reason = f"it leaves {kept} of {len(cores)} cores to the highest priority while cores are short"
-            elif kept and fits and row.shard in top:
-                where = said[row.shard] = own
-                reason = f"it has {kept} of {len(cores)} cores to itself while cores are short"
             if where == self._said.get(row.shard, everywhere):
                 continue
             inputs: list[tuple[str, str | int | float]] = [
@@ -136,16 +126,11 @@ def _highest(rows: Sequence[PinRow]) -> frozenset[ShardId]:
 
 def _wanted(rows: Sequence[PinRow], top: frozenset[ShardId], cores: int) -> int:
     """Whole cores for what the tier is guaranteed, or takes."""
-    return min(max(math.ceil(_asked(rows, top) - 1e-9), 1), _most(rows, top, cores))
-
-
-def _asked(rows: Sequence[PinRow], top: frozenset[ShardId]) -> float:
-    """Cores that the tier is guaranteed, or takes."""
     asked = 0.0
     for row in rows:
         if row.shard in top:
             asked += max(row.guarantee, row.demand if math.isfinite(row.demand) and row.demand > 0 else 0.0)
-    return asked
+    return min(max(math.ceil(asked - 1e-9), 1), _most(rows, top, cores))
 
 
 def _most(rows: Sequence[PinRow], top: frozenset[ShardId], cores: int) -> int:
