@@ -85,7 +85,7 @@ class Side:
             if isinstance(message, ChannelClosed):
                 channel.ended = True
                 if (line := lines.get(channel)) is not None:
-                    line.end(message)
+                    line.end(message, {})
                 channel.close()
             elif (line := lines.get(channel)) is None or not line.reply(message):
                 self.left.append((channel, message))
@@ -283,7 +283,7 @@ def attack(seconds: float, seed: int) -> dict[str, int]:
             except Exception:
                 pass
             if callee.closed:
-                asked.end(ChannelClosed("gone"))
+                asked.end(ChannelClosed("gone"), {})
                 counts["ended"] += 1
             thread.join(0.0002)
         for came in outcome:
@@ -296,7 +296,7 @@ def attack(seconds: float, seed: int) -> dict[str, int]:
             end.close()
         for each in list(lines):
             if each.closed or lines[each] is line or lines[each] is asked:
-                lines.pop(each).end(ChannelClosed("over"))
+                lines.pop(each).end(ChannelClosed("over"), {})
                 each.close()
         pair.near.left.clear()
         pair.far.left.clear()

@@ -35,7 +35,7 @@ from shardwright.guest._chains import AnyWaiting, Chains
 from shardwright.guest._context import NOWHERE, CallContext, current_call, new_identifier
 from shardwright.guest._errands import Errands
 from shardwright.guest._keys import key_of
-from shardwright.guest._link import Link, Retired, Ticket
+from shardwright.guest._link import Link, Retired, Ticket, Untaken
 from shardwright.guest._loop import is_polite
 from shardwright.guest._nesting import need_room, run_nested
 from shardwright.guest._router import Route, Router
@@ -207,6 +207,8 @@ class Caller:
                         late.resubmit()
             finally:
                 self.router.request_done(definition, route, link)
+            if isinstance(outcome, Untaken):
+                continue  # to begin it anew says what became of the shard, and of the state that was there
             if isinstance(outcome, ChannelClosed) and again is not None and again.left(context):
                 continue
             result = self.outcome(route, link, outcome, memo, what, context)
@@ -217,6 +219,8 @@ class Caller:
     def outcome(
         self, route: Route, link: Link, outcome: Envelope | ChannelClosed, memo: Any, what: str, context: CallContext
     ) -> Any:
+        if isinstance(outcome, Untaken):
+            raise outcome
         if isinstance(outcome, ChannelClosed):
             self.router.told(route, context.session)
             with self.parked():
@@ -362,6 +366,8 @@ class Caller:
                             self.chains.unstick(envelope.chain)
                 finally:
                     self.router.request_done(definition, route, link)
+                if isinstance(outcome, Untaken):
+                    continue
                 if isinstance(outcome, ChannelClosed):
                     if again is not None and again.left(context):
                         continue
@@ -431,7 +437,7 @@ class Counted:
         caller = self._caller
         if caller.carried is not None:
             caller.carried.taken_from(error)
-        if isinstance(error, ShardwrightError):
+        if isinstance(error, ShardwrightError) and not isinstance(error, Untaken):
             caller.failed[error.code] = caller.failed.get(error.code, 0) + 1
 
 

@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shardwright.contracts.transport import Channel
@@ -33,6 +33,10 @@ MAX_LEFT = 1024  # answers that may wait for a writing thread; a caller that let
 
 class Retired(ChannelClosed):
     """The shard was replaced: this call was not sent, and another link is to be asked for."""
+
+
+class Untaken(ChannelClosed):
+    """The shard ended before it took this call from the channel: it was not begun, and may go to another."""
 
 
 class Ticket(Protocol):
@@ -321,7 +325,10 @@ class Link:
         arrived.popleft()
         return not self._retired  # to close it is for another
 
-    def on_closed(self, reason: ChannelClosed) -> None:
+    def on_closed(self, reason: ChannelClosed, untaken: Sequence[bytes] = ()) -> None:
+        """``untaken``: how messages begin that the peer, which is gone, never took from the channel."""
+        never = Untaken(f"{self.peer.shard} was gone before it took the call")
+        others = {number: never for head in untaken if (number := _number_of_call(head)) is not None}
         with self._mutex:
             if self._lost is not None:
                 return
@@ -331,10 +338,17 @@ class Link:
             pending, self._pending = self._pending, {}
         if self._incoming is not None:
             self._incoming.on_link_closed(self)  # first: whoever hears of the loss must find it entered
-        for ticket in pending.values():
-            ticket.deliver(reason)
+        for number, ticket in pending.items():
+            ticket.deliver(others.get(number, reason))
         if self.line is not None:
-            self.line.end(reason)
+            self.line.end(reason, others)
+
+
+def _number_of_call(head: bytes) -> int | None:
+    """The number of the call whose message begins like that; None where it is another kind of message."""
+    if len(head) < 16 or head[:3] != b"SW\x01" or head[3] != Kind.CALL:
+        return None
+    return int.from_bytes(head[8:16], "little")
 
 
 def _would_wait() -> None:

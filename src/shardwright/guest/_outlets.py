@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shardwright.errors import ChannelClosed
 from shardwright.guest._caller import Caller, run_on_top
 from shardwright.guest._context import CallContext
-from shardwright.guest._link import Link
+from shardwright.guest._link import Link, Untaken
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.manifest import ScopeKind
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
@@ -78,11 +78,16 @@ class Ways:
         route = self.caller.router.route(self.definition, context.session, None)
         if in_vain:
             link.patience.lost()
-        with self.caller.counted:
-            return self.caller.wait_on(route, link, call_id, memo, self.entry.name, context)
+        try:
+            with self.caller.counted:
+                return self.caller.wait_on(route, link, call_id, memo, self.entry.name, context)
+        except Untaken:
+            return self.outlet  # which goes the slow way then, from the beginning
 
     def finish(self, link: Link, context: CallContext, came: bytes | memoryview | ChannelClosed, memo: Any) -> Any:
         """The outcome is there, and is none that C reads."""
+        if isinstance(came, Untaken):
+            return self.outlet
         route = self.caller.router.route(self.definition, context.session, None)
         outcome = came if isinstance(came, ChannelClosed) else link.read(came)
         with self.caller.counted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from shardwright.contracts.transport import Channel
@@ -30,8 +31,8 @@ class Reader(Protocol):
         """Hand over ``frame``, the first of ``arrived``, if it is the reply to that thread. An interrupt loses nothing else."""
         ...
 
-    def on_closed(self, reason: ChannelClosed) -> None:
-        """The conversation is over, and its channel closed."""
+    def on_closed(self, reason: ChannelClosed, untaken: Sequence[bytes] = ()) -> None:
+        """The conversation is over, and its channel closed. ``untaken``: see ``Link.on_closed``."""
 
 
 class Waits(Protocol):

@@ -478,9 +478,11 @@ class RingHub:
                     self._arrived.append((channel, ChannelClosed("the channel was closed while it was read")))
 
     def _end(self, reader: Reader, reason: ChannelClosed) -> None:
+        channel = reader.channel
+        untaken = channel.untaken() if isinstance(channel, RingChannel) else ()
         self._forget(reader)
         try:
-            reader.on_closed(reason)
+            reader.on_closed(reason, untaken)
         except Exception as defect:  # then somebody was not told, and may wait for ever
             self._defect = defect
             self._standby.wake()

@@ -1257,6 +1257,10 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
         PyErr_Restore(type, error, traceback);
     }
 leave:
+    if (result == (PyObject *)self) { /* it was never taken from the ring: nothing was done yet */
+        Py_DECREF(result);
+        goto slow;
+    }
     drop_context(&context);
     Py_XDECREF((PyObject *)line);
     return result;
@@ -1982,14 +1986,23 @@ line_reply(Line *self, PyObject *frame)
     return PyBool_FromLong(take_reply(self, frame, false));
 }
 
-/* end(reason): no call begins or is answered any more; those in flight hear why. */
+/* end(reason, others): no call begins or is answered any more; those in flight hear why. */
 static PyObject *
-line_end(Line *self, PyObject *reason)
+line_end(Line *self, PyObject *const *args, Py_ssize_t count)
 {
+    if (count != 2 || !PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "end(reason, others)");
+        return NULL;
+    }
+    const bool plain = PyDict_Size(args[1]) == 0;
     self->open = self->heard = 0;
     for (struct call *call = self->oldest; call != NULL; call = call->after) {
-        deliver(call, reason, false);
+        PyObject *id = plain ? NULL : PyLong_FromUnsignedLongLong(call->id);
+        PyObject *other = id == NULL ? NULL : PyDict_GetItemWithError(args[1], id);
+        Py_XDECREF(id);
+        deliver(call, other == NULL ? args[0] : other, false);
     }
+    PyErr_Clear(); /* without memory for a number, the call hears the reason of all */
     return Py_NewRef(Py_None);
 }
 
@@ -2066,7 +2079,7 @@ line_serves(Line *self, PyObject *args)
 static PyMethodDef line_methods[] = {
     {"next_id", (PyCFunction)line_next_id, METH_NOARGS, NULL},
     {"reply", (PyCFunction)line_reply, METH_O, NULL},
-    {"end", (PyCFunction)line_end, METH_O, NULL},
+    {"end", (PyCFunction)(void (*)(void))line_end, METH_FASTCALL, NULL},
     {"hand_over", (PyCFunction)(void (*)(void))line_hand_over, METH_FASTCALL, NULL},
     {"serves", (PyCFunction)line_serves, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -101,6 +101,7 @@ class RingChannel(Channel):
         self.begin: Callable[[int], int] = self._end.begin
         self.push_more: Callable[[Part, int], int] = self._end.push_more
         self.finish: Callable[[], bool] = self._end.finish
+        self.untaken: Callable[[], list[bytes]] = self._end.untaken
 
     def __repr__(self) -> str:
         return f"<RingChannel {self._end.why_closed or 'open'}>"

@@ -1097,6 +1097,48 @@ take_into(Ring *self, PyObject *pairs)
     return more;
 }
 
+/* The beginnings of all messages that stand in our lane and that the peer, who is gone, took nothing of. None of them, unless
+ * they lie as we published them, one behind the other from the peer's tail to our head: what was sent in pieces, and what
+ * cannot be, says nothing. A consumer moves its tail on before anybody hears of the message (sw_take): one that stands before
+ * it was never heard of. The peer wrote tail, and may have written the bytes: it deceives about itself alone. */
+static PyObject *
+ring_untaken(Ring *self, PyObject *Py_UNUSED(nothing))
+{
+    PyObject *found = PyList_New(0);
+    if (found == NULL || self->closed || self->generation != sw_generation() || !atomic_load(&self->end.dead)
+        || atomic_load(&self->end.sending)) {
+        return found;
+    }
+    const struct sw_producer *out = &self->end.out;
+    const uint64_t head = out->head;
+    uint64_t at = atomic_load(&out->lane->tail);
+    if (head - at > head - out->tail || (at & 7) != 0) {
+        return found;
+    }
+    while (at != head) {
+        const struct sw_consumer lane = {.bytes = out->bytes, .tail = at, .capacity = out->capacity};
+        const uint64_t header = sw_read_header(&lane);
+        const uint32_t size = (uint32_t)header;
+        const uint64_t whole = SW_HEADER + sw_padded(size);
+        unsigned char begin[SW_UNTAKEN];
+        const size_t read = size < sizeof begin ? size : sizeof begin;
+        if (header >> 32 != 0 || whole > head - at) {
+            Py_DECREF(found);
+            return PyList_New(0);
+        }
+        sw_read(&lane, at + SW_HEADER, begin, read);
+        PyObject *bytes = PyBytes_FromStringAndSize((const char *)begin, (Py_ssize_t)read);
+        if (bytes == NULL || PyList_Append(found, bytes) < 0) {
+            Py_XDECREF(bytes);
+            Py_DECREF(found);
+            return NULL;
+        }
+        Py_DECREF(bytes);
+        at += whole;
+    }
+    return found;
+}
+
 /* For a channel that is alone on its doorbell: the descriptor says whether there is anything. */
 static PyObject *
 ring_listen(Ring *self, PyObject *Py_UNUSED(nothing))
@@ -1167,6 +1209,7 @@ static PyMethodDef ring_type_methods[] = {
     {"wait_for_room", (PyCFunction)ring_wait_for_room, METH_VARARGS, PyDoc_STR("Wait until bytes are free.")},
     {"take", (PyCFunction)ring_take, METH_NOARGS, PyDoc_STR("The next message, or None.")},
     {"listen", (PyCFunction)ring_listen, METH_NOARGS, PyDoc_STR("Let the doorbell's descriptor say what there is.")},
+    {"untaken", (PyCFunction)ring_untaken, METH_NOARGS, PyDoc_STR("How what the peer never took begins.")},
     {"close", (PyCFunction)ring_close, METH_NOARGS, PyDoc_STR("End the conversation.")},
     {"__class_getitem__", generic, METH_O | METH_CLASS, PyDoc_STR("Ring[Tag]")},
     {NULL, NULL, 0, NULL},

@@ -55,6 +55,8 @@ typedef struct {
     struct Line *line; /* its calls, if they go by _calls.c; borrowed: it undoes this when it goes */
 } Ring;
 
+#define SW_UNTAKEN 16 /* so many bytes of a message that was never taken are told: they say which call it is */
+
 /* _ring.c */
 
 /* One channel's next message: a new reference in `*message`, or the error that its end is, told once; NULL: nothing is there,

@@ -1,7 +1,7 @@
 """The C extension. ``shardwright.transport.shm`` says how to use it; ``_channel`` gives the whole picture."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar, final
 
@@ -164,6 +164,9 @@ class Ring(Generic[_Tag]):
     def why_closed(self) -> str: ...
     @property
     def buffered(self) -> bool: ...
+    def untaken(self) -> list[bytes]:
+        """How the messages begin (16 bytes) that the peer, which is gone, never took; empty as long as it is there."""
+
 
 BYTES_UP_TO: Final[int]
 MIN_CAPACITY: Final[int]  # of a lane, in bytes
@@ -285,8 +288,8 @@ class Line:
     def reply(self, frame: bytes | memoryview, /) -> bool:
         """Whether it was the reply to a call of this line, which has it now."""
 
-    def end(self, reason: ChannelClosed, /) -> None:
-        """No call begins or is answered any more; those in flight hear why."""
+    def end(self, reason: ChannelClosed, others: Mapping[int, ChannelClosed], /) -> None:
+        """No call begins or is answered any more; those in flight hear why: what ``others`` has for their number, or ``reason``."""
 
     def hand_over(self, call_id: int, pending: dict[int, Any], ticket: object, /) -> list[Any] | None:
         """That call has the ticket from now on, in ``pending`` unless its outcome is there: the last of the list, behind calls
