@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ def test_a_defect_of_the_reading_thread_is_told_to_all_and_said(wires: Any, caps
 
         def on_frame(self, frame: memoryview) -> None: ...
 
-        def on_closed(self, reason: ChannelClosed) -> None:
+        def on_closed(self, reason: ChannelClosed, untaken: Sequence[bytes] = ()) -> None:
             raise ZeroDivisionError
 
     waiting = Ticket()

@@ -450,3 +450,25 @@ def test_nothing_is_kept_alive(bell):
     gc.collect()
     assert gone() is None
     assert bell.channels == 0
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 40])
+def test_what_a_peer_that_is_gone_never_took_is_told(channels, taken):
+    """By how each message begins; around the end of the ring as well, for more goes through it than it holds."""
+    ((near, far),) = channels()
+    size = near.capacity // 50
+    messages = [number.to_bytes(8, "little") + bytes(8 + number % 3 + size) for number in range(200)]
+    for number, message in enumerate(messages[:160]):
+        near.send([message])
+        if number >= 40 - taken:
+            assert bytes(far.receive(timeout_s=5)) == messages[number - 40 + taken]
+    assert near.untaken() == [], "it may take it yet"
+    far.close()
+    left = messages[120 + taken : 160]
+    waiter = near.doorbell.waiter()
+    with pytest.raises(ChannelClosed):
+        while near.take() is None:
+            waiter.wait(PATIENCE_NS)
+    assert near.untaken() == [message[:16] for message in left] and len(left) == 40 - taken
+    near.close()
+    assert near.untaken() == []

@@ -1122,7 +1122,7 @@ ring_untaken(Ring *self, PyObject *Py_UNUSED(nothing))
         const uint64_t whole = SW_HEADER + sw_padded(size);
         unsigned char begin[SW_UNTAKEN];
         const size_t read = size < sizeof begin ? size : sizeof begin;
-        if (header >> 32 != 0 || whole > head - at) {
+        if (header >> 32 != 0 || whole > head - at || PyList_Size(found) == SW_MOST_UNTAKEN) {
             Py_DECREF(found);
             return PyList_New(0);
         }

@@ -55,6 +55,7 @@ typedef struct {
     struct Line *line; /* its calls, if they go by _calls.c; borrowed: it undoes this when it goes */
 } Ring;
 
+#define SW_MOST_UNTAKEN 65536 /* a lane that seems to hold more messages was written by somebody else */
 #define SW_UNTAKEN 16 /* so many bytes of a message that was never taken are told: they say which call it is */
 
 /* _ring.c */

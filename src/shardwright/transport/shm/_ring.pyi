@@ -167,7 +167,6 @@ class Ring(Generic[_Tag]):
     def untaken(self) -> list[bytes]:
         """How the messages begin (16 bytes) that the peer, which is gone, never took; empty as long as it is there."""
 
-
 BYTES_UP_TO: Final[int]
 MIN_CAPACITY: Final[int]  # of a lane, in bytes
 MAX_CAPACITY: Final[int]
@@ -289,7 +288,7 @@ class Line:
         """Whether it was the reply to a call of this line, which has it now."""
 
     def end(self, reason: ChannelClosed, others: Mapping[int, ChannelClosed], /) -> None:
-        """No call begins or is answered any more; those in flight hear why: what ``others`` has for their number, or ``reason``."""
+        """No call begins or is answered any more; those in flight hear why: by their number in ``others``, or ``reason``."""
 
     def hand_over(self, call_id: int, pending: dict[int, Any], ticket: object, /) -> list[Any] | None:
         """That call has the ticket from now on, in ``pending`` unless its outcome is there: the last of the list, behind calls
