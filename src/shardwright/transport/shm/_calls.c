@@ -121,6 +121,7 @@ struct Desk {
     Py_ssize_t free;      /* threads that wait for a reply this way, and have nothing else to do */
     Py_ssize_t others;    /* that wait so the slow way */
     char off;
+    char of_session;      /* such a thread acts for the session that is served here, if it is one alone */
     struct call *newest;
     int streak; /* how often a thread looked for its reply a little longer, while others are ready */
     struct call *first, *last; /* of those whose threads are to be roused, one after the other */
@@ -874,7 +875,25 @@ trace_of(PyObject *object, unsigned char trace[16])
     return good;
 }
 
-/* A thread that user code began in a component that serves everybody: it calls for nobody, in the trace of who began it. */
+/* The session for which threads call that user code began: none in a component that serves everybody; where each session has
+ * its own, that one. New; NULL without an exception: it could be any. */
+static PyObject *
+session_outside(const Desk *desk, uint64_t *number)
+{
+    PyObject *key, *name;
+    Py_ssize_t at = 0;
+    *number = 0;
+    if (!desk->of_session) {
+        return PyLong_FromLong(0);
+    }
+    if (desk->names == NULL || !PyDict_CheckExact(desk->names) || PyDict_Size(desk->names) != 1
+        || !PyDict_Next(desk->names, &at, &key, &name) || !number_in(key, number)) {
+        return NULL;
+    }
+    return Py_NewRef(key);
+}
+
+/* A thread that user code began: it calls for its component, in the trace of who began it. */
 static bool
 get_outside(const Desk *desk, struct context *context)
 {
@@ -903,7 +922,7 @@ get_outside(const Desk *desk, struct context *context)
         return false;
     }
     context->chain |= 1;
-    context->session = PyLong_FromLong(0);
+    context->session = session_outside(desk, &context->number);
     return context->session != NULL;
 }
 
@@ -970,8 +989,13 @@ context_object(const Desk *desk, struct context *context)
         if (trace == NULL) {
             return NULL;
         }
-        context->object = PyObject_CallFunction(desk->context_class, "KsKKNK", (unsigned long long)context->number, "",
-                                                (unsigned long long)context->chain, (unsigned long long)context->deadline, trace,
+        PyObject *name = NULL;
+        if (context->number != 0 && desk->names != NULL && PyDict_CheckExact(desk->names)) {
+            name = PyDict_GetItemWithError(desk->names, context->session); /* it may have ended meanwhile */
+        }
+        context->object = PyObject_CallFunction(desk->context_class, "KOKKNK", (unsigned long long)context->number,
+                                                name == NULL ? empty_text : name, (unsigned long long)context->chain,
+                                                (unsigned long long)context->deadline, trace,
                                                 (unsigned long long)context->blocked);
     }
     return context->object;
@@ -1784,6 +1808,7 @@ static PyMemberDef desk_members[] = {
     DESK_OBJECTS(X)
 #undef X
     {"off", T_BOOL, offsetof(Desk, off), 0, NULL},
+    {"of_session", T_BOOL, offsetof(Desk, of_session), 0, NULL},
     {"free", T_PYSSIZET, offsetof(Desk, free), READONLY, NULL},
     {"others", T_PYSSIZET, offsetof(Desk, others), 0, NULL},
     {"reader", T_ULONG, offsetof(Desk, reader), 0, NULL},

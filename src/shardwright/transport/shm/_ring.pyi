@@ -225,6 +225,7 @@ class Desk:
     stuck: dict[int, Any]
     nowhere: object
     outside: Callable[[], Any] | None
+    of_session: bool
     names: dict[Any, str]
     dropped: deque[Any]
     unended: list[bool]
