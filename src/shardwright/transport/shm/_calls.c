@@ -52,6 +52,8 @@
 enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED = 64, MOST_TAKEN = 64, MOST_ENTRIES = 4096, MOST_SESSIONS = 4096 };
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
 #define SOON_NS 50000   /* and, while others want it, only where replies come within this */
+#define LATE 24 /* a thread that made fewer calls than others goes first, for so many at most */
+#define TURN_NS 50000000 /* a thread that has its reply lets others go first for so long at most */
 #define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
 #define STREAK 32 /* and so often before the next has its turn: to change threads costs as much as three to five calls; */
 #define MANY 64 /* but where more than these wait, so often: turns would become long */
@@ -77,11 +79,14 @@ struct call {
     struct call *older, *newer;      /* at its desk */
     struct call *sooner, *later;     /* of those that have their reply, and whose threads sleep on */
     bool queued;
+    bool sleeps; /* its thread, without the interpreter, until it is roused */
+    bool roused; /* and not awake yet, or without the interpreter */
     Line *line;
     uint64_t id, chain;
     struct sw_bell *bell;
     int32_t slot; /* where its thread waits */
     unsigned long thread;
+    uint64_t turn;     /* how many calls its thread made before, so that others have as many */
     bool busy;         /* its thread runs a call of its chain */
     PyObject *came;    /* NULL; the frame of the reply, as bytes or a view; or the ChannelClosed */
     PyObject *inbox;   /* NULL, or a list of calls of its chain that are to be run by its thread */
@@ -123,8 +128,9 @@ struct Desk {
     char off;
     char of_session;      /* such a thread acts for the session that is served here, if it is one alone */
     struct call *newest;
-    int streak; /* how often a thread looked for its reply a little longer, while others are ready */
-    struct call *first, *last; /* of those whose threads are to be roused, one after the other */
+    uint64_t turn;     /* of whoever went on last */
+    Py_ssize_t roused; /* threads that were, and wait for the interpreter */
+    struct call *first, *last; /* of those whose threads are to be roused, by turn */
     /* answers */
     Py_ssize_t serving;
     struct answer *answers; /* what is being answered, the latest first */
@@ -420,6 +426,21 @@ enter_call(struct call *call)
     desk->newest = call;
 }
 
+/* Its thread is to be roused when those whose turn is before its own were; among equals, whoever came first. */
+static void
+queue(Desk *desk, struct call *call)
+{
+    struct call *before = desk->last;
+    while (before != NULL && before->turn > call->turn) {
+        before = before->sooner;
+    }
+    call->queued = true;
+    call->sooner = before;
+    call->later = before == NULL ? desk->first : before->later;
+    *(before == NULL ? &desk->first : &before->later) = call;
+    *(call->later == NULL ? &desk->last : &call->later->sooner) = call;
+}
+
 /* Its thread is awake, or about to be roused. */
 static void
 unqueue(Desk *desk, struct call *call)
@@ -431,12 +452,22 @@ unqueue(Desk *desk, struct call *call)
     }
 }
 
+/* Its thread is about to go on. */
+static void
+note_roused(Desk *desk, struct call *call, bool roused)
+{
+    roused = roused && call->sleeps; /* one that runs the user's code in between goes on when that is done */
+    desk->roused += roused - call->roused;
+    call->roused = roused;
+}
+
 static void
 leave_call(struct call *call)
 {
     Line *line = call->line;
     Desk *desk = line->desk;
     unqueue(desk, call);
+    note_roused(desk, call, false);
     *(call->before == NULL ? &line->oldest : &call->before->after) = call->after;
     *(call->after == NULL ? &line->latest : &call->after->before) = call->before;
     line->in_flight--;
@@ -471,14 +502,20 @@ deliver(struct call *call, PyObject *came, bool later)
         return;
     }
     if (!later) {
+        note_roused(desk, call, true);
         sw_bell_wake(call->bell, call->slot);
         return;
     }
-    call->queued = true;
-    call->later = NULL;
-    call->sooner = desk->last;
-    *(desk->last == NULL ? &desk->first : &desk->last->later) = call;
-    desk->last = call;
+    queue(desk, call);
+}
+
+/* Nobody's turn is before that of whoever goes on, but for those who are late. */
+static void
+goes_on(Desk *desk, const struct call *call)
+{
+    if (call->turn > desk->turn) {
+        desk->turn = call->turn;
+    }
 }
 
 /* The slot of the next thread to be roused; -1: none. */
@@ -490,6 +527,8 @@ rouse_next(Desk *desk)
         return -1;
     }
     unqueue(desk, call);
+    goes_on(desk, call);
+    note_roused(desk, call, true);
     return call->slot;
 }
 
@@ -687,6 +726,22 @@ let_python_read(Desk *desk)
 
 /* -- calling ------------------------------------------------------------------------------------------------------ */
 
+/* Whether another thread has its reply, and sleeps, or was roused and waits for the interpreter. */
+static bool
+others_go_first(const Desk *desk, const struct call *call)
+{
+    return call->inbox == NULL && (desk->roused > 0 || (desk->first != NULL && desk->first != call && desk->first->sleeps));
+}
+
+/* Whether the calling thread made so many calls more than one of those. */
+static bool
+had_its_turn(const Desk *desk, const struct call *call)
+{
+    const uint64_t least = desk->first != NULL && desk->first != call && desk->first->turn < desk->turn ? desk->first->turn
+                                                                                                        : desk->turn;
+    return call->turn >= least + (desk->free > MANY ? STREAK_OF_MANY : STREAK);
+}
+
 enum waited_for { CAME, TOO_LONG, LEFT_TO_OTHERS, FAILED };
 
 /* Wait until `call->came`. `outcome`: what `sw_bell_begin` said of this slot. Leaves the role in every case. */
@@ -720,9 +775,16 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
             }
         }
         if (call->came != NULL) {
-            break;
+            if (outcome != SW_READS || is_main || keeps || !others_go_first(desk, call)
+                || !(call->queued || had_its_turn(desk, call))) {
+                break;
+            }
+            if (!call->queued) {
+                queue(desk, call); /* behind them */
+            }
+            outcome = SW_MUST_SLEEP;
         }
-        if (call->inbox != NULL && PyList_Size(call->inbox) > 0) {
+        if (call->came == NULL && call->inbox != NULL && PyList_Size(call->inbox) > 0) {
             PyObject *item = Py_NewRef(PyList_GetItem(call->inbox, 0));
             PyList_SetSlice(call->inbox, 0, 1, NULL);
             sw_bell_leave(bell, call->slot);
@@ -746,21 +808,26 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
                 until_ns = sw_now() + KEEP_NS;
             }
         }
-        else if (outcome == SW_MUST_SLEEP && desk->first != NULL && desk->streak < (desk->free > MANY ? STREAK_OF_MANY : STREAK)
+        else if (outcome == SW_MUST_SLEEP && call->came == NULL && others_go_first(desk, call) && !had_its_turn(desk, call)
                  && sw_bell_look(bell, call->slot, LOOK_NS)) {
-            desk->streak++; /* others are ready, but to change threads takes longer than this reply did */
-            outcome = SW_READS;
+            outcome = SW_READS; /* others are ready, but to change threads takes longer than this reply did */
             continue;
         }
         else if (outcome == SW_MUST_SLEEP) {
-            desk->streak = 0;
-            const int32_t next = rouse_next(desk);
+            const int32_t next = desk->first == call ? -1 : rouse_next(desk); /* then others are awake already */
+            int64_t limit = until_ns;
+            if (call->came != NULL && sw_now() + TURN_NS < limit) {
+                limit = sw_now() + TURN_NS;
+            }
+            call->sleeps = true;
             Py_BEGIN_ALLOW_THREADS
             if (next >= 0) { /* now, when it need not wait for the interpreter as well */
                 sw_bell_hand(bell, call->slot, next, GRACE_NS);
             }
-            outcome = sw_bell_sleep(bell, call->slot, until_ns, true);
+            outcome = sw_bell_sleep(bell, call->slot, limit, true);
             Py_END_ALLOW_THREADS
+            call->sleeps = false;
+            note_roused(desk, call, false);
             if (outcome == SW_INTERRUPTED) {
                 sw_bell_abandon(bell, call->slot);
                 if (PyErr_CheckSignals() < 0) {
@@ -784,6 +851,7 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
         outcome = sw_bell_begin(bell, call->slot);
     }
     desk->free -= free;
+    goes_on(desk, call);
     unqueue(desk, call); /* something else woke it before its turn */
     if (desk->doorbell->generation != sw_generation()) {
         return result;
@@ -1200,6 +1268,10 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
     if (line->open && PyTuple_Size(buffers) == 0 && (context.deadline == 0 || (int64_t)context.deadline > now)) {
         unsigned char header[HEADER] = {'S', 'W', 1, KIND_CALL, line->codec};
         call.id = line->ids++;
+        if (seat->turn + LATE < desk->turn) { /* it did not call for a while: that gives no claim */
+            seat->turn = desk->turn - LATE;
+        }
+        call.turn = seat->turn++;
         store8(header + 8, call.id);
         store8(header + 16, context.number);
         store4(header + 24, (uint32_t)self->method);

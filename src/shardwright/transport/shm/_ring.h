@@ -38,6 +38,7 @@ typedef struct {
     PyObject_HEAD
     Doorbell *doorbell;
     int32_t slot; /* -1: none yet */
+    uint64_t turn; /* of its thread's next quick call: see _calls.c */
 } Waiter;
 
 typedef struct {
