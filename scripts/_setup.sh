@@ -83,6 +83,14 @@ setup_machines() {
     rm -rf "$work"
 }
 
+# What the disks of virtual machines are made with; the machines themselves are tried by scripts/machines.
+setup_disks() {
+    local path=$PATH:/usr/sbin:/sbin
+    PATH=$path command -v busybox >/dev/null && PATH=$path command -v mke2fs >/dev/null && return 0
+    may_install_packages && install_packages busybox-static e2fsprogs && return 0
+    echo "   (no busybox or mke2fs: the tests of disks for virtual machines are skipped)" >&2
+}
+
 has_venv() { "$1" -I -c 'import ensurepip, venv' >/dev/null 2>&1; }
 
 # The browser that tests of the arena's page drive.

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from guest_apps import journal_rows, running, write_application
-from machine_standin import write_monitor
+from machine_standin import missing_for_disks, write_monitor
 from shardwright.errors import ShardLost, StartFailed
 
+pytestmark = pytest.mark.skipif(bool(missing_for_disks()), reason=f"no {missing_for_disks()} on this machine")
 MANIFEST = """
 [app]
 name = "machines"

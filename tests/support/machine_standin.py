@@ -7,10 +7,17 @@ a machine is tried by ``scripts/machines``.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import sys
 from pathlib import Path
+
+
+def missing_for_disks() -> str:
+    """What disks of machines are made with and this machine does not have; empty when nothing."""
+    path = f"{os.defpath}:/usr/sbin:/sbin"
+    return " and ".join(tool for tool in ("busybox", "mke2fs") if shutil.which(tool, path=path) is None)
 
 
 def write_monitor(folder: Path) -> Path:

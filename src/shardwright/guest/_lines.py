@@ -47,7 +47,7 @@ def desk_for(runtime: Runtime, hub: Hub | RingHub) -> Desk | None:
     desk.context_get, desk.context_set = current_call.get, current_call.set
     desk.context_type, desk.context_class, desk.life_class = contextvars.Context, CallContext, Life
     desk.nowhere = NOWHERE
-    # what serves everybody acts for itself, what serves a session for that; of requests it has to be asked, each time, for whose
+    # what serves everybody acts for itself, what serves a session for that; of requests it has to be asked, each time
     desk.outside = None if runtime.definition.scope.kind is ScopeKind.REQUEST else origin
     desk.of_session = runtime.definition.scope.kind is ScopeKind.SESSION
     desk.coroutine_class, desk.names = CoroutineType, runtime.sessions.names

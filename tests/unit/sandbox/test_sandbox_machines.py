@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from machine_standin import missing_for_disks
 from shardwright.contracts.sandbox import LaunchSpec, Sight
 from shardwright.errors import SandboxError
 from shardwright.guest import _agent
@@ -28,6 +29,7 @@ from shardwright.sandbox.microvm import (
     qemu_command,
 )
 
+needs_tools = pytest.mark.skipif(bool(missing_for_disks()), reason=f"no {missing_for_disks()} on this machine")
 SPEC = LaunchSpec(ShardId("one"), (sys.executable, "-c", ""), {}, "/")
 
 
@@ -74,6 +76,7 @@ def test_a_kernel_without_what_it_takes_is_refused(kernel: Path, tmp_path: Path)
     assert "SHARDWRIGHT_KERNEL" in refused.value.remedy
 
 
+@needs_tools
 def test_an_initial_folder_is_an_archive_with_its_modules_in_order(kernel: Path, tmp_path: Path) -> None:
     found = find_kernel(kernel)
     made = initial_folder(found, ("/python", "/agent"), tmp_path / "store")
@@ -84,6 +87,7 @@ def test_an_initial_folder_is_an_archive_with_its_modules_in_order(kernel: Path,
     assert initial_folder(found, ("/python", "/other"), tmp_path / "store") != made
 
 
+@needs_tools
 def test_a_disk_is_named_by_its_content_and_holds_it(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text("content")
