@@ -69,19 +69,22 @@ class _Rings:
     def _answer(far: Any) -> None:
         bell: Any = shm.Doorbell()
         channel = shm.RingTransport(doorbell=bell).open(far)
-        ear = bell.waiter()
+        take, wait = bell.take, bell.waiter().wait
         while True:
-            ear.wait()
-            for _, message in bell.take(64):
+            wait()
+            for _, message in take(64):
                 if isinstance(message, Exception):
                     return
-                channel.send((message,))
+                parts = (message,)
+                if channel.push(parts) != _ring.SENT:
+                    channel.send(parts)
 
     def ask(self, payload: bytes) -> None:
-        channel, take, ear = self._channel, self._bell.take, self._ear
-        channel.send((payload,))
-        while not take(1):
-            ear.wait()
+        take, wait, parts = self._bell.take, self._ear.wait, (payload,)
+        if self._channel.push(parts) != _ring.SENT:
+            self._channel.send(parts)
+        while wait() != _ring.READS or not take(1):
+            pass
 
     def measure(self, asked: dict[str, Any]) -> list[int]:
         _pin(self.child, asked["cpus"][1])

@@ -439,15 +439,18 @@ sw_bell_begin(struct sw_bell *bell, int32_t slot)
     return outcome;
 }
 
-/* Look for a while, where the peer may be answering at this moment on another CPU. Who failed often looks rarely. */
+/* Whether the peer may be answering at this moment on another CPU. */
+static bool
+is_elsewhere(struct sw_bell *bell)
+{
+    const uint32_t partner = atomic_load_explicit(&bell->partner_cpu, memory_order_relaxed);
+    return bell->spin_ns > 0 && partner != 0 && partner != atomic_load_explicit(&bell->page->cpu, memory_order_relaxed);
+}
+
+/* Look for a while, where it is. Who failed often looks rarely. */
 static bool
 spin(struct sw_bell *bell)
 {
-    const uint32_t partner = atomic_load_explicit(&bell->partner_cpu, memory_order_relaxed);
-    if (bell->spin_ns <= 0 || partner == 0
-        || partner == atomic_load_explicit(&bell->page->cpu, memory_order_relaxed)) {
-        return false;
-    }
     if (bell->spins_failed > 3) {
         const uint32_t skip = bell->spins_failed > 9 ? 64 : 1u << (bell->spins_failed - 3);
         if (bell->spins_skipped++ < skip) {
@@ -472,9 +475,7 @@ spin(struct sw_bell *bell)
 bool
 sw_bell_look(struct sw_bell *bell, int32_t slot, int64_t for_ns)
 {
-    const uint32_t partner = atomic_load_explicit(&bell->partner_cpu, memory_order_relaxed);
-    if (bell->spin_ns <= 0 || partner == 0
-        || partner == atomic_load_explicit(&bell->page->cpu, memory_order_relaxed) || !sw_bell_reads(bell, slot)) {
+    if (!is_elsewhere(bell) || !sw_bell_reads(bell, slot)) {
         return false;
     }
     const int64_t until = sw_now() + for_ns;
@@ -508,7 +509,7 @@ enum sw_waited
 sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spin)
 {
     pthread_mutex_lock(&bell->mutex);
-    if (may_spin && bell->spin_ns > 0 && bell->holder == slot && !bell->holder_asleep) {
+    if (may_spin && bell->holder == slot && !bell->holder_asleep && is_elsewhere(bell)) {
         pthread_mutex_unlock(&bell->mutex); /* nobody takes the role from one who is awake */
         spin(bell);
         pthread_mutex_lock(&bell->mutex);
