@@ -41,6 +41,7 @@
  *
  * Over 400 lines: the argument above speaks of every line below.
  */
+#include "_flat.h"
 #include "_ring.h"
 
 #include <endian.h>
@@ -1151,20 +1152,38 @@ resubmit(struct call *call)
     Py_DECREF(inbox);
 }
 
-/* The result of a reply that is plain and good; NULL without an exception: it is not, see `finish`. */
-static PyObject *
-read_result(Line *line, PyObject *came, PyObject *memo)
+/* The payload of a reply that is a plain result; NULL: it is none. */
+static const unsigned char *
+result_in(const Line *line, PyObject *came, Py_ssize_t *size)
 {
     if (!PyBytes_Check(came)) {
         return NULL;
     }
     const unsigned char *bytes = (const unsigned char *)PyBytes_AsString(came);
-    const Py_ssize_t size = PyBytes_Size(came);
+    *size = PyBytes_Size(came) - HEADER;
     if (bytes[3] != KIND_RESULT || bytes[4] != line->codec || bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0
-        || load4(bytes + 72) != (uint64_t)(size - HEADER)) {
+        || load4(bytes + 72) != (uint64_t)*size) {
         return NULL;
     }
-    PyObject *payload = PyBytes_FromStringAndSize((const char *)bytes + HEADER, size - HEADER);
+    return bytes + HEADER;
+}
+
+/* A result that leads to nothing of the request; NULL without an exception: another. */
+static PyObject *
+read_flat(const Line *line, PyObject *came)
+{
+    Py_ssize_t size;
+    const unsigned char *bytes = result_in(line, came, &size);
+    return bytes == NULL ? NULL : sw_flat_result(bytes, size);
+}
+
+/* The result of a reply that is plain and good; NULL without an exception: it is not, see `finish`. */
+static PyObject *
+read_result(const Line *line, PyObject *came, PyObject *memo)
+{
+    Py_ssize_t size;
+    const unsigned char *bytes = result_in(line, came, &size);
+    PyObject *payload = bytes == NULL ? NULL : PyBytes_FromStringAndSize((const char *)bytes, size);
     if (payload == NULL) {
         PyErr_Clear();
         return NULL;
@@ -1177,20 +1196,33 @@ read_result(Line *line, PyObject *came, PyObject *memo)
     return result;
 }
 
+/* The header lies in front of `size` bytes of payload, or of none and then `payload` has them. */
 static enum sw_sent
-push(Line *line, unsigned char *header, PyObject *payload)
+push(Line *line, unsigned char *header, Py_ssize_t size, PyObject *payload)
 {
-    char *raw;
-    Py_ssize_t size;
-    if (PyBytes_AsStringAndSize(payload, &raw, &size) < 0 || !sw_ring_enter(line->ring)) {
+    char *raw = NULL;
+    if ((payload != NULL && PyBytes_AsStringAndSize(payload, &raw, &size) < 0) || !sw_ring_enter(line->ring)) {
         PyErr_Clear();
         return SW_ENDED;
     }
     store4(header + 72, (uint32_t)size);
-    const struct sw_part parts[2] = {{.bytes = header, .size = HEADER}, {.bytes = raw, .size = (size_t)size}};
-    const enum sw_sent sent = sw_push(&line->ring->end, parts, 2);
+    const struct sw_part parts[2] = {
+        {.bytes = header, .size = HEADER + (payload == NULL ? (size_t)size : 0)},
+        {.bytes = raw, .size = (size_t)size},
+    };
+    const enum sw_sent sent = sw_push(&line->ring->end, parts, payload == NULL ? 1 : 2);
     sw_ring_leave(line->ring);
     return sent;
+}
+
+/* (payload, buffers, memo) of a request. New; NULL with an exception. */
+static PyObject *
+write_request(const Line *line, PyObject *positional, PyObject *keywords)
+{
+    PyObject *value = PyTuple_Pack(3, Py_None, positional, PyDict_Size(keywords) > 0 ? keywords : Py_None);
+    PyObject *written = value == NULL ? NULL : PyObject_CallFunctionObjArgs(line->write_request, value, NULL);
+    Py_XDECREF(value);
+    return written;
 }
 
 /* Whether a caller that has the baton keeps it while it waits. If others want it, only where replies use to come before
@@ -1244,29 +1276,36 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
     Py_INCREF((PyObject *)line);
     seat = seat_of(desk);
     const bool keeps = has_baton(desk->baton, thread);
-    if (seat == NULL || (line->plain && !is_plain_call(positional, keywords))
+    unsigned char frame[HEADER + SW_FLAT_MOST];
+    const Py_ssize_t flat = PyDict_Size(keywords) == 0 ? sw_flat_request(positional, frame + HEADER) : -1;
+    if (seat == NULL || (line->plain && flat < 0 && !is_plain_call(positional, keywords))
         || (keeps && (((Patience *)line->patience)->left != 0 || !may_keep(desk, line)))) {
         goto slow;
     }
-    /* the arguments */
-    PyObject *value = PyTuple_Pack(3, Py_None, positional, PyDict_Size(keywords) > 0 ? keywords : Py_None);
-    PyObject *written = value == NULL ? NULL : PyObject_CallFunctionObjArgs(line->write_request, value, NULL);
-    Py_XDECREF(value);
-    if (written == NULL) {
+    /* the arguments: flat ones are written, the others by the codec, which makes a memo; that of flat ones only when it is needed */
+    PyObject *written = flat < 0 ? write_request(line, positional, keywords) : NULL;
+    if (written == NULL && flat < 0) {
         if (!PyErr_ExceptionMatches(PyExc_Exception)) {
             goto leave;
         }
         PyErr_Clear(); /* nothing was sent: it is written again, by who words what is wrong */
         goto slow;
     }
-    PyObject *payload = PyTuple_GetItem(written, 0), *buffers = PyTuple_GetItem(written, 1), *memo = PyTuple_GetItem(written, 2);
+    PyObject *payload = NULL;
+    bool whole = true; /* in the message, without buffers beside it */
+    if (written != NULL) {
+        payload = PyTuple_GetItem(written, 0);
+        whole = PyTuple_Size(PyTuple_GetItem(written, 1)) == 0;
+    }
     const int64_t now = context.deadline != 0 || keeps ? sw_now() : 0;
     struct call call = {.line = line, .chain = context.chain, .slot = seat->slot, .thread = thread,
                         .bell = &desk->doorbell->bell};
     enum sw_waited outcome = SW_WOKEN;
     enum sw_sent sent = SW_ENDED;
-    if (line->open && PyTuple_Size(buffers) == 0 && (context.deadline == 0 || (int64_t)context.deadline > now)) {
-        unsigned char header[HEADER] = {'S', 'W', 1, KIND_CALL, line->codec};
+    if (line->open && whole && (context.deadline == 0 || (int64_t)context.deadline > now)) {
+        unsigned char *header = frame;
+        memset(header, 0, HEADER);
+        memcpy(header, (const unsigned char[]){'S', 'W', 1, KIND_CALL, line->codec}, 5);
         call.id = line->ids++;
         if (seat->turn + LATE < desk->turn) { /* it did not call for a while: that gives no claim */
             seat->turn = desk->turn - LATE;
@@ -1282,7 +1321,7 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
         enter_call(&call);
         /* to be the reader before the reply can come: it wakes nobody then */
         outcome = sw_bell_begin(call.bell, call.slot);
-        sent = push(line, header, payload);
+        sent = push(line, header, flat, payload);
         if (sent != SW_SENT) {
             leave_call(&call);
             if (outcome == SW_MUST_SLEEP) {
@@ -1295,11 +1334,12 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
         }
     }
     if (sent != SW_SENT) {
-        if (context_object(desk, &context) != NULL) {
+        written = written == NULL ? write_request(line, positional, keywords) : written;
+        if (written != NULL && context_object(desk, &context) != NULL) {
             result = PyObject_CallFunctionObjArgs(self->encoded, positional, keywords, line->link, context.object, written,
                                                   NULL);
         }
-        Py_DECREF(written);
+        Py_XDECREF(written);
         goto leave;
     }
     desk->calls_out++;
@@ -1311,8 +1351,9 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
     if (ended == TOO_LONG || ended == LEFT_TO_OTHERS) {
         line->reply_ns += keeps ? (KEEP_NS - line->reply_ns) / 8 : 0;
         PyObject *id = PyLong_FromUnsignedLongLong(call.id);
-        if (id != NULL && context_object(desk, &context) != NULL) { /* takes the call out of the line */
-            result = PyObject_CallFunctionObjArgs(self->go_on, line->link, context.object, id, memo,
+        written = written == NULL ? write_request(line, positional, keywords) : written;
+        if (written != NULL && id != NULL && context_object(desk, &context) != NULL) { /* takes the call out of the line */
+            result = PyObject_CallFunctionObjArgs(self->go_on, line->link, context.object, id, PyTuple_GetItem(written, 2),
                                                   ended == TOO_LONG && keeps ? Py_True : Py_False, NULL);
         }
         Py_XDECREF(id);
@@ -1333,15 +1374,20 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
                 patience->penalty = patience->penalty > 1 ? patience->penalty / 2 : 1;
                 line->reply_ns += (sw_now() - now - line->reply_ns) / 8;
             }
-            result = read_result(line, call.came, memo);
+            result = read_flat(line, call.came);
+            if (result == NULL) {
+                written = written == NULL ? write_request(line, positional, keywords) : written;
+                result = written == NULL ? NULL : read_result(line, call.came, PyTuple_GetItem(written, 2));
+            }
             if (result == NULL && !PyErr_Occurred() && context_object(desk, &context) != NULL) {
-                result = PyObject_CallFunctionObjArgs(self->finish, line->link, context.object, call.came, memo, NULL);
+                result = PyObject_CallFunctionObjArgs(self->finish, line->link, context.object, call.came,
+                                                      PyTuple_GetItem(written, 2), NULL);
             }
         }
     }
     Py_CLEAR(call.came);
     resubmit(&call);
-    Py_DECREF(written);
+    Py_XDECREF(written);
     if (!line->open && line->in_flight == 0) { /* it was retired meanwhile: who does that waits for the last call */
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
@@ -1368,6 +1414,24 @@ slow:
 
 /* -- answering ---------------------------------------------------------------------------------------------------- */
 
+/* (request, memo), by the codec; NULL with an exception. */
+static PyObject *
+read_request(const struct answer *now)
+{
+    PyObject *payload = PyBytes_FromStringAndSize((const char *)now->bytes + HEADER, now->size - HEADER);
+    PyObject *read = payload == NULL ? NULL : PyObject_CallFunctionObjArgs(now->line->read_request, payload, empty_tuple, NULL);
+    Py_XDECREF(payload);
+    return read;
+}
+
+/* The same, of a call whose arguments were flat: its memo only is used, which has nothing in it that could have changed. False
+ * with an exception. */
+static bool
+remember(const struct answer *now, PyObject **read)
+{
+    return *read != NULL || (*read = read_request(now)) != NULL;
+}
+
 /* Whatever is not a plain result, answered by Python: answer(link, frame, memo, life, began, result, error). */
 static PyObject *
 answer_slowly(Desk *desk, struct answer *now, PyObject *memo, bool began, PyObject *result, PyObject *error)
@@ -1377,10 +1441,11 @@ answer_slowly(Desk *desk, struct answer *now, PyObject *memo, bool began, PyObje
                                         error == NULL ? Py_None : error, NULL);
 }
 
+/* `read`: as in `remember`. */
 static PyObject *
-answer_error(Desk *desk, struct answer *now, PyObject *memo, bool began)
+answer_error(Desk *desk, struct answer *now, PyObject **read)
 {
-    PyObject *type, *error, *traceback;
+    PyObject *type, *error, *traceback, *done = NULL;
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
     if (traceback != NULL) {
@@ -1388,9 +1453,33 @@ answer_error(Desk *desk, struct answer *now, PyObject *memo, bool began)
     }
     Py_XDECREF(type);
     Py_XDECREF(traceback);
-    PyObject *done = answer_slowly(desk, now, memo, began, NULL, error);
+    if (remember(now, read)) {
+        done = answer_slowly(desk, now, PyTuple_GetItem(*read, 1), true, NULL, error);
+    }
     Py_XDECREF(error);
     return done;
+}
+
+/* The arguments of a request that the codec read; `*keywords` is borrowed, or None. New; NULL: it is no plain call. */
+static PyObject *
+arguments_in(PyObject *read, PyObject **keywords)
+{
+    PyObject *request = PyTuple_GetItem(read, 0);
+    if (!PyTuple_CheckExact(request) || PyTuple_Size(request) != 3 || PyTuple_GetItem(request, 0) != Py_None) {
+        return NULL;
+    }
+    PyObject *args = PyTuple_GetItem(request, 1), *key, *item;
+    Py_ssize_t at = 0;
+    *keywords = PyTuple_GetItem(request, 2);
+    if (!PyTuple_CheckExact(args) || (*keywords != Py_None && !PyDict_CheckExact(*keywords))) {
+        return NULL;
+    }
+    while (*keywords != Py_None && PyDict_Next(*keywords, &at, &key, &item)) {
+        if (!PyUnicode_CheckExact(key)) {
+            return NULL;
+        }
+    }
+    return Py_NewRef(args);
 }
 
 /* The function that is called, as the shard's module has it at this moment. */
@@ -1419,7 +1508,7 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
     self->now = NULL;
     Desk *desk = self->desk;
     Line *line = now->line;
-    PyObject *request = NULL, *memo = NULL, *function = NULL, *result = NULL, *done = NULL, *written = NULL;
+    PyObject *function = NULL, *result = NULL, *done = NULL, *written = NULL;
     PyObject *session = PyLong_FromUnsignedLongLong(now->session), *name = NULL;
     if (session != NULL && now->session != 0) {
         name = PyDict_GetItemWithError(desk->names, session); /* borrowed */
@@ -1440,59 +1529,58 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
     PyObject *set = context == NULL ? NULL : PyObject_CallFunctionObjArgs(desk->context_set, context, NULL);
     Py_XDECREF(context);
     Py_XDECREF(set);
-    PyObject *payload = set == NULL ? NULL : PyBytes_FromStringAndSize((const char *)now->bytes + HEADER, now->size - HEADER);
-    PyObject *read = payload == NULL ? NULL
-                                     : PyObject_CallFunctionObjArgs(line->read_request, payload, empty_tuple, NULL);
-    Py_XDECREF(payload);
-    if (read == NULL) { /* it is read again, by who words what is wrong */
-        PyErr_Clear();
-        return answer_slowly(desk, now, NULL, false, NULL, NULL);
-    }
-    request = PyTuple_GetItem(read, 0);
-    memo = PyTuple_GetItem(read, 1);
-    PyObject *args = NULL, *keywords = NULL;
-    if (request != NULL && memo != NULL && PyTuple_CheckExact(request) && PyTuple_Size(request) == 3
-        && PyTuple_GetItem(request, 0) == Py_None) {
-        args = PyTuple_GetItem(request, 1);
-        keywords = PyTuple_GetItem(request, 2);
-    }
-    bool good = args != NULL && PyTuple_CheckExact(args)
-                && (keywords == Py_None || PyDict_CheckExact(keywords));
-    if (good && keywords != Py_None) {
-        PyObject *key, *item;
-        Py_ssize_t at = 0;
-        while (PyDict_Next(keywords, &at, &key, &item)) {
-            good = good && PyUnicode_CheckExact(key);
+    PyObject *args = set == NULL ? NULL : sw_flat_args(now->bytes + HEADER, now->size - HEADER), *keywords = Py_None;
+    PyObject *read = NULL; /* (request, memo): of flat arguments only when it is needed */
+    if (args == NULL) {
+        read = set == NULL ? NULL : read_request(now);
+        if (read == NULL) { /* it is read again, by who words what is wrong */
+            PyErr_Clear();
+            return answer_slowly(desk, now, NULL, false, NULL, NULL);
         }
+        args = arguments_in(read, &keywords);
     }
-    function = good ? find_function(&line->entries[now->method]) : NULL;
+    function = args != NULL ? find_function(&line->entries[now->method]) : NULL;
     if (function == NULL) {
         PyErr_Clear();
-        Py_DECREF(read);
+        Py_XDECREF(args);
+        Py_XDECREF(read);
         return answer_slowly(desk, now, NULL, false, NULL, NULL);
     }
     desk->calls_in++;
     result = PyObject_Call(function, args, keywords == Py_None ? NULL : keywords);
     Py_DECREF(function);
+    Py_DECREF(args);
     if (result == NULL) {
-        done = answer_error(desk, now, memo, true);
-        Py_DECREF(read);
+        done = answer_error(desk, now, &read);
+        Py_XDECREF(read);
         return done;
     }
-    const bool plain = !line->plain || is_plain(result, 3);
-    if (plain && (PyObject *)Py_TYPE(result) != desk->coroutine_class) {
-        written = PyObject_CallFunctionObjArgs(line->write_reply, result, memo, NULL);
-        if (written == NULL) {
-            PyErr_Clear();
+    unsigned char frame[HEADER + SW_FLAT_MOST];
+    Py_ssize_t flat = -1;
+    PyObject *payload = NULL;
+    if (read == NULL) {
+        flat = sw_flat_reply(result, frame + HEADER); /* no argument could have changed */
+    }
+    if (flat < 0) {
+        if (!remember(now, &read)) {
+            Py_DECREF(result);
+            return NULL;
         }
-    }
-    PyObject *buffers = written == NULL ? NULL : PyTuple_GetItem(written, 1);
-    if (buffers == NULL || PyTuple_Size(buffers) != 0) {
-        Py_XDECREF(written);
-        done = answer_slowly(desk, now, memo, true, result, NULL);
-        Py_DECREF(result);
-        Py_DECREF(read);
-        return done;
+        if ((!line->plain || is_plain(result, 3)) && (PyObject *)Py_TYPE(result) != desk->coroutine_class) {
+            written = PyObject_CallFunctionObjArgs(line->write_reply, result, PyTuple_GetItem(read, 1), NULL);
+            if (written == NULL) {
+                PyErr_Clear();
+            }
+        }
+        PyObject *buffers = written == NULL ? NULL : PyTuple_GetItem(written, 1);
+        if (buffers == NULL || PyTuple_Size(buffers) != 0) {
+            Py_XDECREF(written);
+            done = answer_slowly(desk, now, PyTuple_GetItem(read, 1), true, result, NULL);
+            Py_DECREF(result);
+            Py_DECREF(read);
+            return done;
+        }
+        payload = PyTuple_GetItem(written, 0);
     }
     PyObject_SetAttr(now->life, text_over, Py_True);
     if (any(desk->unended)) {
@@ -1502,16 +1590,21 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
             PyErr_Clear();
         }
     }
-    unsigned char header[HEADER] = {'S', 'W', 1, KIND_RESULT, line->codec};
-    store8(header + 8, now->call_id);
-    store8(header + 16, now->session);
-    memcpy(header + 40, now->bytes + 40, 16);
-    store8(header + 64, now->chain);
-    const enum sw_sent sent = push(line, header, PyTuple_GetItem(written, 0));
-    Py_DECREF(written);
-    done = sent == SW_SENT || sent == SW_ENDED ? Py_NewRef(Py_None) : answer_slowly(desk, now, memo, true, result, NULL);
+    memset(frame, 0, HEADER);
+    memcpy(frame, (const unsigned char[]){'S', 'W', 1, KIND_RESULT, line->codec}, 5);
+    store8(frame + 8, now->call_id);
+    store8(frame + 16, now->session);
+    memcpy(frame + 40, now->bytes + 40, 16);
+    store8(frame + 64, now->chain);
+    const enum sw_sent sent = push(line, frame, flat, payload);
+    Py_XDECREF(written);
+    if (sent == SW_SENT || sent == SW_ENDED) {
+        done = Py_NewRef(Py_None);
+    } else if (remember(now, &read)) {
+        done = answer_slowly(desk, now, PyTuple_GetItem(read, 1), true, result, NULL);
+    }
     Py_DECREF(result);
-    Py_DECREF(read);
+    Py_XDECREF(read);
     return done;
 }
 

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "_flat.h"
 #include "_floor.h"
 #include "_memory.h"
 
@@ -1243,9 +1244,55 @@ static PyType_Spec ring_spec = {
 
 /* -- the module ------------------------------------------------------------------------------------------------ */
 
+/* What of calls goes flat, for tests: the same functions as calls use. None: it is not flat. */
+
+static PyObject *
+ring_flat_request(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned char bytes[SW_FLAT_MOST];
+    const Py_ssize_t size = sw_flat_request(args, bytes);
+    return size < 0 ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)bytes, size);
+}
+
+static PyObject *
+ring_flat_reply(PyObject *Py_UNUSED(module), PyObject *value)
+{
+    unsigned char bytes[SW_FLAT_MOST];
+    const Py_ssize_t size = sw_flat_reply(value, bytes);
+    return size < 0 ? Py_NewRef(Py_None) : PyBytes_FromStringAndSize((const char *)bytes, size);
+}
+
+static PyObject *
+read_flat(PyObject *data, PyObject *(*read)(const unsigned char *, Py_ssize_t))
+{
+    char *bytes;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(data, &bytes, &size) < 0) {
+        return NULL;
+    }
+    PyObject *value = read((const unsigned char *)bytes, size);
+    return value == NULL ? Py_NewRef(Py_None) : value;
+}
+
+static PyObject *
+ring_flat_args(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    return read_flat(data, sw_flat_args);
+}
+
+static PyObject *
+ring_flat_result(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    return read_flat(data, sw_flat_result);
+}
+
 static PyMethodDef ring_methods[] = {
     {"create_memfd", ring_create_memfd, METH_VARARGS,
      PyDoc_STR("create_memfd(name, size, /) -> int\n\nA close-on-exec memfd of size zero bytes, sealed at that size.")},
+    {"flat_request", ring_flat_request, METH_O, NULL},
+    {"flat_reply", ring_flat_reply, METH_O, NULL},
+    {"flat_args", ring_flat_args, METH_O, NULL},
+    {"flat_result", ring_flat_result, METH_O, NULL},
     {"seals", ring_seals, METH_O, PyDoc_STR("seals(fd, /) -> int\n\nThe seals of a descriptor, as F_SEAL_* bits.")},
     {"check_memfd", ring_check_memfd, METH_VARARGS,
      PyDoc_STR("check_memfd(fd, size, /) -> None\n\nRaise ValueError unless fd is a writable memory of exactly size "
@@ -1284,6 +1331,7 @@ ring_exec(PyObject *module)
         {"MAX_WAITERS", SW_BELL_SLOTS},
         {"MIN_CAPACITY", SW_MIN_CAPACITY},
         {"MAX_CAPACITY", SW_MAX_CAPACITY},
+        {"FLAT_MOST", SW_FLAT_MOST},
         {"FLOOR_BYTES", sizeof(struct sw_floor)},
     };
     for (size_t n = 0; n < sizeof numbers / sizeof *numbers; n++) {

@@ -171,6 +171,14 @@ BYTES_UP_TO: Final[int]
 MIN_CAPACITY: Final[int]  # of a lane, in bytes
 MAX_CAPACITY: Final[int]
 
+# What goes flat (see _flat.h), for tests; None: it is left to the codec.
+FLAT_MOST: Final[int]
+
+def flat_request(args: tuple[Any, ...], /) -> bytes | None: ...
+def flat_reply(value: object, /) -> bytes | None: ...
+def flat_args(data: bytes, /) -> tuple[Any, ...] | None: ...
+def flat_result(data: bytes, /) -> Any: ...
+
 # What benchmarks compare with: two futex words and a message in a memfd of FLOOR_BYTES, without Python in between.
 FLOOR_BYTES: Final[int]
 
