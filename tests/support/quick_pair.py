@@ -25,7 +25,7 @@ from shardwright.guest._mailbox import Mailbox
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import MethodId, SessionNumber
 from shardwright.transport import ClassTable, TaggedCodec, pack, unpack
-from shardwright.transport.shm import Desk, Doorbell, Line, Outlet, RingTransport
+from shardwright.transport.shm import Desk, Doorbell, Line, Outlet, RingTransport, Worker
 
 FAR = types.ModuleType("quick_far")
 
@@ -42,12 +42,11 @@ FAR.echo, FAR.fail = echo, fail  # type: ignore[attr-defined]
 ENTRIES = ("echo", "fail")
 
 
-class SomeWorker:
+class SomeWorker(Worker):
     """What a mailbox knows of a thread."""
 
-    found = None
-    ends = False
-    listens = True
+    def __init__(self) -> None:
+        self.listens = True
 
 
 class Side:

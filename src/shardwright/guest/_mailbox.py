@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from shardwright.guest._ring_hub import RingHub
 
 if TYPE_CHECKING or shm.available():
-    from shardwright.transport.shm import Baton
+    from shardwright.transport.shm import Baton, Worker
 else:
 
     class Baton:
         """The fields of a mailbox that the quick way of calls looks at (``transport/shm/_calls.c``)."""
+
+    class Worker:
+        """Those of a worker."""
 
 
 Work = Callable[[], None]  # must not raise
@@ -58,6 +61,7 @@ class Mailbox(Baton):
         self._name = name
         self._max_workers = max_workers
         self._mutex = threading.Lock()
+        self._locked = self._mutex.locked
         self._held = False
         self._holder: int | None = None
         self._queue: deque[Work] = deque()
@@ -418,7 +422,7 @@ class Waiter(Bell):
         self.ring()
 
 
-class _Worker:
+class _Worker(Worker):
     """One thread of the mailbox. It is given work only together with the baton."""
 
     def __init__(self, mailbox: Mailbox, name: str) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Outlet = _ring.Outlet
     Patience = _ring.Patience
     Waiter = _ring.Waiter
+    Worker = _ring.Worker
     BUSY = _ring.BUSY
     FULL = _ring.FULL
     READS = _ring.READS
@@ -63,6 +64,7 @@ __all__ = [
     "RingChannel",
     "RingTransport",
     "Waiter",
+    "Worker",
     "available",
     "check_memfd",
     "create_memfd",

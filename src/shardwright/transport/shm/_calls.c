@@ -97,8 +97,16 @@ struct call {
 typedef struct {
     PyObject_HEAD
     char held, closed;
-    PyObject *holder, *queue, *resumers, *idle, *mutex;
+    PyObject *holder, *queue, *resumers, *idle;
+    PyObject *locked; /* of its mutex: whether a thread is within it */
 } Baton;
+
+/* One thread of a mailbox: what the class of such is made upon. */
+typedef struct {
+    PyObject_HEAD
+    char listens, ends;
+    PyObject *found; /* NULL, None, or the work that it was given while it reads */
+} Worker;
 
 typedef struct {
     PyObject_HEAD
@@ -200,8 +208,8 @@ typedef struct {
     struct answer *now;
 } Server;
 
-static PyObject *text_over, *text_life, *text_session, *text_chain, *text_deadline, *text_trace, *text_blocked, *text_found,
-    *text_ends, *text_listens, *text_append, *text_run, *text_locked, *empty_tuple, *empty_text;
+static PyObject *text_over, *text_life, *text_session, *text_chain, *text_deadline, *text_trace, *text_blocked,
+    *text_append, *text_run, *empty_tuple, *empty_text;
 
 /* Numbers of a header are little-endian, wherever they lie. */
 static inline uint64_t
@@ -257,7 +265,7 @@ static PyMemberDef baton_members[] = {
     {"_queue", T_OBJECT, offsetof(Baton, queue), 0, NULL},
     {"_resumers", T_OBJECT, offsetof(Baton, resumers), 0, NULL},
     {"_idle", T_OBJECT, offsetof(Baton, idle), 0, NULL},
-    {"_mutex", T_OBJECT, offsetof(Baton, mutex), 0, NULL},
+    {"_locked", T_OBJECT, offsetof(Baton, locked), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -269,7 +277,7 @@ baton_traverse(Baton *self, visitproc visit, void *arg)
     Py_VISIT(self->queue);
     Py_VISIT(self->resumers);
     Py_VISIT(self->idle);
-    Py_VISIT(self->mutex);
+    Py_VISIT(self->locked);
     return 0;
 }
 
@@ -280,7 +288,7 @@ baton_clear(Baton *self)
     Py_CLEAR(self->queue);
     Py_CLEAR(self->resumers);
     Py_CLEAR(self->idle);
-    Py_CLEAR(self->mutex);
+    Py_CLEAR(self->locked);
     return 0;
 }
 
@@ -310,6 +318,54 @@ static PyType_Spec baton_spec = {
     .slots = baton_slots,
 };
 
+static PyMemberDef worker_members[] = {
+    {"found", T_OBJECT, offsetof(Worker, found), 0, NULL},
+    {"listens", T_BOOL, offsetof(Worker, listens), 0, NULL},
+    {"ends", T_BOOL, offsetof(Worker, ends), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static int
+worker_traverse(Worker *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->found);
+    return 0;
+}
+
+static int
+worker_clear(Worker *self)
+{
+    Py_CLEAR(self->found);
+    return 0;
+}
+
+static void
+worker_dealloc(Worker *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    PyObject_GC_UnTrack(self);
+    worker_clear(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot worker_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("The fields of a mailbox's worker that C looks at.")},
+    {Py_tp_dealloc, worker_dealloc},
+    {Py_tp_traverse, worker_traverse},
+    {Py_tp_clear, worker_clear},
+    {Py_tp_members, worker_members},
+    {0, NULL},
+};
+
+static PyType_Spec worker_spec = {
+    .name = "shardwright.transport.shm._ring.Worker",
+    .basicsize = sizeof(Worker),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = worker_slots,
+};
+
 static bool
 has_baton(const Baton *baton, unsigned long thread)
 {
@@ -331,7 +387,7 @@ alive(const Desk *desk)
 static bool
 is_free(const Baton *baton)
 {
-    PyObject *locked = PyObject_CallMethodObjArgs(baton->mutex, text_locked, NULL);
+    PyObject *locked = baton->locked == NULL ? NULL : PyObject_CallNoArgs(baton->locked);
     const bool free = locked == Py_False;
     Py_XDECREF(locked);
     if (locked == NULL) {
@@ -1637,7 +1693,7 @@ static PyType_Spec server_spec = {
 
 /* The worker takes the baton, if it is free and nobody wants it, and with it leaves the idle. */
 static bool
-take_baton(Baton *baton, PyObject *worker, PyObject *ident)
+take_baton(Baton *baton, Worker *worker, PyObject *ident)
 {
     if (baton->held || baton->closed || !is_free(baton)) {
         return false;
@@ -1645,7 +1701,7 @@ take_baton(Baton *baton, PyObject *worker, PyObject *ident)
     bool taken = false;
     if (!any(baton->queue) && !any(baton->resumers)) {
         for (Py_ssize_t n = PyList_Size(baton->idle); n-- > 0;) {
-            if (PyList_GetItem(baton->idle, n) == worker) {
+            if (PyList_GetItem(baton->idle, n) == (PyObject *)worker) {
                 PyList_SetSlice(baton->idle, n, n + 1, NULL);
                 taken = true;
                 break;
@@ -1656,7 +1712,7 @@ take_baton(Baton *baton, PyObject *worker, PyObject *ident)
             baton->held = 1;
             baton->holder = Py_NewRef(ident);
             Py_XDECREF(before);
-            PyObject_SetAttr(worker, text_listens, Py_False);
+            worker->listens = false;
         }
     }
     PyErr_Clear();
@@ -1665,19 +1721,19 @@ take_baton(Baton *baton, PyObject *worker, PyObject *ident)
 
 /* The worker is idle again; false: somebody wants the baton, which it still has. */
 static bool
-give_baton(Baton *baton, PyObject *worker)
+give_baton(Baton *baton, Worker *worker)
 {
     if (!is_free(baton)) {
         return false;
     }
     const bool given = !baton->closed && !any(baton->queue) && !any(baton->resumers)
-                       && has_baton(baton, PyThread_get_thread_ident()) && PyList_Append(baton->idle, worker) == 0;
+                       && has_baton(baton, PyThread_get_thread_ident()) && PyList_Append(baton->idle, (PyObject *)worker) == 0;
     if (given) {
         PyObject *before = baton->holder;
         baton->held = 0;
         baton->holder = Py_NewRef(Py_None);
         Py_XDECREF(before);
-        PyObject_SetAttr(worker, text_listens, Py_True);
+        worker->listens = true;
     }
     PyErr_Clear();
     return given;
@@ -1732,12 +1788,12 @@ static PyObject *
 desk_work(Desk *self, PyObject *const *args, Py_ssize_t count)
 {
     module_state *state = PyType_GetModuleState(Py_TYPE((PyObject *)self));
-    if (count != 3 || Py_TYPE(args[1]) != state->waiter || ((Waiter *)args[1])->doorbell != self->doorbell
+    if (count != 3 || !PyObject_TypeCheck(args[0], state->worker) || Py_TYPE(args[1]) != state->waiter || ((Waiter *)args[1])->doorbell != self->doorbell
         || self->baton == NULL || (args[2] != Py_None && Py_TYPE(args[2]) != state->waiter)) {
         PyErr_SetString(PyExc_TypeError, "work(worker, ear, owed), at a desk with a mailbox");
         return NULL;
     }
-    PyObject *worker = args[0];
+    Worker *worker = (Worker *)args[0];
     Waiter *ear = (Waiter *)args[1];
     Waiter *owed = args[2] == Py_None ? NULL : (Waiter *)args[2];
     struct sw_bell *bell = &self->doorbell->bell;
@@ -1750,14 +1806,8 @@ desk_work(Desk *self, PyObject *const *args, Py_ssize_t count)
     }
     int keeps = 0, failed = ident == NULL || bound == NULL, found = 0;
     while (!failed && alive(self)) {
-        PyObject *given = PyObject_GetAttr(worker, text_found);
-        PyObject *ends = PyObject_GetAttr(worker, text_ends);
-        found = given != NULL && given != Py_None;
-        failed = given == NULL || ends == NULL;
-        const bool stop = found || ends == Py_True;
-        Py_XDECREF(given);
-        Py_XDECREF(ends);
-        if (failed || stop) {
+        found = worker->found != NULL && worker->found != Py_None;
+        if (found || worker->ends) {
             break;
         }
         enum sw_waited outcome = sw_bell_begin(bell, ear->slot);
@@ -2445,9 +2495,8 @@ sw_calls_ready(PyObject *module, module_state *state)
         const char *words;
     } texts[] = {
         {&text_over, "over"},         {&text_life, "life"},       {&text_session, "session"}, {&text_chain, "chain"},
-        {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_blocked, "blocked"},  {&text_found, "found"},
-        {&text_ends, "ends"},         {&text_listens, "listens"}, {&text_append, "append"},   {&text_run, "run"},
-        {&text_locked, "locked"},     {&empty_text, ""},
+        {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_blocked, "blocked"}, 
+        {&text_append, "append"},     {&text_run, "run"},         {&empty_text, ""},
     };
     for (size_t n = 0; n < sizeof texts / sizeof *texts; n++) {
         if (*texts[n].text == NULL && (*texts[n].text = PyUnicode_InternFromString(texts[n].words)) == NULL) {
@@ -2463,6 +2512,7 @@ sw_calls_ready(PyObject *module, module_state *state)
     } types[] = {
         {&state->baton, &baton_spec}, {&state->patience, &patience_spec}, {&state->desk, &desk_spec},
         {&state->line, &line_spec},   {&state->outlet, &outlet_spec},     {&state->server, &server_spec},
+        {&state->worker, &worker_spec},
     };
     for (size_t n = 0; n < sizeof types / sizeof *types; n++) {
         *types[n].type = (PyTypeObject *)PyType_FromModuleAndSpec(module, types[n].spec, NULL);

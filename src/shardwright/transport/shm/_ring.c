@@ -1379,6 +1379,7 @@ ring_module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->outlet);
     Py_VISIT(state->server);
     Py_VISIT(state->baton);
+    Py_VISIT(state->worker);
     Py_VISIT(state->patience);
     Py_VISIT(state->channel_closed);
     Py_VISIT(state->protocol_violation);
@@ -1397,6 +1398,7 @@ ring_module_clear(PyObject *module)
     Py_CLEAR(state->outlet);
     Py_CLEAR(state->server);
     Py_CLEAR(state->baton);
+    Py_CLEAR(state->worker);
     Py_CLEAR(state->patience);
     Py_CLEAR(state->channel_closed);
     Py_CLEAR(state->protocol_violation);

@@ -24,7 +24,7 @@
 struct Line;
 
 typedef struct {
-    PyTypeObject *doorbell, *waiter, *ring, *desk, *line, *outlet, *server, *baton, *patience;
+    PyTypeObject *doorbell, *waiter, *ring, *desk, *line, *outlet, *server, *baton, *worker, *patience;
     PyObject *channel_closed, *protocol_violation;
 } module_state;
 

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
 from typing import Any, Final, Generic, TypeVar, final
 
 from shardwright.contracts.transport import Part
@@ -197,7 +196,14 @@ class Baton:
     _queue: deque[Any]
     _resumers: deque[Any]
     _idle: list[Any]
-    _mutex: Lock
+    _locked: Callable[[], bool]
+
+class Worker:
+    """What a worker of ``guest._mailbox`` is made upon: its fields that C looks at."""
+
+    found: Any
+    listens: bool
+    ends: bool
 
 @final
 class Patience:
