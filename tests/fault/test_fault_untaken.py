@@ -90,12 +90,19 @@ def node(tmp_path: Path) -> Iterator[Any]:
         yield found
 
 
+def stand_still(pid: int) -> bool:
+    """Whether all its threads do: that a signal was sent stops none yet."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
+
 @contextlib.contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
     """They take nothing meanwhile; what is left of them goes on afterwards."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
+        assert eventually(lambda: all(map(stand_still, pids)))
         yield
     finally:
         for pid in pids:
