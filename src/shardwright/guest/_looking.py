@@ -197,6 +197,8 @@ class Looking:
         try:
             written, more, _ = self._codec.encode_request(result)
             looked.result_bytes += len(written) + sum(map(len, more))
+            if shadows and not looked.veto:  # what can be written may be of a class that cannot be made anew from it
+                self._codec.decode_request(written, [bytes(buffer) for buffer in more])
         except (ShardwrightError, RecursionError) as error:
             looked.refuse(f"its result does not cross: {getattr(error, 'message', error)}")
         finally:
