@@ -325,7 +325,14 @@ class Looking:
                 if number >= len(expected.items) or not alike(item, expected.items[number]):
                     looked.refuse("run twice on equal arguments it yielded other items")
                 number += 1
-                yield item
+                try:
+                    yield item
+                except GeneratorExit:
+                    if number < len(expected.items):  # of another graph there may be more than anybody can wait for
+                        looked.refuse(
+                            "the program does not draw all that it yields, and a shard would run it to its end"
+                        )
+                    raise
         finally:
             result.close()
 

@@ -1,9 +1,11 @@
-"""What a look finds of results: those that cross one way alone are no results of a cut."""
+"""What a look finds of results: those that cross one way alone are no results of a cut, nor those that are not all drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from shardwright.guest import Looking
 from shardwright.model.cut import CutFunction
@@ -41,3 +43,24 @@ def test_a_result_that_cannot_be_read_again_does_not_cross() -> None:
     assert "its result does not cross" in looked_at(looking, makes_pairs)
     assert "missing 1 required positional argument" in looking._looked[f"{__name__}:makes_pairs"].veto
     assert looked_at(looking, makes_a_dict) == ""
+
+
+def counts_on(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
+@pytest.mark.parametrize(("drawn", "stays"), [(1, True), (2, True), (3, False), (4, False)])
+def test_a_generator_that_is_left_before_its_end_stays(drawn: int, stays: bool) -> None:
+    function: Any = counts_on
+    code = function.__code__
+    looking = Looking([f"{__name__}:counts_on"], {})
+    looking._replace(CutFunction(__name__, "counts_on", 0, MethodId(0)), function)
+    try:
+        found = function(3)
+        assert [item for _, item in zip(range(drawn), found, strict=False)] == list(range(min(drawn, 3)))
+        found.close()
+    finally:
+        function.__code__ = code
+    looked = looking._looked[f"{__name__}:counts_on"]
+    assert looked.streams and looked.shadowed == 1
+    assert ("does not draw all" in looked.veto) is stays, looked.veto
