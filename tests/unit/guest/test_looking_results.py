@@ -1,7 +1,10 @@
-"""What a look finds of results: those that cross one way alone are no results of a cut, nor those that are not all drawn."""
+"""What a look finds of results, and what it takes: those that cross one way alone are no results of a cut, nor those that are
+not all drawn; where tests decide, what is refused is let go, and what goes on for long is no longer watched."""
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,3 +67,45 @@ def test_a_generator_that_is_left_before_its_end_stays(drawn: int, stays: bool) 
     looked = looking._looked[f"{__name__}:counts_on"]
     assert looked.streams and looked.shadowed == 1
     assert ("does not draw all" in looked.veto) is stays, looked.veto
+
+
+def test_what_is_refused_is_let_go_where_tests_decide() -> None:
+    function: Any = makes_pairs
+    code = function.__code__
+    for lenient in (False, True):
+        looking = Looking([f"{__name__}:makes_pairs"], {}, lenient=lenient)
+        looking._replace(CutFunction(__name__, "makes_pairs", 0, MethodId(0)), function)
+        try:
+            function(1)
+            assert looking._looked[f"{__name__}:makes_pairs"].veto and function.__code__ is not code
+            assert function(2) == {"number": 2}
+            assert (function.__code__ is code) is lenient
+            assert function(3) == {"number": 3}
+        finally:
+            function.__code__ = code
+
+
+def one_more(number: int) -> int:
+    return number + 1
+
+
+def goes_on(rounds: int) -> float:
+    for number in range(rounds):
+        one_more(number)
+    return random.random() * 0
+
+
+@pytest.mark.parametrize(
+    ("rounds", "lenient", "seen"), [(60_000, True, False), (60_000, False, True), (100, True, True)]
+)
+def test_what_goes_on_for_long_is_watched_for_a_while(rounds: int, lenient: bool, seen: bool) -> None:
+    function: Any = goes_on
+    code = function.__code__
+    looking = Looking([f"{__name__}:goes_on"], {}, lenient=lenient)
+    looking._replace(CutFunction(__name__, "goes_on", 0, MethodId(0)), function)
+    try:
+        assert function(rounds) == 0.0
+    finally:
+        function.__code__ = code
+    assert sys.getprofile() is None
+    assert ("random" in looking._looked[f"{__name__}:goes_on"].veto) is seen
