@@ -52,20 +52,27 @@ class Latest:
                             found[name][field] += sign * number
         return {name: item for name, item in found.items() if item["calls"]}
 
-    def outside_share(self, profile: Profile, without: Collection[str]) -> float:
-        """The share of the components' own work that was done elsewhere, less what has been kept since everything was run."""
-        stayed: Counter[str] = Counter()
-        for answer in self.complete.answers:
-            stayed.update(answer.get("stayed", {}))
+    def outside_share(self, profile: Profile, uncut: Ran, without: Collection[str]) -> float:
+        """The share of the components' own work that was done elsewhere, less what has been kept since everything was run.
+
+        Of many tests, some were counted: the same in the ``uncut`` run.
+        """
+        stayed = counted_calls(self.complete)
         if not stayed:
             return 0.0
         measured = {item.function: item for item in profile.functions}
+        some = frozenset(test for answer in self.complete.answers for test in answer.get("counted", ()))
+        back: Counter[str] = Counter()
+        for test, used in self._first.items():
+            if not some or test in some:
+                back.update({name: numbers[_PER_TEST.index("remote")] for name, numbers in used.items()})
         back_s = sum(
-            item["remote"] * measured[name].total_s / measured[name].calls
-            for name, item in self.functions.items()
+            remote * measured[name].total_s / measured[name].calls
+            for name, remote in back.items()
             if name in without and name in measured and measured[name].calls
         )
-        return float(max(0.0, outside(profile, stayed) - back_s / (profile.inside_s or 1.0)))
+        share = outside(profile, counted_calls(uncut), stayed)
+        return float(max(0.0, share - back_s / (profile.inside_s or 1.0)))
 
     def _count_twice(self, ran: Ran) -> None:
         known = sum(
@@ -73,6 +80,14 @@ class Latest:
         )
         received = sum(answer.get("received", 0) for answer in ran.answers)
         self.twice += max(0, received - known)
+
+
+def counted_calls(ran: Ran) -> Counter[str]:
+    """How often the process of the command called each function of the components, in what was counted."""
+    found: Counter[str] = Counter()
+    for answer in ran.answers:
+        found.update(answer.get("counts", {}))
+    return found
 
 
 def functions_of(ran: Ran) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from shardwright.node import PROFILE_VERSION
 from shardwright.sharding import Read, hot_functions, sources_of
 
 WITH_TESTS = "shardwright.testing._cut_run"  # the errand that knows tests
-FEW_TESTS, LOOKED_OF = 200, 3  # of more tests, one of so many is looked at
+FEW_TESTS = 200
+OF_MANY = (FEW_TESTS, 3)  # of more tests, one of so many is counted, and looked at
 TOO_LONG = 124  # the status of what was ended, as timeout(1) has it
 _RUN = (
     "import sys, importlib; sys.argv[:] = {argv!r}; sys.exit(getattr(importlib.import_module({module!r}), {name!r})())"
@@ -135,7 +136,8 @@ def measure(
     """
     command = command_line(manifest, given)
     modules = code_files(manifest, plan)
-    counted = run_with_errand(manifest, command, _errand("count", relief, modules=modules), environment, keep=relief)
+    errand = _errand("count", relief, modules=modules, of_many=OF_MANY)
+    counted = run_with_errand(manifest, command, errand, environment, keep=relief)
     answers = [answer for answer in counted.answers if answer["functions"]]
     if not answers:
         raise NodeError(
@@ -146,8 +148,7 @@ def measure(
     wanted = hot_functions(manifest, plan, profile, relief=relief, read=read)
     if not wanted:
         return profile, counted
-    tests = [name for answer in answers for name in answer.get("outcomes", ())]
-    some = tests[::LOOKED_OF] if len(tests) > FEW_TESTS else []
+    some = [name for answer in answers for name in answer.get("counted", ())]
     looked = run_with_errand(
         manifest,
         command,
@@ -209,14 +210,8 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
     functions = tuple(
         _timed(item, seen.get(item.function), slower, item.function in unseen) for item in profile.functions
     )
-    part = 1 if whole else LOOKED_OF
-    contexts = united(
-        *(
-            [Context(name, within, calls * part, total_s * part) for name, within, calls, total_s in answer["contexts"]]
-            for answer in answers
-        )
-    )
-    functions = tuple(_streaming(item, seen, streamed_s, part) for item in functions)
+    contexts = united(*([Context(*row) for row in answer["contexts"]] for answer in answers))
+    functions = tuple(_streaming(item, seen, streamed_s) for item in functions)
     edges = tuple(replace(edge, total_s=edge.total_s * slower) for edge in profile.edges)
     cpu_s = sum(answer["cpu_s"] - answer["shadow_s"] for answer in answers) if whole else profile.cpu_s
     return replace(
@@ -225,11 +220,11 @@ def _looked(profile: Profile, answers: Sequence[dict[str, Any]], *, whole: bool)
     )  # fmt: skip
 
 
-def _streaming(item: Measured, seen: Mapping[str, Measured], streamed_s: Mapping[str, float], part: int) -> Measured:
+def _streaming(item: Measured, seen: Mapping[str, Measured], streamed_s: Mapping[str, float]) -> Measured:
     """Of what gives generators: calls were counted each time one went on, and time without what they did afterwards."""
     if not item.streams:
         return item
-    calls = min(item.calls, seen[item.function].calls * part)
+    calls = min(item.calls, seen[item.function].calls)
     total_s = calls * streamed_s[item.function] / item.shadowed if item.shadowed else item.total_s
     return replace(item, calls=calls, total_s=max(total_s, item.own_s))
 

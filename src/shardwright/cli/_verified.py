@@ -91,14 +91,15 @@ class Verified:
             click.echo(f"  not cut: {line}")
 
 
-def outside(profile: Profile, stayed: Mapping[str, int]) -> float:
-    """The share of the components' own work that was done elsewhere. ``stayed``: the calls of each function that were not.
+def outside(profile: Profile, uncut: Mapping[str, int], stayed: Mapping[str, int]) -> float:
+    """The share of the components' own work that was done elsewhere. ``stayed``: the calls of each function that were not,
+    of ``uncut`` as many without a cut.
 
-    Calls are exact in both runs, and seconds are of the uncut one: how busy the machine was in the other does not show.
+    Calls are exact in both runs, and of the same tests; seconds are of the profile: how busy the machine was does not show.
     """
-    counted = [item for item in profile.functions if item.calls and not of_tests(item.function)]
+    counted = [item for item in profile.functions if uncut.get(item.function) and not of_tests(item.function)]
     whole_s = sum(item.own_s for item in counted)
-    left_s = sum(item.own_s * min(1.0, stayed.get(item.function, 0) / (item.counted or item.calls)) for item in counted)
+    left_s = sum(item.own_s * min(1.0, stayed.get(item.function, 0) / uncut[item.function]) for item in counted)
     return 1.0 - left_s / whole_s if whole_s else 0.0
 
 

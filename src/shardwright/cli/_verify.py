@@ -22,6 +22,7 @@ from shardwright.cli._invocation import Invocation, common_options
 from shardwright.cli._latest import Latest, functions_of
 from shardwright.cli._profile import (
     FEW_TESTS,
+    OF_MANY,
     TOO_LONG,
     WITH_TESTS,
     Ran,
@@ -111,13 +112,15 @@ class _Verification:
         self._parts_s = self._own_s = 0.0
         self._full: Counter[str] = Counter()
         self._latest: Latest | None = None  # of the component at hand, once all its tests were run
+        self._uncut = Ran(0, ())
         self._again: dict[frozenset[str], dict[str, str]] = {}  # what such tests came to, uncut once more; none: all
 
     def run(self, counted: Ran | None) -> Verified:
         """``counted``: a run that was profiled. What its tests came to may differ from an uncut run; that is asked for then."""
         found = self.found
         begun_s = time.monotonic()
-        uncut = counted if counted is not None and _outcomes(counted) else self._once(None)
+        uncut = counted if counted is not None and _outcomes(counted) else self._once(None, count=True)
+        self._uncut = uncut
         found.uncut_s = self.profile.wall_s if uncut is counted else time.monotonic() - begun_s
         _refuse_hollow(uncut)
         found.tests = len(_outcomes(uncut))
@@ -138,7 +141,7 @@ class _Verification:
             which = f"{len(suspects)} tests" if suspects else "everything"
             click.echo(f"round {found.rounds}: {count} functions of {component} cut, {which}", err=True)
             begun_s = time.monotonic()
-            cut = self._once(made, suspects)
+            cut = self._once(made, suspects, count=not suspects)
             different = self._different(uncut, cut, suspects)
             dismissed = len(different)
             if different:
@@ -212,12 +215,13 @@ class _Verification:
         definitions = tuple(item for item in first.definitions if item.component in parts)
         return replace(first, definitions=definitions, edges=(), routes=())
 
-    def _once(self, plan: ShardPlan | None, only: Collection[str] = ()) -> Ran:
+    def _once(self, plan: ShardPlan | None, only: Collection[str] = (), *, count: bool = False) -> Ran:
+        """Run the command; ``count`` what the components' own code does in this process, of all tests or of some of many."""
         with tempfile.TemporaryDirectory(prefix="shardwright-verify-") as folder:
             errand: dict[str, Any] = {"kind": WITH_TESTS, "manifest": self.manifest.path, "profile": self.overlay}
             errand["only"] = sorted(only)
-            if not only:  # what the components' own code takes is counted in runs of everything
-                errand["modules"] = code_files(self.manifest, self.plan)
+            if count:
+                errand |= {"modules": code_files(self.manifest, self.plan), "of_many": OF_MANY}
             if plan is not None:
                 stored = Path(folder, "plan.json")
                 stored.write_bytes(msgspec.json.encode(plan))
@@ -336,7 +340,7 @@ class _Verification:
         self._parts_s += sum(answer.get("parts_cpu_s", 0.0) for answer in latest.complete.answers)
         self._own_s += sum(answer.get("cpu_s", 0.0) for answer in latest.complete.answers)
         found.parts_cpu_share = self._parts_s / ((self._parts_s + self._own_s) or 1.0)
-        share = latest.outside_share(self.profile, found.kept_together)
+        share = latest.outside_share(self.profile, self._uncut, found.kept_together)
         found.outside_share = min(1.0, found.outside_share + share)  # of several components each was cut alone
 
 

@@ -1,6 +1,7 @@
 """The first look at a program: how often each of its functions calls each other one, exactly, and what that takes.
 
-``cProfile`` counts in C. Functions are named as analysis names them, ``module:qualname``, by the file of their code.
+``cProfile`` counts in C. Functions are named as analysis names them, ``module:qualname``, by the file of their code. What a
+built-in does is work of the function that calls it, and what it calls in turn is that one's call.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ class Counting:
     def __init__(self, modules: Mapping[str, str]) -> None:
         self._modules = {os.path.realpath(path): name for path, name in modules.items()}
         self._names: dict[CodeType, str] = {}
-        self._profile = cProfile.Profile()
+        self._profile = cProfile.Profile(builtins=False)
 
     def start(self) -> None:
         self._profile.enable()
+
+    def pause(self) -> None:
+        """What runs from now on does not count, until ``start``."""
+        self._profile.disable()
 
     def forked(self) -> None:
         self._profile.disable()

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Part:
         _leave_out(self._told)
         if self._counting is not None:
             self._counting.start()
+            _count_some(self._told, self._counting)
 
     def _cut(self) -> None:
         plan = msgspec.json.decode(Path(self._told["plan"]).read_bytes(), type=ShardPlan)
@@ -85,7 +87,7 @@ class Part:
     def end(self) -> dict[str, Any]:
         answer = _of_tests()
         if self._counting is not None:
-            answer["stayed"] = {name: calls for name, calls, *_ in self._counting.end()["functions"]}
+            answer["counts"] = calls_of(self._counting.end())
         if self._cuts is not None:
             answer["functions"] = {name: _numbers(counts) for name, counts in self._cuts.counts.items()}
             answer["used"] = self._used
@@ -119,6 +121,22 @@ def _leave_out(told: dict[str, Any]) -> None:
         _outcomes.only = frozenset(told["only"])
 
 
+counting: tuple[tuple[Callable[[], None], Callable[[], None]], tuple[int, int]] | None = None
+"""How to begin counting and to end it, and of how many tests one of how many counts: ``_outcomes`` asks for it."""
+
+
+def calls_of(counted: dict[str, Any]) -> dict[str, int]:
+    """How often each function was called."""
+    return {name: calls for name, calls, *_ in counted["functions"]}
+
+
+def _count_some(told: dict[str, Any], work: Counting) -> None:
+    global counting
+    if "of_many" in told:
+        few, of = told["of_many"]
+        counting = (work.start, work.pause), (few, of)
+
+
 class Profiled:
     """A run that is counted or looked at (``guest/_counting``, ``guest/_looking``), with what became of its tests."""
 
@@ -133,16 +151,26 @@ class Profiled:
     def start(self) -> None:
         self._work.start()
         _leave_out(self._told)
+        if isinstance(self._work, Counting):
+            _count_some(self._told, self._work)
 
     def end(self) -> dict[str, Any]:
-        return {**self._work.end(), **_of_tests()}
+        found = self._work.end()
+        if isinstance(self._work, Counting):
+            found["counts"] = calls_of(found)
+        return {**found, **_of_tests()}
 
 
 def _of_tests() -> dict[str, Any]:
     found: Any = sys.modules.get("shardwright.testing._outcomes")
     if found is None:  # pytest may have failed before it asked for its plugins
         return {"outcomes": {}, "pytest": "pytest" in sys.modules}
-    return {"outcomes": dict(found.outcomes), "uncollected": dict(found.uncollected), "pytest": found.asked}
+    return {
+        "outcomes": dict(found.outcomes),
+        "uncollected": dict(found.uncollected),
+        "pytest": found.asked,
+        "counted": list(found.counted),
+    }
 
 
 def _numbers(counts: CutCounts) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A plugin by its name in ``PYTEST_PLUGINS``; where nobody verifies, it notes noth
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -25,6 +26,14 @@ asked = False
 only: frozenset[str] = frozenset()
 """The tests to run, by name; all where there are none."""
 
+counting: tuple[Callable[[], None], Callable[[], None]] | None = None
+"""What begins counting and what ends it, where of many tests only some are counted."""
+of_many: tuple[int, int] = (0, 1)
+"""Of more tests than the first, one of so many as the second is counted."""
+counted: list[str] = []
+"""Those, in order; none where all are."""
+_counts: frozenset[str] = frozenset()
+
 _RANK = {"failed": 2, "skipped": 1, "passed": 0}
 
 
@@ -34,6 +43,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if only:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in only])
         items[:] = [item for item in items if item.nodeid in only]
+    if counting is not None and len(items) > of_many[0]:
+        global _counts
+        counted[:] = [item.nodeid for item in items[:: of_many[1]]]
+        _counts = frozenset(counted)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Count what a test does that is to be counted, and not what others do."""
+    if _counts and counting is not None:
+        starts, stops = counting
+        stops()
+        if nodeid in _counts:
+            starts()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    if _counts and counting is not None:
+        counting[1]()
 
 
 @pytest.hookimpl
@@ -76,8 +105,11 @@ def pytest_runtest_setup() -> None:
 @pytest.hookimpl
 def pytest_configure() -> None:
     """Hear of it when a test patches something."""
-    global asked
+    global asked, counting, of_many
     asked = True
+    run: Any = sys.modules.get("shardwright.testing._cut_run")
+    if run is not None and run.counting is not None:
+        counting, of_many = run.counting
     _hear(pytest.MonkeyPatch, ("setattr", "delattr"), "undo")
     _hear(mock._patch, ("__enter__",), "__exit__")
     _hear(mock._patch_dict, ("_patch_dict",), "_unpatch_dict")

@@ -185,7 +185,7 @@ def test_what_may_have_changed_is_run_again_before_everything_is(verification: _
 def test_calls_are_those_of_the_latest_run_of_each_test() -> None:
     first = {"t1": {"a": [5, 5, 0]}, "t2": {"a": [1, 1, 0], "b": [4, 3, 1]}, "t3": {"c": [2, 0, 2]}}
     functions = {"a": counts(7), "b": counts(4, 3), "c": counts(2, 0), "never": counts(0)}
-    told = {"functions": functions, "used": first, "received": 11, "outcomes": {}, "stayed": {"m:f": 1}}
+    told = {"functions": functions, "used": first, "received": 11, "outcomes": {}, "counts": {"m:f": 1}}
     latest = Latest(Ran(0, (told,)))
     assert latest.twice == 1, "eleven were received, and ten asked for"
     again = {
@@ -199,5 +199,9 @@ def test_calls_are_those_of_the_latest_run_of_each_test() -> None:
     assert {name: (item["calls"], item["remote"], item["local"]) for name, item in found.items()} == {"a": (15, 15, 0)}
     assert latest.users({"a", "c"}) == {"t1", "t2"}
     profile = Profile(1, {}, 1, ("",), 9.0, 9.0, (Measured("m:f", 4, 4.0, 4.0), Measured("c", 4, 4.0, 4.0)), (), 8.0)
-    assert latest.outside_share(profile, ()) == 1 - 1 / 8
-    assert latest.outside_share(profile, {"b"}) == 1 - 1 / 8, "of which nothing was measured"
+    uncut = Ran(0, ({"counts": {"m:f": 4, "c": 4}},))
+    assert latest.outside_share(profile, uncut, ()) == 1 - 1 / 8
+    assert latest.outside_share(profile, uncut, {"b"}) == 1 - 1 / 8, "of which nothing was measured"
+    assert latest.outside_share(profile, uncut, {"c"}) == 1 - 1 / 8, "of which nothing went"
+    uncut = Ran(0, ({"counts": {"m:f": 2, "c": 1}},))
+    assert latest.outside_share(profile, uncut, ()) == 1 - 2 / 8, "by as many calls as the same tests made"

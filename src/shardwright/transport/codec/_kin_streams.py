@@ -15,7 +15,7 @@ from shardwright.transport.codec._kin_errors import packed, unpacked
 
 __all__ = ["Drained", "drained"]
 
-MOST_ITEMS = 1_000_000
+MOST_ITEMS = 250_000
 
 
 class Drained:
