@@ -156,3 +156,19 @@ def test_limits_are_measured_and_hold(tmp_path: Path, record_exercised: Callable
         assert record["stopped"] and record["neighbour_unharmed"] and record["reads_back"] == record["asked"], record
         assert "memory ceiling" in record["event"] and "about to take" in record["event_log"].splitlines()[-1]
     record_exercised("limits that were changed and measured", len(limits) + len(ceilings))
+
+
+def test_decisions_for_a_fleet_are_measured(tmp_path: Path, record_exercised: Callable[[str, int], None]) -> None:
+    small = ("--shards", "500", "--nodes", "5", "--ticks", "3", "--rounds", "2")
+    ended = shardwright(tmp_path, "bench", "fleet", *small, "--json", timeout=110)
+    assert ended.returncode == 0, ended.stderr
+    *ticks, fleet = json.loads(ended.stdout)["records"]
+    assert [tick["shards"] for tick in ticks] == [1_000, 1_000, 10_000, 10_000, 100_000, 100_000]
+    for tick in ticks:
+        assert tick["changed_a_tick"] > 0, "nothing was decided"
+        assert 0 < tick["p50_ms"] <= tick["max_ms"]
+        # CPU time of one core; at 100,000 the arrays no longer fit into the caches
+        assert tick["p50_ms"] <= 50 * max(1, tick["shards"] / 10_000), "a tick for 10,000 shards takes more than 50 ms"
+    assert (fleet["shards"], fleet["nodes"], fleet["simulated_s"]) == (500, 5, 30)
+    assert fleet["took_s"] > 0 and fleet["peak_mib"] > 10 and fleet["overcommitted"] == 0
+    record_exercised("decisions measured", len(ticks))

@@ -81,7 +81,9 @@ class Cores(RuleBasedStateMachine):
             assert where and where <= everywhere, "it runs nowhere, or on a core that is not the node's"
             if row.priority == highest:
                 assert where == everywhere, "the highest tier was moved"
-        below = [row for row in rows if row.priority < highest]
+            if row.waits:
+                assert where == everywhere, "who states a waiting time was moved"
+        below = [row for row in rows if row.priority < highest and not row.waits]
         room = {self.where.get(row.shard, self.cores) for row in below}
         if below:
             assert len(room) == 1, "one of those below has more cores than another"
@@ -113,6 +115,10 @@ def _everybody(rows: Any) -> frozenset[ShardId]:
     return frozenset(row.shard for row in rows if row.waits)  # whoever states a waiting time, even with nobody above
 
 
+def _all_below(row: Any, highest: float) -> bool:
+    return bool(row.priority < highest)  # also who states a waiting time
+
+
 class _Forgetful(PinRounds):
     def decide(self, rows: Any, cores: Any, now: float) -> Any:
         if math.isfinite(self._short_s):
@@ -128,6 +134,7 @@ class _Careless(PinRounds):
 DEFECTS = {
     "guarantees are not looked at": ("_most", _greedy),
     "the tier is anybody who waits": ("_highest", _everybody),
+    "who states a waiting time leaves as well": ("_leaves", _all_below),
     "it never ends": ("PinRounds", _Forgetful),
     "a release that failed is not tried again": ("PinRounds", _Careless),
 }

@@ -149,7 +149,7 @@ def resize_shards(invocation: Invocation, rounds: int) -> None:
 
 
 _OF_LIVE = ("case", "first_action_s", "back_in_slo_s", "p50_ms", "p99_ms", "p99_before_ms", "p99_after_ms",
-            "p99_unloaded_ms", "p99_over_unloaded", "shed", "core_percent_of_500", "replayed_same")  # fmt: skip
+            "p99_unloaded_ms", "p99_over_unloaded", "shed", "core_percent_of_500", "replayed_same", "others_cores")  # fmt: skip
 
 
 @bench.command()
@@ -171,6 +171,43 @@ def live(invocation: Invocation, seconds: float, rounds: int) -> None:
     from shardwright.cli import _bench_live  # with the simulation, and its numpy
 
     _measured(invocation, _OF_LIVE, (), lambda say: _bench_live.measure(seconds, rounds, say))
+
+
+_OF_FLEETS = (
+    "case",
+    "shards",
+    "nodes",
+    "ticks",
+    "p50_ms",
+    "max_ms",
+    "us_a_shard",
+    "took_s",
+    "peak_mib",
+    "overcommitted",
+)
+
+
+@bench.command()
+@click.option("--shards", default=100_000, show_default=True, type=click.IntRange(1), help="Of the simulated fleet.")
+@click.option("--nodes", default=1000, show_default=True, type=click.IntRange(1), help="Of the simulated fleet.")
+@click.option("--ticks", default=360, show_default=True, type=click.IntRange(1), help="Of ten seconds each.")
+@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Decisions of each size.")
+@common_options
+def fleet(invocation: Invocation, shards: int, nodes: int, ticks: int, rounds: int) -> None:
+    """What deciding costs, on one core: the limits of many shards once, and an hour of a whole fleet in virtual time.
+
+    The peak of memory is that of the whole process.
+
+    \b
+    Examples:
+      shardwright bench fleet
+      shardwright bench fleet --shards 10000 --nodes 100 --json
+    """
+    from shardwright.cli import _bench_fleet  # with numpy
+    from shardwright.simulation import FleetParams
+
+    params = FleetParams(nodes=nodes, shards=shards, ticks=ticks)
+    _measured(invocation, _OF_FLEETS, ("numpy",), lambda say: _bench_fleet.measure(params, rounds, say))
 
 
 _OF_CUTS = ("case", "median_s", "min_s", "throughput_to_uncut", "paired_to_uncut", "throughput_to_best_pool",

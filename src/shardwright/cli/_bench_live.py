@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 from shardwright.cli._bench_observe import observing
+from shardwright.cli._bench_others import Others
 from shardwright.cli._demo import bundled
 from shardwright.errors import ShardwrightError
 from shardwright.node import Node, Options, Running
@@ -218,8 +219,10 @@ def _step(folder: Path, seconds: float) -> list[dict[str, Any]]:
         core = node.running.core
         last = max((row.sequence for row in core.journal.tail(1)), default=0)
         wall_s, begin_s = time.time(), time.monotonic()
+        others = Others.look()
         stepped = offer(calls, HIGH * full, seconds)
-        kinds = ("resize", "scale")
+        beside = others.since()
+        kinds = ("resize", "scale", "move")
         actions = [row for row in core.journal.tail(10_000) if row.sequence > last and row.kind in kinds]
     replayed = replay_recording(recording)
     stepping = {
@@ -229,6 +232,7 @@ def _step(folder: Path, seconds: float) -> list[dict[str, Any]]:
         "errors": sum(stepped.errors.values()),
         "first_action_s": round(actions[0].wall_s - wall_s, 3) if actions else None,
         "actions": len(actions),
+        "first_actions": dict(Counter(f"{row.kind} {row.component}" for row in actions if row.wall_s < wall_s + 1.5)),
         "p99_before_ms": round(calm.p(0.99) * 1e3, 2),
         "p99_after_ms": round(stepped.p(0.99, begin_s + 5) * 1e3, 2),
         "slo_ms": SLO_S * 1e3,
@@ -236,7 +240,7 @@ def _step(folder: Path, seconds: float) -> list[dict[str, Any]]:
         "replayed_rounds": replayed.rounds,
         "replayed_steps": replayed.limit_steps,
         "replayed_same": replayed.same,
-    }
+    } | beside
     return [stepping, *prices]
 
 
@@ -331,14 +335,18 @@ def _overload(node: Node, seconds: float) -> list[dict[str, Any]]:
         found: dict[str, Offered] = {}
         for name in _RATES:
             ask(name, 0.2)  # everything is bound
+        others = Others.look()
         ask("top", seconds)
+        beside = [others.since()]
         alone = found["top"]
+        others = Others.look()
         begin_s = time.monotonic() + SETTLES_S
         callers = [threading.Thread(target=ask, args=(name, seconds)) for name in _RATES]
         for caller in callers:
             caller.start()
         for caller in callers:
             caller.join()
+        beside.append(others.since())
         moves = len(node.running.core.journal.tail(10_000, kind="move"))
     records = []
     for name, offered in found.items():
@@ -357,5 +365,7 @@ def _overload(node: Node, seconds: float) -> list[dict[str, Any]]:
             record["moves"] = moves
             record["p99_unloaded_ms"] = round(alone.p(0.99) * 1e3, 2)
             record["p99_over_unloaded"] = round(offered.p(0.99, begin_s) / alone.p(0.99), 2)
+            record["others_cores_unloaded"] = beside[0]["others_cores"]
+            record |= beside[1]
         records.append(record)
     return records

@@ -1,6 +1,6 @@
 """``bench live``, what looking at everybody costs: CPU time of the node and of its keeper for one round of the controller.
 
-Rounds of a real node over real shards that wait, ten a second beside its own one, at two numbers of shards: of the slope
+Rounds of a real node over real shards that wait, twenty a second beside its own one, at two numbers of shards: of the slope
 follows what 500 would take of a core.
 """
 
@@ -16,16 +16,17 @@ import psutil
 from shardwright.cli._bench_load import cpu_s
 from shardwright.node import Node, Options, Running
 
-SHARDS = (5, 40)
+SHARDS = (5, 100)
 ASKED = 500
-PACE_S = 0.1
+PACE_S = 0.05
+LEAST_ROUNDS = 60  # a millisecond of something else would be a tenth of what few of them cost
 _MANIFEST = """
     [app]
     name = "bench-observe"
     [components.held]
     code = "held"
     state = "none"
-    resources = {{ cpu = 0.02, memory = "24MiB" }}
+    resources = {{ cpu = 0.01, memory = "16MiB" }}
     scale = {{ min = {count}, max = {count} }}
 """
 
@@ -33,6 +34,7 @@ _MANIFEST = """
 def observing(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """A record for rounds in which nothing has to be decided, and one in which limits are decided each time."""
     records = []
+    rounds = max(rounds, LEAST_ROUNDS)
     for case, recorded in (("observing, calm", False), ("observing, limits decided in every round", True)):
         costs = {count: _costs(folder / f"observed-{count}-{recorded:d}", count, rounds, recorded) for count in SHARDS}
         few, many = (costs[count] for count in SHARDS)

@@ -1,9 +1,11 @@
 """Moves between the cores of one node: while cores are short, those of lower priority leave some to the highest. Pure.
 
 The highest tier are shards that state a waiting time (``latency_slo``) and are of the highest priority there is, with others
-below. A core that nobody below may use is the only thing that keeps their waiting time: weights share a core fairly, but who
-wakes up waits for a slice of somebody else's first. It costs what the tier leaves unused of its cores, so it is done only
-while demand comes near to what there is, and for a while after. The tier itself may run anywhere.
+below who state none. A core that those may not use is the only thing that keeps their waiting time: weights share a core
+fairly, but who wakes up waits for a slice of somebody else's first. It costs what the tier leaves unused of its cores, so it
+is done only while demand comes near to what there is, and for a while after. The tier itself may run anywhere, and so may
+whoever states a waiting time: calls of the tier often wait for such shards, and each of them would have a part of the cores
+for all that it does.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ class PinRounds:
         for row in rows:
             where = everywhere
             reason = "it may use all cores again"
-            if kept and row.priority < highest:
+            if kept and _leaves(row, highest):
                 where = said[row.shard] = left
                 reason = f"it leaves {kept} of {len(cores)} cores to the highest priority while cores are short"
             if where == self._said.get(row.shard, everywhere):
@@ -114,12 +116,15 @@ class PinRounds:
             self._said.pop(step.shard, None)
 
 
+def _leaves(row: PinRow, highest: float) -> bool:
+    """Whether it is one of those that leave cores alone."""
+    return row.priority < highest and not row.waits
+
+
 def _highest(rows: Sequence[PinRow]) -> frozenset[ShardId]:
-    """The tier, if there is somebody below it."""
-    if not rows:
-        return frozenset()
-    highest = max(row.priority for row in rows)
-    if min(row.priority for row in rows) == highest:
+    """The tier, if there is somebody to leave it a core."""
+    highest = max((row.priority for row in rows), default=0.0)
+    if not any(_leaves(row, highest) for row in rows):
         return frozenset()
     return frozenset(row.shard for row in rows if row.priority == highest and row.waits)
 
@@ -136,5 +141,5 @@ def _wanted(rows: Sequence[PinRow], top: frozenset[ShardId], cores: int) -> int:
 def _most(rows: Sequence[PinRow], top: frozenset[ShardId], cores: int) -> int:
     """So many at most: others keep what they are guaranteed, and one core at least."""
     highest = max(row.priority for row in rows if row.shard in top)
-    below = sum(row.guarantee for row in rows if row.priority < highest)
+    below = sum(row.guarantee for row in rows if _leaves(row, highest))
     return max(0, cores - max(math.ceil(below - 1e-9), 1))

@@ -26,7 +26,8 @@ class Observed(msgspec.Struct, frozen=True):
     """One shard over the time since it was last looked at. Amounts of CPU are in cores.
 
     ``waiting`` is for how long its threads were ready to run and did not (run delay); ``queued`` the work that waits in it,
-    as if it were to be done within a second. ``arrivals_s`` and ``concurrency`` are NaN where it did not tell.
+    as if it were to be done within a second. ``arrivals_s`` and ``concurrency`` are NaN where it did not tell. ``lacked`` is
+    what it was kept from taking, all together, and ``demand`` that and what it took: reckoned once, and read many times.
     """
 
     cpu: float
@@ -35,17 +36,10 @@ class Observed(msgspec.Struct, frozen=True):
     queued: float
     memory_bytes: int
     measured_s: float
-    arrivals_s: float = math.nan
-    concurrency: float = math.nan
-
-    @property
-    def lacked(self) -> float:
-        """What it was kept from taking."""
-        return self.throttled + self.waiting + self.queued
-
-    @property
-    def demand(self) -> float:
-        return self.cpu + self.lacked
+    arrivals_s: float
+    concurrency: float
+    lacked: float
+    demand: float
 
 
 @dataclass(slots=True)
@@ -139,9 +133,11 @@ class Observer:
             self._told(seen, now, counts)
             concurrency = float(max(0, counts.running) + max(0, counts.queued))
             queued = min(max(0, counts.queued) * seen.call_s, LONGEST_QUEUE_S)
+        lacked = throttled + waiting + queued
         seen.last = Observed(
-            cpu, throttled, waiting, queued, max(0, usage.memory_bytes), now, seen.arrivals_s, concurrency
-        )
+            cpu, throttled, waiting, queued, max(0, usage.memory_bytes), now, seen.arrivals_s, concurrency, lacked,
+            cpu + lacked,
+        )  # fmt: skip
         return seen.last
 
     def _told(self, seen: _Seen, now: float, counts: CallCounts) -> None:
