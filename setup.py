@@ -20,6 +20,7 @@ STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
 WITHOUT = {
     "_ring": "shared-memory channels are off, sockets serve",
     "_native": "values are written and read in Python, some ten times slower",
+    "_pages": "idle shards keep the memory that they once wrote to",
 }
 
 _RING = "src/shardwright/transport/shm"
@@ -74,6 +75,7 @@ def extensions() -> list[Extension]:
             *(f"{codec}{part}.c" for part in ("", "_envelope", "_memo", "_read", "_write")),
             depends=(f"{codec}.h",),
         ),
+        extension("shardwright.guest._pages", "src/shardwright/guest/_pages.c"),
     ]
 
 

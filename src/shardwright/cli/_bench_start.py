@@ -196,7 +196,7 @@ def _memory(node: Node, shards: int) -> dict[str, Any]:
         before = psutil.virtual_memory().available
         for number in range(shards):
             stack.enter_context(node.session(f"idle-{number}")).call("heavy.ping")
-        time.sleep(1.0)  # they come to rest
+        time.sleep(_AT_REST_S)  # they come to rest
         drop = before - psutil.virtual_memory().available
         pids = [status.pid for status in node.shards() if status.pid]
         sums = [_rollup(pid) for pid in pids]

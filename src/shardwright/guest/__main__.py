@@ -5,6 +5,7 @@ The only place where a guest reads its environment or its arguments.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import io
@@ -13,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
@@ -22,7 +24,10 @@ from shardwright.guest._control import VERSION, ControlSocket
 from shardwright.guest._control_messages import Enter, Hello, Init, Note, Ready
 from shardwright.guest._ends import flush_at_exit
 from shardwright.guest._fresh import hold_lifeline, prepare
+from shardwright.guest._image import Trimming, ranges
+from shardwright.guest._image import permitted as _refused
 from shardwright.guest._immortal import make_immortal
+from shardwright.guest._mould import Mould
 from shardwright.guest._origin import remember_origins, tag_records
 from shardwright.guest._output import tag_output, tag_streams, untag_streams
 from shardwright.guest._runtime import Runtime
@@ -105,12 +110,23 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     _become_talkative()
     gc.collect()
     make_immortal(runtime.plan.root)
+    mould = _mould(runtime, init) if shard is not None and not imported.reason else None
     sys._clear_type_cache()  # else forks write to the names that they displace from it
     gc.freeze()  # what is shared stays shared: the collector will not touch it in the children
-    announce(control, imported)
-    descriptor = ForkServer(control, imported, lifeline, fence).run()
-    if descriptor is None:
-        return 0
+    descriptor = mould.make(imported, lifeline, fence) if mould is not None else None
+    if descriptor is not None:
+        assert shard is not None and mould is not None
+        shard.rest.act, shard.rest.uncalled = mould.write, True
+        control.close()
+    else:
+        if mould is not None and mould.reason:
+            control.send(Note("memory", f"its shards are not trimmed: {mould.reason}"))
+        announce(control, imported)
+        descriptor = ForkServer(control, imported, lifeline, fence).run()
+        if descriptor is None:
+            return 0
+        if shard is not None and mould is not None and not mould.reason:
+            shard.rest.act = Trimming(partial(shard.note, "memory"))
     control = ControlSocket(descriptor)
     control.send(Hello(VERSION))
     if denials is not None:
@@ -126,6 +142,14 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
         return 1
     announce(control, imported)
     return _serve(serving)
+
+
+def _mould(runtime: Runtime, init: Init) -> Mould | None:
+    plain = "PYTHONMALLOC" not in os.environ and not sys.flags.dev_mode
+    if not _refused(plain_allocator=plain):
+        with contextlib.suppress(OSError):
+            return Mould(runtime, ranges(), rings=init.rings)
+    return None
 
 
 def _become_talkative() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
 import threading
@@ -73,6 +74,14 @@ class ControlSocket:
         while (found := self._take()) is None:
             self._gulp(0)
         return found
+
+    def quiet(self, within_s: float) -> bool:
+        """Whether nothing came within that time, and nothing is here."""
+        if self._buffer:
+            return False
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return not waiting.poll(within_s * 1000)
 
     def arrived(self) -> list[tuple[Any, list[int]]]:
         """All messages that are here, without waiting; for an event loop, when it is readable. Raises ChannelClosed."""

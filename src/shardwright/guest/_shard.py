@@ -50,6 +50,7 @@ from shardwright.guest._debug import Debugging
 from shardwright.guest._ends import exit_of, flush_at_exit, uncaught
 from shardwright.guest._frames import note_shards
 from shardwright.guest._hubs import RINGS, transport_of
+from shardwright.guest._image import Rest
 from shardwright.guest._link import Link
 from shardwright.guest._loop import install_policy
 from shardwright.guest._router import WHY_PATIENCE_S, Route
@@ -189,6 +190,8 @@ class Shard:
         self.binder: ControlBinder
         self.transports = dict(transports)
         install_policy(lambda: self.runtime.mailbox)
+        responder = runtime.responder
+        self.rest = Rest(lambda: responder.all_calls_in, lambda: None if responder.running else responder.idle_since)
         self._main: SimpleQueue[RunMain | None] = SimpleQueue()
         self._stopping = False
         self._debugging: Debugging
@@ -227,6 +230,8 @@ class Shard:
         try:
             while True:
                 try:
+                    while (wait_s := self.rest.wait_s()) is not None and self.control.quiet(wait_s):
+                        self.rest.look()
                     message, descriptors = self.control.receive()
                 except ChannelClosed:
                     status = EXIT_NODE_GONE

@@ -211,6 +211,9 @@ class ForkServer:
             except ChannelClosed:
                 return None
             if isinstance(message, Stop):
+                signal.set_wakeup_fd(-1)
+                os.close(wake_read)
+                os.close(wake_write)
                 return None
             if not isinstance(message, Fork):
                 for descriptor in descriptors:
@@ -234,6 +237,11 @@ class ForkServer:
             self._children[pid] = message.shard
             for descriptor in descriptors:  # the fork says that it is there
                 os.close(descriptor)
+
+    @property
+    def children(self) -> tuple[int, ...]:
+        """Processes that were forked here and not waited for."""
+        return tuple(self._children)
 
     def _fork(self) -> int:
         fence = self._fence
