@@ -156,6 +156,7 @@ class Rest:
             return
         if time.monotonic() - since >= REST_S or self.uncalled:
             self._seen = calls
+            sys._clear_type_cache()  # it holds names, by what was looked up last: their counts differ without a meaning
             self.act()
 
 

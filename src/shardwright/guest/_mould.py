@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from shardwright.guest._walls import Fence
 
 _NAME = "mould"
-_CALLER = "client"
+_CALLER = "node"  # as the process that started the node is called
 PATIENCE_S = 5.0
 
 
@@ -117,8 +117,9 @@ class Mould:
         """What the node would say, and a caller that rehearses."""
         runtime = self._runtime
         silence = [os.open(os.devnull, os.O_WRONLY) for _ in range(2)]
-        node.sendmsg([frame(Enter(_NAME, rings=self._rings), 2)], rights(silence))
-        node.sendall(frame(SessionBegins(1, "")))
+        name = f"{runtime.component}-00000000"  # as long as those of shards: equal lengths lie in equal places
+        node.sendmsg([frame(Enter(name, rings=self._rings), 2)], rights(silence))
+        node.sendall(frame(SessionBegins(1, "1")))
         hub = runtime.open(rings=self._rings)
         transport = (transport_of(hub) if self._rings else None) or SocketTransport()
         ours, theirs = transport.pair()
@@ -128,7 +129,7 @@ class Mould:
         )
         for descriptor in theirs.descriptors:
             os.close(descriptor)
-        peer = Peer(runtime.component, ShardId(_NAME))
+        peer = Peer(runtime.component, ShardId(name))
         codec = runtime.codec(ComponentName(_CALLER), runtime.component)
         link = Link(transport.open(ours), peer, codec, hub, runtime, runtime._enter_outgoing)
         loop = asyncio.SelectorEventLoop()

@@ -4,7 +4,7 @@
  * epoll_wait on the sockets of all channels: the news comes as fast as the kernel closes the dead process's descriptors.
  * Every SW_TICK_NS it also looks whether a message stands in a channel that no bell told of: so a hostile peer that meddles
  * with the bell which it shares with others delays their messages by that, and no more. It takes no part in anything else,
- * has all signals blocked, and lives while there are channels.
+ * has all signals blocked but that by which a shard at rest stops its threads, and lives while there are channels.
  *
  * A forked child inherits the sockets, which would keep its parent from being missed. So, after a fork (by libc's or
  * Python's), the child closes them: the channels stay the parent's alone. Their memory is not mapped in it (MADV_DONTFORK).
@@ -140,6 +140,7 @@ begin(void)
         sigset_t all, before;
         pthread_attr_t small;
         sigfillset(&all);
+        sigdelset(&all, SIGRTMIN + 12); /* by which a shard at rest has its threads wait (guest/_pages.c) */
         pthread_attr_init(&small);
         pthread_attr_setstacksize(&small, PTHREAD_STACK_MIN > 65536 ? PTHREAD_STACK_MIN : 65536);
         pthread_sigmask(SIG_SETMASK, &all, &before);
