@@ -113,15 +113,15 @@ def _forked(control: ControlSocket, init: Init, lifeline: int) -> int:
     mould = _mould(runtime, init) if shard is not None and not imported.reason else None
     sys._clear_type_cache()  # else forks write to the names that they displace from it
     gc.freeze()  # what is shared stays shared: the collector will not touch it in the children
+    announce(control, imported)
     descriptor = mould.make(imported, lifeline, fence) if mould is not None else None
     if descriptor is not None:
         assert shard is not None and mould is not None
-        shard.rest.act, shard.rest.uncalled = mould.write, True
+        shard.rest.act, shard.rest.hurry = mould.write, True
         control.close()
     else:
         if mould is not None and mould.reason:
             control.send(Note("memory", f"its shards are not trimmed: {mould.reason}"))
-        announce(control, imported)
         descriptor = ForkServer(control, imported, lifeline, fence).run()
         if descriptor is None:
             return 0

@@ -27,6 +27,8 @@ except ImportError:  # built without a compiler
 TRIM_SIGNAL = int(signal.SIGRTMIN) + 12 if hasattr(signal, "SIGRTMIN") else 0
 REST_S = 0.5  # without a call, after which a shard that was called gives back what it can
 LOOK_S = 5.0  # between two looks whether it was called since
+_HURRY_S = 0.05
+_LOOKS = 40
 _PAGE = 4096
 _POOL = 16384  # of Python's arenas, since 3.10
 _ARENA = 2**20
@@ -134,27 +136,35 @@ def _interpreter(mappings: Iterable[_Mapping]) -> list[tuple[int, int]]:
 
 
 class Rest:
-    """When a shard is at rest, and what it does then: once, until it was called again."""
+    """When a shard is at rest, and what it does then: once, until it was called again.
+
+    With ``hurry`` it does so soon, and in the end also if nobody called it.
+    """
 
     def __init__(self, calls: Callable[[], int], idle_since: Callable[[], float | None]) -> None:
         self._calls = calls
         self._idle_since = idle_since
         self._seen = 0
+        self._looks = 0
         self.act: Callable[[], None] | None = None
-        self.uncalled = False  # whether it is to act as well though nobody called it
+        self.hurry = False
 
     def wait_s(self) -> float | None:
-        """For how long to wait for something else to do, before ``look``."""
+        """For how long to wait for something else to do, before ``look``; None: for ever."""
         if self.act is None:
             return None
-        return REST_S if self.uncalled or self._calls() != self._seen else LOOK_S
+        if self.hurry:
+            return _HURRY_S
+        return REST_S if self._calls() != self._seen else LOOK_S
 
     def look(self) -> None:
         """Nothing else was to do for so long."""
         calls, since = self._calls(), self._idle_since()
-        if self.act is None or since is None or not (self.uncalled or calls != self._seen):
+        self._looks += 1
+        if self.act is None or since is None:
             return
-        if time.monotonic() - since >= REST_S or self.uncalled:
+        due = calls != self._seen and time.monotonic() - since >= (_HURRY_S if self.hurry else REST_S)
+        if due or (self.hurry and self._looks >= _LOOKS):
             self._seen = calls
             sys._clear_type_cache()  # it holds names, by what was looked up last: their counts differ without a meaning
             self.act()

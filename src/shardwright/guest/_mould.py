@@ -1,9 +1,10 @@
 """What forks of a template will have in their memory, found out before there are any.
 
-Most pages that a shard writes to on its way to its first call come out alike in all siblings: code that was specialised,
-tables that grew, counts. So the template forks a *mould*, which goes that way for nobody: it has no name, session or secret, and no
-function of the application is called in it. At rest it writes down its pages, and ends; the image has these (``_image``), and a
-shard at rest gives back what came out as in the mould. What plays the node meanwhile is a second fork, the *prompter*.
+Most pages that a shard writes to on its way to its first answer come out alike in all siblings: code that was specialised,
+tables that grew, counts. So the template forks a *mould*, which goes that way for nobody: it has no name, session or
+secret, and no function of the application is called in it (one of ours stands in). At rest it writes down its pages, and
+ends; the image has these (``_image``), and a shard at rest gives back what came out as in the mould. What plays the node
+meanwhile is a second fork, the *prompter*.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,11 +24,13 @@ from shardwright.guest._control import ControlSocket, frame, rights
 from shardwright.guest._control_messages import Accept, Enter, Fork, SessionBegins, Stop
 from shardwright.guest._hubs import transport_of
 from shardwright.guest._link import Link
-from shardwright.guest._rehearsal import rehearse
+from shardwright.guest._rehearsal import ask, rehearse
 from shardwright.guest._runtime import Runtime
 from shardwright.guest._template import ForkServer, Imported
 from shardwright.model.endpoint import Peer
+from shardwright.model.envelope import Kind
 from shardwright.model.ids import ComponentName, ShardId
+from shardwright.model.shard import EntryKind, EntryPoint
 from shardwright.transport.socket import SocketTransport
 
 if TYPE_CHECKING:
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
 _NAME = "mould"
 _CALLER = "node"  # as the process that started the node is called
 PATIENCE_S = 5.0
+
+
+def _nothing() -> int:
+    return 1
 
 
 class Mould:
@@ -55,6 +63,7 @@ class Mould:
                 self._target = os.memfd_create("shardwright-mould")
                 descriptor = self._forked(imported, lifeline, fence)
                 if descriptor is not None:
+                    self._stand_in()
                     return descriptor
             if len(os.listdir("/proc/self/task")) != 1:
                 self.reason = "native threads run in its template"
@@ -69,6 +78,28 @@ class Mould:
     def _silent(self) -> bool:
         """Whether to start would run code of the application's: then nobody goes that way but shards."""
         return self._runtime.web.serves_applications or self._runtime.patches is not None
+
+    def _entry(self) -> EntryPoint | None:
+        """A function that stands for all that may be called."""
+        definition = self._runtime.definition
+        for entry in definition.entry_points:
+            plain = entry.kind is EntryKind.FUNCTION and not (entry.is_async or entry.is_generator or definition.cut_of)
+            if plain and entry.module == definition.code.primary and "." not in entry.qualname:
+                return entry
+        return None
+
+    def _stand_in(self) -> None:
+        """In the mould: what is called there is nothing of the application's."""
+        entry = self._entry()
+        if entry is not None:
+            setattr(sys.modules[entry.module], entry.qualname, _nothing)
+
+    async def _call(self, link: Link) -> None:
+        entry = self._entry()
+        if entry is None:
+            await rehearse(link, self._runtime.definition)
+        else:
+            await ask(link, Kind.CALL, entry.method_id, ((), {}), 1)
 
     def write(self) -> None:
         """In the mould, at rest: what came of it."""
@@ -134,7 +165,7 @@ class Mould:
         link = Link(transport.open(ours), peer, codec, hub, runtime, runtime._enter_outgoing)
         loop = asyncio.SelectorEventLoop()
         with contextlib.suppress(Exception):
-            loop.run_until_complete(asyncio.wait_for(rehearse(link, runtime.definition), PATIENCE_S / 2))
+            loop.run_until_complete(asyncio.wait_for(self._call(link), PATIENCE_S / 2))
         node.settimeout(PATIENCE_S)
         while node.recv(65536):
             pass

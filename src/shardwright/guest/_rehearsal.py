@@ -13,7 +13,7 @@ from shardwright.guest._context import new_identifier
 from shardwright.guest._incoming import NOTHING
 from shardwright.guest._link import Link
 from shardwright.model.envelope import Envelope, Kind
-from shardwright.model.ids import MethodId
+from shardwright.model.ids import MethodId, SessionNumber
 from shardwright.model.shard import EntryKind, ShardDefinition
 
 MOST = 8  # functions that are looked up; what they share is most of it
@@ -21,7 +21,6 @@ MOST = 8  # functions that are looked up; what they share is most of it
 
 async def rehearse(link: Link, definition: ShardDefinition) -> None:
     """On an event loop. Raises ChannelClosed, and what waiting does; that a function may not be called is no concern."""
-    loop = asyncio.get_running_loop()
     methods = [
         entry.method_id
         for entry in definition.entry_points
@@ -30,14 +29,19 @@ async def rehearse(link: Link, definition: ShardDefinition) -> None:
         and entry.module == definition.code.primary
     ]
     for kind, method in ((Kind.GET, MethodId(0)), *((Kind.CALL, method) for method in methods[:MOST])):
-        answer = _Answer(loop)
-        payload, buffers, _ = link.codec.encode_request(NOTHING, describe=lambda steps: "a rehearsal")
-        envelope = Envelope(
-            kind, link.next_id(), method=method, codec=link.codec_id, payload=payload, buffers=buffers,
-            chain=new_identifier(),
-        )  # fmt: skip
-        link.begin(envelope, answer)
-        await answer.future
+        await ask(link, kind, method, NOTHING)
+
+
+async def ask(link: Link, kind: Kind, method: MethodId, value: object, session: int = 0) -> None:
+    """One call, until it is answered. Raises ChannelClosed, CannotCross."""
+    answer = _Answer(asyncio.get_running_loop())
+    payload, buffers, _ = link.codec.encode_request(value, describe=lambda steps: "a rehearsal")
+    envelope = Envelope(
+        kind, link.next_id(), session=SessionNumber(session), method=method, codec=link.codec_id, payload=payload,
+        buffers=buffers, chain=new_identifier(),
+    )  # fmt: skip
+    link.begin(envelope, answer)
+    await answer.future
 
 
 class _Answer:

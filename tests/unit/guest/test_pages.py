@@ -56,7 +56,9 @@ def run(text: str) -> str:
     return done.stdout
 
 
-def test_what_equals_the_image_is_given_back_and_all_stays_as_it_was(record_exercised: Callable[[str, int], None]) -> None:
+def test_what_equals_the_image_is_given_back_and_all_stays_as_it_was(
+    record_exercised: Callable[[str, int], None],
+) -> None:
     out = run(
         """
 assert _pages.image(imaged, -1) > 2**20
