@@ -29,6 +29,7 @@ REST_S = 0.5  # without a call, after which a shard that was called gives back w
 LOOK_S = 5.0  # between two looks whether it was called since
 _HURRY_S = 0.05
 _LOOKS = 40
+_TRIES = 5
 _PAGE = 4096
 _POOL = 16384  # of Python's arenas, since 3.10
 _ARENA = 2**20
@@ -145,8 +146,8 @@ class Rest:
         self._calls = calls
         self._idle_since = idle_since
         self._seen = 0
-        self._looks = 0
-        self.act: Callable[[], None] | None = None
+        self._looks = self._tries = 0
+        self.act: Callable[[], bool] | None = None
         self.hurry = False
 
     def wait_s(self) -> float | None:
@@ -165,9 +166,11 @@ class Rest:
             return
         due = calls != self._seen and time.monotonic() - since >= (_HURRY_S if self.hurry else REST_S)
         if due or (self.hurry and self._looks >= _LOOKS):
-            self._seen = calls
             sys._clear_type_cache()  # it holds names, by what was looked up last: their counts differ without a meaning
-            self.act()
+            if self.act() or self._tries >= _TRIES:
+                self._seen, self._tries = calls, 0
+            else:  # a thread may have had no processor just then
+                self._tries += 1
 
 
 class Trimming:
@@ -178,8 +181,10 @@ class Trimming:
         self.own = self.dropped = 0
         self._told = ""
 
-    def __call__(self) -> None:
+    def __call__(self) -> bool:
+        """Whether it could."""
         self.own, self.dropped, why = _pages.trim(TRIM_SIGNAL)
         if why and why != self._told:
             self._told = why
             self._note(f"its memory is not trimmed: {why}")
+        return not why

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from shardwright.guest import _image
 from shardwright.guest._control import ControlSocket, frame, rights
@@ -101,7 +101,7 @@ class Mould:
         else:
             await ask(link, Kind.CALL, entry.method_id, ((), {}), 1)
 
-    def write(self) -> None:
+    def write(self) -> NoReturn:
         """In the mould, at rest: what came of it."""
         try:
             _image._pages.written(self._ranges, self._target)
