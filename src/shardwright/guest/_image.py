@@ -8,6 +8,7 @@ library maps for one large block may be grown in place. Both stay as they are.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import struct
@@ -18,12 +19,17 @@ import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-try:
-    from shardwright.guest import _pages
-except ImportError:  # built without a compiler
-    _pages = None  # type: ignore[assignment]
 
+def _extension() -> Any:
+    try:
+        return importlib.import_module("shardwright.guest._pages")
+    except ImportError:  # it was installed without a compiler
+        return None
+
+
+pages = _extension()
 TRIM_SIGNAL = int(signal.SIGRTMIN) + 12 if hasattr(signal, "SIGRTMIN") else 0
 REST_S = 0.5  # without a call, after which a shard that was called gives back what it can
 LOOK_S = 5.0  # between two looks whether it was called since
@@ -49,7 +55,7 @@ class _Mapping:
 
 def permitted(*, plain_allocator: bool) -> str:
     """Why there can be no image here; empty when there can. ``plain_allocator``: Python's is as it is by default."""
-    if _pages is None:
+    if pages is None:
         return "its C part was not built"
     if (
         sys.implementation.name != "cpython"
@@ -67,7 +73,7 @@ def ranges() -> list[tuple[int, int]]:
     """Where such memory lies in this process, in order. Raises OSError. To be called before ``gc.freeze``."""
     mappings = _mappings()
     found = [*_arenas(mappings), *_interpreter(mappings)]
-    if os.path.basename(_pages.allocator()) == "libc.so.6":
+    if os.path.basename(pages.allocator()) == "libc.so.6":
         found += [(each.begin, each.end) for each in mappings if each.name == "[heap]" and each.writable]
     joined: list[tuple[int, int]] = []
     for begin, end in sorted(found):
@@ -98,8 +104,8 @@ def _arenas(mappings: Iterable[_Mapping]) -> list[tuple[int, int]]:
             place += 1
         if place == len(anonymous) or pool < anonymous[place].begin or pool + _POOL > anonymous[place].end:
             continue
-        arena = _pages.peek(pool + 32)
-        if _pages.peek(pool + 36) >= _CLASSES:
+        arena = pages.peek(pool + 32)
+        if pages.peek(pool + 36) >= _CLASSES:
             return []  # that is no pool: nothing that was found can be trusted
         first, _ = spans.get(arena, (pool, pool))
         spans[arena] = (first, pool + _POOL)
@@ -183,7 +189,7 @@ class Trimming:
 
     def __call__(self) -> bool:
         """Whether it could."""
-        self.own, self.dropped, why = _pages.trim(TRIM_SIGNAL)
+        self.own, self.dropped, why = pages.trim(TRIM_SIGNAL)
         if why and why != self._told:
             self._told = why
             self._note(f"its memory is not trimmed: {why}")

@@ -19,10 +19,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from shardwright.guest import _image
 from shardwright.guest._control import ControlSocket, frame, rights
 from shardwright.guest._control_messages import Accept, Enter, Fork, SessionBegins, Stop
 from shardwright.guest._hubs import transport_of
+from shardwright.guest._image import pages
 from shardwright.guest._link import Link
 from shardwright.guest._rehearsal import ask, rehearse
 from shardwright.guest._runtime import Runtime
@@ -54,7 +54,6 @@ class Mould:
         self._rings = rings
         self._target = -1
         self.reason = ""
-        self.pages = 0
 
     def make(self, imported: Imported, lifeline: int, fence: Fence | None) -> int | None:
         """In the mould its control socket; None in the template, whose memory is an image then, if that could be."""
@@ -68,7 +67,7 @@ class Mould:
             if len(os.listdir("/proc/self/task")) != 1:
                 self.reason = "native threads run in its template"
             else:
-                _image._pages.image(self._ranges, self._target)
+                pages.image(self._ranges, self._target)
         except (OSError, ValueError) as error:
             self.reason = f"its template's memory cannot be laid over a file: {error}"
         if self._target >= 0:
@@ -104,7 +103,7 @@ class Mould:
     def write(self) -> NoReturn:
         """In the mould, at rest: what came of it."""
         try:
-            _image._pages.written(self._ranges, self._target)
+            pages.written(self._ranges, self._target)
         finally:
             os._exit(0)
 
