@@ -66,7 +66,10 @@ def extensions() -> list[Extension]:
     return [
         extension(
             "shardwright.transport.shm._ring",
-            *(f"{_RING}/{name}.c" for name in ("_ring", "_calls", "_bell", "_end", "_floor", "_memory", "_watch")),
+            *(
+                f"{_RING}/{name}.c"
+                for name in ("_ring", "_calls", "_door", "_bell", "_end", "_floor", "_memory", "_watch")
+            ),
             depends=tuple(f"{_RING}/{name}.h" for name in ("_area", "_bell", "_end", "_floor", "_memory", "_ring")),
         ),
         extension(

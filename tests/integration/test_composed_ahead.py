@@ -16,6 +16,7 @@ from guest_apps import running, write_application
 from shardwright.errors import CompositionRefused, ShardLost
 from shardwright.guest import CallContext, Route
 from shardwright.model.ids import ComponentName, SessionNumber
+from shardwright.node._composed_ahead import STEADY
 from waiting import eventually
 
 MANIFEST = """
@@ -153,8 +154,7 @@ def test_one_that_nobody_entered_is_found_out(node: Any) -> None:
     lost = core.ahead._ready
     core.names["half"] = lost.live.number
     lost.live.name = "half"
-    with core.ahead._mutex:
-        core.ahead._ready = None
+    assert on_loop(node, core.ahead._door.withdraw) is lost
     on_loop(node, core.ahead.soon)
     assert eventually(lambda: core.ahead.ready and core.ahead._ready is not lost)
     with node.session("half") as session:
@@ -200,3 +200,31 @@ def test_a_channel_made_with_a_shard_is_nobody_s_before_its_session_has_begun(no
         on_loop(node, lambda: core.ahead.begun(aborted))  # with other shards
         assert bound() is None and link.closed and not core.ahead._early
         assert other.call("back.add", 1)[1] == 2
+
+
+def test_calls_that_sessions_make_at_once_are_announced(
+    node: Any, record_exercised: Callable[[str, int], None]
+) -> None:
+    """As long as they do; and what is announced is not called for that."""
+    core, back = node.running.core, ComponentName("back")
+    announced = 0
+
+    def one(calls: bool) -> bool:
+        nonlocal announced
+        assert waits(node)
+        announced += bool(core.ahead._prompt.get(back))
+        with node.session() as session:
+            if calls:
+                assert session.call("back.add", 1)[1] == 1
+                assert session.call("back.add", 1)[1] == 2
+            on_loop(node, core.ahead.settle)
+        return bool(core.ahead._prompt.get(back))
+
+    assert not one(False)
+    for _ in range(60):  # where the machine is busy, it may be entered before its first call
+        if one(True) and announced >= 3:
+            break
+    assert announced >= 3
+    told = [one(False) for _ in range(STEADY)]
+    assert not told[-1], told
+    record_exercised("sessions whose first call was announced", announced)

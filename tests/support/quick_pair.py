@@ -152,7 +152,7 @@ class Pair:
         assert mailbox is not None
         mailbox._idle.append(self.worker)  # type: ignore[arg-type]
         self.thread = threading.Thread(target=self._work, daemon=True)
-        self.outlets, _, _ = self.connect()
+        self.outlets, self.near_line, self.far_line = self.connect()
         self.thread.start()
 
     def connect(self) -> tuple[list[Outlet], Line, Line]:
@@ -192,7 +192,7 @@ def requests(chance: random.Random) -> bytes:
     )
     payload, _, _ = codec.encode_request(value)
     envelope = Envelope(
-        kind=chance.choice([Kind.CALL] * 6 + list(Kind)),
+        kind=chance.choice([Kind.CALL] * 6 + [Kind.ANNOUNCE] * 2 + list(Kind)),
         call_id=chance.randrange(1, 50),
         session=SessionNumber(chance.choice((0, 0, 9))),
         method=MethodId(chance.choice((0, 0, 1, 2, 4000, 2**32 - 1))),

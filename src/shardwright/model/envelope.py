@@ -22,6 +22,7 @@ class Kind(IntEnum):
     BYE = 8  # no further messages will come
     DATA = 9  # events of an open exchange
     CREDIT = 10  # so many more bytes of DATA may be sent
+    ANNOUNCE = 11  # a call of this entry point may come at once: nothing is run, and nothing answered
 
 
 class PayloadCodec(IntEnum):

@@ -32,7 +32,8 @@ class Alarm:
         if descriptor < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._descriptor: int | None = descriptor
-        self._setting = ctypes.byref(_Setting(0, 0, 0, max(1, int(delay_s * 1e9))))
+        self.delay_ns = max(1, int(delay_s * 1e9))
+        self._setting = ctypes.byref(_Setting(0, 0, *divmod(self.delay_ns, 10**9)))
         self._set = libc.timerfd_settime
         self._ring = ring
         self._loop = asyncio.get_running_loop()
@@ -40,6 +41,11 @@ class Alarm:
 
     def __repr__(self) -> str:
         return f"<Alarm {'closed' if self._descriptor is None else self._descriptor}>"
+
+    @property
+    def descriptor(self) -> int:
+        """The timer, for who sets it without us; -1 once it is closed."""
+        return -1 if self._descriptor is None else self._descriptor
 
     def set(self) -> None:
         """From any thread, but not while another closes it."""

@@ -253,9 +253,13 @@ class Client:
         if link.line is None:
             return
         definition = self._plan.definition(link.peer.component)
+        prepared = False
         for target, made in self._made.items():
             if target.partition(".")[0] == link.peer.component and (outlet := getattr(made, "__self__", None)):
                 self.router.lead(outlet, definition, Route(definition.component, session), session, link, link.line)
+                if not prepared:  # one is enough: what calls of all functions share is most of it
+                    prepared = True
+                    link.line.prepares(self.entry(target)[1].method_id, session)
 
     def open_link(self, peer: Peer, endpoint: Endpoint) -> Link:
         """A conversation over an endpoint that the node gave us."""

@@ -10,10 +10,13 @@ that a first call writes are theirs. ``Ledger`` holds to the order in which this
 
 1. What was taken is entered (``settle``) before anybody looks at the roster, or decides from it.
 2. What was not taken is withdrawn before any decision by which its shards might go to somebody else. To take and to withdraw
-   exclude each other (``_mutex``).
+   exclude each other (``transport/shm/_door.c``; ``_door`` where nothing was compiled).
 
-An exception that a signal raises in ``take`` leaves the session either untaken, or taken and ended; between the two it is
-nobody's, and is found out when the next one is prepared.
+An exception that a signal raises in ``take`` leaves the session either untaken or taken; between the two, where nothing was
+compiled, it is nobody's, and is found out when the next one is prepared.
+
+Shards that earlier sessions called at once hear that a call is coming from whoever takes theirs, before anything else is done
+(``Line.announce``): they wake, and go the way of a call, while the caller gets to his first one.
 """
 
 from __future__ import annotations
@@ -22,9 +25,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-import threading
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,17 +37,20 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import ScopeKind
 from shardwright.node._alarm import Alarm
 from shardwright.node._bindings import CLIENT
+from shardwright.node._door import make_door
 from shardwright.node._live_session import LiveSession
 
 if TYPE_CHECKING:
     from shardwright.node._client import Client
     from shardwright.node._core import Core
     from shardwright.node._port import ShardPort
+    from shardwright.transport.shm import Line
 
 AFTER_S = 0.003  # of quiet: what is asked for now comes first
 ENTERED_AFTER_S = 0.001
 AGAIN_S = 0.25  # where it could not be done, or something changed meanwhile
 REHEARSAL_S = 2.0
+STEADY = 4  # so many sessions in a row that did not call it at once, and its calls are not announced any more
 ATTEMPTS = 3  # while shards come and go
 _unnamed = itertools.count(1)
 
@@ -64,6 +68,7 @@ class Prepared:
     needs: tuple[Need, ...]
     shards: frozenset[ShardId]
     links: tuple[Link, ...]
+    uncalled: tuple[tuple[ComponentName, Line, int], ...]  # the number of the first call of each
 
 
 class ComposedAhead:
@@ -73,12 +78,14 @@ class ComposedAhead:
         self._core = core
         self._entries = entries
         self._loop = asyncio.get_running_loop()
-        self._mutex = threading.Lock()
-        self._ready: Prepared | None = None
-        self._taken: deque[Prepared] = deque()
+        self._taken: list[Prepared] = []
+        self._door = make_door(core.names, self._taken, self._ring)
+        self.take: Callable[[object], LiveSession | None] = self._door.take
+        """From any thread: the session that waits, by that name; None where there is none, or it cannot be called that."""
         self._made: Prepared | None = None  # the latest
         self._links: dict[ShardId, Link] = {}  # to free shards
         self._called: set[ComponentName] = set()  # of session scope, by this process
+        self._prompt: dict[ComponentName, int] = {}  # of which sessions made calls as soon as they had begun
         self._early: dict[ShardId, tuple[SessionNumber, Link]] = {}  # to shards that were started for that session
         self._started: set[SessionNumber] = set()  # sessions that had their channels before they asked
         self._timer: asyncio.TimerHandle | None = None
@@ -91,50 +98,26 @@ class ComposedAhead:
         return f"<ComposedAhead {'one' if self._ready is not None else 'none'} waits>"
 
     @property
+    def _ready(self) -> Prepared | None:
+        found: Prepared | None = self._door.waits
+        return found
+
+    @property
     def ready(self) -> bool:
         """Whether one waits."""
         return self._ready is not None
-
-    # -- any thread --------------------------------------------------------------------------------------------
-
-    def take(self, name: str | None) -> LiveSession | None:
-        """The session that waits, by that name; None when there is none. Raises CompositionRefused for a name in use."""
-        if not self.ready:
-            return None
-        found: Prepared | None = None
-        try:
-            with self._mutex:
-                waiting = self._ready
-                if waiting is None or any(link.closed for link in waiting.links):
-                    return None
-                live = waiting.live
-                name = unnamed() if name is None else name
-                if self._core.names.setdefault(name, live.number) != live.number:
-                    raise taken_already(name)
-                live.name = name
-                self._ready, found = None, waiting
-                self._taken.append(waiting)
-                if self._alarm is not None:
-                    self._alarm.set()
-        except BaseException:
-            if found is not None:
-                self._loop.call_soon_threadsafe(self._core.end_session, found.live.number)
-            raise
-        return live
 
     # -- the loop: what was set apart (SetApart) ---------------------------------------------------------------
 
     def settle(self) -> None:
         while self._taken:
-            self._enter(self._taken.popleft())
+            self._enter(self._taken.pop(0))
 
     def withdraw(self, shard: ShardId | None = None) -> None:
         found = self._ready
         if found is None or (shard is not None and shard not in found.shards):
             return
-        with self._mutex:
-            found, self._ready = self._ready, None
-        if found is not None:
+        if (found := self._door.withdraw()) is not None:
             self._undo(found)
         else:  # it was taken just now
             self.settle()
@@ -215,8 +198,8 @@ class ComposedAhead:
         if self._task is not None:
             self._task.cancel()
         self.withdraw()
-        with self._mutex:
-            alarm, self._alarm = self._alarm, None
+        alarm, self._alarm = self._alarm, None
+        self._door.rings(-1, 0)
         if alarm is not None:
             alarm.close()
         for shard in {*self._links, *self._early}:
@@ -228,8 +211,7 @@ class ComposedAhead:
         self._timer = None
         if self._closed or self._ready is not None or self._task is not None:
             return
-        with self._mutex:  # whoever was about to take it has it now, and has said so
-            pass
+        self._door.withdraw()  # there is none; but whoever was about to take it has it now, and has said so
         self.settle()
         if (lost := self._made) is not None:  # neither taken, nor withdrawn
             self._undo(lost)
@@ -319,7 +301,18 @@ class ComposedAhead:
             client.lead(link, live.number)
         if self._alarm is None:
             self._alarm = Alarm(self.settle, ENTERED_AFTER_S)
-        self._made = self._ready = Prepared(live, self._needs(), frozenset(own), links)
+            self._door.rings(self._alarm.descriptor, self._alarm.delay_ns)
+        live.contexts = iter((CallContext.of_session(live.number, ""),))  # its name is of no concern in this process
+        lines = tuple((link.peer.component, link.line) for link in links if link.line is not None)
+        self._made = Prepared(
+            live, self._needs(), frozenset(own), links, tuple((component, line, line.ids) for component, line in lines)
+        )
+        prompt = tuple(line for component, line in lines if self._prompt.get(component))
+        self._door.lay(self._made, live, live.number, prompt, tuple(line for _, line in lines))
+
+    def _ring(self) -> None:
+        if (alarm := self._alarm) is not None:
+            alarm.set()
 
     def _undo(self, prepared: Prepared) -> None:
         """Nobody takes it: its shards are what they were."""
@@ -340,6 +333,8 @@ class ComposedAhead:
         core, live = self._core, prepared.live
         if self._made is prepared:
             self._made = None
+        for component, line, first in prepared.uncalled:
+            self._prompt[component] = STEADY if line.ids > first else max(0, self._prompt.get(component, 0) - 1)
         core.enter(live)
         core.shards.enter(live.number, prepared.needs, prepared.shards)
         for shard in live.told:

@@ -14,6 +14,7 @@ from shardwright.guest import CallContext, beyond, note_shards
 from shardwright.model.ids import SessionId, ShardId
 from shardwright.model.limits import Limits
 from shardwright.model.shard import ShardPlan
+from shardwright.node._composed_ahead import unnamed
 from shardwright.node._live_session import LiveSession
 from shardwright.node._reload import Reloaded
 from shardwright.node._running import Options, Running
@@ -53,7 +54,8 @@ class Session:
         live = self._live
         if self._ended:
             raise NotPermitted(f"session {live.name} has ended", outcome="not started", remedy="begin a new one")
-        return CallContext.of_session(live.number, live.name).within(timeout_s)
+        context = next(live.contexts, None) or CallContext.of_session(live.number, live.name)
+        return context if timeout_s is None else context.within(timeout_s)
 
     def with_timeout(self, timeout_s: float) -> Deadline:
         """``session.with_timeout(0.5).call(...)``: the same with a deadline, which travels with the call.
@@ -117,7 +119,7 @@ class Node:
 
         Raises CompositionRefused when it cannot have all its shards within ``timeout_s`` (10 s); then it has none.
         """
-        if (live := self.running.begin_at_once(name, keys)) is not None:
+        if not keys and (live := self.running.begin_at_once(unnamed() if name is None else name)) is not None:
             return Session(self.running, live)
         beginning = self.running.begin_soon(name, keys, timeout_s)
         try:
@@ -276,7 +278,7 @@ class AsyncNode:
         return Opening(self._session(name, keys, timeout_s))
 
     async def _session(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> AsyncSession:
-        if (live := self.running.begin_at_once(name, keys)) is not None:
+        if not keys and (live := self.running.begin_at_once(unnamed() if name is None else name)) is not None:
             return AsyncSession(self.running, live)
         beginning = self.running.begin_soon(name, keys, timeout_s)
         try:

@@ -117,6 +117,8 @@ class Running:
         self._thread = threading.Thread(target=self._run, name="shardwright-node", daemon=True)
         self._closed = False
         self._closing = threading.Lock()
+        # begin a session that was composed ahead, from any thread (``ComposedAhead.take``, without a frame of ours)
+        self.begin_at_once: Callable[[object], LiveSession | None] = lambda name: None
         self._shutdown: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._shutting: asyncio.Task[None] | None = None
         self._client_closed = False
@@ -209,6 +211,7 @@ class Running:
         self.client = Client(self.plan, self.core, self._loop, own)
         if self._keeper is not None and self.options.testing is None:
             self.core.ahead.client = self.client
+            self.begin_at_once = self.core.ahead.take
             self.client.hasten()
         self.onlooker = Client(self.plan, self.core, self._loop, own, data_alone=True)  # for other terminals
         self.core.control.retire_at_client = self.retire_at_clients
@@ -374,16 +377,8 @@ class Running:
         """
         if name is not None:
             check_name(name)
+            name = str.__str__(name)  # of no class that compares in its own way
         return Beginning(self, name, keys, timeout_s)
-
-    def begin_at_once(self, name: str | None, keys: Mapping[str, Any] | None) -> LiveSession | None:
-        """Begin one that was composed ahead, from any thread; None where there is none: it is to be begun.
-
-        Raises TypeError, ValueError where it cannot be called that, CompositionRefused where another is.
-        """
-        if name is not None:
-            check_name(name)
-        return None if keys or self._closed or self._failed else self.core.ahead.take(name)
 
     async def begin(self, name: str | None, keys: Mapping[str, Any] | None, timeout_s: float | None) -> LiveSession:
         return await self.core.begin_session(

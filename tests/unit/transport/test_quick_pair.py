@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from shardwright.transport import shm
+from waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "tests/support/quick_pair.py"
@@ -126,6 +127,45 @@ def pair() -> Iterator[Any]:
     made = Pair()
     yield made
     made.close()
+
+
+def test_an_announced_call_is_rehearsed_and_not_made(pair: Any, record_exercised: Callable[[str, int], None]) -> None:
+    from quick_pair import FAR
+
+    read: list[Any] = []
+    made: list[int] = []
+    reads = pair.far_line.read_request
+    pair.far_line.read_request = lambda *told: read.append(told) or reads(*told)
+    echo, FAR.echo = FAR.echo, lambda value, key=None: made.append(value) or echo(value, key)
+    try:
+        pair.near_line.announce()
+        assert pair.call(0, 1) == 1 and len(read) == 1, "nothing was prepared, and nothing said"
+        for number in range(2, 22):
+            pair.near_line.prepares(0, 0)
+            heard = 2 * (number - 1)
+            pair.near_line.announce()
+            assert eventually(lambda heard=heard: len(read) >= heard), "the other side went its way"
+            assert pair.call(0, number) == number
+    finally:
+        FAR.echo = echo
+    assert made == list(range(1, 22)), "no function was called but by calls"
+    assert len(read) == 41 and pair.far.desk.calls_in == 21
+    assert not pair.far.answered_slowly and not pair.far.left and not pair.near.left, "nothing was answered"
+    record_exercised("calls that were announced", 20)
+
+
+def test_an_announcement_that_cannot_be_read_is_passed_over(pair: Any) -> None:
+    good = pair.near_line.write_request
+    for method, payload in ((0, b"\xff\xff"), (0, b""), (1, None), (40, None), (2**31, None)):
+        pair.near_line.write_request = good if payload is None else lambda value, told=payload: (told, (), None)
+        pair.near_line.prepares(method, 0)
+        pair.near_line.write_request = good
+        pair.near_line.announce()
+        assert pair.call(0, "after") == "after"
+    assert pair.far.desk.calls_in == 5 and not pair.far.answered_slowly
+    with pytest.raises(ValueError, match="no request"):
+        pair.near_line.write_request = lambda value: (b"x" * 5000, (), None)
+        pair.near_line.prepares(0, 0)
 
 
 def test_what_is_unusual_is_left_to_python(pair: Any) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Baton = _ring.Baton
     Desk = _ring.Desk
+    Door = _ring.Door
     Doorbell = _ring.Doorbell
     Line = _ring.Line
     Outlet = _ring.Outlet
@@ -56,6 +57,7 @@ __all__ = [
     "WOKEN",
     "Baton",
     "Desk",
+    "Door",
     "Doorbell",
     "Line",
     "Outlet",

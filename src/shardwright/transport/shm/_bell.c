@@ -415,6 +415,12 @@ say_where_we_run(struct sw_bell *bell)
     }
 }
 
+void
+sw_bell_place(struct sw_bell *bell)
+{
+    say_where_we_run(bell);
+}
+
 /* -- waiting --------------------------------------------------------------------------------------------------- */
 
 enum sw_waited

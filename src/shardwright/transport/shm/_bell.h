@@ -122,6 +122,8 @@ void sw_bell_pay_all(struct sw_bell *bell);
 void sw_bell_leave(struct sw_bell *bell, int32_t slot);
 /* For the reader, which is awake: look a while, if the peer runs on another CPU, whether there is anything to read. */
 bool sw_bell_look(struct sw_bell *bell, int32_t slot, int64_t for_ns);
+/* Say on which CPU the calling thread runs, which is about to be the reader. */
+void sw_bell_place(struct sw_bell *bell);
 /* For the reader, right before it sleeps: rouse another, which will have the role when it waits again, or within the grace. Until
  * then nobody reads, and no message wakes anybody: what comes is for who is roused. */
 void sw_bell_hand(struct sw_bell *bell, int32_t slot, int32_t to, int64_t grace_ns);

@@ -49,7 +49,7 @@
 #include <structmember.h>
 #include <sys/random.h>
 
-enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED = 64, MOST_TAKEN = 64, MOST_ENTRIES = 4096, MOST_SESSIONS = 4096 };
+enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, KIND_ANNOUNCE = 11, MOST_OFFERED = 64, MOST_TAKEN = 64, MOST_ENTRIES = 4096, MOST_SESSIONS = 4096 };
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
 #define SOON_NS 50000   /* and, while others want it, only where replies come within this */
 #define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
@@ -58,6 +58,8 @@ enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED
 #define STREAK_OF_MANY 8
 #define TRY_AGAIN 32
 #define GRACE_NS 500000 /* a worker that answers may leave what comes unread for so long */
+#define SOON_COMES_NS 100000 /* who was told that a call is coming looks for it so long, once it could answer one; */
+#define SOON_ANSWERED_NS 50000 /* and who makes it, for the reply */
 #define SMALL 4096      /* of a request that is answered at once, in bytes */
 
 typedef struct Desk Desk;
@@ -83,6 +85,7 @@ struct call {
     int32_t slot; /* where its thread waits */
     unsigned long thread;
     bool busy;         /* its thread runs a call of its chain */
+    int64_t look_ns;   /* before its thread sleeps it looks for so long, once */
     PyObject *came;    /* NULL; the frame of the reply, as bytes or a view; or the ChannelClosed */
     PyObject *inbox;   /* NULL, or a list of calls of its chain that are to be run by its thread */
 };
@@ -158,6 +161,9 @@ struct Line {
     unsigned char codec; /* of what goes and comes this way */
     struct entry *entries;
     Py_ssize_t room;
+    unsigned char announcement[HEADER]; /* that a call is coming; of no use without */
+    PyObject *announced;                /* its payload; NULL: there is none */
+    char told;                          /* it was sent, and no call since */
 };
 
 typedef struct {
@@ -182,6 +188,7 @@ struct answer {
     Py_ssize_t size;
     uint64_t call_id, session, deadline, blocked, chain;
     uint32_t method;
+    bool rehearsed; /* it was announced: everything is done but to call, and to answer */
     PyObject *life;
 };
 
@@ -544,8 +551,8 @@ read_call(Line *line, PyObject *message, struct answer *answer)
     }
     const unsigned char *bytes = (const unsigned char *)PyBytes_AsString(message);
     const Py_ssize_t size = PyBytes_Size(message);
-    if (size < HEADER || size >= SMALL || bytes[0] != 'S' || bytes[1] != 'W' || bytes[2] != 1 || bytes[3] != KIND_CALL
-        || bytes[4] != line->codec || bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0
+    if (size < HEADER || size >= SMALL || bytes[0] != 'S' || bytes[1] != 'W' || bytes[2] != 1
+        || (bytes[3] != KIND_CALL && bytes[3] != KIND_ANNOUNCE) || bytes[4] != line->codec || bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0
         || load4(bytes + 72) != (uint64_t)(size - HEADER)) {
         return false;
     }
@@ -568,6 +575,7 @@ read_call(Line *line, PyObject *message, struct answer *answer)
             return false;
         }
     }
+    answer->rehearsed = bytes[3] == KIND_ANNOUNCE;
     answer->line = line;
     answer->message = message;
     answer->bytes = bytes;
@@ -754,11 +762,17 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
         else if (outcome == SW_MUST_SLEEP) {
             desk->streak = 0;
             const int32_t next = rouse_next(desk);
+            const int64_t look_ns = call->look_ns;
+            call->look_ns = 0;
             Py_BEGIN_ALLOW_THREADS
             if (next >= 0) { /* now, when it need not wait for the interpreter as well */
                 sw_bell_hand(bell, call->slot, next, GRACE_NS);
             }
-            outcome = sw_bell_sleep(bell, call->slot, until_ns, true);
+            if (next < 0 && look_ns > 0 && sw_bell_look(bell, call->slot, look_ns)) {
+                outcome = sw_bell_begin(bell, call->slot);
+            } else {
+                outcome = sw_bell_sleep(bell, call->slot, until_ns, true);
+            }
             Py_END_ALLOW_THREADS
             if (outcome == SW_INTERRUPTED) {
                 sw_bell_abandon(bell, call->slot);
@@ -1183,6 +1197,8 @@ outlet_call(Outlet *self, PyObject *const *args, Py_ssize_t count)
         memcpy(header + 40, context.trace, 16);
         store8(header + 56, context.blocked | (thread == desk->loop ? desk->mark : 0));
         store8(header + 64, context.chain);
+        call.look_ns = line->told ? SOON_ANSWERED_NS : 0;
+        line->told = 0;
         enter_call(&call);
         /* to be the reader before the reply can come: it wakes nobody then */
         outcome = sw_bell_begin(call.bell, call.slot);
@@ -1348,6 +1364,10 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
     PyObject *read = payload == NULL ? NULL
                                      : PyObject_CallFunctionObjArgs(line->read_request, payload, empty_tuple, NULL);
     Py_XDECREF(payload);
+    if (read == NULL && now->rehearsed) {
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
     if (read == NULL) { /* it is read again, by who words what is wrong */
         PyErr_Clear();
         return answer_slowly(desk, now, NULL, false, NULL, NULL);
@@ -1373,10 +1393,14 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
     if (function == NULL) {
         PyErr_Clear();
         Py_DECREF(read);
-        return answer_slowly(desk, now, NULL, false, NULL, NULL);
+        return now->rehearsed ? Py_NewRef(Py_None) : answer_slowly(desk, now, NULL, false, NULL, NULL);
     }
-    desk->calls_in++;
-    result = PyObject_Call(function, args, keywords == Py_None ? NULL : keywords);
+    if (now->rehearsed) {
+        result = Py_NewRef(Py_None);
+    } else {
+        desk->calls_in++;
+        result = PyObject_Call(function, args, keywords == Py_None ? NULL : keywords);
+    }
     Py_DECREF(function);
     if (result == NULL) {
         done = answer_error(desk, now, memo, true);
@@ -1391,6 +1415,13 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
         }
     }
     PyObject *buffers = written == NULL ? NULL : PyTuple_GetItem(written, 1);
+    if (now->rehearsed) {
+        PyErr_Clear();
+        Py_XDECREF(written);
+        Py_DECREF(result);
+        Py_DECREF(read);
+        Py_RETURN_NONE;
+    }
     if (buffers == NULL || PyTuple_Size(buffers) != 0) {
         Py_XDECREF(written);
         done = answer_slowly(desk, now, memo, true, result, NULL);
@@ -1498,9 +1529,11 @@ static void
 answer_call(Desk *desk, Server *server, PyObject *bound, struct answer *now)
 {
     now->life = PyObject_CallNoArgs(desk->life_class);
-    desk->serving++;
-    now->older = desk->answers;
-    desk->answers = now;
+    if (!now->rehearsed) {
+        desk->serving++;
+        now->older = desk->answers;
+        desk->answers = now;
+    }
     PyObject *context = now->life == NULL ? NULL : PyObject_CallNoArgs(desk->context_type);
     PyObject *done = NULL;
     if (context != NULL) {
@@ -1508,7 +1541,7 @@ answer_call(Desk *desk, Server *server, PyObject *bound, struct answer *now)
         done = PyObject_CallMethodObjArgs(context, text_run, bound, NULL);
         server->now = NULL;
     }
-    if (done == NULL) { /* no memory, or a defect: the caller must hear of it, and without memory that is by the end */
+    if (done == NULL && !now->rehearsed) { /* no memory, or a defect: the caller must hear of it, and without memory that is by the end */
         PyErr_WriteUnraisable(desk->answer);
         PyObject *closed = PyObject_CallMethod(now->line->link, "close", NULL);
         if (closed == NULL) {
@@ -1525,6 +1558,15 @@ answer_call(Desk *desk, Server *server, PyObject *bound, struct answer *now)
         }
     }
     Py_CLEAR(now->life);
+    if (now->rehearsed) {
+        PyErr_Clear();
+        if (sw_ring_enter(now->line->ring)) {
+            sw_end_meet(&now->line->ring->end); /* whether it pays to look */
+            sw_ring_leave(now->line->ring);
+        }
+        PyErr_Clear();
+        return;
+    }
     desk->serving--;
     desk->idle_since_ns = sw_now();
     if (any(desk->dropped)) {
@@ -1560,6 +1602,7 @@ desk_work(Desk *self, PyObject *const *args, Py_ssize_t count)
         bound = PyObject_GetAttr((PyObject *)server, text_run);
     }
     int keeps = 0, failed = ident == NULL || bound == NULL, found = 0;
+    int64_t look_ns = 0;
     while (!failed && alive(self)) {
         PyObject *given = PyObject_GetAttr(worker, text_found);
         PyObject *ends = PyObject_GetAttr(worker, text_ends);
@@ -1577,8 +1620,13 @@ desk_work(Desk *self, PyObject *const *args, Py_ssize_t count)
             if (owed != NULL) { /* now, when it need not wait for the interpreter as well */
                 sw_bell_pay(bell, owed->slot);
             }
-            outcome = sw_bell_sleep(bell, ear->slot, SW_NEVER, true);
+            if (look_ns > 0 && sw_bell_look(bell, ear->slot, look_ns)) {
+                outcome = sw_bell_begin(bell, ear->slot);
+            } else {
+                outcome = sw_bell_sleep(bell, ear->slot, SW_NEVER, true);
+            }
             Py_END_ALLOW_THREADS
+            look_ns = 0;
             owed = NULL;
             if (outcome == SW_INTERRUPTED) {
                 sw_bell_abandon(bell, ear->slot);
@@ -1603,7 +1651,11 @@ desk_work(Desk *self, PyObject *const *args, Py_ssize_t count)
         } else if (what == FOR_PYTHON) {
             failed = let_python_read(self) < 0;
         } else if (what == AN_ANSWER) {
-            sw_bell_lend(bell, ear->slot, GRACE_NS);
+            if (now.rehearsed) {
+                look_ns = SOON_COMES_NS;
+            } else {
+                sw_bell_lend(bell, ear->slot, GRACE_NS);
+            }
             PyObject *line = Py_NewRef((PyObject *)now.line);
             answer_call(self, server, bound, &now);
             Py_DECREF(now.message);
@@ -1934,6 +1986,7 @@ line_traverse(Line *self, visitproc visit, void *arg)
 #undef X
     Py_VISIT((PyObject *)self->desk);
     Py_VISIT(self->ring_object);
+    Py_VISIT(self->announced);
     return 0;
 }
 
@@ -1941,6 +1994,7 @@ static int
 line_clear(Line *self)
 {
     self->open = self->heard = 0;
+    Py_CLEAR(self->announced);
 #define X(name) Py_CLEAR(self->name);
     LINE_OBJECTS(X)
 #undef X
@@ -2076,12 +2130,69 @@ line_serves(Line *self, PyObject *args)
     return Py_NewRef(Py_None);
 }
 
+/* prepares(method, session): what `announce` will say. */
+static PyObject *
+line_prepares(Line *self, PyObject *args)
+{
+    unsigned long method;
+    unsigned long long session;
+    if (!PyArg_ParseTuple(args, "kK:prepares", &method, &session)) {
+        return NULL;
+    }
+    PyObject *value = PyTuple_Pack(3, Py_None, empty_tuple, Py_None);
+    PyObject *written = value == NULL ? NULL : PyObject_CallFunctionObjArgs(self->write_request, value, NULL);
+    Py_XDECREF(value);
+    PyObject *payload = written == NULL ? NULL : PyTuple_GetItem(written, 0);
+    if (payload == NULL || !PyBytes_Check(payload) || PyBytes_Size(payload) >= SMALL - HEADER) {
+        Py_XDECREF(written);
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "no request of nothing");
+        }
+        return NULL;
+    }
+    const unsigned char head[8] = {'S', 'W', 1, KIND_ANNOUNCE, self->codec};
+    PyObject *before = self->announced;
+    memset(self->announcement, 0, HEADER);
+    memcpy(self->announcement, head, sizeof head);
+    store8(self->announcement + 16, session);
+    store4(self->announcement + 24, (uint32_t)method);
+    self->announced = Py_NewRef(payload);
+    Py_XDECREF(before);
+    Py_DECREF(written);
+    return Py_NewRef(Py_None);
+}
+
+/* A call is coming. It may be left out, and so may be called at any time: where it cannot be said, it is not. */
+void
+sw_line_announce(Line *self)
+{
+    if (self->open && self->announced != NULL && alive(self->desk)) {
+        sw_bell_place(&self->desk->doorbell->bell);
+        self->told = push(self, self->announcement, self->announced) == SW_SENT;
+    }
+}
+
+bool
+sw_line_is_open(const Line *self)
+{
+    return self->open != 0;
+}
+
+static PyObject *
+line_announce(Line *self, PyObject *Py_UNUSED(nothing))
+{
+    sw_line_announce(self);
+    return Py_NewRef(Py_None);
+}
+
 static PyMethodDef line_methods[] = {
     {"next_id", (PyCFunction)line_next_id, METH_NOARGS, NULL},
     {"reply", (PyCFunction)line_reply, METH_O, NULL},
     {"end", (PyCFunction)(void (*)(void))line_end, METH_FASTCALL, NULL},
     {"hand_over", (PyCFunction)(void (*)(void))line_hand_over, METH_FASTCALL, NULL},
     {"serves", (PyCFunction)line_serves, METH_VARARGS, NULL},
+    {"prepares", (PyCFunction)line_prepares, METH_VARARGS, NULL},
+    {"announce", (PyCFunction)line_announce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -2092,6 +2203,7 @@ static PyMemberDef line_members[] = {
     {"open", T_BOOL, offsetof(Line, open), 0, NULL},
     {"heard", T_BOOL, offsetof(Line, heard), 0, NULL},
     {"in_flight", T_PYSSIZET, offsetof(Line, in_flight), READONLY, NULL},
+    {"ids", T_ULONGLONG, offsetof(Line, ids), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -232,6 +232,16 @@ ring_peer(struct sw_end *end)
                           memory_order_relaxed);
 }
 
+void
+sw_end_meet(struct sw_end *end)
+{
+    struct sw_bell_page *page = atomic_load_explicit(&end->peer, memory_order_acquire);
+    if (page != NULL) {
+        atomic_store_explicit(&end->bell->partner_cpu, atomic_load_explicit(&page->cpu, memory_order_relaxed),
+                              memory_order_relaxed);
+    }
+}
+
 int
 sw_end_open(struct sw_end *end, int socket, struct sw_bell *bell, uint32_t max_message)
 {

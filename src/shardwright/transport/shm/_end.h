@@ -57,6 +57,8 @@ struct sw_part {
     size_t size;
 };
 
+void sw_end_meet(struct sw_end *end); /* note where the peer runs now */
+
 enum sw_sent sw_push(struct sw_end *end, const struct sw_part *parts, size_t count);
 enum sw_sent sw_begin(struct sw_end *end, uint32_t size);
 enum sw_sent sw_push_more(struct sw_end *end, const void *bytes, size_t size, size_t *sent);

@@ -1316,7 +1316,7 @@ ring_exec(PyObject *module)
             return -1;
         }
     }
-    return sw_calls_ready(module, state);
+    return sw_calls_ready(module, state) < 0 ? -1 : sw_door_ready(module, state);
 }
 
 static int
@@ -1332,6 +1332,7 @@ ring_module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->server);
     Py_VISIT(state->baton);
     Py_VISIT(state->patience);
+    Py_VISIT(state->door);
     Py_VISIT(state->channel_closed);
     Py_VISIT(state->protocol_violation);
     return 0;
@@ -1350,6 +1351,7 @@ ring_module_clear(PyObject *module)
     Py_CLEAR(state->server);
     Py_CLEAR(state->baton);
     Py_CLEAR(state->patience);
+    Py_CLEAR(state->door);
     Py_CLEAR(state->channel_closed);
     Py_CLEAR(state->protocol_violation);
     return 0;

@@ -24,7 +24,7 @@
 struct Line;
 
 typedef struct {
-    PyTypeObject *doorbell, *waiter, *ring, *desk, *line, *outlet, *server, *baton, *patience;
+    PyTypeObject *doorbell, *waiter, *ring, *desk, *line, *outlet, *server, *baton, *patience, *door;
     PyObject *channel_closed, *protocol_violation;
 } module_state;
 
@@ -70,5 +70,10 @@ void sw_ring_leave(Ring *self);
 /* _calls.c */
 int sw_calls_ready(PyObject *module, module_state *state);
 void sw_line_forgets(struct Line *line); /* its ring goes */
+void sw_line_announce(struct Line *line);
+bool sw_line_is_open(const struct Line *line);
+
+/* _door.c */
+int sw_door_ready(PyObject *module, module_state *state);
 
 #endif

@@ -297,6 +297,43 @@ class Line:
     def serves(self, method: int, module: str, name: str, /) -> None:
         """Calls of that entry point are calls of that function."""
 
+    @property
+    def ids(self) -> int:
+        """The number of the next call."""
+
+    def prepares(self, method: int, session: int, /) -> None:
+        """What ``announce`` will say. Raises what writing a request of no arguments raises."""
+
+    def announce(self) -> None:
+        """Tell the peer that such a call may come at once: it wakes, goes the way of such a call without calling anything, and
+        looks for it a moment. Nothing where that is not prepared, or cannot be said."""
+
+@final
+class Door:
+    """Where one thread lays what any thread may take, by a name, in a single step."""
+
+    def __new__(cls, names: dict[str, Any], taken: list[Any], /) -> Door:
+        """``names``: texts of no class but str, and their numbers. What is taken is appended to ``taken``."""
+
+    @property
+    def waits(self) -> Any:
+        """What lies there, or None."""
+
+    def rings(self, timer: int, delay_ns: int, /) -> None:
+        """A timerfd that is set whenever something is taken; -1 for none."""
+
+    def lay(
+        self, thing: object, live: object, number: int, announced: tuple[Line, ...], watched: tuple[Line, ...], /
+    ) -> None:
+        """Who takes it has ``live``, with its name. Before that, calls are announced; it is not to be had where a line is not
+        open. Raises ValueError where something lies."""
+
+    def withdraw(self) -> Any:
+        """What lay there, or None."""
+
+    def take(self, name: object, /) -> Any:
+        """None: nothing lies there, the name is in use or is none, or a line is not open any more."""
+
 @final
 class Outlet:
     """Where the calls of a proxy go, by session."""
