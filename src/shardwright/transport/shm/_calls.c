@@ -1366,7 +1366,7 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
     Py_XDECREF(payload);
     if (read == NULL && now->rehearsed) {
         PyErr_Clear();
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     }
     if (read == NULL) { /* it is read again, by who words what is wrong */
         PyErr_Clear();
@@ -1420,7 +1420,7 @@ server_run(Server *self, PyObject *Py_UNUSED(nothing))
         Py_XDECREF(written);
         Py_DECREF(result);
         Py_DECREF(read);
-        Py_RETURN_NONE;
+        return Py_NewRef(Py_None);
     }
     if (buffers == NULL || PyTuple_Size(buffers) != 0) {
         Py_XDECREF(written);
