@@ -1,7 +1,9 @@
-"""Threads that user code begins in a component of which each session has its own: they call for that session, quickly."""
+"""Code that no call runs, threads of a session's own shard and what a run executes: it calls for its session, quickly."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -78,3 +80,40 @@ def test_a_thread_calls_the_quick_way_for_the_session_of_its_shard(
         assert quickly >= CALLS - 5, quickly  # all but the first, which finds the way
     assert len({own for own, _, _ in found.values()}) == 5
     record_exercised("calls of threads that sessions began", 5 * CALLS)
+
+
+PROGRAM = """
+import gc
+import sys
+
+import far
+
+def main():
+    desks = [desk for desk in gc.get_objects() if type(desk).__name__ == "Desk"]
+    before = sum(desk.calls_out for desk in desks)
+    seen = {far.whose()[0] for _ in range(200)}
+    try:
+        far.fail()
+    except LookupError as error:
+        told = error.args
+    print(len(seen), min(seen) > 0, told, sum(desk.calls_out for desk in desks) - before)
+"""
+
+
+@pytest.mark.skipif(not shm.available(), reason="the C extension was not built")
+def test_what_a_run_executes_calls_the_quick_way(tmp_path: Path, record_exercised: Callable[[str, int], None]) -> None:
+    manifest = MANIFEST.replace('name = "threads"', 'name = "threads"\nmain = "near:main"')
+    fails = FAR + "\ndef fail():\n    raise LookupError('as asked')\n"
+    folder = write_application(tmp_path, manifest, near=PROGRAM, far=fails)
+    ran = subprocess.run(
+        [sys.executable, "-m", "shardwright", "run", "-q", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    told, _, quickly = ran.stdout.strip().rpartition(" ")
+    assert told == "1 True ('as asked',)"
+    assert int(quickly) >= CALLS - 5, quickly
+    record_exercised("calls of what a run executes", CALLS)

@@ -1000,6 +1000,19 @@ trace_of(PyObject *object, unsigned char trace[16])
     return good;
 }
 
+/* A chain that begins here, and a trace if there is none. */
+static bool
+begin_chain(struct context *context)
+{
+    static const unsigned char none[16];
+    if ((memcmp(context->trace, none, sizeof none) == 0 && !draw(context->trace, sizeof context->trace))
+        || !draw((unsigned char *)&context->chain, sizeof context->chain)) {
+        return false;
+    }
+    context->chain |= 1;
+    return true;
+}
+
 /* The session for which threads call that user code began: none in a component that serves everybody; where each session has
  * its own, that one. New; NULL without an exception: it could be any. */
 static PyObject *
@@ -1022,7 +1035,6 @@ session_outside(const Desk *desk, uint64_t *number)
 static bool
 get_outside(const Desk *desk, struct context *context)
 {
-    static const unsigned char none[16];
     PyObject *mine = PyThreadState_GetDict();
     if (mine == NULL || desk->outside == NULL || desk->outside == Py_None) {
         return false;
@@ -1042,11 +1054,9 @@ get_outside(const Desk *desk, struct context *context)
     if (!trace_of(began, context->trace)) {
         return false;
     }
-    if ((memcmp(context->trace, none, sizeof none) == 0 && !draw(context->trace, sizeof context->trace))
-        || !draw((unsigned char *)&context->chain, sizeof context->chain)) {
+    if (!begin_chain(context)) {
         return false;
     }
-    context->chain |= 1;
     context->session = session_outside(desk, &context->number);
     return context->session != NULL;
 }
@@ -1069,10 +1079,10 @@ get_context(Desk *desk, struct context *context)
     if (object != desk->seen.object) {
         PyObject *life = PyObject_GetAttr(object, text_life), *session = PyObject_GetAttr(object, text_session);
         struct context read = {object, session, {0}, 0, 0, 0, 0};
-        const bool good = life != NULL && life != Py_None && session != NULL && trace_of(object, read.trace)
+        const bool good = life != NULL && session != NULL && trace_of(object, read.trace)
                           && number_in(session, &read.number) && number_of(object, text_deadline, &read.deadline)
                           && number_of(object, text_blocked, &read.blocked) && number_of(object, text_chain, &read.chain)
-                          && read.chain != 0;
+                          && (read.chain != 0) == (life != Py_None);
         PyErr_Clear();
         if (!good) {
             Py_XDECREF(life);
@@ -1091,6 +1101,13 @@ get_context(Desk *desk, struct context *context)
             Py_DECREF(object);
             return false;
         }
+    }
+    if (desk->seen_life == Py_None) { /* no call's: what a run executes. Each of its calls begins a chain of its own */
+        *context = desk->seen;
+        context->object = NULL;
+        Py_INCREF(context->session);
+        Py_DECREF(object);
+        return begin_chain(context);
     }
     PyObject *over = PyObject_GetAttr(desk->seen_life, text_over);
     if (over != Py_False || desk->seen.object != object) {
