@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -200,3 +201,24 @@ def test_a_channel_made_with_a_shard_is_nobody_s_before_its_session_has_begun(no
         on_loop(node, lambda: core.ahead.begun(aborted))  # with other shards
         assert bound() is None and link.closed and not core.ahead._early
         assert other.call("back.add", 1)[1] == 2
+
+
+def test_one_that_is_nearly_ready_when_the_node_ends_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until Python 3.12 ``wait_for`` may return what came in the moment in which it was cancelled."""
+    module = importlib.import_module("shardwright.node._composed_ahead")
+    rehearse, ended = module.rehearse, []
+    with running(folder) as node:
+        ahead = node.running.core.ahead
+
+        async def and_close(*told: Any) -> None:
+            await rehearse(*told)
+            ended.append(ahead)
+            ahead.close()
+
+        monkeypatch.setattr(module, "rehearse", and_close)
+        with node.session() as session:
+            session.call("front.who")
+        assert eventually(lambda: bool(ended))
+        assert eventually(lambda: on_loop(node, lambda: ahead._task) is None)
+        assert not ahead.ready
+        assert (ahead._alarm, ahead._links) == (None, {})

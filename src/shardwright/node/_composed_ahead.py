@@ -300,6 +300,9 @@ class ComposedAhead:
         except BaseException:
             link.close()
             raise
+        if self._closed:  # wait_for may return what has come just when it is cancelled, until Python 3.12
+            link.close()
+            return False
         self._links[shard] = link
         return True
 
