@@ -108,10 +108,10 @@ async def _carry(
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            hearing.close()
+            hearing.close()  # first: a node that ends may cancel what is awaited here, too
             speaking.abort()
-            await asyncio.sleep(0)  # they close their files with the next turn
+            await asyncio.gather(*ways, return_exceptions=True)  # with its turns they close their files
+            await asyncio.sleep(0)
 
 
 class _Hearing(asyncio.StreamReaderProtocol):
