@@ -23,6 +23,7 @@ WITHOUT = {
 }
 
 _RING = "src/shardwright/transport/shm"
+_TAGS = "src/shardwright/transport/codec/_tags.h"
 
 
 class BuildOptionalExtension(build_ext):
@@ -70,14 +71,15 @@ def extensions() -> list[Extension]:
                 f"{_RING}/{name}.c"
                 for name in ("_ring", "_calls", "_bell", "_end", "_flat", "_floor", "_memory", "_watch")
             ),
-            depends=tuple(
-                f"{_RING}/{name}.h" for name in ("_area", "_bell", "_end", "_flat", "_floor", "_memory", "_ring")
+            depends=(
+                *(f"{_RING}/{name}.h" for name in ("_area", "_bell", "_end", "_flat", "_floor", "_memory", "_ring")),
+                _TAGS,
             ),
         ),
         extension(
             "shardwright.transport.codec._native",
             *(f"{codec}{part}.c" for part in ("", "_envelope", "_memo", "_read", "_write")),
-            depends=(f"{codec}.h",),
+            depends=(f"{codec}.h", _TAGS),
         ),
     ]
 

@@ -28,7 +28,11 @@
  * 3. *One reader.* As in _ring_hub.py: `dispatch` is called by whoever has the doorbell's role alone, right after
  *    `sw_bell_begin` or `sw_bell_sleep` said SW_READS.
  * 4. *Nobody waits for what has come.* A call's thread looks at `came` and `inbox` with the lock before it sleeps; who
- *    fills them wakes it (`sw_bell_wake`, which ends the present or the next sleep).
+ *    fills them wakes it (`sw_bell_wake`, which ends the present or the next sleep). Or, for a reply that the reader takes for
+ *    another, enters the call in the queue (`queue`): whoever sleeps rouses the first of it, and whoever is done owes it that.
+ *    A thread may sleep though its reply is there, to let others have their turn: only while one of these sleeps, and is
+ *    roused now, or was roused and has yet to run here (`others_go_first`); either will sleep or be done, and rouse the next.
+ *    Should that be wrong, it goes on after TURN_NS all the same.
  * 5. *The baton.* It is taken for an answer while no thread is within the mailbox's own mutex, if it is free and nobody wants it, by
  *    a worker that is idle, which thereby is idle no more; given back so if nobody wants it. Else Python's `_next` passes it on.
  *    A caller that has the baton keeps it for KEEP_NS while nobody wants it; longer than that is the slow way.
@@ -56,7 +60,7 @@ enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED
 #define LATE 24 /* a thread that made fewer calls than others goes first, for so many at most */
 #define TURN_NS 50000000 /* a thread that has its reply lets others go first for so long at most */
 #define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
-#define STREAK 32 /* and so often before the next has its turn: to change threads costs as much as three to five calls; */
+#define STREAK 32 /* and makes so many calls before they have their turn: to change threads costs as much as three to five; */
 #define MANY 64 /* but where more than these wait, so often: turns would become long */
 #define STREAK_OF_MANY 8
 #define TRY_AGAIN 32
@@ -873,8 +877,9 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
         else if (outcome == SW_MUST_SLEEP) {
             const int32_t next = desk->first == call ? -1 : rouse_next(desk); /* then others are awake already */
             int64_t limit = until_ns;
-            if (call->came != NULL && sw_now() + TURN_NS < limit) {
-                limit = sw_now() + TURN_NS;
+            if (call->came != NULL) {
+                const int64_t turn_ends = sw_now() + TURN_NS;
+                limit = turn_ends < limit ? turn_ends : limit;
             }
             call->sleeps = true;
             Py_BEGIN_ALLOW_THREADS
@@ -1805,8 +1810,9 @@ static PyObject *
 desk_work(Desk *self, PyObject *const *args, Py_ssize_t count)
 {
     module_state *state = PyType_GetModuleState(Py_TYPE((PyObject *)self));
-    if (count != 3 || !PyObject_TypeCheck(args[0], state->worker) || Py_TYPE(args[1]) != state->waiter || ((Waiter *)args[1])->doorbell != self->doorbell
-        || self->baton == NULL || (args[2] != Py_None && Py_TYPE(args[2]) != state->waiter)) {
+    if (count != 3 || !PyObject_TypeCheck(args[0], state->worker) || Py_TYPE(args[1]) != state->waiter
+        || ((Waiter *)args[1])->doorbell != self->doorbell || self->baton == NULL
+        || (args[2] != Py_None && Py_TYPE(args[2]) != state->waiter)) {
         PyErr_SetString(PyExc_TypeError, "work(worker, ear, owed), at a desk with a mailbox");
         return NULL;
     }
@@ -2512,7 +2518,7 @@ sw_calls_ready(PyObject *module, module_state *state)
         const char *words;
     } texts[] = {
         {&text_over, "over"},         {&text_life, "life"},       {&text_session, "session"}, {&text_chain, "chain"},
-        {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_blocked, "blocked"}, 
+        {&text_deadline, "deadline_ns"}, {&text_trace, "trace_id"}, {&text_blocked, "blocked"},
         {&text_append, "append"},     {&text_run, "run"},         {&empty_text, ""},
     };
     for (size_t n = 0; n < sizeof texts / sizeof *texts; n++) {

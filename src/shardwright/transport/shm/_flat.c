@@ -4,11 +4,9 @@
 #include <endian.h>
 #include <string.h>
 
-enum {
-    NONE = 0x00, TRUE_ = 0x01, FALSE_ = 0x02, INT_1 = 0x05, INT_4 = 0x06, INT_8 = 0x07, FLOAT = 0x09, STR = 0x0B, BYTES = 0x0D,
-    EMPTY_TUPLE = 0x10, TUPLE = 0x11,
-    OF_REQUEST = 3, /* a request is the tuple (None, args, None) */
-};
+#include "../codec/_tags.h"
+
+enum { OF_REQUEST = 3 }; /* a request is the tuple (None, args, None) */
 
 struct out {
     unsigned char *at, *end;
@@ -21,7 +19,7 @@ struct in {
 static bool
 put_text(struct out *out, unsigned char tag, const char *text, Py_ssize_t size)
 {
-    if (size >= SW_FLAT_TEXT || out->end - out->at < size + 2) {
+    if (size >= SHARED_BYTES || out->end - out->at < size + 2) {
         return false;
     }
     out->at[0] = tag;
@@ -41,15 +39,15 @@ put_int(struct out *out, PyObject *value)
     }
     const uint64_t bits = htole64((uint64_t)n);
     if (-128 <= n && n < 128) {
-        out->at[0] = INT_1;
+        out->at[0] = TAG_INT_1;
         out->at[1] = (unsigned char)n;
         out->at += 2;
     } else if (INT32_MIN <= n && n <= INT32_MAX) {
-        out->at[0] = INT_4;
+        out->at[0] = TAG_INT_4;
         memcpy(out->at + 1, &bits, 4);
         out->at += 5;
     } else {
-        out->at[0] = INT_8;
+        out->at[0] = TAG_INT_8;
         memcpy(out->at + 1, &bits, 8);
         out->at += 9;
     }
@@ -66,7 +64,7 @@ put_float(struct out *out, PyObject *value)
     }
     memcpy(&bits, &number, 8);
     bits = htole64(bits);
-    out->at[0] = FLOAT;
+    out->at[0] = TAG_FLOAT;
     memcpy(out->at + 1, &bits, 8);
     out->at += 9;
     return true;
@@ -86,25 +84,25 @@ static bool
 put(struct out *out, PyObject *value)
 {
     if (value == Py_None) {
-        return put_byte(out, NONE);
+        return put_byte(out, TAG_NONE);
     }
     if (value == Py_True || value == Py_False) {
-        return put_byte(out, value == Py_True ? TRUE_ : FALSE_);
+        return put_byte(out, value == Py_True ? TAG_TRUE : TAG_FALSE);
     }
     if (PyLong_CheckExact(value)) {
         return put_int(out, value);
     }
     if (PyUnicode_CheckExact(value)) {
         Py_ssize_t size;
-        const char *text = PyUnicode_GetLength(value) < SW_FLAT_TEXT ? PyUnicode_AsUTF8AndSize(value, &size) : NULL;
+        const char *text = PyUnicode_GetLength(value) < SHARED_BYTES ? PyUnicode_AsUTF8AndSize(value, &size) : NULL;
         if (text == NULL) { /* lone surrogates have a tag of their own */
             PyErr_Clear();
             return false;
         }
-        return put_text(out, STR, text, size);
+        return put_text(out, TAG_STR, text, size);
     }
     if (PyBytes_CheckExact(value)) {
-        return put_text(out, BYTES, PyBytes_AsString(value), PyBytes_Size(value));
+        return put_text(out, TAG_BYTES, PyBytes_AsString(value), PyBytes_Size(value));
     }
     return PyFloat_CheckExact(value) && put_float(out, value);
 }
@@ -120,13 +118,13 @@ sw_flat_request(PyObject *args, unsigned char *bytes)
     if (count > SW_FLAT_VALUES) {
         return -1;
     }
-    put_byte(&out, TUPLE);
+    put_byte(&out, TAG_TUPLE);
     put_byte(&out, OF_REQUEST);
-    put_byte(&out, NONE);
+    put_byte(&out, TAG_NONE);
     if (count == 0) {
-        put_byte(&out, EMPTY_TUPLE);
+        put_byte(&out, TAG_EMPTY_TUPLE);
     } else {
-        put_byte(&out, TUPLE);
+        put_byte(&out, TAG_TUPLE);
         put_byte(&out, (unsigned char)count);
     }
     for (Py_ssize_t n = 0; n < count; n++) {
@@ -134,7 +132,7 @@ sw_flat_request(PyObject *args, unsigned char *bytes)
             return -1;
         }
     }
-    return put_byte(&out, NONE) ? out.at - bytes : -1;
+    return put_byte(&out, TAG_NONE) ? out.at - bytes : -1;
 }
 
 Py_ssize_t
@@ -166,7 +164,7 @@ static PyObject *
 get_text(struct in *in, bool is_str)
 {
     const unsigned char *size = get(in, 1);
-    const unsigned char *text = size == NULL || *size >= SW_FLAT_TEXT ? NULL : get(in, *size);
+    const unsigned char *text = size == NULL || *size >= SHARED_BYTES ? NULL : get(in, *size);
     if (text == NULL) {
         return NULL;
     }
@@ -206,24 +204,24 @@ get_value(struct in *in)
 {
     const unsigned char *tag = get(in, 1), *raw;
     switch (tag == NULL ? 0xFF : *tag) {
-    case NONE:
+    case TAG_NONE:
         return Py_NewRef(Py_None);
-    case TRUE_:
+    case TAG_TRUE:
         return Py_NewRef(Py_True);
-    case FALSE_:
+    case TAG_FALSE:
         return Py_NewRef(Py_False);
-    case INT_1:
+    case TAG_INT_1:
         raw = get(in, 1);
         return raw == NULL ? NULL : PyLong_FromLong((int8_t)*raw);
-    case INT_4:
+    case TAG_INT_4:
         return get_four(in);
-    case INT_8:
+    case TAG_INT_8:
         return get_eight(in, false);
-    case FLOAT:
+    case TAG_FLOAT:
         return get_eight(in, true);
-    case STR:
+    case TAG_STR:
         return get_text(in, true);
-    case BYTES:
+    case TAG_BYTES:
         return get_text(in, false);
     default:
         return NULL;
@@ -235,12 +233,12 @@ sw_flat_args(const unsigned char *bytes, Py_ssize_t size)
 {
     struct in in = {bytes, bytes + size};
     const unsigned char *tag, *count;
-    if (!get_byte(&in, TUPLE) || !get_byte(&in, OF_REQUEST) || !get_byte(&in, NONE) || (tag = get(&in, 1)) == NULL) {
+    if (!get_byte(&in, TAG_TUPLE) || !get_byte(&in, OF_REQUEST) || !get_byte(&in, TAG_NONE) || (tag = get(&in, 1)) == NULL) {
         return NULL;
     }
     Py_ssize_t values = 0;
-    if (*tag != EMPTY_TUPLE) {
-        count = *tag == TUPLE ? get(&in, 1) : NULL;
+    if (*tag != TAG_EMPTY_TUPLE) {
+        count = *tag == TAG_TUPLE ? get(&in, 1) : NULL;
         if (count == NULL || *count == 0 || *count > SW_FLAT_VALUES) {
             return NULL;
         }
@@ -253,7 +251,7 @@ sw_flat_args(const unsigned char *bytes, Py_ssize_t size)
             Py_CLEAR(args);
         }
     }
-    if (args != NULL && (!get_byte(&in, NONE) || in.at != in.end)) {
+    if (args != NULL && (!get_byte(&in, TAG_NONE) || in.at != in.end)) {
         Py_CLEAR(args);
     }
     PyErr_Clear();
