@@ -64,6 +64,10 @@ def change(numbers, words):
     words["last"] = numbers[-1]
     return numbers
 
+def extend(numbers, *more):
+    numbers.extend(more)
+    return len(numbers)
+
 def same(one, other):
     return one is other
 
@@ -176,6 +180,10 @@ def changed(module):
     given = module.change(numbers, words)
     return numbers, words, given is alias
 
+def extended(module):
+    numbers = [1]
+    return module.extend(numbers, "a", 2.5), numbers, module.extend([]), module.extend(numbers)
+
 def aliased():
     one = [1]
     return far.same(one, one), far.same([1], [1])
@@ -216,6 +224,7 @@ BATTERY = {
     "a missing argument": lambda: far.change([1]),
     "an argument too many": lambda: far.same(1, 2, 3),
     "changed arguments": lambda: changed(far),
+    "changed arguments and a plain result": lambda: extended(far),
     "aliases": aliased,
     "an exception": lambda: far.fail("refused"),
     "another": lambda: far.fail("other"),
@@ -298,12 +307,13 @@ def test_the_quick_way_and_the_slow_way_come_to_the_same(
             out, into = session.call("near.count")
             assert (out > 100 and into > 100) == (transport == "shm"), (out, into)
     reference = found["socket"][0]
-    assert len(reference) == 35
+    assert len(reference) == 36
     for rounds in found.values():
         for outcome in rounds:
             assert outcome == reference
     assert "Refused('no', 7)" in reference["an exception"]
     assert reference["on the thread that waits"] == "[True, True, True, True, True]"
+    assert reference["changed arguments and a plain result"] == "(3, [1, 'a', 2.5], 0, 3)"
     assert reference["changed arguments"] == "([1, 1], {'last': 1}, True)"
     record_exercised("outcomes of calls compared between the quick way and the slow one", 2 * ROUNDS * len(reference))
 

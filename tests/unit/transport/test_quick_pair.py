@@ -71,11 +71,20 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @needs("gcc")
 def test_no_wake_up_is_lost_between_many_threads(built: Built, record_exercised: Callable[[str, int], None]) -> None:
-    path = built("no-tick", "-DSW_TICK_NS=3600000000000")  # the watcher would find what a lost wake-up left behind
-    for threads, seed in ((2, 1), (7, 2), (24, 3)):
-        said = run(sys.executable, SCRIPT, "many", threads, 300, seed, PYTHONPATH=str(path))
-        assert int(said) == threads * 300
-    record_exercised("calls of threads that rouse one another", 300 * 33)
+    for_ever = "3600000000000"  # the watcher, or the end of a turn, would find what a lost wake-up left behind
+    as_it_is = built(
+        "no-tick", f"-DSW_TICK_NS={for_ever}", f"-DTURN_NS={for_ever}", "-DSTREAK=32", "-DSTREAK_OF_MANY=8"
+    )
+    turns = built("turns", f"-DSW_TICK_NS={for_ever}", f"-DTURN_NS={for_ever}", "-DSTREAK=1", "-DSTREAK_OF_MANY=1")
+    count = 0
+    for path, threads, calls, seed in (
+        (as_it_is, 2, 300, 1), (as_it_is, 7, 300, 2), (as_it_is, 24, 300, 3), (as_it_is, 80, 60, 4),
+        (turns, 2, 300, 5), (turns, 7, 300, 6), (turns, 24, 200, 7), (turns, 80, 60, 8),
+    ):  # fmt: skip
+        said = run(sys.executable, SCRIPT, "many", threads, calls, seed, PYTHONPATH=str(path))
+        assert int(said) == threads * calls
+        count += threads * calls
+    record_exercised("calls of threads that rouse one another", count)
 
 
 @needs("gcc")

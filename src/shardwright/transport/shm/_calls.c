@@ -58,11 +58,13 @@ enum { HEADER = 76, KIND_CALL = 1, KIND_RESULT = 2, KIND_ERROR = 3, MOST_OFFERED
 #define KEEP_NS 1000000 /* a caller keeps the baton for so long */
 #define SOON_NS 50000   /* and, while others want it, only where replies come within this */
 #define LATE 24 /* a thread that made fewer calls than others goes first, for so many at most */
+#ifndef TURN_NS /* tests make it long, and turns short, to see every thread that would sleep in vain */
 #define TURN_NS 50000000 /* a thread that has its reply lets others go first for so long at most */
-#define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps, */
-#define STREAK 32 /* and makes so many calls before they have their turn: to change threads costs as much as three to five; */
-#define MANY 64 /* but where more than these wait, so often: turns would become long */
-#define STREAK_OF_MANY 8
+#define STREAK 32 /* others have their turn when it made so many calls more: to change threads costs as much as three to five; */
+#define STREAK_OF_MANY 8 /* but where more than MANY wait, so many: turns would become long */
+#endif
+#define MANY 64
+#define LOOK_NS 6000 /* a caller beside which others are ready looks for its reply for so long before it sleeps */
 #define TRY_AGAIN 32
 #define GRACE_NS 500000 /* a worker that answers may leave what comes unread for so long */
 #define SMALL 4096      /* of a request that is answered at once, in bytes */
