@@ -79,7 +79,7 @@ def test_no_wake_up_is_lost_between_many_threads(built: Built, record_exercised:
     count = 0
     for path, threads, calls, seed in (
         (as_it_is, 2, 300, 1), (as_it_is, 7, 300, 2), (as_it_is, 24, 300, 3), (as_it_is, 80, 60, 4),
-        (turns, 2, 300, 5), (turns, 7, 300, 6), (turns, 24, 200, 7), (turns, 80, 60, 8),
+        (turns, 1, 300, 9), (turns, 2, 300, 5), (turns, 7, 300, 6), (turns, 24, 200, 7), (turns, 80, 60, 8),
     ):  # fmt: skip
         said = run(sys.executable, SCRIPT, "many", threads, calls, seed, PYTHONPATH=str(path))
         assert int(said) == threads * calls
