@@ -16,13 +16,14 @@ from shardwright.controller import PinParams, PinRounds, PinRow, _moves
 from shardwright.model.ids import ComponentName, ShardId
 
 FEW = settings(
-    max_examples=60,
+    max_examples=150,
     stateful_step_count=12,
     phases=[Phase.generate],
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 DEMANDS = st.one_of(st.floats(0, 5), st.sampled_from((float("nan"), -1.0, float("inf"), 0.0)))
+BUSY = st.floats(1, 5)
 FAILING = st.one_of(st.just(frozenset[int]()), st.frozensets(st.integers(0, 5)))
 
 
@@ -31,20 +32,22 @@ class Cores(RuleBasedStateMachine):
 
     exercised = 0
 
-    @initialize(cores=st.integers(2, 8), data=st.data())
-    def begin(self, cores: int, data: st.DataObject) -> None:
+    @initialize(cores=st.integers(2, 8), tier=st.booleans(), data=st.data())
+    def begin(self, cores: int, tier: bool, data: st.DataObject) -> None:
         self.cores = tuple(range(cores))
         self.rounds = PinRounds(PinParams())
         self.now = 0.0
         self.where: dict[ShardId, tuple[int, ...]] = {}
-        count = data.draw(st.integers(1, 6))
+        count = data.draw(st.integers(2 if tier else 1, 6))
         left = float(cores)
         self.shards = []
         for number in range(count):
             guarantee = data.draw(st.floats(0, left / 2))
             left -= guarantee
-            priority = float(data.draw(st.sampled_from((5, 50, 90))))
-            self.shards.append((ShardId(f"s{number}"), priority, data.draw(st.booleans()), guarantee))
+            priority, waits = float(data.draw(st.sampled_from((5, 50, 90)))), data.draw(st.booleans())
+            if tier and number < 2:  # somebody to leave cores to, and somebody to leave them
+                priority, waits = (90.0, True) if number else (5.0, False)
+            self.shards.append((ShardId(f"s{number}"), priority, waits, guarantee))
 
     def carry_out(self, rows: list[PinRow], failing: frozenset[int] = frozenset()) -> set[ShardId]:
         """One round; the shards whose steps, by their number in it, were not carried out."""
@@ -62,8 +65,9 @@ class Cores(RuleBasedStateMachine):
     @rule(data=st.data(), seconds=st.sampled_from((1.0, 10.0, 100.0)))
     def tick(self, data: st.DataObject, seconds: float) -> None:
         self.now += seconds
+        demands = BUSY if data.draw(st.booleans()) else DEMANDS
         rows = [
-            PinRow(shard, ComponentName("c"), priority, waits, data.draw(DEMANDS), guarantee)
+            PinRow(shard, ComponentName("c"), priority, waits, data.draw(demands), guarantee)
             for shard, priority, waits, guarantee in self.shards
         ]
         failed = self.carry_out(rows, data.draw(FAILING))
@@ -103,7 +107,7 @@ class Cores(RuleBasedStateMachine):
 def test_any_demand(record_exercised: Callable[[str, int], None]) -> None:
     Cores.exercised = 0
     run_state_machine_as_test(Cores, settings=FEW)
-    assert Cores.exercised > 20
+    assert Cores.exercised > 100
     record_exercised("moves between cores", Cores.exercised)
 
 

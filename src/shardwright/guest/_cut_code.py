@@ -39,7 +39,11 @@ class Home(Protocol):
 
 
 def stub_code(original: CodeType, dispatch: Dispatch, part: str, home: Home | None = None) -> CodeType:
-    """Code with the signature and the free variables of ``original`` that hands all arguments to ``dispatch``."""
+    """Code with the signature, the kind and the free variables of ``original`` that hands all arguments to ``dispatch``.
+
+    The stub of a generator function is one as well (whoever inspects it sees that, and from 3.13 on another kind of code is
+    deprecated), so the call is made when the first item is asked for: that is when the body would have begun.
+    """
     names = original.co_varnames
     count, only = original.co_argcount, original.co_kwonlyargcount
     plain, keywords = names[:count], names[count : count + only]
@@ -54,12 +58,14 @@ def stub_code(original: CodeType, dispatch: Dispatch, part: str, home: Home | No
     given = "".join(f"{name}, " for name in plain) + (f"*{rest}, " if rest else "")
     named = "".join(f"{name!r}: {name}, " for name in keywords) + (f"**{more}, " if more else "")
     free = original.co_freevars
+    returns = "return (yield from {})" if original.co_flags & inspect.CO_GENERATOR else "return {}"
     inner = f"def stub({', '.join(parameters)}):\n"
     inner += f"  if 0: {', '.join(free)}\n" if free else ""
     if home is not None:
         straight = given + "".join(f"{name}={name}, " for name in keywords) + (f"**{more}" if more else "")
-        inner += f"  if not {_HOME!r}.away:\n    {_HOME!r}.stayed += 1\n    return {_ORIGINAL!r}({straight})\n"
-    inner += f"  return {_PLACE!r}(({given}), {{{named}}})\n"
+        stays = returns.format(f"{_ORIGINAL!r}({straight})")
+        inner += f"  if not {_HOME!r}.away:\n    {_HOME!r}.stayed += 1\n    {stays}\n"
+    inner += f"  {returns.format(f'{_PLACE!r}(({given}), {{{named}}})')}\n"
     source = inner
     if free:
         source = f"def outer({', '.join(free)}):\n" + "".join(f" {line}\n" for line in inner.splitlines())

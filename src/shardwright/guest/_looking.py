@@ -15,7 +15,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FunctionType, GeneratorType
 from typing import Any
 
@@ -313,10 +314,11 @@ class Looking:
     def _compared(self, looked: Looked, result: Any, expected: Drained) -> Any:
         """The program's own generator, each item beside the one that the copy gave."""
         number = 0
+        step: Callable[[], Any] = result.__next__
         try:
             while True:
                 try:
-                    item = next(result)
+                    item = step()
                 except StopIteration as end:
                     if (
                         number != len(expected.items)
@@ -332,14 +334,22 @@ class Looking:
                 if number >= len(expected.items) or not alike(item, expected.items[number]):
                     looked.refuse("run twice on equal arguments it yielded other items")
                 number += 1
+                step = result.__next__
                 try:
-                    yield item
+                    sent = yield item
                 except GeneratorExit:
                     if number < len(expected.items):  # of another graph there may be more than anybody can wait for
                         looked.refuse(
                             "the program does not draw all that it yields, and a shard would run it to its end"
                         )
                     raise
+                except BaseException as error:
+                    looked.refuse("the program throws into it, and a shard would run it to its end")
+                    step = partial(result.throw, error)
+                else:
+                    if sent is not None:
+                        looked.refuse("the program sends to it, and a shard would run it to its end")
+                        step = partial(result.send, sent)
         finally:
             result.close()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Generator
 from types import FunctionType
 from typing import Any
 
@@ -28,6 +29,14 @@ def rest(a: int, *args: int, c: int = 3, **more: int) -> tuple[Any, ...]:
 
 def named(*, c: int, d: int = 4) -> tuple[Any, ...]:
     return c, d
+
+
+def counts(start: int, *, stop: int = 9) -> Generator[int, int | None, str]:
+    number = start
+    while number < stop:
+        sent = yield number
+        number = number + 1 if sent is None else sent
+    return f"{start} to {stop}"
 
 
 CALLS: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = [
@@ -86,3 +95,24 @@ def test_wrong_arguments_are_refused_as_they_were(function: Callable[..., Any]) 
             made(1, 2, 3, 4, unknown=5) if function is not rest else made()
         assert str(found.value) == str(expected.value)
     assert not sent and not home.stayed
+
+
+def test_the_stub_of_a_generator_function_is_one() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # from 3.13 on, code of another kind is deprecated
+        made, home, sent = stubbed(counts)
+    assert inspect.isgeneratorfunction(made)
+    begins: list[int] = []
+    for away in (False, True):
+        home.away = away
+        begun = made(1, stop=5)
+        begins.append(home.stayed + len(sent))  # its body begins when the first item is asked for
+        assert (next(begun), begun.send(3), next(begun)) == (1, 3, 4)
+        with pytest.raises(StopIteration, match="1 to 5"):
+            next(begun)
+        thrown = made(1)
+        assert next(thrown) == 1
+        with pytest.raises(KeyError):
+            thrown.throw(KeyError())
+        made(1).close()  # never asked for anything
+    assert begins == [0, 2] and (home.stayed, len(sent)) == (2, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -67,6 +67,33 @@ def test_a_generator_that_is_left_before_its_end_stays(drawn: int, stays: bool) 
     looked = looking._looked[f"{__name__}:counts_on"]
     assert looked.streams and looked.shadowed == 1
     assert ("does not draw all" in looked.veto) is stays, looked.veto
+
+
+def takes(number: int) -> Generator[int, int | None, int]:
+    for _ in range(9):
+        try:
+            sent = yield number
+            number = number + 1 if sent is None else sent
+        except KeyError:
+            number = -1
+    return number
+
+
+@pytest.mark.parametrize("how", ["sends to", "throws into"])
+def test_a_generator_that_is_given_something_between_its_items_stays_and_is_given_it(how: str) -> None:
+    function: Any = takes
+    code = function.__code__
+    looking = Looking([f"{__name__}:takes"], {})
+    looking._replace(CutFunction(__name__, "takes", 0, MethodId(0)), function)
+    try:
+        found = function(3)
+        given = [next(found), found.send(7) if how == "sends to" else found.throw(KeyError()), next(found)]
+        assert given == ([3, 7, 8] if how == "sends to" else [3, -1, 0])
+        found.close()
+    finally:
+        function.__code__ = code
+    looked = looking._looked[f"{__name__}:takes"]
+    assert looked.shadowed and how in looked.veto, looked.veto
 
 
 def test_what_is_refused_is_let_go_where_tests_decide() -> None:
