@@ -92,6 +92,22 @@ def test_it_is_a_session_like_any_other(node: Any, record_exercised: Callable[[s
     assert {f"taken-{number}" for number in range(4)} <= leases
 
 
+def test_what_other_sessions_bind_meanwhile_leaves_it_where_it_is(node: Any) -> None:
+    """A session that begins to call what it has, or shares, takes nothing of what was set apart."""
+    with node.session("other") as other:
+        assert waits(node)
+        apart, leases = node.running.core.ahead._ready, len(of_kind(node, "lease"))
+        assert other.call("front.add", 2)[1] == 2  # front asks the node for back, which the session has
+        assert node.running.core.ahead._ready is apart
+        assert len(of_kind(node, "lease")) == leases, "nothing was leased"
+        with node.session("next") as taken:
+            assert taken._live is apart.live and taken.call("front.add", 3)[1] == 3
+
+
+def of_kind(node: Any, kind: str) -> list[Any]:
+    return on_loop(node, lambda: list(node.running.core.journal.tail(200, kind=kind)))
+
+
 def test_nobody_gets_what_another_has(node: Any, record_exercised: Callable[[str, int], None]) -> None:
     seen: list[tuple[int, int]] = []
     told: list[BaseException] = []

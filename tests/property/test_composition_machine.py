@@ -159,14 +159,21 @@ class Node(RuleBasedStateMachine):
                 case Unbind():
                     assert self.composer.lease(effect.session, effect.component) is None
 
-    def ask(self, session: SessionNumber, needs: tuple[Need, ...], call: Callable[[int], Decision]) -> None:
+    def ask(self, session: SessionNumber, needs: tuple[Need, ...], call: Callable[[int], Decision]) -> Decision:
         request = next(self.requests)
         self.needs[request] = needs
         before = self.composer.sessions()
+        unheld = {shard.id for shard in self.composer.shards() if not shard.sessions}
+        would_take, waiting = self.composer.would_take(session, needs), self.composer.queued()
+        assert would_take is None or not waiting
         decision = call(request)
+        taken = {lease.shard for lease in decision.leases} & unheld if isinstance(decision, Granted) else None
+        if not waiting:
+            assert taken == (None if would_take is None else set(would_take)), "it took others than it said it would"
         if not isinstance(decision, Granted):
             assert self.composer.sessions() == before, "something is held for a request that got nothing"
         self.decided(decision)
+        return decision
 
     # -- rules ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +199,14 @@ class Node(RuleBasedStateMachine):
         bound = key if component.scope.kind is ScopeKind.KEY else None
         closure = [n for n in needs_of(self.plan, [name]) if n.component != name]
         needs = (*closure, Need(component.name, bound))
-        self.ask(session, needs, lambda r: self.composer.acquire(r, session, component.name, bound, self.now))
+        had = self.composer.has(session, component.name, bound, self.now)
+        decision = self.ask(
+            session, needs, lambda r: self.composer.acquire(r, session, component.name, bound, self.now)
+        )
+        if had is not None:
+            assert isinstance(decision, Granted) and decision.ready, "it has not what it was said to have"
+            assert {lease.shard for lease in decision.leases} == set(decision.kept)
+            assert had == decision.leases[-1].shard
 
     @rule(pick=st.integers(0, 50))
     def started(self, pick: int) -> None:
@@ -363,6 +377,17 @@ class ReusesWhatItMustNot(Composer):
         return (ReturnToPool(entry.id, entry.spec.name, reason),)
 
 
+class TakesForReadyWhatStarts(Composer):
+    def has(self, session: SessionNumber, component: ComponentName, key: str | None, now: float) -> ShardId | None:
+        return self.lease(session, component, key)
+
+
+class ForgetsWhatItWouldTake(Composer):
+    def would_take(self, session: SessionNumber, needs: Any) -> tuple[ShardId, ...] | None:
+        found = super().would_take(session, needs)
+        return found[1:] if found else found
+
+
 class HoldsWhileItWaits(Composer):
     def compose(self, request: int, session: SessionNumber, needs: Any, now: float, deadline_s: Any = None) -> Decision:
         decision = super().compose(request, session, needs, now, deadline_s)
@@ -399,7 +424,13 @@ def test_a_capacity_that_is_never_given_back_is_found() -> None:
     must_fail(machine_over(capacity=ForgetsToRelease))
 
 
-@pytest.mark.parametrize("composer", [ForgetsALease, ForgetsWhoWaits, ReusesWhatItMustNot, HoldsWhileItWaits])
+@pytest.mark.parametrize(
+    "composer",
+    [
+        ForgetsALease, ForgetsWhoWaits, ReusesWhatItMustNot, HoldsWhileItWaits, TakesForReadyWhatStarts,
+        ForgetsWhatItWouldTake,
+    ],
+)  # fmt: skip
 def test_a_broken_composer_is_found(composer: type[Composer]) -> None:
     must_fail(machine_over(composer=composer))
 

@@ -44,7 +44,8 @@ from shardwright.model.shard import (
     ShardDefinition,
     ShardPlan,
 )
-from shardwright.node._port import GuestPort, control_pair
+from shardwright.node._frames import control_pair
+from shardwright.node._port import GuestPort
 from shardwright.transport import pack, unpack
 
 PATIENCE_S = 20.0

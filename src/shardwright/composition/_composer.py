@@ -7,11 +7,9 @@ live beside it, and what is left here is one short method per event.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from shardwright.composition._check import check
+from shardwright.composition._books import Books, Composition, unique
 from shardwright.composition._match import Lack, Match, match
-from shardwright.composition._needs import needs_of
 from shardwright.composition._queue import PATIENCE, Fairness, Waiting, deadlocked, in_turn, never_fits
 from shardwright.composition._roster import Entry, Roster, SessionEntry, Spec, label
 from shardwright.composition._values import (
@@ -27,7 +25,6 @@ from shardwright.composition._values import (
     Queued,
     Refused,
     ReturnToPool,
-    SessionRecord,
     ShardRecord,
     ShardStatus,
     Stop,
@@ -35,7 +32,7 @@ from shardwright.composition._values import (
 )
 from shardwright.errors import InternalError
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
-from shardwright.model.limits import Limits, Resources
+from shardwright.model.limits import Limits
 from shardwright.model.manifest import Component, ScopeKind, implicit
 from shardwright.model.shard import ShardPlan
 from shardwright.placement import Capacity
@@ -48,17 +45,7 @@ def keep_below_maximum(component: Component, free: int) -> bool:
     return free < component.warm.max
 
 
-@dataclass(slots=True)
-class _Composition:
-    """One that was granted and waits for shards to become ready."""
-
-    request: int
-    session: SessionNumber
-    needs: tuple[tuple[Need, ShardId], ...]
-    waits_for: set[ShardId] = field(default_factory=set)
-
-
-class Composer:
+class Composer(Books):
     """Decides launches, leases and their ends; keeps the roster that they leave behind.
 
     Give it what happens (``started``, ``start_failed``, ``exited``), perform what it returns in that order, and ask
@@ -86,82 +73,16 @@ class Composer:
             # the implicit main component has no section in the manifest
             component = components.get(name) or implicit(name, definition.code.primary)
             specs[name] = Spec(component, definition)
-        self._plan = plan
+        super().__init__(plan, Roster(specs, capacity))
         self._new_id = new_id
         self._wanted = wanted
         self._patience = patience
-        self._roster = Roster(specs, capacity)
-        self._queue: list[Waiting] = []
-        self._compositions: dict[int, _Composition] = {}
-        self._closures: dict[ComponentName, tuple[Need, ...]] = {}
 
     def __repr__(self) -> str:
         return (
             f"<Composer {len(self._roster.shards)} shards, {len(self._roster.sessions)} sessions, "
             f"{len(self._queue)} queued>"
         )
-
-    # -- views -------------------------------------------------------------------------------------------------
-
-    def shards(self) -> tuple[ShardRecord, ...]:
-        return tuple(entry.record() for entry in self._roster.shards.values())
-
-    def shard(self, shard: ShardId) -> ShardRecord | None:
-        entry = self._roster.shards.get(shard)
-        return entry.record() if entry else None
-
-    def most_shards(self, component: ComponentName) -> int | None:
-        """The most shards that the manifest permits; None when only capacity limits them."""
-        return self._roster.specs[component].most_shards
-
-    def sessions(self) -> tuple[SessionRecord, ...]:
-        return tuple(entry.record(self._roster) for entry in self._roster.sessions.values())
-
-    def held_by(self, session: SessionNumber) -> tuple[ShardId, ...]:
-        """The shards that the session holds."""
-        entry = self._roster.sessions.get(session)
-        return tuple(dict.fromkeys(entry.shards)) if entry is not None else ()
-
-    def queued(self) -> tuple[int, ...]:
-        """The requests that wait, oldest first."""
-        return tuple(waiting.request for waiting in self._queue)
-
-    def reserved(self) -> Resources:
-        """The sum of the guarantees of all shards that exist."""
-        return self._roster.capacity.reserved()
-
-    def left(self) -> Resources:
-        """What may still be guaranteed; resources that are not limited are None."""
-        return self._roster.capacity.left()
-
-    def next_deadline_s(self) -> float | None:
-        """When ``poll`` must be asked at the latest."""
-        return min((w.deadline_s for w in self._queue if w.deadline_s is not None), default=None)
-
-    def lease(self, session: SessionNumber, component: ComponentName, key: str | None = None) -> ShardId | None:
-        """The shard that the session holds for that component and key, whole or not; None: ``acquire`` it."""
-        entry = self._roster.lease_of(session, Need(component, key))
-        return entry.id if entry else None
-
-    def check(self) -> None:
-        """Raises InternalError that names the first invariant found broken. For tests, and for a node in doubt."""
-        check(self._roster, self._queue, {c.request: (c.session, c.needs) for c in self._compositions.values()})
-
-    def at_hand(self, needs: Sequence[Need]) -> tuple[tuple[Need, ShardId], ...] | None:
-        """The shards that a new session with these needs would be granted now, if all of them are ready and nobody waits.
-
-        Decides nothing. None where a shard would have to be launched or waited for, or would be shared with a session.
-        """
-        found = match(self._roster, NO_SESSION, needs) if not self._queue else None
-        if not isinstance(found, Match) or found.waits or found.evict:
-            return None
-        chosen = []
-        for need, entry in found.chosen:
-            shared = entry is not None and entry.spec.kind is ScopeKind.SHARED
-            if entry is None or entry.status is not ShardStatus.READY or (entry.sessions and not shared):
-                return None
-            chosen.append((need, entry.id))
-        return tuple(chosen)
 
     # -- taking ------------------------------------------------------------------------------------------------
 
@@ -183,16 +104,16 @@ class Composer:
         if request in self._compositions or any(waiting.request == request for waiting in self._queue):
             raise InternalError(f"request {request} is in progress already")
         self._validate(needs)
-        waiting = Waiting(request, session, _unique(needs, self._roster), now, deadline_s, preferred=preferred)
+        waiting = Waiting(request, session, unique(needs, self._roster), now, deadline_s, preferred=preferred)
         if deadline_s is not None and now >= deadline_s:
             return self._refuse(waiting, now, "its deadline has passed", "allow more time")
-        if reason := never_fits(self._roster, session, waiting.needs):
-            return self._refuse(waiting, now, f"it can never be met: {reason}", _CLOSE)
         order = in_turn(self._roster, (*self._queue, waiting))
         older = order[: order.index(waiting)]
         found, reason = self._attempt(waiting, older, self._fairness(order))
         if found is not None and not found.waits:
             return self._grant(waiting, found, now, older)
+        if never := never_fits(self._roster, session, waiting.needs):
+            return self._refuse(waiting, now, f"it can never be met: {never}", _CLOSE)
         self._queue.append(waiting)
         if waiting in deadlocked(self._roster, self._queue):
             self._queue.remove(waiting)
@@ -212,10 +133,7 @@ class Composer:
 
         A request-scoped component is leased for this one request: give it back with ``release_request``.
         """
-        if component not in self._closures:
-            self._closures[component] = needs_of(self._plan, (component,))
-        needs = [need for need in self._closures[component] if need.component != component]
-        return self.compose(request, session, (*needs, Need(component, key)), now, deadline_s)
+        return self.compose(request, session, self._late_needs(component, key), now, deadline_s)
 
     def poll(self, now: float) -> tuple[Decision, ...]:
         """What has become of queued requests: granted, or refused by deadline or deadlock.
@@ -550,7 +468,7 @@ class Composer:
             hold.claims.add(waiting.request)
             bound.append((need, entry.id))
         starting = {shard for _, shard in bound if self._roster.shards[shard].status is ShardStatus.STARTING}
-        composition = _Composition(waiting.request, waiting.session, tuple(bound), starting)
+        composition = Composition(waiting.request, waiting.session, tuple(bound), starting)
         self._compositions[waiting.request] = composition
         if not starting:
             self._settle(composition)
@@ -561,7 +479,7 @@ class Composer:
             tuple(kept),
         )  # fmt: skip
 
-    def _settle(self, composition: _Composition) -> None:
+    def _settle(self, composition: Composition) -> None:
         """The composition is whole: from now on its leases are the session's, and its shards may serve."""
         del self._compositions[composition.request]
         session = self._roster.sessions[composition.session]
@@ -572,7 +490,7 @@ class Composer:
             hold.settled = True
             self._roster.shards[hold.shard].used = True
 
-    def _abort(self, composition: _Composition, now: float, reason: str) -> tuple[Effect, ...]:
+    def _abort(self, composition: Composition, now: float, reason: str) -> tuple[Effect, ...]:
         """Undo a composition that is not whole: leases that it alone made are given back."""
         effects: list[Effect] = [Abort(composition.request, composition.session, reason)]
         session = self._roster.sessions[composition.session]
@@ -626,12 +544,3 @@ class Composer:
         entry.stopping = True
         self._roster.stopping.add(entry.id)
         return (Stop(entry.id, entry.spec.name, reason, inputs),)
-
-
-def _unique(needs: Iterable[Need], roster: Roster) -> tuple[Need, ...]:
-    """Each need once, in order; request-scoped ones as often as they are named."""
-    unique: list[Need] = []
-    for need in needs:
-        if need not in unique or roster.specs[need.component].kind is ScopeKind.REQUEST:
-            unique.append(need)
-    return tuple(unique)

@@ -22,7 +22,9 @@ Correctness, in brief.
    the wait ends the wait. A thread looks at its inbox after it handled messages and before it waits.
 6. *Early messages.* A channel rings from the moment it is opened, before its link is added: what comes by then, its end too,
    is kept in ``_early``, and handled by whoever reads when it takes the link out of ``_todo``, before anything that came
-   later. ``add`` appends to ``_todo`` before it pokes, and ``_read`` looks there after the take that forgets pokes.
+   later. Nobody is woken for a link of which nothing has come. ``add`` appends to ``_todo``, then looks into ``_early``, and
+   pokes if something is there; who reads puts into ``_early`` what is nobody's, then looks into ``_todo``: whichever of them
+   comes second sees what the first left. What comes later wakes a reader itself, who looks into ``_todo`` before it handles.
 7. *The baton is not lost.* Whoever is given it is told (``given``, and a word at its ear) before the giver does anything else;
    to rouse it is left to the giver's own ``wait``, at the latest after one batch of messages, or to the ``finally`` there.
 
@@ -137,7 +139,7 @@ class RingHub:
         if why:
             channel.close()
             reader.on_closed(ChannelClosed(why))
-        else:
+        elif channel in self._early:
             self.bell.poke()
 
     def _start(self) -> str:
@@ -439,6 +441,8 @@ class RingHub:
                 reader = self._readers.get(channel)
             if reader is None:
                 self._early.setdefault(channel, []).append(message)  # or late: then it goes with the channel
+                if self._todo:  # its link was added just now, by who saw nothing there yet
+                    self._enter()
                 return
         if isinstance(message, ChannelClosed):
             self._end(reader, message)

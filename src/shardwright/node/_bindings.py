@@ -182,10 +182,8 @@ class Bindings:
             if definition.scope.kind is ScopeKind.SHARED:
                 shards += [
                     record.id
-                    for record in self._shards.composer.shards()
-                    if record.component == component
-                    and record.status is ShardStatus.READY
-                    and record.id not in (*shards, *bind.lost)
+                    for record in self._shards.composer.instances(component)
+                    if record.status is ShardStatus.READY and record.id not in (*shards, *bind.lost)
                 ]
                 if here and bind.shard is None and caller.sessions is None:
                     self._callers.setdefault(component, {})[caller.shard] = caller
@@ -233,10 +231,8 @@ class Bindings:
         trusted = caller.shard == CLIENT.shard or caller.component == GATEWAY_COMPONENT
         counted = not trusted and (
             kind is ScopeKind.REQUEST
-            or (kind is ScopeKind.KEY and not any(
-                record.component == component and record.key == bind.key for record in self._shards.composer.shards()
-            ))
-        )  # fmt: skip
+            or (kind is ScopeKind.KEY and not self._shards.composer.serves(component, bind.key))
+        )
         if counted:
             await self._made_for.take(caller.shard, component, "request" if kind is ScopeKind.REQUEST else "key")
         try:

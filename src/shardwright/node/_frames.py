@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import socket
@@ -18,6 +19,14 @@ TOO_MANY_PASSED = "end the process of this user that leaves many descriptors unr
 # What the kernel has too little of at the moment; the peer is there. The first is a limit of the whole user, which a
 # shard may use up when it runs as the node's.
 _SCARCE = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
+
+def control_pair() -> tuple[socket.socket, socket.socket]:
+    """The node's and the guest's end; the kernel tells the node who speaks."""
+    ours, theirs = socket.socketpair()
+    with contextlib.suppress(OSError):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours, theirs
 
 
 def scarce(error: OSError) -> bool:

@@ -109,7 +109,11 @@ class Grants:
         raise ShardLost(f"shards of {component} end as soon as they start", outcome="not started")
 
     async def _acquire(self, session: SessionNumber, component: ComponentName, key: str | None) -> Lease:
-        deadline_s = self._clock.monotonic_s() + COMPOSE_TIMEOUT_S
+        asked_s = self._clock.monotonic_s()
+        deadline_s = asked_s + COMPOSE_TIMEOUT_S
+        had = self._composer.has(session, component, key, asked_s) if self._failure is None else None
+        if had is not None and self._shards.proof(had) is None:
+            return Lease(component, had, key)
 
         def decide() -> Decision:
             now = self._clock.monotonic_s()

@@ -65,10 +65,11 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Manifest, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.node._frames import control_pair
 from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
 from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings
-from shardwright.node._port import GuestPort, PortEvents, ShardPort, control_pair
+from shardwright.node._port import GuestPort, PortEvents, ShardPort
 from shardwright.transport.socket import SocketTransport
 
 T = TypeVar("T")

@@ -55,6 +55,18 @@ class Ledger(Composer):
         self._look()
         return super().shards()
 
+    def instances(self, component: ComponentName) -> tuple[ShardRecord, ...]:
+        self._look()
+        return super().instances(component)
+
+    def serves(self, component: ComponentName, key: str | None) -> bool:
+        self._look()
+        return super().serves(component, key)
+
+    def has(self, session: SessionNumber, component: ComponentName, key: str | None, now: float) -> ShardId | None:
+        self._look()
+        return super().has(session, component, key, now)
+
     def shard(self, shard: ShardId) -> ShardRecord | None:
         self._look()
         return super().shard(shard)
@@ -82,7 +94,13 @@ class Ledger(Composer):
         deadline_s: float | None = None,
         preferred: frozenset[ShardId] = frozenset(),
     ) -> Decision:
-        self._decide()
+        self._look()
+        free = self.would_take(session, needs) if self.apart is not None else ()
+        if free is None:
+            self._decide()
+        else:
+            for shard in free:
+                self._decide(shard)
         return super().compose(request, session, needs, now, deadline_s, preferred)
 
     def poll(self, now: float) -> tuple[Decision, ...]:

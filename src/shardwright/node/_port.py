@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from abc import ABC, abstractmethod
@@ -181,6 +180,7 @@ class GuestPort(ShardPort):
         self._outbox: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._unread = 0
         self._waiting_descriptors = 0
+        self._waits_for_room = False  # whether the loop watches for it
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
         self._events: PortEvents | None = None
         self._closed = ""
@@ -307,11 +307,11 @@ class GuestPort(ShardPort):
             try:
                 sent = send_with(self._socket, data, descriptors)
             except BlockingIOError:
-                self._loop.add_writer(self._socket, self._flush)
+                self._watch(True)
                 return
             except OSError as error:
                 if scarce(error):
-                    self._loop.remove_writer(self._socket)
+                    self._watch(False)
                     self._again = self._again or self._loop.call_later(AGAIN_S, self._once_more)
                 else:
                     self.close(f"its control socket broke: {error}")
@@ -324,7 +324,15 @@ class GuestPort(ShardPort):
                 self._outbox.popleft()
             else:
                 self._outbox[0] = (data[sent:], ())
-        self._loop.remove_writer(self._socket)
+        self._watch(False)
+
+    def _watch(self, room: bool) -> None:
+        """Have the loop say when there is room for more."""
+        if room and not self._waits_for_room:
+            self._loop.add_writer(self._socket, self._flush)
+        elif self._waits_for_room and not room:
+            self._loop.remove_writer(self._socket)
+        self._waits_for_room = room
 
     def _once_more(self) -> None:
         self._again = None
@@ -383,11 +391,3 @@ class GuestPort(ShardPort):
                 events.on_patched(self, message)
             case _:
                 self.close(f"it sent {type(message).__name__} out of turn")
-
-
-def control_pair() -> tuple[socket.socket, socket.socket]:
-    """The node's and the guest's end; the kernel tells the node who speaks."""
-    ours, theirs = socket.socketpair()
-    with contextlib.suppress(OSError):
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    return ours, theirs

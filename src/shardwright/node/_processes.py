@@ -25,6 +25,7 @@ from shardwright.model.manifest import Component, Manifest, ScopeKind, Start, im
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ahead import Ahead, Nobody
 from shardwright.node._checks import in_containers
+from shardwright.node._frames import control_pair
 from shardwright.node._gpus import Gpus
 from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
@@ -33,7 +34,7 @@ from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, 
 from shardwright.node._logs import Logs
 from shardwright.node._machine_names import machine_backend
 from shardwright.node._parents import parent_of
-from shardwright.node._port import GuestPort, ShardPort, control_pair
+from shardwright.node._port import GuestPort, ShardPort
 from shardwright.node._relays import Relays
 from shardwright.node._sight import sight_of, walls_of
 from shardwright.node._templates import Template, TemplateEnded

@@ -125,6 +125,70 @@ def test_a_link_that_is_added_while_a_reader_is_about_to_take_is_not_forgotten(h
         each.close()
 
 
+def test_nobody_is_woken_for_a_link_of_which_nothing_came(hub: Any) -> None:
+    transport = shm.RingTransport()
+    bell, pokes = hub.bell, []
+
+    class Counts:
+        def poke(self) -> None:
+            pokes.append(None)
+            bell.poke()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(bell, name)
+
+    pairs = [transport.pair() for _ in range(2)]
+    far, early_far = (transport.open(theirs) for _, theirs in pairs)
+    early = hub.transport.open(pairs[1][0])
+    early_far.send(pack(Envelope(Kind.CANCEL, 1)))
+    ours, heard = hub.transport.open(pairs[0][0]), Heard()
+    hub.bell = early.doorbell = ours.doorbell = Counts()
+    added = link(hub, ours, heard)
+    assert not pokes
+    far.send(pack(Envelope(Kind.CANCEL, 5)))
+    assert heard.came.acquire(timeout=LONG) and becomes(lambda: early in hub._early)
+    late = Heard()
+    early_link = link(hub, early, late)
+    assert pokes and late.came.acquire(timeout=LONG)
+    for each in (added, early_link, far, early_far):
+        each.close()
+
+
+def test_a_link_that_is_added_between_a_readers_two_looks_is_not_forgotten(hub: Any) -> None:
+    """Its message was taken, and the reader saw no link; who adds one sees nothing kept yet, and wakes nobody."""
+    transport = shm.RingTransport()
+    pairs = [transport.pair() for _ in range(2)]
+    far, other_far = (transport.open(theirs) for _, theirs in pairs)
+    early, other = hub.transport.open(pairs[0][0]), Heard()
+    other_link = link(hub, hub.transport.open(pairs[1][0]), other)
+    heard, added = Heard(), []
+    kept = hub._early
+
+    class Adds:
+        """What came early; but before the first of it is kept somebody else adds its link."""
+
+        def setdefault(self, channel: Any, default: list[Any]) -> list[Any]:
+            if not added:
+                added.append(None)
+                adder = threading.Thread(target=lambda: added.append(link(hub, early, heard)))
+                adder.start()
+                adder.join(LONG)
+            found: list[Any] = kept.setdefault(channel, default)
+            return found
+
+        def __contains__(self, channel: Any) -> bool:
+            return channel in kept
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(kept, name)
+
+    hub._early = Adds()
+    far.send(pack(Envelope(Kind.CANCEL, 7)))
+    assert heard.came.acquire(timeout=LONG) and heard.messages[0].call_id == 7
+    for each in (added[1], other_link, far, other_far):
+        each.close()
+
+
 def test_a_channel_that_is_never_added_leaves_nothing(hub: Any) -> None:
     transport = shm.RingTransport()
     ours, theirs = transport.pair()

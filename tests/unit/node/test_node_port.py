@@ -29,12 +29,12 @@ from shardwright.guest import (
 )
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, ShardId
+from shardwright.node._frames import control_pair
 from shardwright.node._port import (
     MANY_WAITING_DESCRIPTORS,
     MAX_UNHEARD,
     MAX_WAITING_DESCRIPTORS,
     GuestPort,
-    control_pair,
 )
 
 
