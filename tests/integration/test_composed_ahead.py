@@ -190,10 +190,14 @@ def test_a_death_afterwards_is_a_loss(node: Any) -> None:
 
 def test_keys_and_parts_are_composed_when_they_are_asked_for(node: Any) -> None:
     core = node.running.core
-    apart = core.ahead._ready
-    node.running.submit(core.begin_session("part", {}, components=["back"])).result(10)
-    assert core.ahead._ready is not apart
-    on_loop(node, lambda: core.end_session(core.names["part"]))
+    composer = core.shards.composer
+    for taking in (0, 1, 2):  # of three free ones: what was set apart too, in the end
+        node.running.submit(core.begin_session(f"part-{taking}", {}, components=["back"])).result(10)
+        held = on_loop(node, partial(composer.held_by, core.names[f"part-{taking}"]))
+        apart = core.ahead._ready
+        assert len(held) == 1 and (apart is None or not apart.shards & set(held)), "it was set apart for another"
+    for taking in (0, 1, 2):
+        on_loop(node, partial(core.end_session, core.names[f"part-{taking}"]))
     assert waits(node)
 
 

@@ -129,15 +129,16 @@ class ComposedAhead:
             self._enter(self._taken.popleft())
 
     def withdraw(self, shard: ShardId | None = None) -> None:
-        found = self._ready
-        if found is None or (shard is not None and shard not in found.shards):
-            return
         with self._mutex:
-            found, self._ready = self._ready, None
+            found = self._ready
+            if found is not None and (shard is None or shard in found.shards):
+                self._ready = None
+            else:
+                found = None
         if found is not None:
             self._undo(found)
-        else:  # it was taken just now
-            self.settle()
+        else:
+            self.settle()  # it may have been taken just now, since the last look
 
     # -- the loop: what happens --------------------------------------------------------------------------------
 
