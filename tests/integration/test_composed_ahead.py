@@ -201,6 +201,30 @@ def test_keys_and_parts_are_composed_when_they_are_asked_for(node: Any) -> None:
     assert waits(node)
 
 
+def test_who_takes_it_while_others_decide_has_its_shards(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken after the books were brought up to date, and before it would have been withdrawn."""
+    core, taken = node.running.core, []
+    assert eventually(lambda: len([shard for shard in node.shards() if shard.pid]) >= 6)
+    on_loop(node, core.ahead.withdraw)  # anew, of those that anybody would be granted next
+    assert waits(node)
+    apart, withdraw = core.ahead._ready, core.ahead.withdraw
+
+    def take_first(*shard: Any) -> None:
+        if not taken:
+            taken.append(core.ahead.take("taken"))
+        withdraw(*shard)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(core.ahead, "withdraw", take_first)
+        node.running.submit(core.begin_session("other", {}, components=["back"])).result(10)
+    assert taken == [apart.live]
+    held_by = core.shards.composer.held_by
+    its, others = (set(on_loop(node, partial(held_by, core.names[name]))) for name in ("taken", "other"))
+    assert apart.shards <= its and not its & others
+    for name in ("taken", "other"):
+        on_loop(node, partial(core.end_session, core.names[name]))
+
+
 def test_a_channel_made_with_a_shard_is_nobody_s_before_its_session_has_begun(node: Any) -> None:
     """Its composition may be aborted, when another shard of it dies; then the shard goes to whoever comes next."""
     core, client = node.running.core, node.running.client
