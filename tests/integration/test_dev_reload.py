@@ -282,7 +282,7 @@ def test_the_command_reloads_with_every_change(tmp_path: Path, app: Path) -> Non
         running.wait_for("is ready")
         assert total() == "31"
         edit(app, "pricing", "n * 10", "n * 20")
-        assert "pricing.py" in running.wait_for("replaced in")
+        assert "pricing (1)" in running.wait_for("replaced in")  # "code changed" where it has just begun to look
         running.wait_for("kept:")
         assert total() == "61"
         good = (app / "pricing.py").read_text()
@@ -295,7 +295,7 @@ def test_the_command_reloads_with_every_change(tmp_path: Path, app: Path) -> Non
         running.wait_for("old code goes on")
         assert total() == "61"
         (app / "pricing.py").write_text(good.replace("n * 20", "n * 30"))
-        running.wait_for("replaced in")
+        assert "pricing.py changed" in running.wait_for("replaced in")
         assert total() == "91"
         assert "nothing has changed" in shardwright(tmp_path, "reload", "rolling").stdout
         assert running.end(signal.SIGTERM) == 0

@@ -51,7 +51,8 @@ from shardwright.manifest import load
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.shard import ShardPlan
-from shardwright.node._port import GuestPort, control_pair
+from shardwright.node._frames import control_pair
+from shardwright.node._port import GuestPort
 from shardwright.sharding import plan as plan_of
 from shardwright.transport import ClassTable, TaggedCodec, pack
 from shardwright.transport.socket import SocketTransport

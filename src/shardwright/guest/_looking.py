@@ -10,6 +10,7 @@ Looking takes a small share of the run: the first calls of each function are loo
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -232,8 +233,7 @@ class Looking:
         if closely and (mine or closest):
             closest.append(looked.codes if looked.shadowed else looked.first)
         if mine:
-            own["events"] = 0
-            sys.setprofile(self._event)
+            self._listen(own)
         try:
             return self._timed(looked, original, args, kwargs)
         finally:
@@ -280,8 +280,7 @@ class Looking:
         closest.append(looked.codes if looked.shadowed > 1 else looked.first)
         own["alone"] = True
         if mine:
-            own["events"] = 0
-            sys.setprofile(self._event)
+            self._listen(own)
         try:
             (_, args, kwargs), _ = self._codec.decode_request(payload, buffers)
             streamed_s = time.perf_counter()
@@ -355,8 +354,18 @@ class Looking:
 
     # -- effects -----------------------------------------------------------------------------------------------------
 
+    def _listen(self, own: dict[str, Any]) -> None:
+        own["events"], own["aside"] = 0, None
+        self._collectors = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+        sys.setprofile(self._event)
+
     def _event(self, frame: Any, event: str, called: Any) -> None:
         own = self._own.__dict__
+        aside = own["aside"]
+        if aside is not None:
+            if event == "return" and frame is aside:
+                own["aside"] = None
+            return
         if self._lenient:
             own["events"] = events = own.get("events", 0) + 1
             if events > _EVENTS:
@@ -366,6 +375,9 @@ class Looking:
             return
         if event == "call":
             code = frame.f_code
+            if code in self._collectors:  # garbage is collected: that is no call of the function's
+                own["aside"] = frame
+                return
             fresh = [codes for codes in own["closest"] if code not in codes]
             for codes in fresh:
                 codes.add(code)

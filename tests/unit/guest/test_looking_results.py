@@ -3,8 +3,10 @@ not all drawn; where tests decide, what is refused is let go, and what goes on f
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -67,6 +69,37 @@ def test_a_generator_that_is_left_before_its_end_stays(drawn: int, stays: bool) 
     looked = looking._looked[f"{__name__}:counts_on"]
     assert looked.streams and looked.shadowed == 1
     assert ("does not draw all" in looked.veto) is stays, looked.veto
+
+
+def collects(number: int) -> int:
+    gc.collect()
+    return number
+
+
+def collects_and_asks(number: int) -> int:
+    gc.collect()
+    return number + int(time.perf_counter() * 0)
+
+
+@pytest.mark.parametrize("function", [collects, collects_and_asks])
+def test_what_is_done_when_garbage_is_collected_is_not_the_function_s(function: Any) -> None:
+    heard: list[float] = []
+
+    def collected(phase: str, told: dict[str, int]) -> None:
+        heard.append(time.perf_counter())
+
+    code, name = function.__code__, function.__name__
+    looking = Looking([f"{__name__}:{name}"], {})
+    looking._replace(CutFunction(__name__, name, 0, MethodId(0)), function)
+    gc.callbacks.append(collected)
+    try:
+        assert function(3) == 3
+    finally:
+        gc.callbacks.remove(collected)
+        function.__code__ = code
+    looked = looking._looked[f"{__name__}:{name}"]
+    assert looked.sampled and heard
+    assert ("perf_counter" in looked.veto) is (function is collects_and_asks), looked.veto
 
 
 def takes(number: int) -> Generator[int, int | None, int]:
