@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from shardwright.sharding._functions import FunctionFacts, describe, literal
 from shardwright.sharding._made_methods import added_methods, assigned_method
-from shardwright.sharding._scan import MUTATORS
+from shardwright.sharding._scanned import MUTATORS
 from shardwright.sharding._symbols import CLASS_FACTORIES, Ref, Resolver, target_names
 
 _RECORD_BASES = frozenset({

@@ -14,7 +14,7 @@ from shardwright.model.shard import Diagnostic, PlanEdge, Severity, Site
 from shardwright.sharding._classes import ClassFacts, assigned_in, attributes_of, constants_of
 from shardwright.sharding._merged import FoundUses, declared_edges, merged
 from shardwright.sharding._program import Program
-from shardwright.sharding._scan import Use, UseKind
+from shardwright.sharding._scanned import Use, UseKind
 from shardwright.sharding._source import nearest
 from shardwright.sharding._surface import NameKind, Surface
 from shardwright.sharding._symbols import Ref

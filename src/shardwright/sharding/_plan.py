@@ -28,7 +28,7 @@ from shardwright.sharding._gateway import gateway_of
 from shardwright.sharding._inside import cut_inside
 from shardwright.sharding._knows import Knowledge
 from shardwright.sharding._program import Program
-from shardwright.sharding._scan import Touch, UseKind
+from shardwright.sharding._scanned import Touch, UseKind
 from shardwright.sharding._state import dependencies_of, evidence_of, state_of
 from shardwright.sharding._stub import stub_source
 from shardwright.sharding._surface import Surface, judge

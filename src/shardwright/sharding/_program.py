@@ -12,7 +12,8 @@ from shardwright.model.manifest import Component, Manifest
 from shardwright.model.shard import MAIN_COMPONENT
 from shardwright.sharding._classes import ClassBook, classes_in
 from shardwright.sharding._functions import made_by_call
-from shardwright.sharding._scan import Scan, Use, UseKind, scan
+from shardwright.sharding._scan import scan
+from shardwright.sharding._scanned import Scan, Use, UseKind
 from shardwright.sharding._source import SourceModule, SourceTree, nearest
 from shardwright.sharding._symbols import Bind, Ref, Resolver
 

@@ -18,7 +18,8 @@ from shardwright.errors import PlanError
 from shardwright.model.manifest import Manifest
 from shardwright.model.shard import Diagnostic
 from shardwright.sharding._propose_web import web_application
-from shardwright.sharding._scan import Scan, scan
+from shardwright.sharding._scan import scan
+from shardwright.sharding._scanned import Scan
 from shardwright.sharding._settle import Settled, settle
 from shardwright.sharding._source import SourceModule, SourceTree
 from shardwright.sharding._symbols import Bind, Resolver

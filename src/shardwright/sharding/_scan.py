@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
 
-from shardwright._syntax import expression
+from shardwright.sharding._scanned import MUTATORS, Scan, Touch, Use, UseKind
+from shardwright.sharding._scopes import Instance, Names, Scope, Value, local_names
 from shardwright.sharding._source import SourceModule
 from shardwright.sharding._symbols import (
     Bind,
@@ -25,77 +24,6 @@ from shardwright.sharding._symbols import (
     target_names,
 )
 
-
-class UseKind(StrEnum):
-    IMPORT = "import"  # from m import name
-    LOAD = "load"
-    CALL = "call"
-    ENTER = "enter"  # with ref: / with ref():
-    SUBCLASS = "subclass"
-    WRITE = "write"  # m.name = ...
-    MUTATE = "mutate"  # m.NAME.append(...), m.NAME[k] = ...
-    SET = "set"  # object.attribute = ..., ref names the object's class
-    TEST = "test"  # isinstance(x, ref), except ref
-    ITERATE = "iterate"  # for x in object, list(object), ...; ref is the object's class
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """A use of ``ref``. ``top`` names the top-level statement it stands in; ``deferred`` says inside a function."""
-
-    ref: Ref
-    kind: UseKind
-    line: int
-    top: str
-    deferred: bool
-    instance: bool = False  # reached through an object of the class that ``ref`` begins with
-    by: str = ""  # of MUTATE: the method that was called, or that stands for the statement; empty for `x.name = ...`
-    unsafe_argument: str = ""  # what about an argument cannot be copied
-    callbacks: tuple[Ref, ...] = ()  # functions among the arguments
-
-
-@dataclass(frozen=True, slots=True)
-class Touch:
-    """A file or environment variable in the code, or a setting of the whole process (``kind`` "process", "logging").
-
-    ``top`` names the top-level statement that it stands in; ``deferred`` says inside a function.
-    """
-
-    kind: str
-    name: str
-    writes: bool
-    line: int
-    deferred: bool
-    top: str = ""
-
-
-@dataclass(slots=True)
-class Scan:
-    """The findings of one module. ``imports`` are ``(module, line)``, by whatever way; ``unread`` are opaque places."""
-
-    module: SourceModule
-    uses: list[Use] = field(default_factory=list)
-    touches: list[Touch] = field(default_factory=list)
-    imports: list[tuple[str, int]] = field(default_factory=list)
-    dynamic: list[tuple[Ref, int]] = field(default_factory=list)  # import_module("..."), getattr(module, name)
-    unknown_calls: list[tuple[str, int, str]] = field(default_factory=list)  # (method, line, top) on unknown objects
-    unknown_enters: set[tuple[str, int]] = field(default_factory=set)  # those of them that a `with` enters
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """An object of a class of the application."""
-
-    ref: Ref
-
-
-Value = Ref | Instance | None
-
-MUTATORS = frozenset({
-    "append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse", "update", "setdefault", "popitem", "add",
-    "discard", "appendleft", "popleft", "extendleft", "rotate", "subtract", "put", "put_nowait", "move_to_end", "write",
-    "intersection_update", "difference_update", "symmetric_difference_update", "__setitem__", "__delitem__",
-})  # fmt: skip
 _PROCESS = frozenset({
     "os.chdir", "os.umask", "os.putenv", "os.unsetenv", "locale.setlocale", "random.seed", "signal.signal",
     "warnings.filterwarnings", "warnings.simplefilter", "decimal.setcontext", "socket.setdefaulttimeout",
@@ -113,18 +41,6 @@ _WRITERS = frozenset({"write_text", "write_bytes", "mkdir", "touch", "unlink", "
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
-class _Scope:
-    __slots__ = ("attributes", "classes", "globals", "is_class", "made", "names")
-
-    def __init__(self, is_class: bool = False) -> None:
-        self.names: dict[str, Value] = {}
-        self.is_class = is_class
-        self.globals: set[str] = set()
-        self.attributes: dict[str, Value] = {}
-        self.classes: set[str] = set()  # that the function itself makes
-        self.made: dict[str, str] = {}  # names of objects of those
-
-
 def scan(resolver: Resolver, module: SourceModule) -> Scan:
     """Everything that one module uses, writes and touches."""
     walker = _Walker(resolver, module)
@@ -133,102 +49,13 @@ def scan(resolver: Resolver, module: SourceModule) -> Scan:
     return walker.found
 
 
-class _Walker:
+class _Walker(Names):
     def __init__(self, resolver: Resolver, module: SourceModule) -> None:
-        self.resolver = resolver
-        self.module = module
+        super().__init__(resolver, module)
         self.found = Scan(module)
-        self.scopes: list[_Scope] = []
         self.top = ""
         self.depth = 0  # functions around us
-        self.values: dict[str, Value] = {}  # inferred types of module-level names
-        self.postponed: list[tuple[_Function, list[_Scope], str, int]] = []
-
-    # -- names ---------------------------------------------------------------------------------------------------
-
-    def lookup(self, name: str) -> Value:
-        innermost = True
-        for scope in reversed(self.scopes):
-            if name in scope.globals:
-                break
-            if name in scope.names and (innermost or not scope.is_class):
-                return scope.names[name]
-            innermost = False
-        if name in self.values:
-            return self.values[name]
-        return self.resolver.top_level(self.module.name, name)
-
-    def evaluate(self, node: ast.expr) -> Value:
-        """What an expression is, as far as names, attributes and simple calls tell."""
-        match node:
-            case ast.Name(id=name):
-                return self.lookup(name)
-            case ast.Attribute(value=base, attr=attribute):
-                if isinstance(base, ast.Name) and base.id in ("self", "cls"):
-                    for scope in reversed(self.scopes):
-                        if scope.is_class and attribute in scope.attributes:
-                            return scope.attributes[attribute]
-                inner = self.evaluate(base)
-                if isinstance(inner, Instance):
-                    return Ref(inner.ref.module, f"{inner.ref.name}.{attribute}", held=True)
-                return self.resolver.member(inner, attribute) if isinstance(inner, Ref) else None
-            case ast.Call(func=function, args=arguments):
-                called = self.evaluate(function)
-                if isinstance(called, Ref):
-                    if called == Ref("importlib", "import_module") or called == Ref("builtins", "__import__"):
-                        wanted = arguments[0] if arguments else None
-                        if isinstance(wanted, ast.Constant) and isinstance(wanted.value, str):
-                            return Ref(self._absolute(wanted.value))
-                        return None
-                    return self._result(called)
-            case ast.Await(value=value) | ast.NamedExpr(value=value):
-                return self.evaluate(value)
-        return None
-
-    def _absolute(self, name: str) -> str:
-        dots = len(name) - len(name.lstrip("."))
-        return self.module.absolute(name[dots:], dots) if dots else name
-
-    def _result(self, called: Ref) -> Value:
-        if not called.name or self.resolver.tree.locate(called.module) is None:
-            return None
-        if self.resolver.class_node(called) is not None:
-            return Instance(called)
-        binding = self.resolver.binding(called)
-        if binding is not None and "." not in called.name:
-            node = binding.node
-        else:  # a method of a class
-            owner, _, method = called.name.rpartition(".")
-            class_node = self.resolver.class_node(Ref(called.module, owner)) if owner else None
-            if class_node is None:
-                return None
-            node = next((item for item in class_node.body if getattr(item, "name", None) == method), class_node)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return self._annotated(node.returns, called.module)
-        return None
-
-    def _annotated(self, node: ast.expr | None, module: str | None = None) -> Value:
-        """The class that an annotation names, through quotes, ``X | None`` and ``Optional[X]``."""
-        match node:
-            case None:
-                return None
-            case ast.Constant(value=str(text)):
-                try:
-                    return self._annotated(expression(text), module)
-                except SyntaxError:
-                    return None
-            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-                return self._annotated(left, module) or self._annotated(right, module)
-            case ast.Subscript(value=ast.Name(id="Optional") | ast.Attribute(attr="Optional"), slice=inner):
-                return self._annotated(inner, module)
-            case ast.Name() | ast.Attribute():
-                if module is None or module == self.module.name:
-                    found = self.evaluate(node)
-                else:
-                    found = self.resolver.expression(module, node)
-                if isinstance(found, Ref) and found.name and self.resolver.class_node(found) is not None:
-                    return Instance(found)
-        return None
+        self.postponed: list[tuple[_Function, list[Scope], str, int]] = []
 
     # -- recording -----------------------------------------------------------------------------------------------
 
@@ -393,9 +220,9 @@ class _Walker:
         self.postponed.append((node, list(self.scopes), self.top, self.depth + 1))
 
     def function_body(self, node: _Function) -> None:
-        scope = _Scope()
+        scope = Scope()
         body: list[ast.AST] = [node.body] if isinstance(node, ast.Lambda) else list(node.body)
-        _local_names(body, scope)
+        local_names(body, scope)
         arguments = node.args
         plain = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
         for arg in plain:
@@ -422,7 +249,7 @@ class _Walker:
             self.expression(keyword.value)
         if self.scopes:
             self.scopes[-1].names[node.name] = None
-        scope = _Scope(is_class=True)
+        scope = Scope(is_class=True)
         outer = self.scopes
         self.scopes = [*outer, scope]
         for statement in sorted(node.body, key=lambda item: getattr(item, "name", "") != "__init__"):
@@ -514,7 +341,7 @@ class _Walker:
                 self.environ(index, False, node.lineno)
                 self.expression(index)
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
-                scope = _Scope()
+                scope = Scope()
                 self.scopes = [*self.scopes, scope] if self.scopes else [scope]
                 for generator in node.generators:
                     self.iterated(generator.iter)
@@ -704,31 +531,3 @@ def _top_name(statement: ast.stmt) -> str:
             return name
         case _:
             return ""
-
-
-def _local_names(body: list[ast.AST], scope: _Scope) -> None:
-    """Marks the names that a function binds as local and unknown; imports and assignments fill them in order."""
-    todo = list(body)
-    while todo:
-        node = todo.pop()
-        match node:
-            case ast.Global(names=names):
-                scope.globals.update(names)
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
-                scope.names[name] = None
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                scope.names[name] = None
-                continue
-            case ast.ClassDef(name=name):
-                scope.names[name] = None
-                scope.classes.add(name)
-                continue
-            case ast.Lambda():
-                continue
-            case ast.ExceptHandler(name=str(name)):
-                scope.names[name] = None
-            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
-                scope.names[name] = None
-        todo.extend(ast.iter_child_nodes(node))
-    for name in scope.globals:
-        scope.names.pop(name, None)

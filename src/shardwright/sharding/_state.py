@@ -10,7 +10,7 @@ from shardwright.model.ids import ComponentName
 from shardwright.model.manifest import Component, ScopeKind, StateKind
 from shardwright.model.shard import DataDependency, Diagnostic, Severity, Site
 from shardwright.sharding._program import Program
-from shardwright.sharding._scan import UseKind
+from shardwright.sharding._scanned import UseKind
 from shardwright.sharding._surface import NameKind, Surface
 from shardwright.sharding._symbols import Bind, Ref
 

@@ -17,7 +17,7 @@ from shardwright.sharding._functions import FunctionFacts
 from shardwright.sharding._names import Needs, needs_of
 from shardwright.sharding._program import Program
 from shardwright.sharding._pure import Purity, is_standard
-from shardwright.sharding._scan import MUTATORS
+from shardwright.sharding._scanned import MUTATORS
 from shardwright.sharding._symbols import (
     Bind,
     Ref,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shardwright.model.shard import Site
-from shardwright.sharding._scan import MUTATORS
+from shardwright.sharding._scanned import MUTATORS
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.callgraph._code import Function
 from shardwright.sharding.callgraph._values import BoxValue, ClassValue, InstanceValue, ModuleValue

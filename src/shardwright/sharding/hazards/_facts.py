@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shardwright.sharding._scan import MUTATORS
+from shardwright.sharding._scanned import MUTATORS
 from shardwright.sharding._symbols import Bind, Ref, Resolver
 from shardwright.sharding.callgraph._code import Function
 
