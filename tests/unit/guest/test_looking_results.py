@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -50,23 +51,28 @@ def test_a_result_that_cannot_be_read_again_does_not_cross() -> None:
     assert looked_at(looking, makes_a_dict) == ""
 
 
+@contextmanager
+def looking_at(function: Any, *, lenient: bool = False) -> Iterator[Any]:
+    """Looked at meanwhile, each call closely."""
+    code, name = function.__code__, function.__name__
+    looking = Looking([f"{__name__}:{name}"], {}, lenient=lenient)
+    looking._replace(CutFunction(__name__, name, 0, MethodId(0)), function)
+    try:
+        yield looking._looked[f"{__name__}:{name}"]
+    finally:
+        function.__code__ = code
+
+
 def counts_on(number: int) -> Iterator[int]:
     yield from range(number)
 
 
 @pytest.mark.parametrize(("drawn", "stays"), [(1, True), (2, True), (3, False), (4, False)])
 def test_a_generator_that_is_left_before_its_end_stays(drawn: int, stays: bool) -> None:
-    function: Any = counts_on
-    code = function.__code__
-    looking = Looking([f"{__name__}:counts_on"], {})
-    looking._replace(CutFunction(__name__, "counts_on", 0, MethodId(0)), function)
-    try:
-        found = function(3)
+    with looking_at(counts_on) as looked:
+        found: Any = counts_on(3)
         assert [item for _, item in zip(range(drawn), found, strict=False)] == list(range(min(drawn, 3)))
         found.close()
-    finally:
-        function.__code__ = code
-    looked = looking._looked[f"{__name__}:counts_on"]
     assert looked.streams and looked.shadowed == 1
     assert ("does not draw all" in looked.veto) is stays, looked.veto
 
@@ -88,16 +94,12 @@ def test_what_is_done_when_garbage_is_collected_is_not_the_function_s(function: 
     def collected(phase: str, told: dict[str, int]) -> None:
         heard.append(time.perf_counter())
 
-    code, name = function.__code__, function.__name__
-    looking = Looking([f"{__name__}:{name}"], {})
-    looking._replace(CutFunction(__name__, name, 0, MethodId(0)), function)
-    gc.callbacks.append(collected)
-    try:
-        assert function(3) == 3
-    finally:
-        gc.callbacks.remove(collected)
-        function.__code__ = code
-    looked = looking._looked[f"{__name__}:{name}"]
+    with looking_at(function) as looked:
+        gc.callbacks.append(collected)
+        try:
+            assert function(3) == 3
+        finally:
+            gc.callbacks.remove(collected)
     assert looked.sampled and heard
     assert ("perf_counter" in looked.veto) is (function is collects_and_asks), looked.veto
 
@@ -114,18 +116,11 @@ def takes(number: int) -> Generator[int, int | None, int]:
 
 @pytest.mark.parametrize("how", ["sends to", "throws into"])
 def test_a_generator_that_is_given_something_between_its_items_stays_and_is_given_it(how: str) -> None:
-    function: Any = takes
-    code = function.__code__
-    looking = Looking([f"{__name__}:takes"], {})
-    looking._replace(CutFunction(__name__, "takes", 0, MethodId(0)), function)
-    try:
-        found = function(3)
+    with looking_at(takes) as looked:
+        found = takes(3)
         given = [next(found), found.send(7) if how == "sends to" else found.throw(KeyError()), next(found)]
         assert given == ([3, 7, 8] if how == "sends to" else [3, -1, 0])
         found.close()
-    finally:
-        function.__code__ = code
-    looked = looking._looked[f"{__name__}:takes"]
     assert looked.shadowed and how in looked.veto, looked.veto
 
 
@@ -133,16 +128,12 @@ def test_what_is_refused_is_let_go_where_tests_decide() -> None:
     function: Any = makes_pairs
     code = function.__code__
     for lenient in (False, True):
-        looking = Looking([f"{__name__}:makes_pairs"], {}, lenient=lenient)
-        looking._replace(CutFunction(__name__, "makes_pairs", 0, MethodId(0)), function)
-        try:
+        with looking_at(function, lenient=lenient) as looked:
             function(1)
-            assert looking._looked[f"{__name__}:makes_pairs"].veto and function.__code__ is not code
+            assert looked.veto and function.__code__ is not code
             assert function(2) == {"number": 2}
             assert (function.__code__ is code) is lenient
             assert function(3) == {"number": 3}
-        finally:
-            function.__code__ = code
 
 
 def one_more(number: int) -> int:
