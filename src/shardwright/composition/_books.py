@@ -97,8 +97,8 @@ class Books:
 
         Decides nothing. None where a shard would have to be launched or waited for, or would be shared with a session.
         """
-        found = match(self._roster, NO_SESSION, needs) if not self._queue else None
-        if not isinstance(found, Match) or found.waits or found.evict:
+        found = self._match_at_once(NO_SESSION, needs)
+        if found is None:
             return None
         chosen = []
         for need, entry in found.chosen:
@@ -110,8 +110,8 @@ class Books:
 
     def would_take(self, session: SessionNumber, needs: Sequence[Need]) -> tuple[ShardId, ...] | None:
         """The free shards that ``compose`` would lease. Decides nothing. None where it would evict any, or wait."""
-        found = match(self._roster, session, unique(needs, self._roster)) if not self._queue else None
-        if not isinstance(found, Match) or found.waits or found.evict:
+        found = self._match_at_once(session, unique(needs, self._roster))
+        if found is None:
             return None
         return tuple(entry.id for _, entry in found.chosen if entry is not None and not entry.sessions)
 
@@ -135,6 +135,11 @@ class Books:
             return None
         entry.touched_s = max(entry.touched_s, now)
         return shard.id
+
+    def _match_at_once(self, session: SessionNumber, needs: Sequence[Need]) -> Match | None:
+        """How the needs would be met, where nobody is waited for and nobody evicted."""
+        found = match(self._roster, session, needs) if not self._queue else None
+        return found if isinstance(found, Match) and not found.waits and not found.evict else None
 
     def _late_needs(self, component: ComponentName, key: str | None) -> tuple[Need, ...]:
         """What may be called of shared and session scope through that component, and last itself."""

@@ -28,6 +28,10 @@ from shardwright.model.shard import ShardPlan
 class SetApart(Protocol):
     """What was promised from the books, and is not in them."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether something is set apart now."""
+
     def settle(self) -> None:
         """Enter what was taken."""
 
@@ -95,8 +99,8 @@ class Ledger(Composer):
         preferred: frozenset[ShardId] = frozenset(),
     ) -> Decision:
         self._look()
-        free = self.would_take(session, needs) if self.apart is not None else ()
-        if free is None:
+        free = self.would_take(session, needs) if self.apart is not None and self.apart.ready else None
+        if free is None:  # nothing may be left apart, or nothing is: but it may have been taken since the look
             self._decide()
         else:
             for shard in free:
