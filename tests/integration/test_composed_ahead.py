@@ -104,6 +104,23 @@ def test_what_other_sessions_bind_meanwhile_leaves_it_where_it_is(node: Any) -> 
             assert taken._live is apart.live and taken.call("front.add", 3)[1] == 3
 
 
+def test_what_a_session_has_in_doubt_is_proved_before_it_is_called(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the shard since its composition, which waits for the proof that nobody's call runs there still."""
+    core = node.running.core
+    with node.session("other") as other:
+        (back,) = [s.id for s in node.shards() if s.component == "back" and "other" in s.sessions]
+        proof, proved = on_loop(node, lambda: core.shards._loop.create_future()), []
+
+        async def prove(shard: str, doubt: Any) -> bool:
+            proved.append((shard, doubt))
+            return True
+
+        monkeypatch.setattr(core.shards, "proof", lambda shard: proof if shard == back else None)
+        monkeypatch.setattr(core.shards, "prove", prove)
+        assert other.call("front.add", 2)[1] == 2
+        assert proved == [(back, proof)]
+
+
 def of_kind(node: Any, kind: str) -> list[Any]:
     return on_loop(node, lambda: list(node.running.core.journal.tail(200, kind=kind)))
 

@@ -63,3 +63,15 @@ def test_free_shards_that_are_preferred_come_first(pool: Any) -> None:
     assert isinstance(granted, Granted) and other in {str(lease.shard) for lease in granted.leases}
     assert pool.composer.held_by(SessionNumber(7)) == tuple(lease.shard for lease in granted.leases)
     assert pool.composer.held_by(SessionNumber(8)) == ()
+
+
+def test_a_session_that_has_what_it_asks_for_was_heard_of(story: Any, make: Any) -> None:
+    pool = story(4.0, [make("base"), make("state", "session", idle_timeout_s=10.0)], ["state>base"])
+    pool.compose(1, "state")
+    has = pool.composer.has
+    assert has(SessionNumber(1), STATE, None, 0.0) is None, "they start still"
+    pool.all_started()
+    assert has(SessionNumber(1), STATE, None, 5.0) == pool.holds(1)[-1]
+    assert has(SessionNumber(1), BASE, None, 8.0) == pool.holds(1)[0] and has(SessionNumber(2), BASE, None, 8.0) is None
+    assert pool.composer.expire(17.0) == (), "nine seconds of silence"
+    assert len(pool.composer.expire(18.0)) == 2 and has(SessionNumber(1), STATE, None, 18.0) is None
