@@ -76,35 +76,47 @@ _NEAR = """
             taken.append(clock() - begun)
         return taken
 
-    def many(who, size, threads, for_s):
-        echo = far.echo if who == "far" else kin.echo
-        payload, clock, taken = bytes(size), time.perf_counter_ns, []
-        counts, ready, ends = [0] * threads, threading.Barrier(threads + 1), []
+    def together(threads, turn, for_s):
+        counts, ready, ends, ended = [0] * threads, threading.Barrier(threads + 1), [], []
 
         def one(number):
-            ready.wait()
-            while not ends:
-                for _ in range(7):  # to look at the clock at every call would be a tenth of what is measured
-                    echo(payload)
-                begun = clock()
-                echo(payload)
-                taken.append(clock() - begun)
-                counts[number] += 8
+            try:
+                ready.wait()
+                while not ends:
+                    counts[number] += turn()
+            except BaseException as error:
+                ended.append(error)
 
         began = [threading.Thread(target=one, args=(number,)) for number in range(threads)]
         for thread in began:
             thread.start()
         ready.wait()
-        while not all(counts):  # it says how many calls go at once, not how threads begin
+        while not all(counts) and not ended:  # what counts is how they go on, not how they begin
             time.sleep(0.01)
-        taken.clear()
-        before, start = sum(counts), time.monotonic()
+        before, start = list(counts), time.monotonic()
         time.sleep(for_s)
-        found, passed = sum(counts) - before, time.monotonic() - start
+        after, passed = list(counts), time.monotonic() - start
         ends.append(True)
         for thread in began:
             thread.join()
-        return taken, found / passed
+        if ended:
+            raise ended[0]
+        return [late - early for early, late in zip(before, after)], passed
+
+    def many(who, size, threads, for_s):
+        echo = far.echo if who == "far" else kin.echo
+        payload, clock, taken = bytes(size), time.perf_counter_ns, []
+
+        def turn():
+            for _ in range(7):  # to look at the clock at every call would be a tenth of what is measured
+                echo(payload)
+            begun = clock()
+            echo(payload)
+            taken.append(clock() - begun)
+            return 8
+
+        counts, passed = together(threads, turn, for_s)
+        return taken, sum(counts) / passed
 
     def arrays(who, size, for_s):
         import numpy
@@ -121,27 +133,13 @@ _NEAR = """
 
     def shares(who, size, threads, for_s):
         echo = far.echo if who == "far" else kin.echo
-        payload, counts, ready, ends = bytes(size), [0] * threads, threading.Barrier(threads + 1), []
+        payload = bytes(size)
 
-        def one(number):
-            ready.wait()
-            while not ends:
-                echo(payload)
-                counts[number] += 1
+        def turn():
+            echo(payload)
+            return 1
 
-        began = [threading.Thread(target=one, args=(number,)) for number in range(threads)]
-        for thread in began:
-            thread.start()
-        ready.wait()
-        while not all(counts):  # it says how calls are shared, not how threads begin
-            time.sleep(0.01)
-        before = list(counts)
-        time.sleep(for_s)
-        after = list(counts)
-        ends.append(True)
-        for thread in began:
-            thread.join()
-        return [late - early for early, late in zip(before, after)]
+        return together(threads, turn, for_s)
 """
 
 
@@ -279,9 +277,9 @@ def _runs_of_arrays(session: Session, who: str, trust: str, pids: dict[str, int]
     def shares(run: Run, seconds: float) -> tuple[list[int], float]:
         pin(run)
         seconds = max(seconds, 1.0)  # so that each has hundreds of turns
-        counts: list[int] = session.call("near.shares", who, run.size, CALLERS, seconds)
+        counts, passed = session.call("near.shares", who, run.size, CALLERS, seconds)
         run.of = {"max_over_min": round(max(counts) / max(1, min(counts)), 2)}
-        per_second = sum(counts) / seconds
+        per_second = sum(counts) / passed
         return [round(1e9 * CALLERS / per_second)], per_second
 
     arrays = [Run("array", trust, placement, ARRAY_BYTES, 0, 1, array) for placement in PLACEMENTS]

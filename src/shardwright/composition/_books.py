@@ -129,7 +129,7 @@ class Books:
             if hold is None or not hold.settled:
                 return None
             shard = self._roster.shards[hold.shard]
-            if shard.status is not ShardStatus.READY or shard.stopping:
+            if shard.status is not ShardStatus.READY:
                 return None
         if shard is None:
             return None
