@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -25,6 +26,7 @@ class Crossed:
         for each in (self.near, self._hand):
             each.settimeout(PATIENCE_S)
         self.ended: dict[int, str] = {}
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
 
         def arrived(descriptor: int) -> None:
             socket.send_fds(hand, [b"+"], [descriptor])
@@ -63,9 +65,13 @@ class Crossed:
         found = ours, socket.socket(fileno=there)
         for each in found:
             each.settimeout(PATIENCE_S)
+        self._pairs.append(found)
         return found
 
     def close(self) -> None:
+        for pair in self._pairs:  # of a test that failed: the next one is not to be told of them
+            for each in pair:
+                each.close()
         self.near.close()
         self.far.close()
         self._hand.close()
@@ -96,6 +102,14 @@ def _all(sock: socket.socket) -> bytes:
     return found
 
 
+def _soon(true: Callable[[], bool]) -> None:
+    """An end is told by one side and heeded by the other when it comes to it, after our own ``close`` returned."""
+    until = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
 def test_many_descriptors_become_streams_and_leave_nothing(crossed: Crossed) -> None:
     for end in crossed.pair():
         end.close()
@@ -110,15 +124,7 @@ def test_many_descriptors_become_streams_and_leave_nothing(crossed: Crossed) -> 
             assert _all(there) == bytes([number]) * 3000
             here.close()
             there.close()
-    end_of_all = crossed.pair()  # what was said before it was heeded before it
-    assert crossed.bridges[0].streams == 2
-    for each in end_of_all:
-        each.close()
-    for _ in range(1000):
-        if crossed.bridges[0].streams == crossed.bridges[1].streams == 1:
-            break
-        os.sched_yield()
-        threading.Event().wait(0.005)
+    _soon(lambda: [each.streams for each in crossed.bridges] == [1, 1])
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -190,12 +196,7 @@ def test_files_and_what_cannot_cross(crossed: Crossed, tmp_path) -> None:  # typ
         assert file.read() == b"z" * 100_000
     os.write(inside[1], b"written")
     os.close(inside[1])
-    for _ in range(1000):
-        if (tmp_path / "log").read_bytes() == b"written":
-            break
-        threading.Event().wait(0.005)
-    else:
-        raise AssertionError("what was written did not come")
+    _soon(lambda: (tmp_path / "log").read_bytes() == b"written")
     with pytest.raises(BrokenPipeError):
         while True:
             os.write(inside[2], b"nobody is there")
