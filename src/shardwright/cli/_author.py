@@ -19,6 +19,7 @@ from shardwright.node import (
     choose,
     lacking_secrets,
     measured_plan,
+    no_walls,
     read_constants,
     read_profile,
     runtime_folder,
@@ -121,12 +122,15 @@ def plan(
         click.echo(plan_svg(made) if picture == "svg" else plan_mermaid(made), nl=False)
         return
     hindered = (*unbuilt(manifest), *lacking_secrets(manifest, invocation.environment))
-    idle = unenforced(manifest, invocation.environment)
+    walls = no_walls(made)
+    idle = unenforced(manifest, made, invocation.environment, walls=not walls)
     if invocation.json:
-        invocation.result({**plan_json(made), "hinders_start": list(hindered), "not_enforced": list(idle)})
+        told = {"hinders_start": list(hindered), "not_enforced": list(idle), "no_walls": walls}
+        invocation.result({**plan_json(made), **told})
         return
     click.echo(plan_text(made).rstrip("\n"))
-    for title, lines in (("it cannot be started here as it is:", hindered), ("limits:", idle)):
+    plain = (f"auto is process for all, for this machine permits no walls: {walls}",) if walls else ()
+    for title, lines in (("it cannot be started here as it is:", hindered), ("isolation:", plain), ("limits:", idle)):
         if lines:
             click.echo("\n".join(["", title, *(f"  {line}" for line in lines)]))
 

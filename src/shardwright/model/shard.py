@@ -111,6 +111,33 @@ class DataDependency:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """A place in a component's code that may reach out of its shard.
+
+    ``place`` is the path, or the ``host:port``, where the code says it literally; ``writes`` is of paths.
+    """
+
+    kind: str  # "files" | "network" | "process" | "library", which is: code that is not in sight
+    site: Site
+    what: str
+    place: str = ""
+    writes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AutoIsolation:
+    """What isolation ``auto`` comes to, and why. ``remedy`` says how to have walls where it comes to ``process``.
+
+    ``reaches``: every one that no statement of the manifest covers, once, by place.
+    """
+
+    isolation: str  # "process" | "namespace"
+    reason: str
+    remedy: str = ""
+    reaches: tuple[Reach, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ShardDefinition:
     """Frozen result of sharding one component, or of cutting inside one."""
 
@@ -127,6 +154,7 @@ class ShardDefinition:
     queue: int = 1024
     knows: tuple[str, ...] = ()  # modules of other components that its own code imports: their classes run here
     cut_of: ComponentName = NOT_CUT  # the component inside which it was cut: its code is that one's
+    auto: AutoIsolation | None = None  # where ``isolation`` is ``auto``, and analysis judged
 
     def entry(self, name: str) -> EntryPoint:
         """The entry point of that name. Raises KeyError."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shardwright.node._api_sockets import runtime_folder
     from shardwright.node._checks import lacking_secrets, measured_plan, unbuilt
     from shardwright.node._container_trial import container_trial
-    from shardwright.node._doctor import examine_application, examine_machine, unenforced
+    from shardwright.node._doctor import examine_application, examine_machine, no_walls, unenforced
     from shardwright.node._export import Exported, export_image
     from shardwright.node._face import AsyncNode, AsyncSession, Node, Session, astart, start
     from shardwright.node._logs import LogLine
@@ -81,6 +81,7 @@ __all__ = [
     "inherited_sockets",
     "lacking_secrets",
     "measured_plan",
+    "no_walls",
     "plan",
     "profile_path",
     "read_constants",
@@ -107,7 +108,7 @@ __getattr__ = lazily(
         "_checks": "lacking_secrets measured_plan unbuilt",
         "_container_trial": "container_trial",
         "_export": "Exported export_image",
-        "_doctor": "examine_application examine_machine unenforced",
+        "_doctor": "examine_application examine_machine no_walls unenforced",
         "_face": "AsyncNode AsyncSession Node Session astart start",
         "_logs": "LogLine",
         "_notify": "Notifier",

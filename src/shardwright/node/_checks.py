@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from shardwright.errors import ManifestError, NodeError, PlanError
-from shardwright.model.manifest import Component, Manifest, Start
+from shardwright.model.manifest import Manifest, Start
 from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import read_secrets, read_token
 from shardwright.node._profiles import read_constants, read_profile
@@ -101,14 +101,11 @@ def plan_to_start(manifest: Manifest, environment: Mapping[str, str], *, inside:
     return made
 
 
-def _walls(component: Component) -> str:
-    return component.isolation if component.isolation != "auto" else "process"
-
-
-def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ...]:
+def not_enforced(manifest: Manifest, enforces: Collection[str], auto: Mapping[str, str]) -> tuple[str, ...]:
     """What the manifest states and nobody will hold anybody to, in words, one line a component.
 
-    ``enforces`` has ``links`` where shards behind walls reach places by links of a rate.
+    ``enforces`` has ``links`` where shards behind walls reach places by links of a rate. ``auto``: by component, what
+    isolation ``auto`` comes to; ``process`` where it does not say.
     """
     lines = []
     for component in manifest.components:
@@ -121,7 +118,8 @@ def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ..
             "gpu": ceiling.gpu,
             "gpu_memory": ceiling.gpu_memory_bytes,
         }
-        walled = component.isolation not in ("auto", "process")
+        isolation = auto.get(component.name, "process") if component.isolation == "auto" else component.isolation
+        walled = isolation != "process"
         held = (
             {*enforces, "network"}
             if walled and ("links" in enforces or not component.network.egress)
@@ -133,7 +131,5 @@ def not_enforced(manifest: Manifest, enforces: Collection[str]) -> tuple[str, ..
         if component.network.egress and not walled:
             names.append("network")
         if names:
-            lines.append(
-                f"{component.name}: stated, but not enforced at isolation `{_walls(component)}`: {', '.join(names)}"
-            )
+            lines.append(f"{component.name}: stated, but not enforced at isolation `{isolation}`: {', '.join(names)}")
     return tuple(lines)

@@ -15,6 +15,7 @@ from shardwright.model.manifest import Manifest
 from shardwright.model.shard import Severity, ShardPlan
 from shardwright.model.units import format_bytes
 from shardwright.node._api_sockets import runtime_folder
+from shardwright.node._auto import by_analysis, wants_walls
 from shardwright.node._checks import lacking_secrets, not_enforced, unbuilt
 from shardwright.node._gpus import Gpus, gpu_findings
 from shardwright.node._machine_names import machine_backend
@@ -89,7 +90,7 @@ def examine_application(
     for runtime in sorted({c.isolation[4:] for c in manifest.components if c.isolation.startswith("oci:")}):
         findings.append(OciBackend(runtime).finding())
     needed = len(findings)
-    for line in not_enforced(manifest, enforced):
+    for line in not_enforced(manifest, enforced, {each.component: by_analysis(each) for each in plan.definitions}):
         findings.append(Finding("limits", False, line))
     for component in manifest.components:
         absent = [name for name in component.env if name not in environment]
@@ -143,12 +144,28 @@ def _state(environment: Mapping[str, str]) -> Finding:
     return Finding("state", not trouble, trouble or f"{folder} (journals)", REMEDY if trouble else "")
 
 
-def unenforced(manifest: Manifest, environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """What the manifest states and this machine will hold nobody to, one line a component."""
+def unenforced(
+    manifest: Manifest, plan: ShardPlan, environment: Mapping[str, str] | None = None, *, walls: bool = True
+) -> tuple[str, ...]:
+    """What the manifest states and this machine will hold nobody to, one line a component. ``walls``: it permits them."""
     backend = ProcessBackend()
     try:
         found = Gpus.of(manifest, environment or {})
-        return not_enforced(manifest, (*backend.capabilities().enforces, *found.enforces, *_links()))
+        enforced = (*backend.capabilities().enforces, *found.enforces, *_links())
+        return not_enforced(
+            manifest, enforced, {each.component: by_analysis(each) for each in plan.definitions if walls}
+        )
+    finally:
+        backend.close()
+
+
+def no_walls(plan: ShardPlan) -> str:
+    """Why isolation ``auto`` is ``process`` for all on this machine, found by trying; empty where it is not, or need not be."""
+    if not wants_walls(plan):
+        return ""
+    backend = ProcessBackend()
+    try:
+        return NamespaceBackend(backend.groups).trouble()
     finally:
         backend.close()
 

@@ -17,13 +17,14 @@ from typing import Any, Protocol
 import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
-from shardwright.errors import NodeError, SandboxError, ShardwrightError, StartFailed
+from shardwright.errors import ComponentImportError, NodeError, SandboxError, ShardwrightError, StartFailed
 from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Note, Ready, Testing, Unbind, Why
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 from shardwright.model.manifest import Component, Manifest, ScopeKind, Start, implicit
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ahead import Ahead, Nobody
+from shardwright.node._auto import AutoIsolations
 from shardwright.node._checks import in_containers
 from shardwright.node._frames import control_pair
 from shardwright.node._gpus import Gpus
@@ -92,8 +93,10 @@ class ProcessLauncher(Launcher):
         ingress: Ingress | None = None,
         rings: bool = False,
         gpus: Gpus | None = None,
+        auto: AutoIsolations,
     ) -> None:
         self._gpus = gpus or Gpus()
+        self._auto = auto
         self._relays = Relays(self._relay_lost)
         self._links = False  # whether shards that may reach places get a network of their own
         self._rings = rings
@@ -114,6 +117,7 @@ class ProcessLauncher(Launcher):
         self._ahead = Ahead(self._begin_fork, self._end_nobody)
 
     async def prepare(self) -> None:
+        await self._auto.settle(self._code.plan)
         asked = {self._isolation_of(definition.component, self._code) for definition in self._code.plan.definitions}
         if containers := asked - {"process", "namespace"}:
             for name, trouble in (await self._keeper.describe(tuple(sorted(containers)))).troubles.items():
@@ -166,12 +170,12 @@ class ProcessLauncher(Launcher):
         return self._isolation_of(component, self._code)
 
     def _isolation_of(self, component: ComponentName, code: _Code) -> str:
-        stated = code.plan.definition(component).isolation
+        stated = self._auto.of(code.plan.definition(component))
         if stated == "docker" and (address := code.surroundings.environment.get("DOCKER_HOST")):
             return f"docker:{address}"
         if stated == "microvm":
             return machine_backend(stated, code.surroundings.environment)
-        return "process" if stated == "auto" else stated
+        return stated
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         for _ in range(FORK_ATTEMPTS):
@@ -309,6 +313,7 @@ class ProcessLauncher(Launcher):
         self._numbers += 1
         surroundings = replace(self._code.surroundings, secrets=secrets)
         code = _Code(manifest, plan, msgspec.msgpack.encode(plan), surroundings, self._numbers)
+        await self._auto.settle(plan)
         wanted = [name for name in components if self._start_of(name, code) is not Start.SPAWN]
         made = await asyncio.gather(*(self._make(name, code) for name in wanted), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
@@ -487,8 +492,22 @@ class ProcessLauncher(Launcher):
         terminal: bool,
         code: _Code | None = None,
     ) -> tuple[GuestPort, Ready]:
-        """A fresh interpreter that has imported the component."""
+        """A fresh interpreter that has imported the component; behind walls that nobody stated only if it starts there."""
         code = code or self._code
+        begun_s = time.monotonic()
+        try:
+            found = await self._begin_isolated(component, shard, role, limits, terminal, code)
+        except (SandboxError, ComponentImportError) as error:
+            hangs = time.monotonic() - begun_s >= self._component(component, code).start_timeout_s
+            if hangs or not self._auto.give_up(code.plan.definition(component), error.message):
+                raise
+            return await self._begin_isolated(component, shard, role, limits, terminal, code)
+        self._auto.started(component)
+        return found
+
+    async def _begin_isolated(
+        self, component: ComponentName, shard: ShardId, role: str, limits: Limits, terminal: bool, code: _Code
+    ) -> tuple[GuestPort, Ready]:
         surroundings = code.surroundings
         declared = self._component(component, code)
         environment = surroundings.environment_of(declared)

@@ -29,6 +29,7 @@ from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.monitoring import Exposition, exposition
 from shardwright.node._api import ApiServer
 from shardwright.node._api_sockets import runtime_folder
+from shardwright.node._auto import WALLS, AutoIsolations
 from shardwright.node._checks import measured_plan, not_enforced, plan_to_start
 from shardwright.node._client import Client
 from shardwright.node._composed_ahead import unnamed
@@ -225,12 +226,16 @@ class Running:
             launcher = ProcessLauncher(
                 self._keeper, manifest, self.plan, surroundings, self.core.logs, self.core,
                 testing=self.options.testing, ingress=self.ingress, rings=RINGS in wires.names, gpus=gpus,
+                auto=(auto := self._auto_isolations(self._keeper)),
             )  # fmt: skip
+            await auto.settle(self.plan)
             self.core.control.limiting.enforced = frozenset(described.enforces)
             if described.reason:
                 self.core.record("limits", described.reason)
             for line in not_enforced(
-                manifest, (*described.enforces, *gpus.enforces, *(["links"] if Relays.possible() else []))
+                manifest,
+                (*described.enforces, *gpus.enforces, *(["links"] if Relays.possible() else [])),
+                {each.component: auto.of(each) for each in self.plan.definitions},
             ):
                 self.core.record("limits", line)
                 self.notes.append(line)
@@ -255,6 +260,17 @@ class Running:
             except NodeError as error:
                 self.core.record("api", str(error))
                 self.notes.append(f"other terminals cannot reach this node: {error}")
+
+    def _auto_isolations(self, keeper: KeeperClient) -> AutoIsolations:
+        async def try_walls() -> str:
+            return (await keeper.describe((WALLS,))).troubles[WALLS]
+
+        def tell(line: str) -> None:
+            self.core.record("isolation", line)
+            self.notes.append(line)
+
+        testing = self.options.testing
+        return AutoIsolations(try_walls, tell, "coverage is kept in files" if testing and testing.coverage else "")
 
     def _told(self, gateway: Gateway) -> Gateway:
         """Who wants to know everything hears of each request as well."""

@@ -34,6 +34,7 @@ from shardwright.sharding._stub import stub_source
 from shardwright.sharding._surface import Surface, judge
 from shardwright.sharding._symbols import Ref
 from shardwright.sharding._waits import waits_in_vain
+from shardwright.sharding.reaches import Reaches
 
 _RANK = {Severity.REFUSAL: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -78,6 +79,11 @@ def plan_of(program: Program) -> ShardPlan:
     diagnostics += _logging_settings(program, components) + _iterable_classes(program, surfaces, components)
     diagnostics += _class_notes(program, surfaces) + waits_in_vain(program, [c.name for c in manifest.components])
     definitions = [replace(each, knows=knowledge.of(each.component)) for each in definitions]
+    reaches = Reaches(program, surfaces)
+    definitions = [
+        replace(each, auto=reaches.isolation(each.component, each.knows)) if each.isolation == "auto" else each
+        for each in definitions
+    ]
     diagnostics += _hidden_code(program, surfaces, definitions, found.edges)
     gateway = gateway_of(manifest, definitions, found.edges)
     diagnostics += gateway.diagnostics

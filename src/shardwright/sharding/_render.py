@@ -59,6 +59,9 @@ def plan_text(plan: ShardPlan) -> str:
         [_definition_row(definition) for definition in plan.definitions],
     ))  # fmt: skip
     parts.append("Entry points\n" + "\n".join(_entries(definition) for definition in plan.definitions))
+    auto = [text for definition in plan.definitions if (text := _auto(definition))]
+    if auto:
+        parts.append("Isolation, where it is auto\n" + "\n".join(auto))
     if plan.edges:
         parts.append("Edges\n" + "\n".join(_edge(edge) for edge in plan.edges))
     if plan.cuts:
@@ -115,6 +118,13 @@ def _entries(definition: ShardDefinition) -> str:
     shown = ", ".join(names[:_MOST_NAMES])
     more = f", and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return f"  {definition.component}: {shown or 'none'}{more}"
+
+
+def _auto(definition: ShardDefinition) -> str:
+    if definition.auto is None:
+        return ""
+    text = f"  {definition.component}: {definition.auto.isolation}, for {definition.auto.reason}"
+    return f"{text}; remedy: {definition.auto.remedy}" if definition.auto.remedy else text
 
 
 def _edge(edge: PlanEdge) -> str:

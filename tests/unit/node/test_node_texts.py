@@ -46,7 +46,7 @@ def test_the_main_function_is_of_the_component_main(folder: Path) -> None:
 
 def test_what_is_not_enforced_names_the_isolation(folder: Path) -> None:
     manifest = load(folder, environment={})
-    assert not_enforced(manifest, ()) == ("a: stated, but not enforced at isolation `namespace`: limits.cpu",)
+    assert not_enforced(manifest, (), {}) == ("a: stated, but not enforced at isolation `namespace`: limits.cpu",)
 
 
 def test_whose_fault_an_import_was() -> None:
