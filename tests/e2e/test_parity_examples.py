@@ -15,6 +15,10 @@ from shardwright.node import Options, Running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODES = ("processes", "inproc")
+WALLED = {
+    "arena": ("ai", "auth", "chat", "game", "physics", "render"),
+    "pressroom": ("highlight", "index", "markdown", "thumbs"),
+}
 README = (
     "# {name}\n\nSome *text* of {name}, with `code` and a list:\n\n- one\n- two\n\n```python\nprint({name!r})\n```\n"
 )
@@ -40,9 +44,23 @@ def run_cut(example: str, mode: str, *arguments: str, folder: Path) -> int:
     try:
         finished = running.run_main()
         assert not finished.traceback, finished.traceback
+        if mode == "processes":
+            behind_walls(example, running)
         return finished.status
     finally:
         running.close()
+
+
+def behind_walls(example: str, running: Running) -> None:
+    """Where isolation `auto` came to walls they were there, and refused nothing."""
+    expected = set(WALLED[example])
+    walled = {each.component for each in running.submit(running.status()).result(10) if each.isolation == "namespace"}
+    assert walled and walled <= expected
+    assert {
+        str(each.component) for each in running.plan.definitions if each.auto and each.auto.isolation == "namespace"
+    } == (expected)
+    kinds = [each.event.kind for each in running.core.events.since(0)]
+    assert "denied" not in kinds and "isolation" not in kinds
 
 
 @pytest.mark.parametrize("mode", MODES)

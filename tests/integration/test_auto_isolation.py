@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,6 +139,32 @@ def test_code_that_begins_to_open_files_leaves_its_walls_with_a_reload(tmp_path:
             with node.session() as session:
                 assert session.call("sums.add", 2, 3) == 5
                 assert _isolations(node)["sums"] == isolation
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="a root folder of one's own takes root"
+)
+def test_a_machine_without_walls_runs_it_all_in_processes_and_says_so_once(tmp_path: Path) -> None:
+    app = _application(tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    manifest = (app / "shardwright.toml").read_text()
+    (app / "shardwright.toml").write_text(manifest.replace('name = "auto"', 'name = "auto"\nmain = "run:main"'))
+    (app / "run.py").write_text("import sums\ndef main(): print(sums.add(2, 3))\n")
+
+    def in_chroot(*arguments: str) -> subprocess.CompletedProcess[str]:
+        """Who is in a root folder of its own may make no user namespaces, as where they are switched off."""
+        command = " ".join((sys.executable, "-m", "shardwright", *arguments))
+        return subprocess.run(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c",
+             f"mount --rbind / {root} && exec chroot {root} {command}"],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+
+    done = in_chroot("run", str(app))
+    assert done.stdout == "5\n"
+    assert done.stderr.count("isolation auto is `process` for all: this machine permits no walls") == 1, done.stderr
+    assert "auto is process for all, for this machine permits no walls" in in_chroot("plan", str(app)).stdout
 
 
 def test_plan_says_what_auto_comes_to_and_why(tmp_path: Path) -> None:

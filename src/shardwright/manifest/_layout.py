@@ -170,7 +170,7 @@ _COMPONENT = Table(
             ISOLATION,
             "The kind of sandbox: process, namespace for walls, oci:<runtime> and docker for containers, "
             "microvm for machines (docs/security.md); "
-            "auto is process in this version.",
+            "auto is namespace where the code is seen to reach no files, network or processes, else process.",
             default="auto",
             examples=ISOLATIONS,
         ),

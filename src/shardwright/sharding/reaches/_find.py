@@ -19,7 +19,14 @@ from shardwright.sharding.reaches._calls import Said, reaches_by_keyword, said_b
 from shardwright.sharding.reaches._known import FILES, LIBRARY, known_of
 from shardwright.sharding.reaches._methods import INTO_BUFFERS, METHODS, WRITING, likeness
 from shardwright.sharding.reaches._packages import PACKAGES
-from shardwright.sharding.reaches._scopes import Function, FunctionScope, imported_names, scope_of
+from shardwright.sharding.reaches._scopes import (
+    Function,
+    FunctionScope,
+    imported_names,
+    imports_made_global,
+    imports_outside_functions,
+    scope_of,
+)
 from shardwright.sharding.reaches._standard import STANDARD
 
 _TABLES = (STANDARD, PACKAGES)
@@ -60,9 +67,13 @@ class _Finder:
         self.module = module
         self.found: list[Found] = []
         self.imports: dict[str, list[Ref]] = {}  # outside of functions, in classes too
-        for node in _outside_functions(module.tree):
+        for node in imports_outside_functions(module.tree):
             for name, refs in self.refs_of(node).items():
                 self.imports.setdefault(name, []).extend(refs)
+        for node, names in imports_made_global(module.tree):
+            for name, refs in self.refs_of(node).items():
+                if name in names:
+                    self.imports.setdefault(name, []).extend(refs)
         self.guarded = any(self.judged(ref) for refs in self.imports.values() for ref in refs)
         self.methods = {
             item.name
@@ -251,12 +262,19 @@ class _Finder:
             if not known.quiet:
                 self.add(known.kind or next(iter(known.reaching.values())), node.lineno, f"{shown}, which is passed on")
             return
-        kind = known.of(rest[0]) or next((LIBRARY for part in rest if part in _HELD), "")
+        kind = known.of(rest[0]) or next((known.reaching[part] for part in rest if part in known.reaching), "")
+        kind = kind or next((LIBRARY for part in rest if part in _HELD), "")
         if kind:
             said = said_by(dotted, call, lambda each: self.in_memory(each, scopes)) if call is not None else None
             self.add(kind, node.lineno, shown, said)
         elif call is not None and (kind := reaches_by_keyword(dotted, call)):
             self.add(kind, node.lineno, shown)
+        elif call is not None and dotted == "builtins.getattr" and len(call.args) > 1:
+            match call.args[1]:
+                case ast.Constant(value=str(attribute)) if attribute in METHODS or attribute in _HELD:
+                    self.add(METHODS.get(attribute, LIBRARY), node.lineno, f"{attribute} by getattr")
+        else:
+            self.method(rest[1:], node, scopes, call)  # of its classes and objects: `Image.Image.save`
 
     def method(
         self,
@@ -358,15 +376,3 @@ def _chain(node: ast.expr) -> tuple[ast.expr, list[str]]:
         parts.append(node.attr)
         node = node.value
     return node, parts[::-1]
-
-
-def _outside_functions(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
-    todo: list[ast.AST] = list(tree.body)
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif isinstance(node, ast.If) and is_type_checking(node.test):
-            todo.extend(node.orelse)
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.expr):
-            todo.extend(ast.iter_child_nodes(node))

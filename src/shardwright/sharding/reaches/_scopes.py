@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from shardwright.sharding._symbols import target_names
+from shardwright.sharding._symbols import is_type_checking, target_names
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -68,6 +69,29 @@ def imported_names(node: ast.Import | ast.ImportFrom) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.asname or alias.name.partition(".")[0] for alias in node.names]
     return [alias.asname or alias.name for alias in node.names if alias.name != "*"]
+
+
+def imports_outside_functions(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """In classes too; without those for type checkers alone."""
+    todo: list[ast.AST] = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and is_type_checking(node.test):
+            todo.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.expr):
+            todo.extend(ast.iter_child_nodes(node))
+
+
+def imports_made_global(tree: ast.Module) -> Iterator[tuple[ast.Import | ast.ImportFrom, set[str]]]:
+    """Imports in functions, with the names that the function has declared global."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inside = list(ast.walk(node))
+            names = {name for each in inside if isinstance(each, ast.Global) for name in each.names}
+            if names:
+                yield from ((each, names) for each in inside if isinstance(each, ast.Import | ast.ImportFrom))
 
 
 def _inside(node: ast.AST) -> list[ast.AST]:

@@ -111,6 +111,7 @@ STANDARD = MappingProxyType[str, Known]({
     "uuid": quiet_but(network="uuid1 getnode"),
     "wave": reaches_by(FILES, "Error"),
     "xml": reaches_by(FILES, "etree sax"),
+    "xml.sax": reaches_by(FILES, "saxutils"),
     "xml.etree": reaches_by(FILES, "ElementTree"),
     "xml.etree.ElementTree": reaches_by(
         FILES, "Comment Element PI ParseError ProcessingInstruction QName SubElement TreeBuilder XML XMLID XMLParser "
