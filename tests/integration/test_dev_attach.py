@@ -268,12 +268,30 @@ def test_the_end_of_a_shard_ends_its_debugger(node: Node) -> None:
         terminal.to_end()
 
 
-def test_debugpy_listens_on_loopback(node: Node) -> None:
-    with attached(node, "side", debugpy=True) as terminal:
-        shown = terminal.to_end(60)
-    assert "debugpy listens at 127.0.0.1:" in shown
-    with node.session() as session:
-        assert session.call("side.plus", 1) == 2
+def test_debugpy_listens_on_loopback(tmp_path: Path) -> None:
+    app = write_app(tmp_path / "app", MANIFEST + 'isolation = "process"\n', desk=DESK, side=SIDE)
+    with public.start(app, state=tmp_path / "state") as node:
+        with attached(node, "side", debugpy=True) as terminal:
+            shown = terminal.to_end(60)
+        assert "debugpy listens at 127.0.0.1:" in shown
+        with node.session() as session:
+            assert session.call("side.plus", 1) == 2
+
+
+def test_behind_walls_pdb_works_and_debugpy_is_refused(node: Node) -> None:
+    assert {each.component: each.isolation for each in node.shards()} == {"desk": "process", "side": "namespace"}
+    with pytest.raises(Refused, match="behind walls") as caught, attached(node, "side", debugpy=True):
+        pass
+    assert 'isolation = "process" in [components.side]' in caught.value.remedy
+    with node.session() as session, attached(node, "side") as terminal:
+        terminal.until("not extended")
+        call = begin(session.call, "side.plus", 1)
+        terminal.until("return n + 1")
+        terminal.until(") ")
+        terminal.type("p n * 1000\n")
+        terminal.until("1000")
+        terminal.type("continue\n")
+        assert call.result(20) == 2
 
 
 def test_from_a_real_terminal(tmp_path: Path, node: Node) -> None:

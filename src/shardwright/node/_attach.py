@@ -54,6 +54,12 @@ async def attach(core: Core, wanted: AskAttach, reader: asyncio.StreamReader, wr
             "all shards of this node live in one process, which has the terminal",
             remedy="use breakpoint() there, or: python -m pdb -m shardwright run --inproc",
         )
+    isolation = core.launcher.isolation(port.component) if core.launcher is not None else ""
+    if wanted.debugpy and isolation not in ("", "process"):
+        raise Unusable(
+            f"{port.shard} is behind walls ({isolation}): nobody here could reach what debugpy listens at",
+            remedy=f'attach without --debugpy, or state isolation = "process" in [components.{port.component}] meanwhile',
+        )
     numbers: list[int] = []  # of the one request
     ours, theirs = os.openpty()
     try:

@@ -12,6 +12,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from shardwright.sharding._source import SourceModule
 from shardwright.sharding._symbols import Bind, Ref, Resolver, is_main_guard, is_type_checking
@@ -70,18 +71,22 @@ class _Finder:
         for node in imports_outside_functions(module.tree):
             for name, refs in self.refs_of(node).items():
                 self.imports.setdefault(name, []).extend(refs)
-        for node, names in imports_made_global(module.tree):
+        for node, names in imports_made_global(module.tree) if "global " in module.text else ():
             for name, refs in self.refs_of(node).items():
                 if name in names:
                     self.imports.setdefault(name, []).extend(refs)
         self.guarded = any(self.judged(ref) for refs in self.imports.values() for ref in refs)
-        self.methods = {
+
+    @cached_property
+    def methods(self) -> frozenset[str]:
+        """Of all classes here."""
+        return frozenset(
             item.name
-            for node in ast.walk(module.tree)
+            for node in ast.walk(self.module.tree)
             if isinstance(node, ast.ClassDef)
             for item in node.body
             if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
+        )
 
     def run(self, statements: list[ast.stmt]) -> None:
         todo: list[tuple[ast.AST, tuple[FunctionScope, ...]]] = [(node, ()) for node in statements]
