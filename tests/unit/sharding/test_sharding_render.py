@@ -42,6 +42,11 @@ Entry points
   stock: every (generator), get
   keyed: odd, push
 
+Isolation, where it is auto
+  web: namespace, for its code reaches no files, no network and no processes
+  stock: namespace, for its code reaches no files, no network and no processes
+  keyed: namespace, for its code reaches no files, no network and no processes
+
 Edges
   web -> stock  [found, added]  calls every, get
       at web.py:2
