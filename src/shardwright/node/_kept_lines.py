@@ -31,7 +31,10 @@ L = TypeVar("L", bound=Line)
 
 
 class KeptLines(Generic[L]):
-    """At most ``capacity`` lines that take at most ``limit_bytes``; iterating gives them in the order of ``sequence``."""
+    """At most ``capacity`` lines that take at most ``limit_bytes``; iterating gives them in the order of ``sequence``.
+
+    One thread appends; any may iterate.
+    """
 
     def __init__(self, capacity: int, limit_bytes: int = KEPT_BYTES) -> None:
         self._capacity = capacity
@@ -48,7 +51,10 @@ class KeptLines(Generic[L]):
         return f"<KeptLines {self._count} of {len(self._writers)} writers, {self.held_bytes} bytes>"
 
     def __iter__(self) -> Iterator[L]:
-        return iter(sorted((line for lines in self._writers.values() for line in lines), key=attrgetter("sequence")))
+        # Each copy is made in one go, for the interpreter's lock is kept meanwhile; what goes to an heir between two of
+        # them is seen twice, and told once.
+        found = {line.sequence: line for lines in list(self._writers.values()) for line in list(lines)}
+        return iter(sorted(found.values(), key=attrgetter("sequence")))
 
     def append(self, line: L, writer: str) -> None:
         """Keep ``line``; older ones may give way, and a line that is larger than everything at once."""
@@ -62,9 +68,10 @@ class KeptLines(Generic[L]):
 
     def ended(self, writer: str, heir: str) -> None:
         """``writer`` writes no more: its lines share ``heir``'s part from now on."""
-        lines = self._writers.pop(writer, None)
+        lines = self._writers.get(writer)
         if lines is not None:
-            self._writers.setdefault(heir, deque()).extend(lines)
+            self._writers.setdefault(heir, deque()).extend(lines)  # before they go: who iterates finds them here or there
+            del self._writers[writer]
             self._held[heir] = self._held.get(heir, 0) + self._held.pop(writer)
 
     def _add(self, writer: str, size: int) -> None:

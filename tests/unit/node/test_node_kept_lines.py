@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardwright.node._api_lines import FOLLOWER_BYTES, Follower
@@ -88,3 +92,34 @@ def test_what_waits_for_a_follower_is_bounded_in_bytes() -> None:
         assert len(follower.queue) == 1
 
     asyncio.run(run())
+
+
+def test_any_thread_may_look_while_another_writes(record_exercised: Callable[[str, int], None]) -> None:
+    kept: KeptLines[Line] = KeptLines(2000)
+    for number in range(1000):
+        kept.append(Line(number, "kept"), "stays")
+    ended = threading.Event()
+    looks = 0
+
+    def write() -> None:
+        for shard in itertools.count(50):
+            for number in range(20 * shard, 20 * shard + 20):
+                kept.append(Line(number, "new"), f"shard-{shard}")
+            kept.ended(f"shard-{shard}", "heir")
+            if ended.is_set():
+                return
+
+    writer = threading.Thread(target=write)
+    before, _ = sys.getswitchinterval(), sys.setswitchinterval(1e-5)
+    writer.start()
+    try:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until or looks < 50:
+            found = [line.sequence for line in kept]
+            assert found == sorted(set(found)) and len(found) >= 1000
+            looks += 1
+    finally:
+        ended.set()
+        writer.join()
+        sys.setswitchinterval(before)
+    record_exercised("looks at lines that another thread wrote meanwhile", looks)
