@@ -5,6 +5,18 @@ from __future__ import annotations
 import threading
 
 _LONGEST_WAIT_S = 1e9  # what a lock still accepts
+_SIGNALS_S = 0.1
+
+
+def heeding_signals(thread: int, timeout_s: float | None) -> float | None:
+    """For how long that thread may sleep in one go, which looks again when it wakes without a reason.
+
+    A signal that comes when the main thread has let go of the interpreter, and does not sleep yet, ends no sleep: its
+    handler would wait for whatever ends that.
+    """
+    if thread != threading.main_thread().ident or (timeout_s is not None and timeout_s <= _SIGNALS_S):
+        return timeout_s
+    return _SIGNALS_S
 
 
 class Bell:

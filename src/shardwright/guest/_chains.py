@@ -17,6 +17,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardwright.errors import ChannelClosed
+from shardwright.guest._bell import heeding_signals
 from shardwright.guest._context import CallContext
 from shardwright.guest._mailbox import Mailbox, Waiter
 from shardwright.model.envelope import Envelope, Kind
@@ -168,7 +169,7 @@ class Waiting:
         end_s = 0.0 if timeout_s is None else time.monotonic() + timeout_s
         while not inbox:
             if hub is None:
-                self.bell.wait(timeout_s)
+                self.bell.wait(heeding_signals(self.thread, timeout_s))
             else:
                 hub.wait(self, timeout_s)
             if timeout_s is not None and not inbox and (timeout_s := end_s - time.monotonic()) <= 0:

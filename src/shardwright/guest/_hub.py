@@ -53,7 +53,7 @@ from collections import deque
 from typing import Any
 
 from shardwright.errors import ChannelClosed, ProtocolViolation
-from shardwright.guest._bell import Bell
+from shardwright.guest._bell import Bell, heeding_signals
 from shardwright.guest._chains import Patience, Waiting
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._poll import Poll
@@ -218,7 +218,7 @@ class Hub:
             self.follow(waiting)
             try:
                 if self.attended and not waiting.inbox:
-                    waiting.bell.wait(timeout_s)
+                    waiting.bell.wait(heeding_signals(waiting.thread, timeout_s))
             finally:
                 self.unfollow(waiting)
 
@@ -417,7 +417,7 @@ class Hub:
         """The same for a thread that may be interrupted anywhere. False: what there is to do is for another."""
         if self._behind or self._todo:
             return False
-        for reader in self._poll.wait(timeout_s):
+        for reader in self._poll.wait(heeding_signals(waiting.thread, timeout_s)):
             if reader is None:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_read.recv(4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import random
@@ -348,3 +349,34 @@ def test_no_interrupt_of_the_main_thread_loses_the_role_or_a_message(
     record_exercised("calls that were interrupted somewhere", struck)
     record_exercised("calls beside interrupted ones", sum(others))
     assert longest < LONG
+
+
+def test_a_signal_that_ends_no_sleep_is_heeded_all_the_same(pair: Any) -> None:
+    """One that comes when the main thread has let go of the interpreter, and does not sleep yet, leaves it asleep."""
+    stock, module = stock_of(pair), pair.runtimes["stock"].import_module("stock")
+    stock.echo(0)
+
+    def strike(number: int, frame: Any) -> None:
+        raise Struck
+
+    def late() -> None:
+        assert module.entered.acquire(timeout=LONG)
+        time.sleep(0.05)  # it sleeps by now: this marks the signal as come, and sends none
+        _thread.interrupt_main(signal.SIGUSR1)
+        if not heeded.wait(LONG / 4):
+            module.gate.set()
+
+    heeded = threading.Event()
+    thread = threading.Thread(target=late)
+    before = signal.signal(signal.SIGUSR1, strike)
+    try:
+        thread.start()
+        with pytest.raises(Struck):
+            stock.waits_for_gate(1)
+        assert not module.gate.is_set(), "heeded only when the reply came"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        heeded.set()
+        module.gate.set()
+        thread.join(LONG)
+    assert stock.echo(1) == 1

@@ -42,6 +42,12 @@ sw_futex_wake(_Atomic uint32_t *word, int how_many)
     syscall(SYS_futex, word, FUTEX_WAKE, how_many, NULL, NULL, 0);
 }
 
+bool
+sw_runs_handlers(void)
+{
+    return syscall(SYS_gettid) == getpid();
+}
+
 /* -- opening and closing --------------------------------------------------------------------------------------- */
 
 int

@@ -115,6 +115,13 @@ enum sw_waited sw_bell_begin(struct sw_bell *bell, int32_t slot);
 enum sw_waited sw_bell_sleep(struct sw_bell *bell, int32_t slot, int64_t until_ns, bool may_spin);
 void sw_bell_abandon(struct sw_bell *bell, int32_t slot);
 
+/* A signal that comes when the main thread has let go of the interpreter, and does not sleep yet, ends no sleep: its handler would
+ * wait for whatever ends that. And while it waits, CPython 3.11 lets no other thread that is traced begin a function: such
+ * a thread looks for pending signals at its entry again and again (ceval.c, DO_TRACING), with the interpreter's lock. So the main
+ * thread sleeps no longer than this, and looks for signals then. */
+#define SW_SIGNALS_NS 100000000
+bool sw_runs_handlers(void); /* whether the calling thread is the main one of its process */
+
 void sw_bell_wake(struct sw_bell *bell, int32_t slot);
 void sw_bell_owe(struct sw_bell *bell, int32_t slot);
 void sw_bell_pay(struct sw_bell *bell, int32_t slot);

@@ -883,17 +883,21 @@ wait_for(Outlet *outlet, struct call *call, enum sw_waited outcome, int64_t unti
                 const int64_t turn_ends = sw_now() + TURN_NS;
                 limit = turn_ends < limit ? turn_ends : limit;
             }
+            const int64_t looks = is_main ? sw_now() + SW_SIGNALS_NS : SW_NEVER;
+            const bool looks_first = looks < limit;
             call->sleeps = true;
             Py_BEGIN_ALLOW_THREADS
             if (next >= 0) { /* now, when it need not wait for the interpreter as well */
                 sw_bell_hand(bell, call->slot, next, GRACE_NS);
             }
-            outcome = sw_bell_sleep(bell, call->slot, limit, true);
+            outcome = sw_bell_sleep(bell, call->slot, looks_first ? looks : limit, true);
             Py_END_ALLOW_THREADS
             call->sleeps = false;
             note_roused(desk, call, false);
-            if (outcome == SW_INTERRUPTED) {
-                sw_bell_abandon(bell, call->slot);
+            if (outcome == SW_INTERRUPTED || (looks_first && outcome == SW_TIMED_OUT)) {
+                if (outcome == SW_INTERRUPTED) {
+                    sw_bell_abandon(bell, call->slot);
+                }
                 if (PyErr_CheckSignals() < 0) {
                     result = FAILED;
                     break;

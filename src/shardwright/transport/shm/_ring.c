@@ -538,16 +538,22 @@ waiter_wait(Waiter *self, PyObject *const *args, Py_ssize_t count)
             sw_bell_abandon(bell, self->slot);
             return PyLong_FromLong(SW_TIMED_OUT);
         }
-        const int64_t until_ns = deadline(timeout_ns);
+        int64_t until_ns = deadline(timeout_ns);
+        const bool looks = (timeout_ns < 0 || timeout_ns > SW_SIGNALS_NS) && sw_runs_handlers();
+        if (looks) {
+            until_ns = sw_now() + SW_SIGNALS_NS;
+        }
         Py_BEGIN_ALLOW_THREADS
         if (other != NULL) { /* now, when it need not wait for the interpreter as well */
             sw_bell_pay(bell, other->slot);
         }
         outcome = sw_bell_sleep(bell, self->slot, until_ns, true);
         Py_END_ALLOW_THREADS
-        if (outcome == SW_INTERRUPTED) {
+        if (outcome == SW_INTERRUPTED || (looks && outcome == SW_TIMED_OUT)) {
             /* A handler may run code that waits at this very place: be gone from it, and let the caller look again. */
-            sw_bell_abandon(bell, self->slot);
+            if (outcome == SW_INTERRUPTED) {
+                sw_bell_abandon(bell, self->slot);
+            }
             if (PyErr_CheckSignals() < 0) {
                 return NULL;
             }
