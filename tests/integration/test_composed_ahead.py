@@ -277,6 +277,7 @@ def test_one_that_is_nearly_ready_when_the_node_ends_is_left(folder: Path, monke
             ahead.close()
 
         monkeypatch.setattr(module, "rehearse", and_close)
+        on_loop(node, lambda: ahead.called(ComponentName("front")))  # else one may be ready, without, before the call
         with node.session() as session:
             session.call("front.who")
         assert eventually(lambda: bool(ended))
