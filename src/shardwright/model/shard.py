@@ -124,6 +124,9 @@ class Reach:
     writes: bool = False
 
 
+WALLS, PLAIN = "namespace", "process"  # what isolation ``auto`` may come to
+
+
 @dataclass(frozen=True, slots=True)
 class AutoIsolation:
     """What isolation ``auto`` comes to, and why. ``remedy`` says how to have walls where it comes to ``process``.
@@ -131,7 +134,7 @@ class AutoIsolation:
     ``reaches``: every one that no statement of the manifest covers, once, by place.
     """
 
-    isolation: str  # "process" | "namespace"
+    isolation: str  # WALLS | PLAIN
     reason: str
     remedy: str = ""
     reaches: tuple[Reach, ...] = ()

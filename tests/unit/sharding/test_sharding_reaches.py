@@ -184,6 +184,20 @@ def test_places_are_read_from_the_code(plan_app: Plan) -> None:
     assert _auto(plan_app({"a.py": code}, {"a": stated})).reason == "its section states all that its code reaches"
 
 
+def test_who_reads_a_place_and_then_writes_it_is_not_covered_by_what_may_be_read(plan_app: Plan) -> None:
+    code = """
+        def f(x):
+            return open("/srv/a").read()
+        def g(x):
+            open("/srv/a", "w").write(x)
+    """
+    only_read = _auto(plan_app({"a.py": code}, {"a": {"code": "a", "files": Files(read=("/srv",))}}))
+    assert only_read.isolation == "process" and [each.writes for each in only_read.reaches] == [True]
+    assert only_read.remedy == 'files = { write = ["/srv/a"] } in [components.a]'
+    written = _auto(plan_app({"a.py": code}, {"a": {"code": "a", "files": Files(write=("/srv",))}}))
+    assert written.isolation == "namespace"
+
+
 # -- the tables ------------------------------------------------------------------------------------------------------
 
 _WATCH = """

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.manifest import Files, Network
-from shardwright.model.shard import MAIN_COMPONENT, AutoIsolation, Reach, Site
+from shardwright.model.shard import MAIN_COMPONENT, AutoIsolation, Reach
 from shardwright.sharding._program import Program
 from shardwright.sharding._surface import Surface, statements
-from shardwright.sharding.reaches._find import Found, find_reaches
+from shardwright.sharding.reaches._find import find_reaches, once_each
 from shardwright.sharding.reaches._rule import auto_isolation
 from shardwright.sharding.reaches._scopes import imported_names
 
@@ -21,18 +21,12 @@ class Reaches:
     def __init__(self, program: Program, surfaces: Mapping[str, Surface]) -> None:
         self._program = program
         self._surfaces = surfaces
-        self._own: dict[str, tuple[Found, ...]] = {}
-        self._shown: dict[str, tuple[Found, ...]] = {}
+        self._own: dict[str, tuple[Reach, ...]] = {}
+        self._shown: dict[str, tuple[Reach, ...]] = {}
 
     def of(self, component: ComponentName, knows: Iterable[str]) -> tuple[Reach, ...]:
         """All of a component, each kind of thing once, by place. ``knows``: modules of others whose classes run there."""
-        found: dict[tuple[str, str, str], Reach] = {}
-        for module, each in self._all(component, knows):
-            site = Site(self._program.tree.loaded[module].relative, each.line)
-            found.setdefault(
-                (each.kind, each.what, each.place), Reach(each.kind, site, each.what, each.place, each.writes)
-            )
-        return tuple(sorted(found.values(), key=lambda each: (each.site.path, each.site.line, each.what)))
+        return once_each(self._all(component, knows))
 
     def isolation(self, component: ComponentName, knows: Iterable[str]) -> AutoIsolation:
         """What ``auto`` comes to for it."""
@@ -45,19 +39,19 @@ class Reaches:
                 files, network = each.files, each.network
         return auto_isolation(component, self.of(component, knows), runs_main=runs_main, files=files, network=network)
 
-    def _all(self, component: ComponentName, knows: Iterable[str]) -> Iterator[tuple[str, Found]]:
+    def _all(self, component: ComponentName, knows: Iterable[str]) -> Iterator[Reach]:
         code = self._program.code_of(component)
         for module in code:
             if module not in self._own:
                 self._own[module] = find_reaches(self._program.resolver, self._program.tree.loaded[module])
-            yield from ((module, each) for each in self._own[module])
+            yield from self._own[module]
         for module in knows:
             if module not in code and module in self._surfaces:
                 if module not in self._shown:
                     self._shown[module] = self._of_classes(module)
-                yield from ((module, each) for each in self._shown[module])
+                yield from self._shown[module]
 
-    def _of_classes(self, module: str) -> tuple[Found, ...]:
+    def _of_classes(self, module: str) -> tuple[Reach, ...]:
         """What runs of a module in the shards of others: classes that are copied, and the imports that they need."""
         surface = self._surfaces[module]
         source = self._program.tree.loaded[module]

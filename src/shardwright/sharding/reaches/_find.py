@@ -11,9 +11,9 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
+from shardwright.model.shard import Reach, Site
 from shardwright.sharding._source import SourceModule
 from shardwright.sharding._symbols import Bind, Ref, Resolver, is_main_guard, is_type_checking
 from shardwright.sharding.reaches._calls import Said, reaches_by_keyword, said_by, writes
@@ -41,24 +41,18 @@ _ME = frozenset({"self", "cls"})
 _BUFFERS = frozenset({"io.BytesIO", "io.StringIO"})
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A place that may reach out of the shard, by its line in the module."""
-
-    kind: str
-    line: int
-    what: str
-    place: str = ""
-    writes: bool = False
-
-
-def find_reaches(resolver: Resolver, module: SourceModule, only: Iterable[ast.stmt] | None = None) -> tuple[Found, ...]:
+def find_reaches(resolver: Resolver, module: SourceModule, only: Iterable[ast.stmt] | None = None) -> tuple[Reach, ...]:
     """All of a module, or of some of its top-level statements, by line; each kind of thing once."""
     finder = _Finder(resolver, module)
     finder.run(module.tree.body if only is None else list(only))
-    unique: dict[tuple[str, str, str], Found] = {}
-    for each in sorted(finder.found, key=lambda each: (each.line, each.what)):
-        unique.setdefault((each.kind, each.what, each.place), each)
+    return once_each(finder.found)
+
+
+def once_each(reaches: Iterable[Reach]) -> tuple[Reach, ...]:
+    """By place, of each kind of thing the first."""
+    unique: dict[tuple[str, str, str, bool], Reach] = {}
+    for each in sorted(reaches, key=lambda each: (each.site.path, each.site.line, each.what)):
+        unique.setdefault((each.kind, each.what, each.place, each.writes), each)
     return tuple(unique.values())
 
 
@@ -66,7 +60,7 @@ class _Finder:
     def __init__(self, resolver: Resolver, module: SourceModule) -> None:
         self.resolver = resolver
         self.module = module
-        self.found: list[Found] = []
+        self.found: list[Reach] = []
         self.imports: dict[str, list[Ref]] = {}  # outside of functions, in classes too
         for node in imports_outside_functions(module.tree):
             for name, refs in self.refs_of(node).items():
@@ -97,7 +91,7 @@ class _Finder:
     def add(self, kind: str, line: int, what: str, said: Said | None = None) -> None:
         said = said or Said()
         if not said.nothing:
-            self.found.append(Found(kind, line, what, said.place, said.writes))
+            self.found.append(Reach(kind, Site(self.module.relative, line), what, said.place, said.writes))
 
     # -- the walk ------------------------------------------------------------------------------------------------
 

@@ -15,10 +15,8 @@ import posixpath
 from collections.abc import Iterable
 
 from shardwright.model.manifest import Files, Network
-from shardwright.model.shard import AutoIsolation, Reach
+from shardwright.model.shard import PLAIN, WALLS, AutoIsolation, Reach
 from shardwright.sharding.reaches._known import FILES, NETWORK, PROCESS
-
-WALLS, PLAIN = "namespace", "process"
 
 
 def auto_isolation(
