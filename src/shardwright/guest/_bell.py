@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 _LONGEST_WAIT_S = 1e9  # what a lock still accepts
-_SIGNALS_S = 0.1
+_SIGNALS_S = 0.1  # as SW_SIGNALS_NS in transport/shm/_bell.h, which says why, for rings
 
 
 def heeding_signals(thread: int, timeout_s: float | None) -> float | None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from shardwright.model.ids import ComponentName
-from shardwright.model.shard import ShardDefinition, ShardPlan
-
-AUTO_MEANS_WALLS = True  # where analysis says so; without, `auto` is `process` for all
-WALLS, PLAIN = "namespace", "process"
+from shardwright.model.shard import PLAIN, WALLS, ShardDefinition, ShardPlan
 
 
 def by_analysis(definition: ShardDefinition) -> str:
     """The isolation of a definition, on a machine that permits all."""
     if definition.isolation != "auto":
         return definition.isolation
-    return definition.auto.isolation if AUTO_MEANS_WALLS and definition.auto is not None else PLAIN
+    return definition.auto.isolation if definition.auto is not None else PLAIN
 
 
 def wants_walls(plan: ShardPlan) -> bool:

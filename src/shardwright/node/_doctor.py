@@ -90,7 +90,8 @@ def examine_application(
     for runtime in sorted({c.isolation[4:] for c in manifest.components if c.isolation.startswith("oci:")}):
         findings.append(OciBackend(runtime).finding())
     needed = len(findings)
-    for line in not_enforced(manifest, enforced, {each.component: by_analysis(each) for each in plan.definitions}):
+    walls = not no_walls(plan)
+    for line in not_enforced(manifest, enforced, _auto(plan, walls)):
         findings.append(Finding("limits", False, line))
     for component in manifest.components:
         absent = [name for name in component.env if name not in environment]
@@ -152,11 +153,14 @@ def unenforced(
     try:
         found = Gpus.of(manifest, environment or {})
         enforced = (*backend.capabilities().enforces, *found.enforces, *_links())
-        return not_enforced(
-            manifest, enforced, {each.component: by_analysis(each) for each in plan.definitions if walls}
-        )
+        return not_enforced(manifest, enforced, _auto(plan, walls))
     finally:
         backend.close()
+
+
+def _auto(plan: ShardPlan, walls: bool) -> dict[str, str]:
+    """What isolation ``auto`` comes to, by component, where it is not ``process`` for all."""
+    return {each.component: by_analysis(each) for each in plan.definitions} if walls else {}
 
 
 def no_walls(plan: ShardPlan) -> str:

@@ -70,9 +70,8 @@ class KeptLines(Generic[L]):
         """``writer`` writes no more: its lines share ``heir``'s part from now on."""
         lines = self._writers.get(writer)
         if lines is not None:
-            self._writers.setdefault(heir, deque()).extend(
-                lines
-            )  # before they go: who iterates finds them here or there
+            # before they go: who iterates finds them here or there
+            self._writers.setdefault(heir, deque()).extend(lines)
             del self._writers[writer]
             self._held[heir] = self._held.get(heir, 0) + self._held.pop(writer)
 

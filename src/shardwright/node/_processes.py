@@ -11,33 +11,31 @@ import os
 import socket
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
 
 import msgspec
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
 from shardwright.errors import ComponentImportError, NodeError, SandboxError, ShardwrightError, StartFailed
-from shardwright.guest import VERSION, Bind, Enter, Failed, Hello, Init, Note, Ready, Testing, Unbind, Why
+from shardwright.guest import Enter, Init, Ready, Testing
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
-from shardwright.model.manifest import Component, Manifest, ScopeKind, Start, implicit
+from shardwright.model.manifest import Manifest, ScopeKind, Start
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ahead import Ahead, Nobody
 from shardwright.node._auto import AutoIsolations
-from shardwright.node._checks import in_containers
 from shardwright.node._frames import control_pair
 from shardwright.node._gpus import Gpus
-from shardwright.node._import_errors import import_error
 from shardwright.node._ingress import Ingress
 from shardwright.node._keeper_client import GUEST_CONTROL, GUEST_LIFELINE, KeeperClient, python_command
-from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words, remedy_of
+from shardwright.node._launch_code import LaunchCode
+from shardwright.node._launcher import Launcher, Secrets, Staged, Surroundings, end_in_words
 from shardwright.node._logs import Logs
-from shardwright.node._machine_names import machine_backend
 from shardwright.node._parents import parent_of
 from shardwright.node._port import GuestPort, ShardPort
 from shardwright.node._relays import Relays
 from shardwright.node._sight import sight_of, walls_of
+from shardwright.node._starts import LaunchEvents, Starts
 from shardwright.node._templates import Template, TemplateEnded
 from shardwright.sandbox import outside_of, process_start_ticks
 from shardwright.sandbox.namespace import walls_trouble
@@ -50,31 +48,6 @@ FORKS_OF_A_TEMPLATE = (
 )
 TEMPLATE_END_S = 0.5
 LOOKS, LOOK_S = 3, 0.02  # at a fork that seems to be elsewhere
-
-
-@dataclass(frozen=True, slots=True)
-class _Code:
-    """What shards are launched by. ``number`` tells the templates of one from those of another."""
-
-    manifest: Manifest
-    plan: ShardPlan
-    plan_bytes: bytes
-    surroundings: Surroundings
-    number: int = 0
-
-
-class LaunchEvents(Protocol):
-    """Who listens to shards and templates that are not the node's yet: the core."""
-
-    def record(self, kind: str, reason: str, *, component: str = "", shard: str = "") -> None: ...
-
-    def on_bind(self, port: ShardPort, bind: Bind) -> None: ...
-
-    def on_unbind(self, port: ShardPort, unbind: Unbind) -> None: ...
-
-    def on_why(self, port: ShardPort, why: Why) -> None: ...
-
-    def on_note(self, port: ShardPort, note: Note) -> None: ...
 
 
 class ProcessLauncher(Launcher):
@@ -95,8 +68,6 @@ class ProcessLauncher(Launcher):
         gpus: Gpus | None = None,
         auto: AutoIsolations,
     ) -> None:
-        self._gpus = gpus or Gpus()
-        self._auto = auto
         self._relays = Relays(self._relay_lost)
         self._links = False  # whether shards that may reach places get a network of their own
         self._rings = rings
@@ -104,7 +75,7 @@ class ProcessLauncher(Launcher):
         self._events = events
         self._keeper = keeper
         self._ingress = ingress
-        self._code = _Code(manifest, plan, msgspec.msgpack.encode(plan), surroundings)
+        self._code = LaunchCode(manifest, plan, surroundings, auto, gpus or Gpus())
         self._logs = logs
         self._templates: dict[ComponentName, Template] = {}
         self._spawned: dict[ComponentName, str] = {}  # component -> why it has no template
@@ -115,10 +86,10 @@ class ProcessLauncher(Launcher):
         self._numbers = 0  # of code that was staged, and of templates that were renewed
         self._renewing: dict[ComponentName, asyncio.Task[None]] = {}
         self._ahead = Ahead(self._begin_fork, self._end_nobody)
+        self._starts = Starts(events, logs, self.end, lambda name: self._code.component(name).start_timeout_s)
 
     async def prepare(self) -> None:
-        await self._auto.settle(self._code.plan)
-        asked = {self._isolation_of(definition.component, self._code) for definition in self._code.plan.definitions}
+        asked = {self._code.isolation_of(definition.component) for definition in self._code.plan.definitions}
         if containers := asked - {"process", "namespace"}:
             for name, trouble in (await self._keeper.describe(tuple(sorted(containers)))).troubles.items():
                 if trouble:
@@ -127,7 +98,7 @@ class ProcessLauncher(Launcher):
         wanted = [
             d.component
             for d in self._code.plan.definitions
-            if self._start_of(d.component) is not Start.SPAWN
+            if self._code.start_of(d.component) is not Start.SPAWN
             and (d.component != GATEWAY_COMPONENT or self._ingress is not None)
         ]
         results = await asyncio.gather(*(self._template(component) for component in wanted), return_exceptions=True)
@@ -136,7 +107,7 @@ class ProcessLauncher(Launcher):
                 raise result
 
     async def _look_for_links(self) -> None:
-        if self._links or not any(self._places_of(d.component, self._code) for d in self._code.plan.definitions):
+        if self._links or not any(self._code.places_of(d.component) for d in self._code.plan.definitions):
             return
         trouble = "it takes root, and pyroute2 (pip install 'shardwright[network]')"
         if self._relays.possible():
@@ -150,15 +121,9 @@ class ProcessLauncher(Launcher):
         why = f"the relay of networks ended: {shards} shards reach nothing any more; those that start now have another"
         self._events.record("failure", why)
 
-    def _places_of(self, component: ComponentName, code: _Code) -> tuple[str, ...]:
-        """What its shards may reach, where walls hold them to that."""
-        if self._isolation_of(component, code) == "process":
-            return ()
-        return self._component(component, code).network.egress
-
     async def _link(self, component: ComponentName, name: ShardId, pid: int, limits: Limits) -> None:
         """Raises SandboxError."""
-        if self._links and (places := self._places_of(component, self._code)):
+        if self._links and (places := self._code.places_of(component)):
             await self._relays.link(name, pid, places, limits.ceiling.network_bits_s)
 
     def how(self, component: ComponentName) -> str:
@@ -167,20 +132,12 @@ class ProcessLauncher(Launcher):
         return "template" if component in self._templates else "spawn"
 
     def isolation(self, component: ComponentName) -> str:
-        return self._isolation_of(component, self._code)
-
-    def _isolation_of(self, component: ComponentName, code: _Code) -> str:
-        stated = self._auto.of(code.plan.definition(component))
-        if stated == "docker" and (address := code.surroundings.environment.get("DOCKER_HOST")):
-            return f"docker:{address}"
-        if stated == "microvm":
-            return machine_backend(stated, code.surroundings.environment)
-        return stated
+        return self._code.isolation_of(component)
 
     async def launch(self, component: ComponentName, shard: ShardId, limits: Limits, terminal: bool) -> ShardPort:
         for _ in range(FORK_ATTEMPTS):
             template = None
-            if self._start_of(component) is not Start.SPAWN and component not in self._spawned:
+            if self._code.start_of(component) is not Start.SPAWN and component not in self._spawned:
                 template = await self._template(component)
             if template is None:
                 return await self._spawn(component, shard, limits, terminal)
@@ -200,7 +157,7 @@ class ProcessLauncher(Launcher):
         try:
             found = await self._keeper.delete(port.shard)
         finally:
-            self._gpus.give_back(port.shard)
+            self._code.gpus.give_back(port.shard)
             await self._relays.unlink(port.shard)
             self._logs.drain()
         forked = isinstance(port, GuestPort) and port.forked_as is not None
@@ -239,23 +196,6 @@ class ProcessLauncher(Launcher):
 
     # -- templates ---------------------------------------------------------------------------------------------
 
-    def _component(self, name: ComponentName, code: _Code | None = None) -> Component:
-        try:
-            return (code or self._code).manifest.component(name)
-        except KeyError:
-            return implicit(name, (code or self._code).plan.definition(name).code.primary)
-
-    def _start_of(self, name: ComponentName, code: _Code | None = None) -> Start:
-        code = code or self._code
-        start = code.plan.definition(name).start
-        if in_containers(self._isolation_of(name, code)):
-            return Start.SPAWN  # a process of one container cannot be forked into another
-        if self._gpus.serves(self._component(name, code)):
-            return Start.SPAWN  # each has devices, and an environment, of its own
-        if start is Start.AUTO and code.surroundings.secrets.get(name):
-            return Start.SPAWN  # a template holds no keys, and code may read them while it is imported
-        return start
-
     async def _template(self, component: ComponentName) -> Template | None:
         """The running template of a component; None when its shards must be spawned."""
         async with self._making.setdefault(component, asyncio.Lock()):
@@ -273,7 +213,7 @@ class ProcessLauncher(Launcher):
             self._templates[component] = made
             return made
 
-    async def _make(self, component: ComponentName, code: _Code, number: int = 0) -> Template | str:
+    async def _make(self, component: ComponentName, code: LaunchCode, number: int = 0) -> Template | str:
         """A template of that code, running; or why its shards must be spawned."""
         async with self._importing:
             # its pages are the shards' as well, so what a shard may not take, importing may not
@@ -289,17 +229,15 @@ class ProcessLauncher(Launcher):
                 await self._keeper.resize(name, Limits(ceiling=roomy))
         if not ready.forkable:
             await self.end(port)
-            if self._start_of(component, code) is Start.TEMPLATE:
+            if code.start_of(component) is Start.TEMPLATE:
                 raise StartFailed(
                     f"{component} cannot start from a template: {ready.reason}",
                     remedy='use start = "auto" or "spawn"',
                 )
             return ready.reason[:MAX_REASON]
-        declared = self._component(component, code)
+        declared = code.component(component)
         own_network = self._links or not declared.network.egress
-        made = Template(
-            port, self._template_gone, self._events.on_note, self._isolation_of(component, code), own_network
-        )
+        made = Template(port, self._template_gone, self._events.on_note, code.isolation_of(component), own_network)
         made.again = component != GATEWAY_COMPONENT and (
             code.plan.definition(component).scope.kind is not ScopeKind.SHARED or declared.scale.max > 1
         )
@@ -312,9 +250,9 @@ class ProcessLauncher(Launcher):
         """Other code, its templates made for those components: nothing is launched of it before ``commit``."""
         self._numbers += 1
         surroundings = replace(self._code.surroundings, secrets=secrets)
-        code = _Code(manifest, plan, msgspec.msgpack.encode(plan), surroundings, self._numbers)
-        await self._auto.settle(plan)
-        wanted = [name for name in components if self._start_of(name, code) is not Start.SPAWN]
+        code = replace(self._code, manifest=manifest, plan=plan, surroundings=surroundings, number=self._numbers)
+        await code.auto.settle(plan)
+        wanted = [name for name in components if code.start_of(name) is not Start.SPAWN]
         made = await asyncio.gather(*(self._make(name, code) for name in wanted), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
         if failures:
@@ -329,7 +267,7 @@ class ProcessLauncher(Launcher):
 
     def _commit(
         self,
-        code: _Code,
+        code: LaunchCode,
         components: Collection[ComponentName],
         templates: Mapping[ComponentName, Template],
         spawned: Mapping[ComponentName, str],
@@ -410,11 +348,11 @@ class ProcessLauncher(Launcher):
         handle = SandboxHandle(1, template.backend, port.shard, port.pid, process_start_ticks(port.pid) or 0)
         adopted = await self._keeper.adopt(handle, limits, nobody.held.fileno(), nobody.name)
         if adopted is None:  # it has ended; if it was ready before, that is told as any other end
-            await self._expect(port, Ready)
+            await self._starts.ready(port)
             await self._keeper.delete(nobody.name)
             return
         self._watch(port, adopted[1])
-        await self._expect(port, Ready)
+        await self._starts.ready(port)
         for _ in range(LOOKS):
             if not (trouble := self._outside(port, template, adopted[0].control_groups)):
                 await self._link(port.component, port.shard, port.pid, limits)
@@ -449,8 +387,7 @@ class ProcessLauncher(Launcher):
         reserving = asyncio.ensure_future(self._keeper.reserve(name, limits, template.backend))
         try:
             forked = template.fork(name, theirs.detach(), lifeline.detach())
-            hello = await self._expect(port, Hello, forked)
-            self._check(hello)
+            await self._starts.hello(port, forked)
             if parent_of(port.pid) != template.port.pid:  # it may say that it is somebody else
                 raise StartFailed(f"{name} is no child of its template")
             return Nobody(template, port, name, limits, held, await reserving)
@@ -490,7 +427,7 @@ class ProcessLauncher(Launcher):
         role: str,
         limits: Limits,
         terminal: bool,
-        code: _Code | None = None,
+        code: LaunchCode | None = None,
     ) -> tuple[GuestPort, Ready]:
         """A fresh interpreter that has imported the component; behind walls that nobody stated only if it starts there."""
         code = code or self._code
@@ -498,26 +435,26 @@ class ProcessLauncher(Launcher):
         try:
             found = await self._begin_isolated(component, shard, role, limits, terminal, code)
         except (SandboxError, ComponentImportError) as error:
-            hangs = time.monotonic() - begun_s >= self._component(component, code).start_timeout_s
-            if hangs or not self._auto.give_up(code.plan.definition(component), error.message):
+            hangs = time.monotonic() - begun_s >= code.component(component).start_timeout_s
+            if hangs or not code.auto.give_up(code.plan.definition(component), error.message):
                 raise
             return await self._begin_isolated(component, shard, role, limits, terminal, code)
-        self._auto.started(component)
+        code.auto.started(component)
         return found
 
     async def _begin_isolated(
-        self, component: ComponentName, shard: ShardId, role: str, limits: Limits, terminal: bool, code: _Code
+        self, component: ComponentName, shard: ShardId, role: str, limits: Limits, terminal: bool, code: LaunchCode
     ) -> tuple[GuestPort, Ready]:
         surroundings = code.surroundings
-        declared = self._component(component, code)
+        declared = code.component(component)
         environment = surroundings.environment_of(declared)
-        backend, sight, walls = self._isolation_of(component, code), Sight(), None
+        backend, sight, walls = code.isolation_of(component), Sight(), None
         if backend != "process":
             environment.pop("TMPDIR", None)  # it has a temporary folder of its own
             sight = sight_of(
                 declared, code.manifest, code.plan.root, environment, surroundings.working_directory, linked=self._links
             )
-        if (access := self._gpus.take(declared, shard, limits)) is not None:
+        if (access := code.gpus.take(declared, shard, limits)) is not None:
             environment |= access.environment
             sight = access.seen(sight) if role == "shard" else sight  # forks have control groups of their own
         if backend != "process":
@@ -541,7 +478,7 @@ class ProcessLauncher(Launcher):
                 )
             self._watch(port, pidfd)
             await self._link(component, shard, handle.pid, limits)
-            self._check(await self._expect(port, Hello))
+            await self._starts.hello(port)
             # the gateway runs no code of the application, and must not find any
             paths = () if component == GATEWAY_COMPONENT else (code.plan.root,)
             port.send(
@@ -549,9 +486,7 @@ class ProcessLauncher(Launcher):
             )
             if role == "shard":
                 self._enter(port, terminal)
-            ready = await self._expect(port, Ready)
-            assert isinstance(ready, Ready)
-            return port, ready
+            return port, await self._starts.ready(port)
         except BaseException:
             await self._clean_up(port)
             raise
@@ -580,68 +515,6 @@ class ProcessLauncher(Launcher):
             raise
         message = Enter(port.shard, secrets, terminal, settings, len(entrances), self._rings)
         port.send(message, (*streams, *sockets, *entrances))
-
-    # -- starting ----------------------------------------------------------------------------------------------
-
-    async def _expect(self, port: GuestPort, kind: type[Any], failed: asyncio.Future[str] | None = None) -> Any:
-        """The next message, which must be of that kind."""
-        timeout_s = self._component(port.component).start_timeout_s
-        end_s = time.monotonic() + timeout_s
-        while True:
-            waiting = asyncio.ensure_future(port.next_message())
-            futures: set[asyncio.Future[Any]] = {waiting} if failed is None else {waiting, failed}
-            left_s = max(0.0, end_s - time.monotonic())
-            try:
-                done, _ = await asyncio.wait(futures, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not waiting.done():
-                    waiting.cancel()
-            if waiting in done and isinstance(waiting.result(), Note):
-                self._events.on_note(port, waiting.result())
-                continue
-            if kind is Ready and waiting in done and isinstance(waiting.result(), (Bind, Unbind, Why)):
-                self._early(port, waiting.result())
-                continue
-            break
-        if not done:
-            raise StartFailed(
-                f"{port.component} did not become ready within {timeout_s:g} s (hangs during import?)",
-                log=self._logs.last_lines(port.shard),
-                remedy="raise start_timeout in its section of the manifest, or look at what its import waits for",
-            )
-        if failed is not None and failed in done and waiting not in done:
-            raise StartFailed(f"{port.shard}: {failed.result()}")
-        message = waiting.result()
-        if isinstance(message, kind):
-            return message
-        if isinstance(message, Failed):
-            raise import_error(port.component, message.message, message.traceback)
-        if message is None:
-            ended = await self.end(port)
-            self._logs.drain()
-            raise StartFailed(
-                f"{port.component} ended while it started: {end_in_words(port.closed, ended)}",
-                log=self._logs.last_lines(port.shard),
-                remedy=remedy_of(port.component, ended),
-            )
-        raise StartFailed(f"{port.shard} sent {type(message).__name__} instead of {kind.__name__}")
-
-    def _early(self, port: GuestPort, message: Bind | Unbind | Why) -> None:
-        """A spawned shard may call others while it is imported."""
-        if isinstance(message, Bind):
-            self._events.on_bind(port, message)
-        elif isinstance(message, Why):
-            self._events.on_why(port, message)
-        else:
-            self._events.on_unbind(port, message)
-
-    @staticmethod
-    def _check(hello: Hello) -> None:
-        if hello.version != VERSION:
-            raise StartFailed(
-                f"the guest speaks control version {hello.version}, the node {VERSION}",
-                remedy="guest and node must be of one installation",
-            )
 
     def _watch(self, port: GuestPort, pidfd: int) -> None:
         """The pidfd tells of the end even when a child of the shard keeps its control socket open."""

@@ -25,11 +25,11 @@ from shardwright.guest import RINGS, Finished, Testing, serves
 from shardwright.manifest import capacity_problems, load
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.manifest import Gateway, Manifest
-from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
+from shardwright.model.shard import GATEWAY_COMPONENT, WALLS, ShardPlan
 from shardwright.monitoring import Exposition, exposition
 from shardwright.node._api import ApiServer
 from shardwright.node._api_sockets import runtime_folder
-from shardwright.node._auto import WALLS, AutoIsolations
+from shardwright.node._auto import AutoIsolations
 from shardwright.node._checks import measured_plan, not_enforced, plan_to_start
 from shardwright.node._client import Client
 from shardwright.node._composed_ahead import unnamed
