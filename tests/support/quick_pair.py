@@ -38,8 +38,14 @@ def fail() -> None:
     raise LookupError("as asked")
 
 
-FAR.echo, FAR.fail = echo, fail  # type: ignore[attr-defined]
-ENTRIES = ("echo", "fail")
+def waits() -> bool:
+    entered.set()
+    return gate.wait(20)
+
+
+entered, gate = threading.Event(), threading.Event()
+FAR.echo, FAR.fail, FAR.waits = echo, fail, waits  # type: ignore[attr-defined]
+ENTRIES = ("echo", "fail", "waits")
 
 
 class SomeWorker(Worker):
@@ -52,14 +58,14 @@ class SomeWorker(Worker):
 class Side:
     """One process's: a doorbell and a desk. ``left``: what was not the quick way's."""
 
-    def __init__(self, mailbox: Mailbox | None) -> None:
+    def __init__(self, mailbox: Mailbox | None, main: int = 0) -> None:
         self.bell: Any = Doorbell(0)  # it does not spin, for instructions are counted
         self.transport = RingTransport(doorbell=self.bell)
         self.mailbox = mailbox
         self.left: list[tuple[Any, Any]] = []
         self.answered_slowly: list[tuple[Any, ...]] = []
         self._ears = threading.local()
-        self.desk = desk = Desk(self.bell, 0, mailbox)
+        self.desk = desk = Desk(self.bell, main, mailbox)
         desk.arrived, desk.ear, desk.rest, desk.service = deque(), self.ear, self.rest, lambda: ""
         desk.context_get, desk.context_set = current_call.get, current_call.set
         desk.context_type, desk.context_class, desk.life_class = contextvars.Context, CallContext, Life
@@ -140,12 +146,12 @@ def outlet(method: int, line: Line) -> Outlet:
 
 
 class Pair:
-    """``call(method, args)`` of the near side is answered by a thread of the far one."""
+    """``call(method, args)`` of the near side is answered by a thread of the far one. ``main``: the thread that runs handlers."""
 
-    def __init__(self) -> None:
+    def __init__(self, main: int = 0) -> None:
         sys.modules["quick_far"] = FAR
         self.far = Side(Mailbox(limit=64))
-        self.near = Side(None)
+        self.near = Side(None, main)
         self.worker = SomeWorker()
         mailbox = self.far.mailbox
         assert mailbox is not None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +139,43 @@ def pair() -> Iterator[Any]:
     made = Pair()
     yield made
     made.close()
+
+
+class Struck(BaseException):
+    """What the signal handler raises."""
+
+
+def test_a_signal_that_ends_no_sleep_is_heeded_all_the_same() -> None:
+    """As in test_reading_role, for a main thread that waits the quick way."""
+    import quick_pair
+
+    def strike(number: int, frame: Any) -> None:
+        raise Struck
+
+    def late() -> None:
+        assert quick_pair.entered.wait(20)
+        time.sleep(0.05)  # it sleeps by now: this marks the signal as come, and sends none
+        _thread.interrupt_main(signal.SIGUSR1)
+        if not heeded.wait(5):
+            quick_pair.gate.set()
+
+    heeded = threading.Event()
+    quick_pair.entered.clear()
+    quick_pair.gate.clear()
+    pair = quick_pair.Pair(threading.get_ident())
+    thread = threading.Thread(target=late)
+    before = signal.signal(signal.SIGUSR1, strike)
+    try:
+        thread.start()
+        with pytest.raises(Struck):
+            pair.call(2)
+        assert not quick_pair.gate.is_set(), "heeded only when the reply came"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        heeded.set()
+        quick_pair.gate.set()
+        thread.join(20)
+        pair.close()
 
 
 def test_what_is_unusual_is_left_to_python(pair: Any) -> None:
