@@ -146,7 +146,7 @@ def outlet(method: int, line: Line) -> Outlet:
 
 
 class Pair:
-    """``call(method, args)`` of the near side is answered by a thread of the far one. ``main``: the thread that runs handlers."""
+    """``call(method, args)`` of the near side is answered by a thread of the far one. ``main``: who runs signal handlers."""
 
     def __init__(self, main: int = 0) -> None:
         sys.modules["quick_far"] = FAR
