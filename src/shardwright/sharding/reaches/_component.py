@@ -10,9 +10,9 @@ from shardwright.model.manifest import Files, Network
 from shardwright.model.shard import MAIN_COMPONENT, AutoIsolation, Reach
 from shardwright.sharding._program import Program
 from shardwright.sharding._surface import Surface, statements
+from shardwright.sharding.reaches._bound_names import imported_names
 from shardwright.sharding.reaches._find import find_reaches, once_each
 from shardwright.sharding.reaches._rule import auto_isolation
-from shardwright.sharding.reaches._scopes import imported_names
 
 
 class Reaches:

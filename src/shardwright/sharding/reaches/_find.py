@@ -16,11 +16,7 @@ from functools import cached_property
 from shardwright.model.shard import Reach, Site
 from shardwright.sharding._source import SourceModule
 from shardwright.sharding._symbols import Bind, Ref, Resolver, is_main_guard, is_type_checking
-from shardwright.sharding.reaches._calls import Said, reaches_by_keyword, said_by, writes
-from shardwright.sharding.reaches._known import FILES, LIBRARY, known_of
-from shardwright.sharding.reaches._methods import INTO_BUFFERS, METHODS, WRITING, likeness
-from shardwright.sharding.reaches._packages import PACKAGES
-from shardwright.sharding.reaches._scopes import (
+from shardwright.sharding.reaches._bound_names import (
     Function,
     FunctionScope,
     imported_names,
@@ -28,6 +24,10 @@ from shardwright.sharding.reaches._scopes import (
     imports_outside_functions,
     scope_of,
 )
+from shardwright.sharding.reaches._calls import Said, reaches_by_keyword, said_by, writes
+from shardwright.sharding.reaches._known import FILES, LIBRARY, known_of
+from shardwright.sharding.reaches._methods import INTO_BUFFERS, METHODS, WRITING, likeness
+from shardwright.sharding.reaches._packages import PACKAGES
 from shardwright.sharding.reaches._standard import STANDARD
 
 _TABLES = (STANDARD, PACKAGES)

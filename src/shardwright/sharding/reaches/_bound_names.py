@@ -1,4 +1,7 @@
-"""Which names a function binds, and what it binds them to: enough to tell an import from a parameter."""
+"""Which names a function binds, and what it binds them to: enough to tell an import from a parameter.
+
+All that a name may be, wherever in the function: ``sharding/_scopes.py`` has what it certainly is where a walk has come to.
+"""
 
 from __future__ import annotations
 
