@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import hypothesis
 import pytest
 
-import house_recorder
 from containers import docker_daemon
 from house_leaks import Inventory, adopt_orphans, settle
 from house_skips import allowed, read_allowed_skips
@@ -88,19 +87,6 @@ def record_exercised(request: pytest.FixtureRequest) -> Callable[[str, int], Non
         totals[name] = totals.get(name, 0) + count
 
     return record
-
-
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """What child processes recorded goes to coverage before it looks for what to combine."""
-    if hasattr(session.config, "workerinput"):
-        os.environ.pop("COVERAGE_MAIN", None)  # it meant this process, not those that it starts
-    result = yield
-    data = os.environ.get("COVERAGE_FILE")
-    if data and not hasattr(session.config, "workerinput"):
-        totals = session.config.stash[EXERCISED]
-        totals["processes whose lines were recorded"] = house_recorder.merge(data)
-    return result
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

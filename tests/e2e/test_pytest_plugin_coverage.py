@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
+from house_coverage import UNMEASURED
 from plugin_apps import SHOP_TESTS, write_shop
 
 pytest_plugins = ("pytester",)
@@ -29,7 +30,7 @@ def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
 def test_coverage_counts_lines_that_run_in_shards(
     pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COVERAGE_MAIN", "1")  # this measures by itself
+    monkeypatch.setenv(UNMEASURED, "1")  # this measures by itself
     write_shop(pytester.path, test_shop=SHOP_TESTS)
 
     def measured(name: str, *args: str) -> dict[str, list[int]]:

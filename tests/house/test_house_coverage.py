@@ -1,16 +1,21 @@
-"""Code that runs in keeper, templates and shards counts as covered, however those processes start and end."""
+"""Code that runs in keeper, templates and shards counts as covered, however those processes start and end.
+
+What counts is marked by the code itself: it must be what coverage's own tracer would have seen.
+"""
 
 from __future__ import annotations
 
-import os
+import marshal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import coverage
+import pytest
+from coverage import Coverage
 
-import house_recorder
-from house_coverage import PTH, install, startup_code
+import shardwright
+from house_coverage import PTH, UNMEASURED, install, merge, report, startup_code
 
 PROGRAM = """\
 import os, signal, subprocess, sys
@@ -27,8 +32,8 @@ def threaded():
 def terminated():
     signal.raise_signal(signal.SIGTERM)
 
-if __name__ == "__main__":
-    match sys.argv[1:]:
+def main(again, *arguments):
+    match arguments:
         case ["spawned"]:
             spawned()
         case ["terminated"]:
@@ -45,91 +50,329 @@ if __name__ == "__main__":
                 os._exit(0)
             os.waitpid(pid, 0)
             for part in ("spawned", "terminated", "threaded"):
-                subprocess.run([sys.executable, __file__, part])
+                subprocess.run([*again, part])
 """
 
-
-ALL = {"forked_and_ended_hard", "spawned", "terminated", "threaded"}
-
-
-def executed(program: Path, data_file: Path) -> set[str]:
-    """The names of the functions whose body ran, over all processes."""
-    assert house_recorder.merge(str(data_file)) > 0
-    measured = coverage.Coverage(data_file=str(data_file), config_file=False)
-    measured.combine([str(data_file.parent)], keep=True)
-    data = measured.get_data()
-    (file,) = [name for name in data.measured_files() if Path(name).name == program.name]
-    ran = set(data.lines(file) or ())
-    lines = program.read_text(encoding="utf-8").splitlines()
-    return {line[4:].partition("(")[0] for at, line in enumerate(lines, 1) if line.startswith("def ") and at + 1 in ran}
+ALL = {"forked_and_ended_hard", "spawned", "terminated", "threaded", "main"}
 
 
-def test_processes_of_all_kinds_count_while_the_marker_lies_there(tmp_path: Path) -> None:
-    program, data_file = tmp_path / "package" / "program.py", tmp_path / "data" / "coverage"
-    for path in (program, data_file):
-        path.parent.mkdir()
-    marker = tmp_path / "coverage-run"
-    install(marker, program.parent, data_file.parent, tmp_path)
-    line = (tmp_path / PTH).read_text(encoding="utf-8")
-    assert line == startup_code(marker)
-    assert line.count("\n") == 1  # a .pth file is read line by line
-    # What site does with the line, in a process that knows nothing of coverage, and in those that it starts.
-    prelude = (
-        f"import sys; exec({line!r}); assert not any(name.startswith('coverage.') for name in sys.modules); "
-        f"program = {str(program)!r}; sys.argv = [program, *sys.argv[1:]]; "
-        "import runpy; runpy.run_path(program, run_name='__main__')"
+class Measured:
+    """A package ``measured`` with one module, and Python processes that behave as ``site`` would have them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.package, self.data, self.marker = folder / "src" / "measured", folder / "data", folder / "coverage-run"
+        self.module = self.package / "program.py"
+        self.package.mkdir(parents=True)
+        (self.package / "__init__.py").write_text('"""Nothing."""\n', encoding="utf-8")
+        self._folder = folder
+
+    def install(self, code: str) -> None:
+        self.module.write_text(code, encoding="utf-8")
+        self.data.mkdir()
+        install(self.marker, self.package, self.data, self._folder)
+        line = (self._folder / PTH).read_text(encoding="utf-8")
+        assert line == startup_code(self.marker)
+        assert line.count("\n") == 1  # a .pth file is read line by line
+        start = (
+            f"{line}sys.path.insert(0, {str(self.package.parent)!r})\nsys.again = [sys.executable, '-S', __file__]\n"
+        )
+        (self._folder / "start.py").write_text(f"{start}exec(sys.argv[1])\n", encoding="utf-8")
+
+    def run(self, code: str, **environment: str) -> str:
+        """Its output; the process knows nothing of coverage."""
+        code = f"{code}; assert not any(name.startswith('coverage') for name in sys.modules)"
+        command = [sys.executable, "-S", str(self._folder / "start.py"), code]
+        ended = subprocess.run(
+            command, cwd="/", env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def lines(self) -> set[int]:
+        return merge(self.data)[0][str(self.module)]
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Measured:
+    return Measured(tmp_path)
+
+
+def recorded(measured: Measured) -> list[Path]:
+    return [*measured.data.glob("recorded.*")]
+
+
+def test_processes_of_all_kinds_count_while_the_marker_lies_there(measured: Measured) -> None:
+    measured.install(PROGRAM)
+    call = (
+        "from measured import program; again = [*sys.again, 'import sys; from measured import program; "
+        "program.main((), sys.argv[2])']; program.main(again)"
     )
-    (tmp_path / "start.py").write_text(prelude, encoding="utf-8")
-    program.write_text(
-        PROGRAM.replace("__file__, part", f"'-S', {str(tmp_path / 'start.py')!r}, part"), encoding="utf-8"
-    )
 
-    def run() -> None:
-        subprocess.run([sys.executable, "-S", str(tmp_path / "start.py")], cwd="/", env={}, check=True, timeout=60)
+    def executed() -> set[str]:
+        """The names of the functions whose body ran, over all processes."""
+        ran = measured.lines()
+        lines = PROGRAM.splitlines()
+        return {
+            line[4:].partition("(")[0] for at, line in enumerate(lines, 1) if line.startswith("def ") and at + 1 in ran
+        }
 
-    run()
-    assert executed(program, data_file) == ALL
-    for path in data_file.parent.iterdir():
+    measured.run(call)
+    assert executed() == ALL
+    assert merge(measured.data)[1] == len(recorded(measured)) == 5  # it, a fork, and three that it started
+    for path in recorded(measured):
         path.unlink()
-    marker.unlink()
-    run()
-    assert not list(data_file.parent.iterdir())
+    measured.run(call, **{UNMEASURED: "1"})
+    measured.marker.unlink()
+    measured.run(call)
+    assert not recorded(measured) and merge(measured.data) == ({str(path): set() for path in files(measured)}, 0)
 
 
-INTERRUPTED = """\
-import signal, sys, threading
-exec({line!r})
-import coverage
-measured = coverage.Coverage(data_file=None, source=[{folder!r}])
-measured.start()
-sys.path.insert(0, {folder!r})
-import fresh  # its functions are new to the tracer each time they are compiled anew
+def files(measured: Measured) -> list[Path]:
+    return [*measured.package.rglob("*.py")]
 
-class Interrupt(BaseException):
-    pass
 
-def interrupt(signum, frame):
-    raise Interrupt
+def test_what_is_out_of_sight_runs_uncounted(measured: Measured) -> None:
+    measured.install("def three():\n    return 3\n")
+    for path in (measured.data / "code").glob("*.code"):
+        path.unlink()
+    assert measured.run("from measured.program import three; print(three())") == "3\n"
+    assert not recorded(measured)
+    (measured.data / "recorded.1.2").write_bytes(b"\1")  # of one that was killed while it wrote
+    assert merge(measured.data)[1] == 0
 
-signal.signal(signal.SIGVTALRM, interrupt)
-hits = 0
-while hits < 500:
+
+STATEMENTS = '''\
+"""Every kind of statement."""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import (
+    cache,
+    wraps,
+)
+
+TABLE = {
+    "a": 1,
+    "b": [
+        2,
+    ],
+}
+
+
+def passed(function):
+    """A docstring."""
+
+    @wraps(
+        function
+    )
+    def inner(*arguments):
+        return function(
+            *arguments
+        )
+
+    return inner
+
+
+@passed
+@cache
+def decorated(n):
+    global seen
+    seen = n
+    if n == 1:
+        return 1
+    elif n == 2:
+        pass
+    elif n == 3:
+        raise ValueError(n)
+    else:
+        assert n > 3, (
+            "text"
+        )
+    return 2
+
+
+class Colour(Enum):
+    """A docstring."""
+
+    RED = 1
+    BLUE = 2
+
+    @property
+    def long(self):
+        return len(self.name) > 3
+
+    def never(self):
+        return 0
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+    __hidden: list = field(default_factory=list)
+
+    def add(self):
+        x = 1
+
+        def more():
+            nonlocal x
+            x += 1
+            return x
+
+        self.__hidden.append(more())
+        return self.__hidden
+
+
+def loops(n):
+    for i in range(n):
+        if i == 2:
+            continue
+        if i == 4:
+            break
+    else:
+        n = -1
+    while n > 0:
+        n -= 1
+    else:
+        n = 7
+    return n
+
+
+def tries(kind):
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0002)
-        while True:
-            fresh.step()
-    except Interrupt:
-        hits += 1
-signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-fresh.step()
-measured.stop()
-"""
+        with contextlib.suppress(KeyError) as nothing, contextlib.nullcontext():
+            raise kind("x")
+    except (
+        ValueError,
+        OSError,
+    ) as error:
+        return str(error)
+    except ArithmeticError:
+        return 2
+    else:
+        return 3
+    finally:
+        del kind
 
 
-def test_handlers_that_raise_do_not_leave_the_collector_locked(tmp_path: Path) -> None:
-    (tmp_path / "fresh.py").write_text("def step():\n    return 1\n", encoding="utf-8")
-    marker = tmp_path / "coverage-run"
-    marker.write_text("unused\nunused\n", encoding="utf-8")
-    program = INTERRUPTED.format(line=startup_code(marker), folder=str(tmp_path))
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    subprocess.run([sys.executable, "-c", program], env={**clean, "COVERAGE_MAIN": "1"}, check=True, timeout=30)
+def groups():
+    try:
+        raise ExceptionGroup("two", [ValueError(1), TypeError(2)])
+    except* ValueError:
+        a = 1
+    except* TypeError:
+        a = 2
+    return a
+
+
+def matches(value):
+    match value:
+        case {"kind": 1}:
+            return 1
+        case [
+            1,
+            *rest,
+        ] if rest:
+            return rest
+        case _:
+            return None
+
+
+async def numbers():
+    for n in range(3):
+        yield n
+
+
+async def waits():
+    async with asyncio.Lock():
+        async for n in numbers():
+            await asyncio.sleep(0)
+    return [n async for n in numbers() if n]
+
+
+def generated():
+    given = yield 1
+    yield from [given]
+    (lambda: 3)()
+
+
+def main():
+    decorated(1), decorated(2), decorated(4)
+    try:
+        decorated(3)
+    except ValueError:
+        pass
+    Colour.RED.long
+    Point(1).add()
+    loops(6), loops(3)
+    tries(KeyError), tries(ValueError)
+    groups()
+    matches([1, 2]), matches({"kind": 1})
+    asyncio.run(waits())
+    list(generated())
+
+
+main()
+'''
+
+
+def test_what_is_marked_is_what_coverage_sees(
+    measured: Measured, tmp_path: Path, record_exercised: Callable[[str, int], None]
+) -> None:
+    measured.install(STATEMENTS)
+    measured.run("import measured.program")
+    traced = tmp_path / "traced.py"
+    traced.write_text(STATEMENTS, encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-m", "coverage", "run", "--data-file=traced", "--rcfile=/dev/null", "traced.py"],
+        cwd=tmp_path,
+        check=True,
+        timeout=60,
+        env={UNMEASURED: "1"},
+    )
+    tracer = Coverage(data_file=str(tmp_path / "traced"), config_file=False)
+    tracer.load()
+    _, statements, _, missed, _ = tracer.analysis2(str(traced))
+    own = Coverage(data_file=None, config_file=False)
+    own.get_data().add_lines({str(measured.module): measured.lines()})
+    _, same, _, unmarked, _ = own.analysis2(str(measured.module))
+    assert same == statements and len(statements) > 100
+    assert 3 < len(missed) < 15
+    # Lines that are only passed on the way count when they lead to what follows.
+    passed_by = {
+        at
+        for at, line in enumerate(STATEMENTS.splitlines(), 1)
+        if line.strip() in ("case _:", "except ArithmeticError:")
+    }
+    assert set(missed) <= set(unmarked) <= set(missed) | passed_by
+    record_exercised("statements marked as coverage sees them", len(statements))
+
+
+def test_every_statement_of_the_package_can_be_marked(
+    tmp_path: Path, record_exercised: Callable[[str, int], None]
+) -> None:
+    package = Path(shardwright.__file__).parent
+    data = tmp_path / "data"
+    data.mkdir()
+    install(tmp_path / "marker", package, data, tmp_path)
+    table = marshal.loads((data / "code" / "table").read_bytes())
+    checked = 0
+    for path in sorted(package.rglob("*.py"))[::7]:
+        own = Coverage(data_file=None, config_file=str(Path(__file__).parents[2] / "pyproject.toml"))
+        own.get_data().add_lines({str(path): table[str(path)][1]})
+        _, statements, _, unmarked, _ = own.analysis2(str(path))
+        assert unmarked == [], path
+        checked += len(statements)
+    assert checked > 2_000
+    record_exercised("statements of the package that a mark can count", checked)
+
+
+def test_too_little_fails(measured: Measured, capsys: pytest.CaptureFixture[str]) -> None:
+    measured.install("def three():\n    return 3\n")
+    measured.run("import measured.program")
+    assert report(measured.data, 40.0, include=f"{measured.package}/*") == 0
+    assert "50" in capsys.readouterr().out
+    assert report(measured.data, 60.0, include=f"{measured.package}/*") == 2

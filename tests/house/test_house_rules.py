@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from house_coverage import UNMEASURED
 from house_skips import AllowedSkip, read_allowed_skips
 
 TESTS = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ def run(project: Path, code: str, *, room: str = "integration", ci: bool = False
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV"))}
     environment["CI"] = "true" if ci else ""
     # Only the plugins that the configuration speaks of, and unmeasured: twenty times pytest is slow enough.
-    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = environment["COVERAGE_MAIN"] = "1"
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = environment[UNMEASURED] = "1"
     return subprocess.run(
         [
             sys.executable,

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,17 @@ def test_whoever_waits_hears_that_the_keeper_is_gone() -> None:
     asyncio.run(run())
 
 
-def test_a_keeper_gets_what_it_needs_of_the_environment_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_keeper_gets_what_it_needs_of_the_environment_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, measured: bool
+) -> None:
     monkeypatch.setenv("DATABASE_PASSWORD", "s3cr3t")
     monkeypatch.setenv("COVERAGE_FOR_A_TEST", "yes")
     monkeypatch.setenv("LC_TIME", "C")
+    if measured:
+        monkeypatch.setitem(sys.modules, "coverage", types.ModuleType("coverage"))
+    else:
+        monkeypatch.delitem(sys.modules, "coverage", raising=False)
 
     async def run() -> list[str]:
         client = KeeperClient.start(0.0, lambda: None)
@@ -139,7 +147,7 @@ def test_a_keeper_gets_what_it_needs_of_the_environment_and_no_more(monkeypatch:
     needed = {"PATH", "LANG", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH"}
     assert {"PATH", "LC_TIME"} <= names
     assert {name for name in names if not name.startswith(("LC_", "COVERAGE_"))} <= needed
-    assert ("COVERAGE_FOR_A_TEST" in names) == ("coverage" in sys.modules), "only when this process is measured"
+    assert ("COVERAGE_FOR_A_TEST" in names) == measured
 
 
 def test_descriptors_that_cannot_be_passed_refuse_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
