@@ -157,7 +157,7 @@ def test_a_machine_without_walls_runs_it_all_in_processes_and_says_so_once(tmp_p
         command = " ".join((sys.executable, "-m", "shardwright", *arguments))
         return subprocess.run(
             ["unshare", "-m", "--propagation", "private", "sh", "-c",
-             f"mount --rbind / {root} && exec chroot {root} {command}"],
+             f"mount --rbind / {root} && PATH=$PATH:/usr/sbin:/sbin && exec chroot {root} {command}"],
             capture_output=True, text=True, check=True, timeout=60,
         )  # fmt: skip
 
