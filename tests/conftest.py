@@ -40,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
     adopt_orphans()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: what takes long is then not what all workers but one wait for at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 # -- skips -----------------------------------------------------------------------------------------------------
 
 

