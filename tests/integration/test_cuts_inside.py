@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_apps import environment, shardwright, write_app
+from cli_apps import PYTEST_ALONE, environment, shardwright, write_app
 from shardwright.node import Options, Running
 
 PRESSROOM = Path(__file__).parents[2] / "examples" / "pressroom" / "pressroom"
@@ -164,7 +164,7 @@ def test_verify_compares_test_by_test_and_counts_what_crossed(tmp_path: Path) ->
         sums=SUMS, more=MORE, test_sums=SUITE,
     )  # fmt: skip
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(app / "test_sums.py"))
-    done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more={"PYTEST_ADDOPTS": ""}, timeout=240)
+    done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more=PYTEST_ALONE, timeout=240)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["equivalent"] and found["tests"] == 13

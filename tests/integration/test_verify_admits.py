@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cli_apps import shardwright, write_app
+from cli_apps import PYTEST_ALONE, shardwright, write_app
 
 SOURCE = """
 import functools, threading
@@ -113,7 +113,7 @@ def test_what_ran_twice_to_the_same_end_is_cut(tmp_path: Path, record_exercised:
         test_it=SUITE,
     )
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(app / "test_it.py"))
-    done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more={"PYTEST_ADDOPTS": ""}, timeout=240)
+    done = shardwright(tmp_path, "verify", str(app), "--json", "--", *command, more=PYTEST_ALONE, timeout=240)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["equivalent"] and found["tests"] == 27

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_apps import write_app
+from cli_apps import PYTEST_ALONE, write_app
 from shardwright.cli._profile import WITH_TESTS, run_with_errand
 from shardwright.manifest import load
 
@@ -51,7 +51,9 @@ def test_of_many_tests_some_are_counted(
     modules = {str(app / "counted.py"): "counted"}
     errand = {"kind": WITH_TESTS, "errand": "count", "modules": modules, "of_many": [few, 3]}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(app)]
-    ran = run_with_errand(load(app), command, errand, {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, keep=True)
+    ran = run_with_errand(
+        load(app), command, errand, {**os.environ, **PYTEST_ALONE, "PYTHONDONTWRITEBYTECODE": "1"}, keep=True
+    )
     (answer,) = ran.answers
     name = "test_counted.py::test_of_many[{}]"
     outcomes = {key.rpartition("/")[2]: text.partition(":")[0] for key, text in answer["outcomes"].items()}

@@ -11,7 +11,8 @@ import pytest
 from shardwright.composition import Composer, Decision, Granted, Need, Queued, Refused, Stop, _composer, needs_of
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Resources
-from shardwright.model.manifest import Component, Scale, Scope, ScopeKind, Start, StateKind
+from shardwright.model.manifest import Component, Scale
+from shardwright.model.scope import Scope, ScopeKind, Start, StateKind
 from shardwright.model.shard import CodeSegment, PlanEdge, ShardDefinition, ShardPlan
 from shardwright.placement import Capacity
 

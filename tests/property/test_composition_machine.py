@@ -42,7 +42,8 @@ from shardwright.composition._roster import SessionEntry
 from shardwright.errors import InternalError
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Resources
-from shardwright.model.manifest import Component, Scale, Scope, ScopeKind, Start, StateKind, UsageModel, Warm
+from shardwright.model.manifest import Component, Scale, UsageModel, Warm
+from shardwright.model.scope import Scope, ScopeKind, Start, StateKind
 from shardwright.model.shard import CodeSegment, PlanEdge, ShardDefinition, ShardPlan
 from shardwright.placement import Capacity
 

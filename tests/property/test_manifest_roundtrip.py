@@ -26,13 +26,10 @@ from shardwright.model.manifest import (
     Policy,
     Route,
     Scale,
-    Scope,
-    ScopeKind,
-    Start,
-    StateKind,
     UsageModel,
     Warm,
 )
+from shardwright.model.scope import Scope, ScopeKind, Start, StateKind
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True).filter(
     lambda name: name != "main" and not keyword.iskeyword(name)

@@ -25,7 +25,8 @@ from shardwright.controller import (
 )
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources
-from shardwright.model.manifest import Component, Cost, Scale, Scope, ScopeKind, UsageModel, Warm
+from shardwright.model.manifest import Component, Cost, Scale, UsageModel, Warm
+from shardwright.model.scope import Scope, ScopeKind
 
 NUMBERS = st.one_of(
     st.none(), st.floats(0, 1e4), st.sampled_from((float("nan"), float("inf"), -1.0, -float("inf"), 0.0))

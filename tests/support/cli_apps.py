@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-__all__ = ["Background", "background", "environment", "shardwright", "write_app"]
+__all__ = ["PYTEST_ALONE", "Background", "background", "environment", "shardwright", "write_app"]
 
 
 def write_app(folder: Path, manifest: str, **modules: str) -> Path:
@@ -22,6 +22,10 @@ def write_app(folder: Path, manifest: str, **modules: str) -> Path:
     for name, source in modules.items():
         (folder / f"{name}.py").write_text(textwrap.dedent(source), encoding="utf-8")
     return folder
+
+
+# For programs that are pytest: without the plugins of this environment it starts in a fifth of the time.
+PYTEST_ALONE = {"PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def environment(tmp_path: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -34,7 +34,7 @@ from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import ComponentName, MethodId, SessionNumber, ShardId
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
+from shardwright.model.scope import Scope, ScopeKind, Start, StateKind
 from shardwright.model.shard import (
     CodeSegment,
     EntryKind,

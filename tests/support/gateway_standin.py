@@ -21,7 +21,8 @@ from shardwright.gateway._front import Front
 from shardwright.gateway._server import serve_front
 from shardwright.guest import FunctionReply, FunctionRequest
 from shardwright.model.ids import ComponentName, MethodId
-from shardwright.model.manifest import Gateway, ScopeKind
+from shardwright.model.manifest import Gateway
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import EntryKind, RouteTarget
 
 Function = Callable[[FunctionRequest], "FunctionReply | Awaitable[FunctionReply]"]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shardwright.manifest import load as load_manifest
-from shardwright.model.cut import CostConstants
+from shardwright.model.profile import CostConstants
 from shardwright.node import Options, Running, assumed, cores, host
 from shardwright.sharding import cut_functions
 from shardwright.sharding import plan as plan_manifest

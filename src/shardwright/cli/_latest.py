@@ -12,7 +12,7 @@ from typing import Any
 
 from shardwright.cli._profile import Ran
 from shardwright.cli._verified import outside
-from shardwright.model.cut import Profile
+from shardwright.model.profile import Profile
 
 _PER_TEST = ("calls", "remote", "local")
 

@@ -23,8 +23,8 @@ from typing import Any
 
 from shardwright.cli._errors import TERMINATED
 from shardwright.errors import ManifestError, NodeError
-from shardwright.model.cut import Context, Measured, MeasuredEdge, Profile, united
 from shardwright.model.manifest import Manifest
+from shardwright.model.profile import Context, Measured, MeasuredEdge, Profile, united
 from shardwright.model.shard import ShardPlan
 from shardwright.node import PROFILE_VERSION
 from shardwright.sharding import Read, hot_functions, sources_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shardwright.model.cut import Profile, of_tests
+from shardwright.model.profile import Profile, of_tests
 from shardwright.model.shard import ShardPlan
 
 LEAST_SHARE = 0.05  # of the components' own work: where less than this could leave, a cut is not worth its name

@@ -35,8 +35,8 @@ from shardwright.cli._profile import (
 from shardwright.cli._verified import LEAST_SHARE, Verified
 from shardwright.errors import NodeError
 from shardwright.manifest import load as load_manifest
-from shardwright.model.cut import Profile
 from shardwright.model.manifest import Manifest
+from shardwright.model.profile import Profile
 from shardwright.model.shard import ShardPlan
 from shardwright.node import read_constants, read_profile, write_profile
 from shardwright.sharding import Read, changed_sources, cut_inside, read_application, sources_of

@@ -16,7 +16,7 @@ from shardwright.composition._roster import Entry, Roster
 from shardwright.composition._values import Need, SessionRecord, ShardRecord, ShardStatus
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Resources
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import ShardPlan
 
 

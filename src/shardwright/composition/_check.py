@@ -9,7 +9,7 @@ from shardwright.composition._roster import Roster
 from shardwright.composition._values import Need
 from shardwright.errors import InternalError
 from shardwright.model.ids import SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 
 
 def check(

@@ -33,7 +33,8 @@ from shardwright.composition._values import (
 from shardwright.errors import InternalError
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Component, ScopeKind, implicit
+from shardwright.model.manifest import Component, implicit
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.placement import Capacity
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from shardwright.composition._roster import Entry, Roster, Spec
 from shardwright.composition._values import Need, ShardStatus
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 
 
 @dataclass(slots=True)

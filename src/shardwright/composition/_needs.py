@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from shardwright.composition._values import Need
 from shardwright.model.ids import ComponentName
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import ShardPlan
 
 

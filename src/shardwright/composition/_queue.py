@@ -24,7 +24,7 @@ from shardwright.composition._match import Lack, Match, match
 from shardwright.composition._roster import Roster
 from shardwright.composition._values import Need
 from shardwright.model.ids import SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 
 PATIENCE = 16  # how often, unless told otherwise, a waiting request is overtaken before it blocks the queue
 

@@ -9,7 +9,8 @@ from shardwright.composition._values import Lease, Need, SessionRecord, ShardRec
 from shardwright.errors import InternalError
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Component, ScopeKind
+from shardwright.model.manifest import Component
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import ShardDefinition
 from shardwright.placement import Capacity
 

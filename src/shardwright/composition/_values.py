@@ -10,7 +10,7 @@ import msgspec
 
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 
 Inputs: TypeAlias = tuple[tuple[str, str | int | float], ...]
 

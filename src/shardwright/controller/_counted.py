@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from shardwright.controller._pool import ComponentPool, Evict, KeepMinimum, PoolAction, PoolState, Refill, backoff_s
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Component, Cost, ScopeKind
+from shardwright.model.manifest import Component, Cost
+from shardwright.model.scope import ScopeKind
 from shardwright.placement import Capacity
 
 if TYPE_CHECKING:

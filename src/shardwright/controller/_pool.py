@@ -7,7 +7,8 @@ from typing import Protocol, TypeAlias
 
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources
-from shardwright.model.manifest import Component, ScopeKind
+from shardwright.model.manifest import Component
+from shardwright.model.scope import ScopeKind
 from shardwright.placement import Capacity
 
 

@@ -20,7 +20,7 @@ from shardwright.gateway._talk import NodeTalk
 from shardwright.guest import RINGS, Bind, Bound, CallContext, Offer, Route, Router, Unbind, refusal
 from shardwright.model.endpoint import Peer
 from shardwright.model.ids import ComponentName, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import ShardDefinition
 
 __all__ = ["Bindings"]

@@ -60,7 +60,7 @@ from shardwright.guest import Describe as DescribeRequest
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import RouteTarget, ShardPlan
 from shardwright.monitoring import decode
 

@@ -42,7 +42,7 @@ from shardwright.guest._router import Route, Router
 from shardwright.guest._service import service_now
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import MethodId, ShardId
-from shardwright.model.manifest import ScopeKind, StateKind
+from shardwright.model.scope import ScopeKind, StateKind
 from shardwright.model.shard import EntryPoint, ShardDefinition
 from shardwright.transport import Describe, describe_call
 from shardwright.transport.codec import Step

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from shardwright.model.cut import of_tests
+from shardwright.model.profile import of_tests
 from shardwright.transport.kin import KinPickler, is_single
 
 _ATOMS = frozenset({str, bytes, int, float, bool, complex, type(None), re.Pattern, types.BuiltinFunctionType, range})

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import CodeType
 from typing import Any
 
-from shardwright.model.cut import of_tests
+from shardwright.model.profile import of_tests
 
 
 class Counting:

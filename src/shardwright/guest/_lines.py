@@ -19,7 +19,7 @@ from shardwright.guest._origin import origin
 from shardwright.guest._output import end_lines, unended
 from shardwright.guest._service import service_of_this_thread
 from shardwright.model.envelope import PayloadCodec
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import EntryKind, EntryPoint
 from shardwright.transport import PickleCodec, TaggedCodec, shm
 

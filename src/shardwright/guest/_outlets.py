@@ -15,7 +15,7 @@ from shardwright.guest._caller import Caller, run_on_top
 from shardwright.guest._context import CallContext
 from shardwright.guest._link import Link, Untaken
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import EntryKind, EntryPoint, ShardDefinition
 from shardwright.transport import shm
 

@@ -24,7 +24,7 @@ from shardwright.guest._testing import Patch
 from shardwright.model.endpoint import Peer
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Scope, Start, StateKind
+from shardwright.model.scope import Scope, Start, StateKind
 from shardwright.model.shard import CodeSegment, EntryKind, EntryPoint, ShardDefinition
 from shardwright.transport import ClassTable, TaggedCodec
 

@@ -16,7 +16,7 @@ from shardwright.errors import ShardLost
 from shardwright.guest._context import CallContext
 from shardwright.model.endpoint import Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind, StateKind
+from shardwright.model.scope import ScopeKind, StateKind
 from shardwright.model.shard import ShardDefinition
 
 WHY_PATIENCE_S = 0.5  # the node hears of an end within milliseconds

@@ -39,7 +39,6 @@ from shardwright.guest._lines import desk_for
 from shardwright.guest._link import Link
 from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
-from shardwright.guest._namespace import ImportingMailbox, Namespace
 from shardwright.guest._objects import Held, Objects
 from shardwright.guest._origin import NO_TRACE, origin
 from shardwright.guest._output import end_lines
@@ -49,17 +48,18 @@ from shardwright.guest._router import Binder, Route, Router
 from shardwright.guest._streams import OpenStream
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._testing import Patch, Patched
-from shardwright.guest._web import Web
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.transport import CallCodec, ClassTable, CodecLimits, HandleHook, PickleCodec, TaggedCodec
 
 if TYPE_CHECKING:
     from shardwright.guest._cuts import Cuts
+    from shardwright.guest._namespace import Namespace
     from shardwright.guest._ring_hub import RingHub
+    from shardwright.guest._web import Web
 
 LONG_SECRET = 8  # from so many characters on, a text that contains a secret shows it
 Import = Callable[[str], ModuleType]
@@ -124,7 +124,12 @@ class Runtime:
         self.entered: Callable[[], None] = lambda: None  # and in a shard that has its output
         self.handles_of_links: Callable[[], LinkHandles] = lambda: LinkHandles(self)
         self.unbound = _Unbound()
-        self.mailbox = (ImportingMailbox if inproc else Mailbox)(limit=self.definition.queue, name=component)
+        make_mailbox: type[Mailbox] = Mailbox
+        if inproc:  # few shards need it
+            from shardwright.guest._namespace import ImportingMailbox, Namespace
+
+            make_mailbox = ImportingMailbox
+        self.mailbox = make_mailbox(limit=self.definition.queue, name=component)
         self.router: Router[Link] = Router(self.unbound, per_session=self.definition.scope.kind is ScopeKind.SESSION)
         self.chains = Chains()
         self.caller = Caller(self.router, self.chains, self.mailbox)
@@ -134,7 +139,8 @@ class Runtime:
             from shardwright.guest._cuts import Cuts  # few shards need it
 
             self.cuts = Cuts(plan, component, lambda: self.caller)
-        namespace = Namespace(plan, component, self.proxies) if inproc else None
+        self._namespace: Namespace | None = Namespace(plan, component, self.proxies) if inproc else None
+        namespace = self._namespace
         self.data = DataModules(plan, component, self.proxies, self.class_named)
         self.import_module: Import = importlib.import_module if namespace is None else namespace.import_module
         self._reads = limits_within(self.definition.limits.ceiling.memory_bytes)
@@ -153,9 +159,12 @@ class Runtime:
         )
         if plan.context_variables and not self.definition.cut_of:
             self.caller.carried = self.responder.carried = Carried(plan.context_variables, self.resolve)
-        self.web = Web(self.responder, plan.routes)
-        if namespace is not None:
-            self.web.visible = namespace.visible
+        self._web: Web | None = None
+        if any(route.component == component for route in plan.routes):
+            self._make_web()
+        else:
+            self.responder.open_web = lambda link, envelope: self.web.admit(link, envelope)
+            self.responder.hear_web = lambda link, envelope: self.web.hear(link, envelope)
         self.secrets: tuple[str, ...] = ()
         self.responder.permits = lru_cache(maxsize=1024)(self._permits)
         self.responder.is_secret = self._is_secret
@@ -190,9 +199,9 @@ class Runtime:
         hub = self.open(rings=rings)
         if self.cuts is not None:
             self.cuts.active = True
-        if self.web.serves_applications:
+        if self._web is not None and self._web.serves_applications:
             with contextlib.suppress(Overloaded):  # no thread to be had: the first request looks
-                self.mailbox.submit(partial(Context().run, self.web.look))
+                self.mailbox.submit(partial(Context().run, self._web.look))
         return hub
 
     @property
@@ -435,10 +444,33 @@ class Runtime:
         for link in links:
             link.close()
 
+    @property
+    def web(self) -> Web:
+        """What it shows to the gateway. Made before it is asked for where routes lead to it, as they do to few."""
+        return self._web or self._make_web()
+
+    def _make_web(self) -> Web:
+        from shardwright.guest._web import Web
+
+        self._web = Web(self.responder, self.plan.routes)
+        if self._namespace is not None:
+            self._web.visible = self._namespace.visible
+        return self._web
+
+    def going_away(self) -> None:
+        """The shard is to end: applications hear that their WebSocket clients go. Any thread."""
+        if self._web is not None:
+            self._web.going_away()
+
+    def shut_down(self, timeout_s: float) -> None:
+        """Tell applications of the end, and wait for them; not with the baton, and not on the event loop."""
+        if self._web is not None:
+            self._web.shutdown(timeout_s)
+
     def close(self) -> None:
         """End all conversations and threads; user code that runs on is left behind."""
-        self.web.going_away()
-        self.web.shutdown(_FAREWELL_S)
+        self.going_away()
+        self.shut_down(_FAREWELL_S)
         self.close_links()
         self.mailbox.close()
         self.loop.close()

@@ -317,7 +317,7 @@ class Shard:
         self._stopping = not drain  # who drains goes on to serve, and needs its node
         end_s = time.monotonic() + grace_s
         if not drain:
-            self.runtime.web.going_away()
+            self.runtime.going_away()
         while (self.runtime.responder.busy or (drain and self.runtime.called)) and time.monotonic() < end_s:
             time.sleep(0.005)
         self._stopping = True
@@ -328,7 +328,7 @@ class Shard:
 
     def _say_goodbye(self, end_s: float) -> None:
         """What the application registered with ``atexit``, as its uncut program would run it; until the grace is over."""
-        self.runtime.web.shutdown(max(0.0, end_s - time.monotonic()))
+        self.runtime.shut_down(max(0.0, end_s - time.monotonic()))
         left_s = end_s - time.monotonic()
         if left_s <= 0:
             return

@@ -24,7 +24,7 @@ from shardwright.guest._outlets import outlet_of
 from shardwright.guest._stream_calls import Stream
 from shardwright.model.envelope import Envelope, Kind
 from shardwright.model.ids import ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import EntryPoint, ModuleSurface, ShardDefinition, ShardPlan
 
 

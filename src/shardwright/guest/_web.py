@@ -52,7 +52,7 @@ from shardwright.guest._web_values import encode_result
 from shardwright.guest._wsgi import WsgiExchange
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.ids import MethodId
-from shardwright.model.manifest import ScopeKind, StateKind
+from shardwright.model.scope import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, EntryKind, RouteTarget
 
 MAX_WEBSOCKETS = (

@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 
 from shardwright.manifest._build import RESOURCE_KEYS
 from shardwright.model.limits import Resources
-from shardwright.model.manifest import Component, Manifest, ScopeKind
+from shardwright.model.manifest import Component, Manifest
+from shardwright.model.scope import ScopeKind
 from shardwright.model.units import format_bytes
 
 

@@ -8,7 +8,8 @@ from shardwright.manifest._build import RESOURCE_KEYS
 from shardwright.manifest._document import Document
 from shardwright.manifest._places import KeyPath
 from shardwright.manifest._report import Problem, Report, nearest, one_of
-from shardwright.model.manifest import Component, Manifest, ScopeKind
+from shardwright.model.manifest import Component, Manifest
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT
 
 Finding = tuple[KeyPath, str, str, str]  # where, what is wrong, what was expected, nearest valid name

@@ -32,17 +32,8 @@ from shardwright.manifest._texts import (
     VARIABLES,
 )
 from shardwright.model.ids import ComponentName
-from shardwright.model.manifest import (
-    Component,
-    Cost,
-    Gateway,
-    Policy,
-    Scale,
-    Start,
-    StateKind,
-    UsageModel,
-    Warm,
-)
+from shardwright.model.manifest import Component, Cost, Gateway, Policy, Scale, UsageModel, Warm
+from shardwright.model.scope import Start, StateKind
 from shardwright.model.units import (
     BIT_RATE,
     BYTE_RATE,

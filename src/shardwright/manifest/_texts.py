@@ -8,7 +8,7 @@ import posixpath
 
 from shardwright.manifest._report import nearest
 from shardwright.manifest._shapes import ListOf, Text
-from shardwright.model.manifest import Scope, ScopeKind
+from shardwright.model.scope import Scope, ScopeKind
 
 ISOLATIONS = ("auto", "process", "namespace", "oci:runc", "oci:crun", "oci:runsc", "oci:kata", "docker", "microvm")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

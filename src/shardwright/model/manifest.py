@@ -4,48 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits, Resources
-
-
-class Start(StrEnum):
-    """How shards of a component begin: forked from a template, or as a fresh interpreter."""
-
-    AUTO = "auto"
-    TEMPLATE = "template"
-    SPAWN = "spawn"
-
-
-class StateKind(StrEnum):
-    """What becomes of a shard's state when it dies."""
-
-    AUTO = "auto"
-    NONE = "none"
-    MEMORY = "memory"
-    JOURNAL = "journal"
-    REPLICA = "replica"
-
-
-class ScopeKind(StrEnum):
-    """Who shares one shard."""
-
-    SHARED = "shared"
-    SESSION = "session"
-    REQUEST = "request"
-    KEY = "key"
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """``shared | session | request | key:<argument name>``."""
-
-    kind: ScopeKind = ScopeKind.SHARED
-    argument: str = ""
-
-    def __str__(self) -> str:
-        return f"key:{self.argument}" if self.kind is ScopeKind.KEY else self.kind.value
+from shardwright.model.scope import Scope, Start, StateKind
 
 
 @dataclass(frozen=True, slots=True)

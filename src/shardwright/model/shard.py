@@ -11,7 +11,7 @@ from enum import StrEnum
 from shardwright.model.cut import Cut
 from shardwright.model.ids import ComponentName, MethodId
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
+from shardwright.model.scope import Scope, ScopeKind, Start, StateKind
 
 MAIN_COMPONENT = ComponentName("main")  # the implicit component that runs ``app.main`` when none owns it
 GATEWAY_COMPONENT = ComponentName("gateway")  # the built-in component that serves ``[[routes]]``; its code is ours

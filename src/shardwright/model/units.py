@@ -5,7 +5,6 @@ Everything is held in base units: bytes, seconds, bytes per second, bits per sec
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
@@ -84,6 +83,8 @@ class QuantityKind:
             if unit == match[2]:
                 return f"{match[1]}{unit}{self.suffix}"
         folded = {unit.casefold(): unit for unit in self.units if unit}
+        import difflib  # of no use to a keeper until somebody errs
+
         near = difflib.get_close_matches(match[2].casefold(), folded, n=1, cutoff=0.6)
         return f"{match[1]}{folded[near[0]]}{self.suffix}" if near else ""
 

@@ -16,7 +16,7 @@ from shardwright.guest import Because, Bind, Bound, Doubt, Retire, Unsaid, Why
 from shardwright.guest import Unbind as UnbindRequest
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import NO_SESSION, ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardDefinition, ShardPlan
 from shardwright.node._frames import TOO_MANY_PASSED, scarce
 from shardwright.node._made_for import MadeFor

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from shardwright.errors import ManifestError, NodeError, PlanError
-from shardwright.model.manifest import Manifest, Start
+from shardwright.model.manifest import Manifest
+from shardwright.model.scope import Start
 from shardwright.model.shard import ShardPlan
 from shardwright.node._launcher import read_secrets, read_token
 from shardwright.node._profiles import read_constants, read_profile

@@ -33,7 +33,7 @@ from shardwright.errors import CompositionRefused, ShardwrightError
 from shardwright.guest import CallContext, Link, Route, rehearse
 from shardwright.model.endpoint import Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 from shardwright.node._alarm import Alarm
 from shardwright.node._bindings import CLIENT
 from shardwright.node._live_session import LiveSession

@@ -17,7 +17,7 @@ from shardwright.composition import Refused, ShardStatus
 from shardwright.controller import ComponentRow, ScaleRounds
 from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ShardId
-from shardwright.model.manifest import ScopeKind, StateKind
+from shardwright.model.scope import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT
 from shardwright.monitoring import BUSY, Histories, Observed, Observer, Stalls, keep_json, kept_json, pressure
 from shardwright.node import _arrays

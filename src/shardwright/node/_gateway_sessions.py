@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from shardwright.errors import CompositionRefused, NodeError, NotPermitted, ShardwrightError
 from shardwright.guest import BeginSession, EndSession, FromGateway, SessionBegun, UseSessions
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import Gateway, ScopeKind
+from shardwright.model.manifest import Gateway
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._port import ShardPort
 

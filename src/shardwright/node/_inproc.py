@@ -63,7 +63,8 @@ from shardwright.guest import (
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
-from shardwright.model.manifest import Manifest, Start, implicit
+from shardwright.model.manifest import Manifest, implicit
+from shardwright.model.scope import Start
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._frames import control_pair
 from shardwright.node._import_errors import import_error

@@ -8,7 +8,8 @@ from functools import cached_property
 import msgspec
 
 from shardwright.model.ids import ComponentName
-from shardwright.model.manifest import Component, Manifest, Start, implicit
+from shardwright.model.manifest import Component, Manifest, implicit
+from shardwright.model.scope import Start
 from shardwright.model.shard import ShardPlan
 from shardwright.node._auto import AutoIsolations
 from shardwright.node._checks import in_containers

@@ -13,7 +13,8 @@ from shardwright.contracts.clock import Clock
 from shardwright.errors import NodeError, SandboxError
 from shardwright.guest import AskNode, Counts, NodeTold
 from shardwright.model.ids import ShardId
-from shardwright.model.manifest import Component, ScopeKind
+from shardwright.model.manifest import Component
+from shardwright.model.scope import ScopeKind
 from shardwright.monitoring import CallCounts, Family, NodeMonitor, NodeNumbers, ShardNumbers, encode
 from shardwright.node._port import ShardPort
 

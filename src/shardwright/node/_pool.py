@@ -21,7 +21,8 @@ from shardwright.controller import (
 )
 from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ComponentName
-from shardwright.model.manifest import Component, Manifest, ScopeKind
+from shardwright.model.manifest import Component, Manifest
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import GATEWAY_COMPONENT, MAIN_COMPONENT, ShardPlan
 from shardwright.node import _arrays
 from shardwright.node._shard_events import ShardEvents

@@ -20,7 +20,8 @@ from shardwright.errors import ComponentImportError, NodeError, SandboxError, Sh
 from shardwright.guest import Enter, Init, Ready, Testing
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources, Usage
-from shardwright.model.manifest import Manifest, ScopeKind, Start
+from shardwright.model.manifest import Manifest
+from shardwright.model.scope import ScopeKind, Start
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._ahead import Ahead, Nobody
 from shardwright.node._auto import AutoIsolations

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from shardwright.errors import ManifestError
-from shardwright.model.cut import CostConstants, Profile
 from shardwright.model.manifest import Manifest
+from shardwright.model.profile import CostConstants, Profile
 from shardwright.node._state import state_folder
 
 PROFILE_VERSION = 1

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from shardwright.composition import Launch, ShardRecord, ShardStatus
 from shardwright.manifest import load
 from shardwright.model.ids import ComponentName, ShardId
-from shardwright.model.manifest import Manifest, ScopeKind, StateKind, implicit
+from shardwright.model.manifest import Manifest, implicit
+from shardwright.model.scope import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._checks import plan_to_start
 from shardwright.node._launcher import Secrets, read_secrets

@@ -19,7 +19,8 @@ from pathlib import Path
 from shardwright._syntax import parsed
 from shardwright.errors import NodeError
 from shardwright.model.ids import ComponentName, MethodId
-from shardwright.model.manifest import Manifest, ScopeKind
+from shardwright.model.manifest import Manifest
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import EntryPoint, ModuleSurface, ShardDefinition, ShardPlan
 
 

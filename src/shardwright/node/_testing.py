@@ -41,7 +41,7 @@ from shardwright.guest import (
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.envelope import Envelope
 from shardwright.model.ids import ComponentName, ShardId
-from shardwright.model.manifest import ScopeKind, StateKind
+from shardwright.model.scope import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._client import Client, ClientHandles
 from shardwright.node._core import CLIENT, Core

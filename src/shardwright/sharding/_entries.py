@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from shardwright.errors import PlanError
 from shardwright.model.ids import ComponentName, MethodId
-from shardwright.model.manifest import Component, ScopeKind
+from shardwright.model.manifest import Component
+from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import Diagnostic, EntryKind, EntryPoint, KeyArgument, Severity, Site
 from shardwright.sharding._classes import classes_in
 from shardwright.sharding._functions import ANYTHING, FunctionFacts, describe, made_by_call

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Manifest, Route, Scope, ScopeKind, Start, StateKind
+from shardwright.model.manifest import Manifest, Route
+from shardwright.model.scope import Scope, ScopeKind, Start, StateKind
 from shardwright.model.shard import (
     GATEWAY_COMPONENT,
     CodeSegment,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from shardwright.model.cut import CostConstants, Cut, Profile
+from shardwright.model.cut import Cut
 from shardwright.model.ids import ComponentName
-from shardwright.model.manifest import Component, Manifest, Scale, Scope, ScopeKind, StateKind, Warm
+from shardwright.model.manifest import Component, Manifest, Scale, Warm
+from shardwright.model.profile import CostConstants, Profile
+from shardwright.model.scope import Scope, ScopeKind, StateKind
 from shardwright.model.shard import (
     CodeSegment,
     Diagnostic,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shardwright.model.cut import CostConstants, Profile
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Component, Manifest, Scope, Start, StateKind
+from shardwright.model.manifest import Component, Manifest
+from shardwright.model.profile import CostConstants, Profile
+from shardwright.model.scope import Scope, Start, StateKind
 from shardwright.model.shard import (
     MAIN_COMPONENT,
     CodeSegment,

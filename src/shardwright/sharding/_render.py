@@ -9,7 +9,7 @@ from typing import Any
 
 from shardwright.model.cut import Cut
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Scope
+from shardwright.model.scope import Scope
 from shardwright.model.shard import Diagnostic, EntryKind, PlanEdge, Severity, ShardDefinition, ShardPlan
 from shardwright.model.units import format_bytes
 from shardwright.sharding._found import Explanation

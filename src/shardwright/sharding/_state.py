@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from shardwright.errors import PlanError
 from shardwright.model.ids import ComponentName
-from shardwright.model.manifest import Component, ScopeKind, StateKind
+from shardwright.model.manifest import Component
+from shardwright.model.scope import ScopeKind, StateKind
 from shardwright.model.shard import DataDependency, Diagnostic, Severity, Site
 from shardwright.sharding._program import Program
 from shardwright.sharding._scanned import UseKind

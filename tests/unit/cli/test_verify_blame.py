@@ -12,8 +12,9 @@ from shardwright.cli._profile import TOO_LONG, Ran
 from shardwright.cli._verified import Verified
 from shardwright.cli._verify import _refuse_hollow, _Verification
 from shardwright.errors import NodeError
-from shardwright.model.cut import Cut, Measured, Profile
+from shardwright.model.cut import Cut
 from shardwright.model.ids import ComponentName
+from shardwright.model.profile import Measured, Profile
 from shardwright.model.shard import Diagnostic, Severity, ShardPlan, Site
 
 

@@ -11,7 +11,7 @@ from shardwright.composition import Composer, Queued, Refused
 from shardwright.composition._queue import Waiting
 from shardwright.errors import InternalError
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
-from shardwright.model.manifest import ScopeKind
+from shardwright.model.scope import ScopeKind
 
 Make = Any
 StoryType = Any

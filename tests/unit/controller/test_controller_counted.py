@@ -11,7 +11,8 @@ import pytest
 from shardwright.controller import ComponentPool, CountedNeeds, Evict, KeepMinimum, PooledShard, PoolState, Refill
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources
-from shardwright.model.manifest import Component, Cost, Scope, ScopeKind, Warm
+from shardwright.model.manifest import Component, Cost, Warm
+from shardwright.model.scope import Scope, ScopeKind
 
 LIMITS = Limits(Resources(cpu=0.01, memory_bytes=64 * 2**20))
 

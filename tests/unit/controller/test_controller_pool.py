@@ -19,7 +19,8 @@ from shardwright.controller import (
 )
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources
-from shardwright.model.manifest import Component, Scale, Scope, ScopeKind, UsageModel, Warm
+from shardwright.model.manifest import Component, Scale, UsageModel, Warm
+from shardwright.model.scope import Scope, ScopeKind
 
 POLICY: PoolPolicy = KeepMinimum()
 ROOM = Resources(cpu=8.0)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import shardwright.guest._namespace as namespace_module
 import shardwright.guest._runtime as runtime_module
 from shardwright.errors import DeadlineExceeded, ShardLost
 from shardwright.guest import CallContext, Hub, current_call
@@ -70,7 +71,7 @@ STOCK = """
 @pytest.fixture(params=[True, False], ids=["shard's mailbox", "mailbox of --inproc"])
 def pair(request: pytest.FixtureRequest, town: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     if request.param:  # components of this test are imported by one thread alone
-        monkeypatch.setattr(runtime_module, "ImportingMailbox", Mailbox)
+        monkeypatch.setattr(namespace_module, "ImportingMailbox", Mailbox)
     made = town(MANIFEST, shop=SHOP, stock=STOCK)
     for name in ("shop", "stock"):
         made.runtimes[name].import_module(name)

@@ -12,7 +12,7 @@ from shardwright.errors import ShardLost
 from shardwright.guest import CallContext, Link, Route, Router
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
-from shardwright.model.manifest import Scope, ScopeKind, Start, StateKind
+from shardwright.model.scope import Scope, ScopeKind, Start, StateKind
 from shardwright.model.shard import CodeSegment, ShardDefinition
 
 BANK = ComponentName("bank")

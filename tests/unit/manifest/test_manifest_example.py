@@ -23,13 +23,10 @@ from shardwright.model.manifest import (
     Policy,
     Route,
     Scale,
-    Scope,
-    ScopeKind,
-    Start,
-    StateKind,
     UsageModel,
     Warm,
 )
+from shardwright.model.scope import Scope, ScopeKind, Start, StateKind
 
 MIB = 2**20
 

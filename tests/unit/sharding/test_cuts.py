@@ -10,7 +10,7 @@ import pytest
 
 from shardwright.errors import PlanError
 from shardwright.manifest import load
-from shardwright.model.cut import CostConstants, Measured, MeasuredEdge, Profile
+from shardwright.model.profile import CostConstants, Measured, MeasuredEdge, Profile
 from shardwright.sharding import cut_components, cut_functions, cut_inside, plan, read_application, sources_of
 from shardwright.sharding.cuts._alone import Alone, Veto
 from shardwright.sharding.cuts._loops import loops_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardwright.model.cut import Context, Measured, MeasuredEdge, Profile, united
+from shardwright.model.profile import Context, Measured, MeasuredEdge, Profile, united
 from shardwright.sharding.cuts._around import Crossing, affordable, crossing, leading_on
 
 CONTEXTS = (

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from shardwright.model.cut import CostConstants
+from shardwright.model.profile import CostConstants
 from shardwright.sharding.cuts._select import Option, Task, select
 
 SEEDS = range(20)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from shardwright.errors import PlanError
-from shardwright.model.manifest import EdgeRule, Route, Scope, ScopeKind
+from shardwright.model.manifest import EdgeRule, Route
+from shardwright.model.scope import Scope, ScopeKind
 from shardwright.model.shard import EntryKind, Severity, ShardPlan
 
 STOCK = """

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shardwright.errors import PlanError
-from shardwright.model.manifest import Scope, ScopeKind
+from shardwright.model.scope import Scope, ScopeKind
 from shardwright.model.shard import EntryKind, KeyArgument, ShardPlan
 
 KEY_WORLD = Scope(ScopeKind.KEY, "world")

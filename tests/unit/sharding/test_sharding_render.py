@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shardwright.model.limits import Limits, Resources
-from shardwright.model.manifest import Scope, ScopeKind
+from shardwright.model.scope import Scope, ScopeKind
 from shardwright.model.shard import ShardPlan
 from shardwright.sharding import plan_json, plan_text
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from shardwright.errors import PlanError
-from shardwright.model.manifest import Scale, Scope, ScopeKind, StateKind
+from shardwright.model.manifest import Scale
+from shardwright.model.scope import Scope, ScopeKind, StateKind
 from shardwright.model.shard import ShardPlan
 
 MANY = Scale(1, 4)

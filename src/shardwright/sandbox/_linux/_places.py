@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 _NAMES = "198.18"  # for measuring devices (RFC 2544): nobody's in earnest
@@ -11,6 +10,8 @@ _FIRST_NAME = 16
 
 def places_of(egress: Sequence[str]) -> list[tuple[str, str, int]]:
     """For each ``host:port`` the address inside, the host as stated, the port. Literal addresses stand for themselves."""
+    import ipaddress  # of no use to a keeper whose shards reach nothing
+
     found: list[tuple[str, str, int]] = []
     names: dict[str, str] = {}
     for place in egress:

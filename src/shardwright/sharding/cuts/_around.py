@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from shardwright.model.cut import Context, Profile
+from shardwright.model.profile import Context, Profile
 
 _CHEAP_S = 0.2  # what all calls of a function may cost although they cost more than they do
 _LEADS_ON, _ITSELF = 32, 0.05  # who calls so many, and does so little itself, is no point to cut at: each of those is

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardwright.model.cut import Loop, Measured, MeasuredEdge, Profile
+from shardwright.model.cut import Loop
+from shardwright.model.profile import Measured, MeasuredEdge, Profile
 from shardwright.sharding.cuts._alone import Alone
 
 

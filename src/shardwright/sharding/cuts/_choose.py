@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from shardwright.model.cut import Context, CostConstants, Cut, Measured, MeasuredEdge, Profile, of_tests
+from shardwright.model.cut import Cut
 from shardwright.model.ids import ComponentName
+from shardwright.model.profile import Context, CostConstants, Measured, MeasuredEdge, Profile, of_tests
 from shardwright.model.shard import Diagnostic, Severity, Site
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.cuts._alone import Alone, Veto

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from shardwright.errors import PlanError
-from shardwright.model.cut import CostConstants, Cut, CutFunction, Loop
+from shardwright.model.cut import Cut, CutFunction, Loop
 from shardwright.model.ids import ComponentName, MethodId
+from shardwright.model.profile import CostConstants
 from shardwright.sharding.callgraph import Scanned
 from shardwright.sharding.cuts._alone import Alone
 from shardwright.sharding.cuts._candidates import Callers, Candidate

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from shardwright.model.cut import CostConstants
+from shardwright.model.profile import CostConstants
 
 SENDING = 0.5  # of the cost of crossing falls to the caller
 EXACT = 10  # so many functions are tried in every combination

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shardwright.model.cut import Profile
+from shardwright.model.profile import Profile
 
 
 def changed_sources(profile: Profile, sources: Mapping[str, str]) -> tuple[str, ...]:
