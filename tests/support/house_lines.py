@@ -84,7 +84,12 @@ _WITH_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunction
 
 def _header(body: list[ast.stmt]) -> int:
     """How many statements must stay first: the docstring, and imports from the future."""
-    docstring = bool(body) and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+    docstring = (
+        bool(body)
+        and isinstance(body[0], ast.Expr)
+        and isinstance(body[0].value, ast.Constant)
+        and isinstance(body[0].value.value, str)
+    )
     rest = body[docstring:]
     return docstring + len(
         [*takewhile(lambda one: isinstance(one, ast.ImportFrom) and one.module == "__future__", rest)]
