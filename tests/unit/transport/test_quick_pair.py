@@ -61,7 +61,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
     def build(name: str, *flags: str) -> Path:
         folder = tmp_path_factory.mktemp(name)
-        shutil.copytree(ROOT / "src/shardwright", folder / "shardwright", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "src/shardwright", folder / "shardwright")
         room = folder / ROOM
         include = sysconfig.get_path("include")
         sources = sorted(room.glob("_*.c"))
