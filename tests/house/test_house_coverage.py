@@ -8,7 +8,8 @@ from __future__ import annotations
 import marshal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def main(again, *arguments):
                 subprocess.run([*again, part])
 """
 
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 ALL = {"forked_and_ended_hard", "spawned", "terminated", "threaded", "main"}
 
 
@@ -95,6 +97,16 @@ class Measured:
 @pytest.fixture
 def measured(tmp_path: Path) -> Measured:
     return Measured(tmp_path)
+
+
+def judged(path: Path, ran: Iterable[int], *, config_file: str | bool = False) -> tuple[list[int], list[int]]:
+    """The statements of a file, and those of them that did not run, as coverage sees it."""
+    own = Coverage(data_file=None, config_file=config_file)
+    data = own.get_data()
+    data.add_lines({str(path): ran})
+    _, statements, _, missed, _ = own.analysis2(str(path))
+    data.close(force=True)  # it is in memory alone
+    return statements, missed
 
 
 def recorded(measured: Measured) -> list[Path]:
@@ -335,10 +347,9 @@ def test_what_is_marked_is_what_coverage_sees(
     )
     tracer = Coverage(data_file=str(tmp_path / "traced"), config_file=False)
     tracer.load()
-    _, statements, _, missed, _ = tracer.analysis2(str(traced))
-    own = Coverage(data_file=None, config_file=False)
-    own.get_data().add_lines({str(measured.module): measured.lines()})
-    _, same, _, unmarked, _ = own.analysis2(str(measured.module))
+    with closing(tracer.get_data()):
+        _, statements, _, missed, _ = tracer.analysis2(str(traced))
+    same, unmarked = judged(measured.module, measured.lines())
     assert same == statements and len(statements) > 100
     assert 3 < len(missed) < 15
     # Lines that are only passed on the way count when they lead to what follows.
@@ -361,9 +372,7 @@ def test_every_statement_of_the_package_can_be_marked(
     table = marshal.loads((data / "code" / "table").read_bytes())
     checked = 0
     for path in sorted(package.rglob("*.py"))[::20]:
-        own = Coverage(data_file=None, config_file=str(Path(__file__).parents[2] / "pyproject.toml"))
-        own.get_data().add_lines({str(path): table[str(path)][1]})
-        _, statements, _, unmarked, _ = own.analysis2(str(path))
+        statements, unmarked = judged(path, table[str(path)][1], config_file=str(PYPROJECT))
         assert unmarked == [], path
         checked += len(statements)
     assert checked > 1_500

@@ -81,12 +81,12 @@ def report(data_folder: Path, percent: float, *, include: str | None = None) -> 
     data.erase()
     data.add_lines(lines)
     data.write()
+    data.close()
     measured = Coverage(data_file=str(data_file))
     measured.load()
     covered = measured.report(include=include)
-    print(
-        f"coverage {covered:.2f} % (at least {percent:g} is asked), of {processes:,} processes whose lines were recorded"
-    )
+    measured.get_data().close()
+    print(f"coverage {covered:.2f} % ({percent:g} is asked), of {processes:,} processes whose lines were recorded")
     return 0 if covered >= percent else 2
 
 
