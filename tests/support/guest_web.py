@@ -59,9 +59,9 @@ class NobodyElse:
 
 
 class WebShard:
-    """A shard of one component ``shop``, whose module is ``source``, with routes to all that it has."""
+    """A shard of one component ``shop``, whose module is ``source``, with routes to all that it has, or to nothing."""
 
-    def __init__(self, folder: Path, source: str, *, app: str = "", manifest: str = "") -> None:
+    def __init__(self, folder: Path, source: str, *, app: str = "", manifest: str = "", routed: bool = True) -> None:
         code = f"shop:{app}" if app else "shop"
         (folder / "shardwright.toml").write_text(
             f'[app]\nname = "town"\n[components.shop]\ncode = "{code}"\n{manifest}\n'
@@ -74,7 +74,7 @@ class WebShard:
         routes = tuple(
             RouteTarget("/", (), shop, entry.method_id, f"shop.{entry.name}", entry.kind)
             for entry in plan.definition(shop).entry_points
-            if entry.kind in (EntryKind.FUNCTION, EntryKind.APPLICATION)
+            if routed and entry.kind in (EntryKind.FUNCTION, EntryKind.APPLICATION)
         )
         self.plan = dataclasses.replace(plan, routes=routes)
         self.runtime = Runtime(self.plan, shop, inproc=True)

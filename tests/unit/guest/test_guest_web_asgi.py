@@ -14,6 +14,7 @@ import pytest
 
 from guest_web import Exchange, Gateway, WebShard
 from shardwright.guest import WINDOW, Failure, HttpRequest, Returned, _asgi
+from shardwright.guest._web_manner import Manner
 from shardwright.model.envelope import Kind
 
 LONG = 20.0
@@ -911,3 +912,11 @@ def test_calls_of_other_shards_go_on_beside_threads_of_an_application(shard: Web
     assert done.wait(LONG)
     thread.join()
     assert len(hanging) == 20
+
+
+def test_what_routes_lead_to_is_looked_at_before_anybody_asks(tmp_path: Path) -> None:
+    shard = WebShard(tmp_path, "async def app(scope, receive, send): ...", app="app")
+    try:
+        _eventually(lambda: shard.runtime.web.manner(shard.method("app")) is Manner.ASGI3)
+    finally:
+        shard.close()

@@ -13,6 +13,7 @@ import pytest
 from guest_web import Gateway, WebShard
 from shardwright.guest import Describe, Described, Failure, FunctionReply, FunctionRequest, Open
 from shardwright.guest._web_convert import BadRequest, Reading
+from shardwright.model.envelope import Kind
 
 SOURCE = """
     from __future__ import annotations
@@ -424,3 +425,21 @@ def test_a_float_without_a_fraction_is_an_integer_of_json() -> None:
     for wrong in (b"2.5", b"1e400", b"[" * 400 + b"1.5" + b"]" * 400):
         with pytest.raises(BadRequest):
             read(b'{"whole": ' + wrong + b', "part": 1, "several": []}')
+
+
+@pytest.mark.parametrize("first", ["a call", "a late credit", "late data"])
+def test_a_shard_without_routes_refuses_whoever_asks_for_the_gateway(tmp_path: Path, first: str) -> None:
+    """The gateway's half is not even there before: it must come, and refuse, by itself."""
+    shard = WebShard(tmp_path, "ran = []\ndef add(a: int): ran.append(a)\n", routed=False)
+    try:
+        gateway = shard.gateway()
+        if first == "a late credit":  # for an exchange that is over: nobody's, and no violation
+            gateway.post(Kind.CREDIT, 7, b"\0\0\0\1")
+        elif first == "late data":
+            gateway.post(Kind.DATA, 7, b"x")
+        failed = gateway.call("add", query={"a": "1"})
+        assert isinstance(failed, Failure) and (failed.code, failed.outcome) == ("SW416", "not started")
+        assert "no route leads" in failed.message
+        assert shard.module().ran == []
+    finally:
+        shard.close()
