@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -297,10 +297,42 @@ with shardwright.start(sys.argv[1], state=sys.argv[2]) as node, node.session("on
     print(one.call("probe.run", code), {s.isolation for s in node.shards()}, {s.start for s in node.shards()})
     print(two.call("probe.run", "answer = [l.split() for l in open('/proc/self/status') if l.startswith(('CapEff', 'Secc'))]"))
 """
+WITHOUT_TEMPLATE = """
+import os, shardwright, sys, time
+from shardwright.node import _processes
+_processes.FORKS_OF_A_TEMPLATE = 2
+def parent(pid):
+    return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+with shardwright.start(sys.argv[1], state=sys.argv[2]) as node:
+    sessions = [node.session(f"s{number}") for number in range(3)]
+    for session in sessions:
+        session.call("probe.run", "mine = answer = 1")
+    mine = {name: shard for shard in node.shards() for name in shard.sessions}
+    init, asked = parent(parent(mine["s0"].pid)), 0
+    end_s = time.monotonic() + 10
+    while not any(each.event.kind == "template renewed" for each in node.running.core.events.since(0)):
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    while len(sessions) > 1:
+        sessions.pop().end()  # whose shard ends: then the keeper looks for what nobody owns
+        for _ in range(20):
+            time.sleep(0.01)
+            asked += sum(int(session.call("probe.run", "answer = 1")) for session in sessions)
+        left = {name: shard.id for shard in node.shards() for name in shard.sessions}
+        assert left == {session.name: mine[session.name].id for session in sessions}, (left, mine)
+    sessions.pop().end()
+    end_s = time.monotonic() + 10
+    while os.path.exists(f"/proc/{init}") and time.monotonic() < end_s:
+        time.sleep(0.01)
+    print(asked, os.path.exists(f"/proc/{init}"), node.session("new").call("probe.run", "answer = 2"))
+"""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root; as another user, every test shows it")
-def test_without_root_walls_stand_as_well(tmp_path: Path) -> None:
+@pytest.fixture
+def as_another_user() -> Iterator[Callable[[str], str]]:
+    """Runs a program about an application as somebody who has no control groups; its output."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user takes root; as another user, every test shows it")
     python, environment = _interpreter_of_others()
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         app = _application(Path(folder))
@@ -309,12 +341,25 @@ def test_without_root_walls_stand_as_well(tmp_path: Path) -> None:
         home = Path(folder) / "home"
         home.mkdir()
         os.chown(home, 12345, 12345)
-        done = subprocess.run(
-            [python, "-c", ROOTLESS, str(app), str(home)],
-            env={**environment, "HOME": str(home), "XDG_RUNTIME_DIR": str(home)},
-            capture_output=True, text=True, check=False, cwd="/", timeout=60, **ANOTHER_USER,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        first, second = done.stdout.splitlines()
-        assert first == "[12345, 1, [\"1\"]] {'namespace'} {'template'}"
-        assert '["CapEff:", "0000000000000000"]' in second and '["Seccomp:", "2"]' in second
+
+        def run(program: str) -> str:
+            done = subprocess.run(
+                [python, "-c", program, str(app), str(home)],
+                env={**environment, "HOME": str(home), "XDG_RUNTIME_DIR": str(home)},
+                capture_output=True, text=True, check=False, cwd="/", timeout=60, **ANOTHER_USER,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        yield run
+
+
+def test_without_root_walls_stand_as_well(as_another_user: Callable[[str], str]) -> None:
+    first, second = as_another_user(ROOTLESS).splitlines()
+    assert first == "[12345, 1, [\"1\"]] {'namespace'} {'template'}"
+    assert '["CapEff:", "0000000000000000"]' in second and '["Seccomp:", "2"]' in second
+
+
+def test_without_control_groups_shards_outlive_their_template(as_another_user: Callable[[str], str]) -> None:
+    """The first process of its namespace is nobody's child then, and yet no orphan: their lives hang on it."""
+    assert as_another_user(WITHOUT_TEMPLATE) == "60 False 2\n"

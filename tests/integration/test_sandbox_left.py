@@ -1,20 +1,29 @@
-"""What was reserved for a shard and is not needed goes, though somebody is in there still when it is cancelled."""
+"""What nobody needs goes: groups that were reserved and cancelled, and what a template started besides its forks."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from limits_here import need_limits
+from namespaces_here import need_namespaces
+from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits
+from shardwright.sandbox._linux._cgroup import NoCgroups
+from shardwright.sandbox._linux._procfs import children, process_stat
+from shardwright.sandbox.namespace import NamespaceBackend, NamespaceSandbox
 from shardwright.sandbox.process import ProcessBackend, _backend
+from shardwright.testing._sandbox_trial import SandboxTrial
 
 
 def folders(owner: str) -> list[Path]:
-    return [path for path in Path("/sys/fs/cgroup").rglob(owner) if path.is_dir()]
+    return [Path(path, owner) for path, names, _ in os.walk("/sys/fs/cgroup") if owner in names]  # others come and go
 
 
 def test_a_reserved_group_that_is_not_empty_yet_goes_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +51,63 @@ def test_a_reserved_group_that_is_not_empty_yet_goes_later(monkeypatch: pytest.M
             os.close(entrance)
         backend.close()
     assert not folders(owner)
+
+
+TEMPLATE = """
+def left():
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(300)
+        os._exit(0)
+    os.wait()
+left()
+if os.fork() == 0:
+    os.setsid()
+say(os.getpid())
+while True: time.sleep(100)
+"""
+
+
+def _alive(pid: int) -> bool:
+    stat = process_stat(pid)
+    return stat is not None and stat.state not in "ZX"
+
+
+def test_forks_outlive_their_template_and_nothing_else_of_it_does() -> None:
+    need_namespaces()
+    python = (sys.executable, "-I", "-S")
+    with SandboxTrial(lambda: NamespaceBackend(NoCgroups("switched off by a test")), python) as trial:
+        backend = trial.backend
+        assert isinstance(backend, NamespaceBackend)
+        template, answers = trial.launch(dataclasses.replace(trial.spec(TEMPLATE), template=True))
+        assert isinstance(template, NamespaceSandbox) and template.init is not None
+        assert isinstance(answers.next(), int) and isinstance(answers.next(), int)
+        init, (fork,) = template.init, children(template.handle.pid)
+        (sleeper,) = set(children(init)) - {template.handle.pid}
+        handle = dataclasses.replace(template.handle, shard=ShardId("forked"), pid=fork, control_groups=())
+        stat = process_stat(fork)
+        assert stat is not None
+        shard = backend.adopt(dataclasses.replace(handle, start_ticks=stat.start_ticks))
+        assert shard is not None
+        trial.track(shard)
+        template.kill()
+        template.delete()
+        end_s = time.monotonic() + 10.0
+        while _alive(sleeper):
+            assert time.monotonic() < end_s, "what the template left lives on"
+            time.sleep(0.01)
+        assert init in backend.first_pids(), "nobody's process, and no orphan"
+        for _ in range(5):
+            backend.end_strays(backend.first_pids())
+            backend.reap_orphans(backend.first_pids())
+            time.sleep(0.02)
+        assert _alive(fork) and _alive(init)
+        shard.kill()
+        shard.delete()
+        end_s = time.monotonic() + 10.0
+        while init in backend.first_pids():
+            assert time.monotonic() < end_s, "an empty namespace is kept"
+            time.sleep(0.01)
+        backend.reap_orphans(backend.first_pids())
+        assert process_stat(init) is None

@@ -75,9 +75,12 @@ def docker_daemon() -> Iterator[str]:
 
 
 def _answers(path: str) -> bool:
+    """Whether it works: it listens before it has started what runs its containers."""
     with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5.0)
         try:
             client.connect(path)
+            client.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            return b" 200 " in client.makefile("rb").readline()
         except OSError:
             return False
-    return True

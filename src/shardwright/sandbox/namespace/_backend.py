@@ -11,7 +11,7 @@ from shardwright.contracts.sandbox import Capabilities, Finding, Fingerprint, La
 from shardwright.errors import SandboxError
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
-from shardwright.sandbox._linux._procfs import children, process_stat, read_text
+from shardwright.sandbox._linux._procfs import children, process_stat, read_text, start_ticks
 from shardwright.sandbox.namespace import _seccomp
 from shardwright.sandbox.namespace._sandbox import NamespaceSandbox
 from shardwright.sandbox.namespace._start import BoxPlan, Started, start
@@ -47,6 +47,7 @@ class NamespaceBackend(ProcessBackend):
     def __init__(self, groups: ControlGroups | None = None, *, end_with_parent: bool = True) -> None:
         super().__init__(groups, end_with_parent=end_with_parent)
         self._random = random.SystemRandom()
+        self._inits: dict[int, int] = {}  # of templates: when each began, in ticks
 
     def __repr__(self) -> str:
         return f"NamespaceBackend({self._groups!r})"
@@ -87,8 +88,12 @@ class NamespaceBackend(ProcessBackend):
         )
 
     def first_pids(self) -> tuple[int, ...]:
-        """Processes that are children of ours and not orphans: the inits of our sandboxes."""
-        return tuple(s.init for s in self._sandboxes.values() if isinstance(s, NamespaceSandbox) and s.init is not None)
+        """Processes that are children of ours and not orphans: the inits of our sandboxes, and of templates that ended
+        before their forks, whose lives hang on them.
+        """
+        self._inits = {pid: ticks for pid, ticks in self._inits.items() if _lives(pid, ticks)}
+        boxes = (s for s in self._sandboxes.values() if isinstance(s, NamespaceSandbox) and not s.deleted)
+        return tuple({*(box.init for box in boxes if box.init is not None), *self._inits})
 
     def _start(self, spec: LaunchSpec, group: ControlGroup | None) -> NamespaceSandbox:
         check_program(spec)
@@ -127,8 +132,12 @@ class NamespaceBackend(ProcessBackend):
         handle = self._handle(spec.shard, pid, group)
         if group is not None:
             group.close()
-        sandbox = self._sandbox_type(handle, descriptor, group, init=init, status=status, template=spec.template)
+        sandbox = self._sandbox_type(
+            handle, descriptor, group, self._firsts, init=init, status=status, template=spec.template
+        )
         self._sandboxes[pid] = sandbox
+        if spec.template and (ticks := start_ticks(init)) is not None:
+            self._inits[init] = ticks
         return sandbox
 
     def _begin(self, plan: BoxPlan, group: ControlGroup | None) -> Started:
@@ -152,7 +161,13 @@ class NamespaceBackend(ProcessBackend):
     def _adopted(
         self, handle: SandboxHandle, descriptor: int, group: ControlGroup | None, mark: int | None
     ) -> NamespaceSandbox:
-        return self._sandbox_type(handle, descriptor, group, init=_init_of(handle.pid))
+        return self._sandbox_type(handle, descriptor, group, self._firsts, init=_init_of(handle.pid))
+
+
+def _lives(pid: int, ticks: int) -> bool:
+    """Whether it is that process and not another of its number, and has not ended."""
+    stat = process_stat(pid)
+    return stat is not None and stat.start_ticks == ticks and stat.state not in "ZX"
 
 
 def _inner_pid(pid: int) -> int:

@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Collection
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle
 from shardwright.sandbox._linux import _pidfd
 from shardwright.sandbox._linux._cgroup import ControlGroup
 from shardwright.sandbox.namespace._start import STATUS
-from shardwright.sandbox.process import ProcessSandbox
+from shardwright.sandbox.process import ProcessSandbox, _kin
 
 _STATUS_PATIENCE_S = 0.5
 
@@ -28,12 +29,13 @@ class NamespaceSandbox(ProcessSandbox):
         handle: SandboxHandle,
         descriptor: int,
         group: ControlGroup | None,
+        spared: Callable[[], Collection[int]] = tuple,
         *,
         init: int | None = None,
         status: int = -1,
         template: bool = False,
     ) -> None:
-        super().__init__(handle, descriptor, group)
+        super().__init__(handle, descriptor, group, spared=spared)
         self._init = init
         self._init_descriptor = -1
         if init is not None:
@@ -67,6 +69,9 @@ class NamespaceSandbox(ProcessSandbox):
 
     def _end_kin(self) -> None:
         self._end_init()
+        if self._template and (init := self._init) is not None:
+            spared = set(self._spared()) - {self.handle.pid}  # its forks
+            _kin.end(lambda: (pid for pid in _kin.below([init], spared) if pid != init))
 
     def kill(self) -> None:
         if self.deleted:
