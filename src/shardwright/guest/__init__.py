@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from shardwright.guest._lines import desk_of_caller
     from shardwright.guest._link import Link
     from shardwright.guest._looking import Looking
-    from shardwright.guest._loop import ShardLoop, install_policy
+    from shardwright.guest._loop import install_policy
     from shardwright.guest._loop_rings import RingsOfLoop
     from shardwright.guest._mailbox import Mailbox
     from shardwright.guest._modules import GeneratedFinder
@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from shardwright.guest._runtime import Runtime, edge_codec
     from shardwright.guest._service import serves
     from shardwright.guest._shard import EXIT_DEFECT, ControlBinder, refusal, run_program
+    from shardwright.guest._shard_loop import ShardLoop
     from shardwright.guest._stacks import STACKS_SIGNAL, stacks
     from shardwright.guest._stream_calls import Stream
     from shardwright.guest._stubs import Proxies
@@ -356,7 +357,7 @@ __getattr__ = lazily(
         "_lines": "desk_of_caller",
         "_link": "Link",
         "_looking": "Looking",
-        "_loop": "ShardLoop install_policy",
+        "_loop": "install_policy",
         "_loop_rings": "RingsOfLoop",
         "_mailbox": "Mailbox",
         "_modules": "GeneratedFinder",
@@ -370,6 +371,7 @@ __getattr__ = lazily(
         "_runtime": "Runtime edge_codec",
         "_service": "serves",
         "_shard": "ControlBinder EXIT_DEFECT refusal run_program",
+        "_shard_loop": "ShardLoop",
         "_stacks": "STACKS_SIGNAL stacks",
         "_generators": "async_generator_proxy generator_proxy",
         "_stream_calls": "Stream",

@@ -3,21 +3,18 @@
 A blocked thread puts the shard's baton down while it waits, runs calls of its own chain that come back meanwhile, and
 takes the baton up again before it goes on with user code.
 
-A little beyond 400 lines: the steps of a call, and what each of them does when it fails, stand in one place, and so do the
-blocking and the awaiting way.
+A little beyond 400 lines: the steps of a call, and what each of them does when it fails, stand in one place. The awaiting
+way is ``_async_calls``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,7 +33,6 @@ from shardwright.guest._context import NOWHERE, CallContext, current_call, new_i
 from shardwright.guest._errands import Errands
 from shardwright.guest._keys import key_of
 from shardwright.guest._link import Link, Retired, Ticket, Untaken
-from shardwright.guest._loop import is_polite
 from shardwright.guest._nesting import need_room, run_nested
 from shardwright.guest._router import Route, Router
 from shardwright.guest._service import service_now
@@ -76,7 +72,7 @@ class Caller:
         self.speaks = False  # whether this process has channels
         self.forked = False  # it is a child of one that had
         _callers.add(self)
-        self._errands = Errands()
+        self.errands = Errands()
         self.outside_calls: Callable[[CallContext], CallContext] = lambda context: context
 
     @property
@@ -325,71 +321,9 @@ class Caller:
         route: Route | None = None,
     ) -> Any:
         """Call and await. Cancelling the awaiting task cancels the call."""
-        context = self.context()
-        if route is None:
-            route = self._route(definition, entry, args, kwargs, target, context)
-        loop = asyncio.get_running_loop()
-        arguments: Any = (target[1] if target else None, args, dict(kwargs) or None)
-        carried = self.carried
-        if carried is not None:
-            arguments = (*arguments, carried.values())
-        need_room()
-        self.before_call()
-        again = Attempts(entry, definition, target) if entry.idempotent else None
-        with self.counted:
-            while True:
-                link = self._known(definition, route, context)
-                if link is None:
-                    link = await self._bound(definition, route, context)
-                try:
-                    payload, buffers, memo = link.codec.encode_request(
-                        arguments, describe=_describe(definition, entry.name)
-                    )
-                    envelope = _envelope(link, Kind.CALL, entry.method_id, payload, buffers, context, context.blocked)
-                    awaited = _Awaited(loop)
-                    stuck = self.mailbox is not None and not is_polite(loop) and self.mailbox.holds()
-                    if stuck:  # then what comes back must be refused, for its turn would never come
-                        self.chains.stick(envelope.chain)
-                    try:
-                        if not self._begin(definition, route, link, envelope, awaited, entry.name):
-                            continue
-                        try:
-                            outcome = await asyncio.wait_for(awaited.future, context.remaining_s())
-                        except TimeoutError:
-                            link.abandon(envelope.call_id)
-                            raise DeadlineExceeded(f"{entry.name}: no reply within the deadline") from None
-                        except BaseException:
-                            link.abandon(envelope.call_id)
-                            raise
-                    finally:
-                        if stuck:
-                            self.chains.unstick(envelope.chain)
-                finally:
-                    self.router.request_done(definition, route, link)
-                if isinstance(outcome, Untaken):
-                    continue
-                if isinstance(outcome, ChannelClosed):
-                    if again is not None and again.left(context):
-                        continue
-                    self.router.told(route, context.session)
-                    asked: Future[str] = self._errands.run(partial(self.router.binder.why, link.peer))
-                    _raise_lost(link, entry.name, outcome, await asyncio.wrap_future(asked))
-                answer = self._result(link, outcome, memo, entry.name)
-                return answer if carried is None else carried.take_back(answer)
+        from shardwright.guest._async_calls import call_async  # who calls this has asyncio; others need not
 
-    async def _bound(self, definition: ShardDefinition, route: Route, context: CallContext) -> Link:
-        """The link, bound without stopping the event loop, and without a thread of its executor."""
-        bound: Future[Link] = self._errands.run(partial(self.router.link, definition, route, context))
-        try:
-            return await asyncio.wrap_future(bound)
-        except BaseException:
-            bound.add_done_callback(partial(self._give_back, definition, route))
-            raise
-
-    def _give_back(self, definition: ShardDefinition, route: Route, bound: Future[Link]) -> None:
-        """Nobody waits for the link any more: a shard that was made for this one request is not kept."""
-        if not bound.cancelled() and bound.exception() is None:
-            self.router.request_done(definition, route, bound.result())
+        return await call_async(self, definition, entry, args, kwargs, target, route)
 
     # -- both --------------------------------------------------------------------------------------------------
 
@@ -488,26 +422,6 @@ def run_on_top(call: Any) -> None:
     if not run_nested(call.run):
         # uncut, this recursion would end as well; and half-run calls of ours must not be cut by it
         call.refuse(RecursionError("maximum recursion depth exceeded across shards"))
-
-
-class _Awaited:
-    """The ticket of an awaited call."""
-
-    __slots__ = ("future", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[Envelope | ChannelClosed] = loop.create_future()
-
-    def deliver(self, outcome: Envelope | ChannelClosed) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self._settle, outcome)
-        except RuntimeError:
-            pass  # the loop was closed meanwhile: nobody waits
-
-    def _settle(self, outcome: Envelope | ChannelClosed) -> None:
-        if not self.future.done():
-            self.future.set_result(outcome)
 
 
 def _envelope(

@@ -10,10 +10,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardwright.errors import Overloaded
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MAX_THREADS = 32
 
@@ -32,6 +34,8 @@ class Errands:
 
     def run(self, work: Callable[[], Any]) -> Future[Any]:
         """What ``work`` returns or raises. Raises Overloaded when there is no thread for it; then it will not run."""
+        from concurrent.futures import Future  # brings logging: few guests need either
+
         future: Future[Any] = Future()
         with self._mutex:
             if self._threads < self._limit:

@@ -5,9 +5,9 @@ A little beyond 400 lines: what each of these steps owes the next stands in one 
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
+import sys
 import time
 from contextvars import Context, copy_context
 from types import CoroutineType
@@ -36,6 +36,8 @@ from shardwright.model.envelope import Envelope, Kind, PayloadCodec
 from shardwright.model.shard import EntryKind, EntryPoint
 
 if TYPE_CHECKING:
+    import asyncio
+
     from shardwright.guest._responder import Responder
 
 
@@ -366,7 +368,7 @@ class IncomingCall:
     def _failed(self, error: BaseException) -> None:
         if not self.began and isinstance(error, ShardwrightError):
             self.owner.count_refusal(error)
-        if self.life.orphaned and isinstance(error, asyncio.CancelledError):
+        if self.life.orphaned and _is_cancellation(error):
             error = CallError(f"{self.what}: its session ended while it ran", outcome="failed")
         try:
             if self.began and isinstance(error, CallError) and error.outcome == "not started":
@@ -421,6 +423,12 @@ class IncomingCall:
     def codec_id(self) -> PayloadCodec:
         """The codec of its answer."""
         return self.link.codec_id
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Without asyncio nobody raises one."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def _ran(error: CallError) -> CallError:

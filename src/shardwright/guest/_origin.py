@@ -9,14 +9,17 @@ Threads of pools work for many, so what they do is tagged by the context alone; 
 from __future__ import annotations
 
 import functools
-import logging
+import sys
 import threading
-from concurrent.futures import thread as pools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardwright.guest._context import NOWHERE, CallContext, current_call
+from shardwright.guest._when_imported import when_imported
 from shardwright.model.ids import NO_SESSION, SessionNumber
 from shardwright.telemetry import current_trace
+
+if TYPE_CHECKING:
+    import logging
 
 _ORIGIN = "_shardwright_origin"
 NO_TRACE = b"\0" * 16
@@ -48,15 +51,26 @@ def remember_origins() -> None:
     @functools.wraps(start)
     def remembering(self: threading.Thread) -> None:
         context = origin()
-        if context is not NOWHERE and getattr(self, "_target", None) is not pools._worker:
+        if context is not NOWHERE and not _is_of_a_pool(self):
             self.__dict__[_ORIGIN] = context
         start(self)
 
     threading.Thread.start = remembering  # type: ignore[method-assign]
 
 
+def _is_of_a_pool(thread: threading.Thread) -> bool:
+    pools = sys.modules.get("concurrent.futures.thread")
+    return pools is not None and getattr(thread, "_target", None) is getattr(pools, "_worker", pools)
+
+
 def tag_records() -> None:
     """From now on log records have the attribute ``shardwright_trace``, for formatters that want it; no text changes."""
+    when_imported("logging", _tag_records)
+
+
+def _tag_records() -> None:
+    import logging
+
     make = logging.getLogRecordFactory()
 
     def tagged(*args: Any, **kwargs: Any) -> logging.LogRecord:

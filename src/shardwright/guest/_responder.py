@@ -23,10 +23,10 @@ from shardwright.guest._context import Life
 from shardwright.guest._incoming import IncomingCall
 from shardwright.guest._kept import SMALL_BYTES, KeptBytes, most_bytes
 from shardwright.guest._link import Link
-from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._objects import FLOATING, HOLDERS, Held, Objects
 from shardwright.guest._permits import Permits
+from shardwright.guest._shard_loop import ShardLoop
 from shardwright.guest._streams import Streams, StreamStep
 from shardwright.model.endpoint import Peer
 from shardwright.model.envelope import Envelope, Kind, PayloadCodec

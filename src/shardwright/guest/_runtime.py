@@ -37,7 +37,6 @@ from shardwright.guest._hubs import make_hub
 from shardwright.guest._kept import limits_within
 from shardwright.guest._lines import desk_for
 from shardwright.guest._link import Link
-from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
 from shardwright.guest._objects import Held, Objects
 from shardwright.guest._origin import NO_TRACE, origin
@@ -45,6 +44,7 @@ from shardwright.guest._output import end_lines
 from shardwright.guest._permits import Permits, permits_of
 from shardwright.guest._responder import Responder
 from shardwright.guest._router import Binder, Route, Router
+from shardwright.guest._shard_loop import ShardLoop
 from shardwright.guest._streams import OpenStream
 from shardwright.guest._stubs import Proxies
 from shardwright.guest._testing import Patch, Patched
@@ -147,6 +147,8 @@ class Runtime:
         self.objects = Objects()
         self.sessions = Sessions()
         self.loop = ShardLoop(self.mailbox, component)
+        if any(entry.is_async for entry in self.definition.entry_points):
+            self.loop.prepare()
         self.loop.begins = self.chains.loop_runs
         self.responder = Responder(
             self.definition,

@@ -51,12 +51,12 @@ from shardwright.guest._ends import exit_of, flush_at_exit, uncaught
 from shardwright.guest._frames import note_shards
 from shardwright.guest._hubs import RINGS, transport_of
 from shardwright.guest._link import Link
-from shardwright.guest._loop import install_policy
 from shardwright.guest._router import WHY_PATIENCE_S, Route
 from shardwright.guest._runtime import Runtime, peer_of
 from shardwright.guest._service import serves
 from shardwright.guest._stacks import stacks, write_stacks_to
 from shardwright.guest._testing import Patch
+from shardwright.guest._when_imported import when_imported
 from shardwright.model.endpoint import Endpoint, Peer
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 
@@ -188,10 +188,16 @@ class Shard:
         self.control: ControlSocket
         self.binder: ControlBinder
         self.transports = dict(transports)
-        install_policy(lambda: self.runtime.mailbox)
+        when_imported("asyncio", self._make_loops_polite)
         self._main: SimpleQueue[RunMain | None] = SimpleQueue()
         self._stopping = False
         self._debugging: Debugging
+
+    def _make_loops_polite(self) -> None:
+        from shardwright.guest import _async_calls, _loop  # for the forks of a template, too
+
+        del _async_calls
+        _loop.install_policy(lambda: self.runtime.mailbox)
 
     def enter(self, control: ControlSocket, shard: ShardId, secrets: Mapping[str, str], *, rings: bool = False) -> None:
         """Become ``shard``: secrets into the environment, threads started, messages of the node heard."""

@@ -8,7 +8,6 @@ that the node gave, without asking anybody.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import faulthandler
 import linecache
@@ -18,7 +17,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +25,9 @@ from shardwright.guest._control import MAX_FROM_GUEST
 from shardwright.guest._control_messages import FrameLine, Stack, Stacks
 from shardwright.guest._frames import is_ours
 from shardwright.guest._service import services
+
+if TYPE_CHECKING:
+    import asyncio
 
 STACKS_SIGNAL = int(signal.SIGRTMIN) + 11 if hasattr(signal, "SIGRTMIN") else 0
 MAX_THREADS = 300
@@ -105,10 +107,11 @@ def _lines(frames: Iterable[tuple[FrameType, int]]) -> tuple[FrameLine, ...]:
 def _all_tasks() -> list[asyncio.Task[Any]]:
     """Of every event loop in this process; asyncio has no public way to ask for those."""
     known: list[asyncio.Task[Any]] = []
+    tasks = sys.modules.get("asyncio.tasks")
     for where in ("_all_tasks", "_scheduled_tasks", "_eager_tasks"):  # 3.11, and the two of later versions
         for _ in range(100):
             try:
-                known += list(getattr(asyncio.tasks, where, ()))
+                known += list(getattr(tasks, where, ()))
                 break
             except RuntimeError:  # it changed meanwhile
                 continue

@@ -9,13 +9,12 @@ that must not wait, or inside the garbage collector, its owner is told and not w
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import sys
 import threading
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shardwright.errors import (
     CallError,
@@ -24,9 +23,8 @@ from shardwright.errors import (
     ShardLost,
     WouldDeadlock,
 )
-from shardwright.guest._caller import Caller, _Awaited, _describe, _envelope, _raise_lost
+from shardwright.guest._caller import Caller, _describe, _envelope, _raise_lost
 from shardwright.guest._context import CallContext
-from shardwright.guest._loop import is_polite
 from shardwright.guest._nesting import need_room
 from shardwright.guest._router import Route
 from shardwright.guest._service import service_now
@@ -36,7 +34,7 @@ from shardwright.model.ids import ShardId
 from shardwright.transport.codec import joined
 
 if TYPE_CHECKING:
-    from shardwright.guest._link import Link
+    from shardwright.guest._link import Link, Ticket
     from shardwright.model.shard import EntryPoint, ShardDefinition
 
 AHEAD_BYTES = 256 * 1024  # of items that one step asks for, where the generator may run ahead
@@ -261,7 +259,7 @@ class Stream:
         self._caller.calls_out += 1
         return True
 
-    def _lost(self, link: Link, closed: ChannelClosed, cause: str, context: CallContext) -> None:
+    def _lost(self, link: Link, closed: ChannelClosed, cause: str, context: CallContext) -> NoReturn:
         self._caller.router.told(self._route, context.session)
         _raise_lost(link, self._what, closed, cause)
 
@@ -269,6 +267,8 @@ class Stream:
 
     async def astep(self, op: int = NEXT, value: Any = None) -> Any:
         """The same, awaited. Cancelling the awaiting task cancels the step, and ends the generator."""
+        from shardwright.guest._async_calls import bound, exchange, why  # who calls this has asyncio; others need not
+
         caller = self._caller
         value, context = self._asked(op, value)
         need_room()
@@ -279,39 +279,21 @@ class Stream:
                 if link is None:
                     link = caller._known(self._definition, self._route, context)
                 if link is None:
-                    link = await caller._bound(self._definition, self._route, context)
+                    link = await bound(caller, self._definition, self._route, context)
                 try:
                     envelope, memo = self._encode(link, value, context, context.blocked)
-                    outcome = await self._exchange_async(link, envelope, memo, context)
+                    begin = partial(self._begin_awaited, link, envelope, memo)
+                    outcome = await exchange(caller, link, envelope, begin, self._what, context)
                 finally:
                     self._unopened(link)
                 if outcome is None:
                     continue
                 if isinstance(outcome, ChannelClosed):
-                    asked = caller._errands.run(partial(caller.router.binder.why, link.peer))
-                    self._lost(link, outcome, await asyncio.wrap_future(asked), context)
+                    self._lost(link, outcome, await why(caller, link), context)
                 return self._answered(link, op, outcome, memo)
 
-    async def _exchange_async(self, link: Link, envelope: Envelope, memo: Any, context: CallContext) -> Any:
-        caller = self._caller
-        loop = asyncio.get_running_loop()
-        awaited = _Awaited(loop)
-        stuck = caller.mailbox is not None and not is_polite(loop) and caller.mailbox.holds()
-        if stuck:  # then what comes back must be refused, for its turn would never come
-            caller.chains.stick(envelope.chain)
-        try:
-            if not self._begin(link, envelope, awaited):
-                return None
-            if self._link is None:
-                self._opened(link, envelope, memo)
-            try:
-                return await asyncio.wait_for(awaited.future, context.remaining_s())
-            except TimeoutError:
-                link.abandon(envelope.call_id)
-                raise DeadlineExceeded(f"{self._what}: no reply within the deadline") from None
-            except BaseException:
-                link.abandon(envelope.call_id)
-                raise
-        finally:
-            if stuck:
-                caller.chains.unstick(envelope.chain)
+    def _begin_awaited(self, link: Link, envelope: Envelope, memo: Any, ticket: Ticket) -> bool:
+        begun = self._begin(link, envelope, ticket)
+        if begun and self._link is None:
+            self._opened(link, envelope, memo)
+        return begun

@@ -12,8 +12,8 @@ import pytest
 
 from shardwright.errors import Overloaded
 from shardwright.guest._context import Life
-from shardwright.guest._loop import ShardLoop
 from shardwright.guest._mailbox import Mailbox
+from shardwright.guest._shard_loop import ShardLoop
 
 LONG = 10.0
 
