@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 
 from limits_here import need_limits
@@ -80,15 +80,15 @@ def test_forks_outlive_their_template_and_nothing_else_of_it_does() -> None:
     with SandboxTrial(lambda: NamespaceBackend(NoCgroups("switched off by a test")), python) as trial:
         backend = trial.backend
         assert isinstance(backend, NamespaceBackend)
-        template, answers = trial.launch(dataclasses.replace(trial.spec(TEMPLATE), template=True))
+        template, answers = trial.launch(msgspec.structs.replace(trial.spec(TEMPLATE), template=True))
         assert isinstance(template, NamespaceSandbox) and template.init is not None
         assert isinstance(answers.next(), int) and isinstance(answers.next(), int)
         init, (fork,) = template.init, children(template.handle.pid)
         (sleeper,) = set(children(init)) - {template.handle.pid}
-        handle = dataclasses.replace(template.handle, shard=ShardId("forked"), pid=fork, control_groups=())
+        handle = msgspec.structs.replace(template.handle, shard=ShardId("forked"), pid=fork, control_groups=())
         stat = process_stat(fork)
         assert stat is not None
-        shard = backend.adopt(dataclasses.replace(handle, start_ticks=stat.start_ticks))
+        shard = backend.adopt(msgspec.structs.replace(handle, start_ticks=stat.start_ticks))
         assert shard is not None
         trial.track(shard)
         template.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import os
 import random
@@ -13,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 
 from shardwright.contracts.sandbox import Exit, LaunchSpec, Sandbox
@@ -46,7 +46,7 @@ def limiting(backend: ProcessBackend) -> ProcessBackend:
 
 def shell(script: str, name: str = "it-1", **changes: object) -> LaunchSpec:
     spec = LaunchSpec(ShardId(name), ("/bin/sh", "-c", script), {"PATH": "/usr/bin:/bin"}, "/")
-    return dataclasses.replace(spec, **changes)  # type: ignore[arg-type]
+    return msgspec.structs.replace(spec, **changes)  # type: ignore[arg-type]
 
 
 def readable(descriptor: int, timeout_s: float = PATIENCE_S) -> bool:
@@ -60,7 +60,7 @@ def running(backend: ProcessBackend, spec: LaunchSpec) -> Iterator[tuple[Sandbox
     """A sandbox, and a descriptor to read its standard output from."""
     read_end, write_end = os.pipe()
     try:
-        sandbox = backend.launch(dataclasses.replace(spec, descriptors={**spec.descriptors, 1: write_end}))
+        sandbox = backend.launch(msgspec.structs.replace(spec, descriptors={**spec.descriptors, 1: write_end}))
     finally:
         os.close(write_end)
         if sys.exc_info()[0] is not None:
@@ -278,7 +278,7 @@ def test_handle_of_another_maker_is_refused(backend: ProcessBackend, change: dic
     sandbox = backend.launch(shell("exec sleep 1000"))
     try:
         with pytest.raises(SandboxError, match="cannot be adopted"):
-            backend.adopt(dataclasses.replace(sandbox.handle, **change))  # type: ignore[arg-type]
+            backend.adopt(msgspec.structs.replace(sandbox.handle, **change))  # type: ignore[arg-type]
     finally:
         sandbox.delete()
 
@@ -286,7 +286,7 @@ def test_handle_of_another_maker_is_refused(backend: ProcessBackend, change: dic
 def test_forged_control_groups_of_a_handle_are_not_opened(limiting: ProcessBackend) -> None:
     sandbox = limiting.launch(shell("exec sleep 1000"))
     try:
-        forged = dataclasses.replace(sandbox.handle, control_groups=("/sys/fs/cgroup/memory", "/etc"))
+        forged = msgspec.structs.replace(sandbox.handle, control_groups=("/sys/fs/cgroup/memory", "/etc"))
         adopted = limiting.adopt(forged)
         assert adopted is not None
         assert adopted.handle.control_groups == ()
@@ -303,7 +303,7 @@ def test_adopting_with_impossible_limits_changes_nothing(limiting: ProcessBacken
     try:
         with pytest.raises(SandboxError, match="cannot set"):
             limiting.adopt(sandbox.handle, impossible)
-        stranger = dataclasses.replace(sandbox.handle, shard=ShardId("it-2"), control_groups=())
+        stranger = msgspec.structs.replace(sandbox.handle, shard=ShardId("it-2"), control_groups=())
         with pytest.raises(SandboxError, match="cannot set"):
             limiting.adopt(stranger, impossible)
         assert sandbox.poll() is None

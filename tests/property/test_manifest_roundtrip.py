@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import keyword
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shardwright.manifest import load
 from shardwright.model.ids import ComponentName
@@ -52,7 +52,7 @@ def some(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 def limits(draw: st.DrawFn) -> Limits:
     """Random guarantees, each with a ceiling above it or none."""
     guarantee, ceiling = {}, {}
-    for field in Resources.__dataclass_fields__:
+    for field in Resources.__struct_fields__:
         fractions = field in ("cpu", "gpu")
         low = draw(st.none() | (st.floats(0, 64) if fractions else st.integers(0, 2**40)))
         if low is not None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec.structs
+
 from shardwright.errors import ChannelClosed
 from shardwright.guest import (
     CREDIT,
@@ -76,7 +78,7 @@ class WebShard:
             for entry in plan.definition(shop).entry_points
             if routed and entry.kind in (EntryKind.FUNCTION, EntryKind.APPLICATION)
         )
-        self.plan = dataclasses.replace(plan, routes=routes)
+        self.plan = msgspec.structs.replace(plan, routes=routes)
         self.runtime = Runtime(self.plan, shop, inproc=True)
         self.runtime.activate(ShardId("shop-00000001"), NobodyElse())
         self.runtime.session_begins(SessionNumber(1), "one")
@@ -108,9 +110,9 @@ def _with_application(plan: ShardPlan, app: str) -> ShardPlan:
     (shop,) = (each for each in plan.definitions if each.component == "shop")
     entries = [entry for entry in shop.entry_points if entry.name != app]
     entries.append(EntryPoint(MethodId(0), app, "shop", app, EntryKind.APPLICATION))
-    numbered = tuple(dataclasses.replace(entry, method_id=MethodId(n)) for n, entry in enumerate(entries))
-    shop = dataclasses.replace(shop, entry_points=numbered)
-    return dataclasses.replace(plan, definitions=(shop,))
+    numbered = tuple(msgspec.structs.replace(entry, method_id=MethodId(n)) for n, entry in enumerate(entries))
+    shop = msgspec.structs.replace(shop, entry_points=numbered)
+    return msgspec.structs.replace(plan, definitions=(shop,))
 
 
 class Gateway:

@@ -15,10 +15,11 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+
+from msgspec import Struct, field
 
 from shardwright.cli._bench_peers import LOOP, PEERS
 from shardwright.node import Node, Session, start
@@ -143,8 +144,7 @@ _NEAR = """
 """
 
 
-@dataclass(slots=True)
-class Run:
+class Run(Struct):
     """One row of the table: a case under one condition, with what each round found."""
 
     case: str

@@ -7,11 +7,11 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from shardwright.controller import CPU, MEMORY, LimitParams, LimitState, decide_limits, lend, new_state
 from shardwright.simulation import FleetParams, run_fleet

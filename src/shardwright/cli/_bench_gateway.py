@@ -11,10 +11,11 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from msgspec import Struct
 
 from shardwright.cli._bench_load import Load, await_port, load, wrk
 from shardwright.node import Node, start
@@ -64,8 +65,7 @@ _INVENTORY = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Struct, frozen=True):
     """What is measured. ``floor`` is the path of the same work in process."""
 
     name: str

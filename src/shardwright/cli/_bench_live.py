@@ -14,11 +14,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from msgspec import Struct, field
 
 from shardwright.cli._bench_observe import observing
 from shardwright.cli._bench_others import Others
@@ -122,8 +123,7 @@ _ASKING = """
 """
 
 
-@dataclass(slots=True)
-class Offered:
+class Offered(Struct):
     """What became of calls: when each was due and its time from then on; errors by code."""
 
     times: list[tuple[float, float]] = field(default_factory=list)

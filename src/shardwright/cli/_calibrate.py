@@ -8,8 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from shardwright.manifest import load as load_manifest
 from shardwright.model.profile import CostConstants

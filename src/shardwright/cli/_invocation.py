@@ -8,10 +8,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from msgspec import Struct
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +20,7 @@ from rich.text import Text
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(slots=True)
-class Invocation:
+class Invocation(Struct):
     """``json``: results are JSON on stdout, errors JSON on stderr. ``starting``: a failure now is one to start."""
 
     environment: Mapping[str, str]

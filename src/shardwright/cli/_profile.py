@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.cli._errors import TERMINATED
 from shardwright.errors import ManifestError, NodeError
@@ -38,8 +40,7 @@ _RUN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(Struct, frozen=True):
     """One run of a command: its exit status, and the answer of each Python process that ended in order."""
 
     status: int

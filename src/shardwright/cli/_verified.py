@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
+from msgspec import Struct, field
 
 from shardwright.model.profile import Profile, of_tests
 from shardwright.model.shard import ShardPlan
@@ -17,8 +17,7 @@ _REFUSALS = ("SW331", "SW332", "SW333", "SW337")
 _REASONS = 12
 
 
-@dataclass(slots=True)
-class Verified:
+class Verified(Struct):
     """What ``verify`` found. ``functions`` are those of the final plan, with what became of their calls.
 
     ``twice`` is how many calls parts ran that nobody asked for, and that were not begun ahead. ``parts_cpu_share`` is of the

@@ -11,12 +11,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from shardwright.cli._invocation import Invocation, common_options
 from shardwright.cli._latest import Latest, functions_of
@@ -91,7 +92,7 @@ def verify(invocation: Invocation, path: str, command: tuple[str, ...], overlay:
     verified = _Verification(manifest, plan, profile, command, overlay, invocation.environment, read).run(counted)
     verified.took_s = time.monotonic() - begun_s
     if invocation.json:
-        invocation.result({**asdict(verified), "remote_share": round(verified.remote_share, 4)})
+        invocation.result({**to_builtins(verified), "remote_share": round(verified.remote_share, 4)})
     else:
         verified.tell()
     raise SystemExit(0 if verified.equivalent and verified.calls else DIFFERS if not verified.equivalent else NOT_CUT)

@@ -6,7 +6,8 @@ Questions alone: nothing is decided here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.composition._check import check
 from shardwright.composition._match import Match, match
@@ -20,8 +21,7 @@ from shardwright.model.scope import ScopeKind
 from shardwright.model.shard import ShardPlan
 
 
-@dataclass(slots=True)
-class Composition:
+class Composition(Struct):
     """One that was granted and waits for shards to become ready."""
 
     request: int

@@ -8,7 +8,8 @@ key, and while that one still exists but takes no leases nobody else may serve i
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.composition._roster import Entry, Roster, Spec
 from shardwright.composition._values import Need, ShardStatus
@@ -16,8 +17,7 @@ from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.scope import ScopeKind
 
 
-@dataclass(slots=True)
-class Match:
+class Match(Struct):
     """How each need is met: by a shard, or (None) by a launch. ``evict`` must be gone before the launches fit."""
 
     chosen: list[tuple[Need, Entry | None]] = field(default_factory=list)
@@ -27,8 +27,7 @@ class Match:
     consumes: bool = False  # takes something that is then not there for others
 
 
-@dataclass(slots=True)
-class Lack:
+class Lack(Struct):
     """Cannot be met now, whoever idle is evicted."""
 
     reason: str

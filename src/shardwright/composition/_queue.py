@@ -18,7 +18,8 @@ that waits ends, since holding those up might hold it up too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.composition._match import Lack, Match, match
 from shardwright.composition._roster import Roster
@@ -29,8 +30,7 @@ from shardwright.model.scope import ScopeKind
 PATIENCE = 16  # how often, unless told otherwise, a waiting request is overtaken before it blocks the queue
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(Struct):
     """A queued request. ``overtaken`` counts younger requests that were served before it.
 
     ``preferred`` are free shards that it is given before others.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.composition._values import Lease, Need, SessionRecord, ShardRecord, ShardStatus
 from shardwright.errors import InternalError
@@ -15,8 +16,7 @@ from shardwright.model.shard import ShardDefinition
 from shardwright.placement import Capacity
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(Struct, frozen=True):
     """What plan and manifest say of one component, as far as composition cares."""
 
     component: Component
@@ -43,8 +43,7 @@ class Spec:
         return min(bounds) if bounds else None
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """One shard. ``history`` names the sessions, keys or requests it ever served, kept where reuse is not permitted."""
 
     id: ShardId
@@ -90,8 +89,7 @@ class Entry:
         )  # fmt: skip
 
 
-@dataclass(slots=True)
-class Hold:
+class Hold(Struct):
     """A session's lease. ``claims`` are the compositions in progress that count on it; ``settled`` once one was whole.
 
     ``marked`` says that this lease wrote the session into the shard's history.
@@ -103,8 +101,7 @@ class Hold:
     marked: bool = False
 
 
-@dataclass(slots=True)
-class SessionEntry:
+class SessionEntry(Struct):
     number: SessionNumber
     since_s: float
     touched_s: float

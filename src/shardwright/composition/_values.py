@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
 import msgspec
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 from shardwright.model.limits import Limits
@@ -55,8 +55,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
         return not self.sessions and self.key is None and self.status in (ShardStatus.STARTING, ShardStatus.READY)
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """A component that a composition cannot do without; ``key`` exactly for keyed components."""
 
     component: ComponentName
@@ -66,15 +65,13 @@ class Need:
         return self.component if self.key is None else f"{self.component}[{self.key}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     component: ComponentName
     shard: ShardId
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """A shard to be started now; its guarantee is reserved. Answer with ``started`` or ``start_failed``."""
 
     component: ComponentName
@@ -84,8 +81,7 @@ class Launch:
     inputs: Inputs = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
+class SessionRecord(Struct, frozen=True):
     """``leases`` are those for the session's life; ``requests`` those of its request-scoped shards."""
 
     number: SessionNumber
@@ -98,8 +94,7 @@ class SessionRecord:
 # -- effects: what the loop performs, in the order given ----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ReturnToPool:
+class ReturnToPool(Struct, frozen=True):
     """The shard serves nobody any more and waits in the WarmPool: close the channels of whom it served."""
 
     shard: ShardId
@@ -108,8 +103,7 @@ class ReturnToPool:
     inputs: Inputs = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """End the shard; its guarantee stays reserved until ``exited`` says that it is gone.
 
     It may still be starting: then end it as soon as it can be ended, or answer ``start_failed``.
@@ -121,8 +115,7 @@ class Stop:
     inputs: Inputs = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Unbind:
+class Unbind(Struct, frozen=True):
     """The session no longer holds this shard, although it goes on: its next use leases anew."""
 
     session: SessionNumber
@@ -132,8 +125,7 @@ class Unbind:
     inputs: Inputs = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Struct, frozen=True):
     """A request that was queued, or granted and still waiting for its shards, gets nothing: answer it so."""
 
     request: int
@@ -149,8 +141,7 @@ Effect: TypeAlias = ReturnToPool | Stop | Unbind | Abort
 # -- decisions ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """All of it. ``launches`` are to be started, and are among the leases.
 
     ``waits_for`` are the leased shards that are still starting; the composition is whole when ``started`` names its
@@ -171,8 +162,7 @@ class Granted:
         return not self.waits_for
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(Struct, frozen=True):
     """Nothing yet, and nothing is held for it. ``effects`` make room by stopping shards that nobody uses."""
 
     request: int
@@ -183,8 +173,7 @@ class Queued:
     inputs: Inputs = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Nothing, now or later."""
 
     request: int
@@ -197,8 +186,7 @@ class Refused:
 Decision: TypeAlias = Granted | Queued | Refused
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(Struct, frozen=True):
     """What went with a shard: the sessions that held it, the key that it served, the request that it ran.
 
     ``expected`` is true when it had been told to stop. ``effects`` abort the compositions that counted on it.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from msgspec import Struct
 
 if TYPE_CHECKING:  # who merely names these types must not pay for importing numpy
     import numpy as np
@@ -17,8 +18,7 @@ else:
     FloatArray = IntArray = BoolArray = Any
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Struct, frozen=True):
     """What is expected of every series: three arrays of shape (series, steps).
 
     ``low`` <= ``middle`` <= ``high``; a value lies between low and high with about ``confidence``. NaN in all three says

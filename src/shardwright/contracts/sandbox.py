@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Resources, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True):
     """What a backend can do. ``transports`` are the names of those that reach into its sandboxes."""
 
     transports: tuple[str, ...]
@@ -23,8 +23,7 @@ class Capabilities:
     enforces: tuple[str, ...]  # resources whose ceiling is really enforced: "cpu", "memory", "pids", ...
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One line of ``doctor``: what was looked at, whether it is there, and the remedy when it is not."""
 
     name: str
@@ -33,16 +32,14 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(Struct, frozen=True):
     """What a backend, or the node, finds on this machine."""
 
     usable: bool
     findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxHandle:
+class SandboxHandle(Struct, frozen=True):
     """Versioned, storable reference to a running sandbox, enough to adopt it again after a restart."""
 
     version: int
@@ -53,8 +50,7 @@ class SandboxHandle:
     control_groups: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(Struct, frozen=True):
     """What of the machine a sandbox sees beside an interpreter and its libraries. Absolute paths; for backends that isolate.
 
     ``hidden`` are taken out of what lies in ``read``; ``folders`` are there and empty. ``network`` names the places
@@ -73,8 +69,7 @@ class Sight:
     denied: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchSpec:
+class LaunchSpec(Struct, frozen=True):
     """What a sandbox must run: the guest's argument vector, its descriptors and environment, and its limits.
 
     ``descriptors`` maps the number that the guest will see to a descriptor of the caller's. ``template``: it will fork
@@ -92,8 +87,7 @@ class LaunchSpec:
     template: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """How a sandbox ended. ``status`` is the exit status, or minus the signal; None when nobody could tell."""
 
     status: int | None

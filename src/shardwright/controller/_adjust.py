@@ -7,9 +7,10 @@ reading of the specified rule, and why, is in docs/decisions/0016-limits.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from shardwright.contracts.forecast import FloatArray
 from shardwright.controller._limits import CPU, MEMORY, LimitParams, LimitState, decide_limits
@@ -20,8 +21,7 @@ from shardwright.model.manifest import UsageModel
 _GIB = 2.0**30
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(Struct, frozen=True):
     """A running sandbox as a decision sees it: its limits, what it takes, and what it was kept from taking.
 
     ``floor`` is what the manifest guarantees, ``limits`` what it has now. ``history_cpu`` are past uses of CPU in cores, oldest
@@ -42,8 +42,7 @@ class Container:
     oom_s: float = float("-inf")
 
 
-@dataclass(frozen=True, slots=True)
-class NodePolicies:
+class NodePolicies(Struct, frozen=True):
     """What a node may promise in all, the other containers on it, and how decisions are taken."""
 
     capacity: Resources

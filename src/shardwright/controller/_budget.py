@@ -9,23 +9,20 @@ of a budget is counted from when its period began.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """``cold_s``: what a cold start is reckoned with, in idle-seconds; 0: no spares. ``surplus_s``: how long others stay."""
 
     cold_s: float
     surplus_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class KeepAlive:
+class KeepAlive(Struct, frozen=True):
     """No more than ``idle`` times the idleness of a keep-alive of ``keep_s``, and ``starts`` times its starts.
 
     ``recent`` arrivals are what settings are judged by, anew after each ``every``, and what is usual among all components

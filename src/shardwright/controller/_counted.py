@@ -9,8 +9,9 @@ second arrival.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from shardwright.controller._pool import ComponentPool, Evict, KeepMinimum, PoolAction, PoolState, Refill, backoff_s
 from shardwright.model.ids import ComponentName
@@ -35,8 +36,7 @@ _HOUR_S = 3600.0
 _NEVER = float("-inf")
 
 
-@dataclass(frozen=True, slots=True)
-class PoolCost:
+class PoolCost(Struct, frozen=True):
     """What the pool of one component came to so far, in the money of ``[policy.cost]``.
 
     ``warm``, ``starting`` and ``cold`` count leases by what they met; ``hidden`` the starts that nobody waited for. ``spent``
@@ -58,8 +58,7 @@ class PoolCost:
     saved: float
 
 
-@dataclass(slots=True)
-class _Counted:
+class _Counted(Struct):
     """One component."""
 
     arrivals: list[float] = field(default_factory=list)  # the latest

@@ -10,9 +10,8 @@ over all series.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import FloatArray, IntArray
 from shardwright.controller._needs import Needs
@@ -23,8 +22,7 @@ _SHARES = np.array([0.3, 0.15, 0.08, 0.04, 0.02, 0.01, 0.005, 0.002, 0.0005])
 _HALF_LIVES = (288.0, 1000.0)  # of the errors that targets are learnt from: rare shortfalls need a longer memory
 
 
-@dataclass(frozen=True, slots=True)
-class LeanParams:
+class LeanParams(Struct, frozen=True):
     """The rule: ``quantile`` of a past whose half-life is ``half_life_ticks``, times ``margin``; alone for ``learn`` ticks.
 
     ``few``: so many shortfalls more than the rule a target may have come to, which was asked for no more than the rule's.

@@ -14,9 +14,9 @@ promises more than a node has. Long because the steps of one decision are best r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 from shardwright.controller._fairness import dominant_shares, max_min
@@ -24,8 +24,7 @@ from shardwright.controller._fairness import dominant_shares, max_min
 CPU, MEMORY = 0, 1
 
 
-@dataclass(frozen=True, slots=True)
-class LimitParams:
+class LimitParams(Struct, frozen=True):
     """``margin`` is kept above a need; a wish within ``deadband`` of the guarantee is left alone (shares of it)."""
 
     margin: float = 0.15
@@ -45,8 +44,7 @@ class LimitParams:
             raise ValueError(f"deadband and sink are shares, tiers at least 1, oom_factor above 1; got {self}")
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(Struct, frozen=True):
     """One entry a shard; amounts have a column for CPU (cores) and one for memory (GiB).
 
     ``usage`` is what it takes, ``lacked`` what it was kept from taking: throttled, waiting for a core, queued. ``measured_s``
@@ -89,8 +87,7 @@ def new_state(
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class LimitDecision:
+class LimitDecision(Struct, frozen=True):
     """``state`` as it is once everything is done; ``order`` are the shards to change, those that sink first.
 
     ``wish`` is what each would have got if there were enough. ``reason`` has a code for each shard, see ``REASONS``.

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName, ShardId
 
 
-@dataclass(frozen=True, slots=True)
-class PinParams:
+class PinParams(Struct, frozen=True):
     """Shares of all cores that are asked for: from ``begin`` on cores are left to the tier, until ``rest_s`` below ``end``."""
 
     begin: float = 0.7
@@ -30,8 +30,7 @@ class PinParams:
             raise ValueError(f"0 < end <= begin and rest_s not negative; got {self}")
 
 
-@dataclass(frozen=True, slots=True)
-class PinRow:
+class PinRow(Struct, frozen=True):
     """One shard in one round. ``demand`` in cores, with what it was kept from; NaN where nobody measured.
 
     ``guarantee`` is what manifest or people say, without what is lent: others give that back before anybody waits.
@@ -45,8 +44,7 @@ class PinRow:
     guarantee: float
 
 
-@dataclass(frozen=True, slots=True)
-class PinStep:
+class PinStep(Struct, frozen=True):
     """Where a shard may run from now on, of the cores of the node."""
 
     shard: ShardId

@@ -9,9 +9,8 @@ of those that fell short as rarely as asked. Vectorised over all series.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import FloatArray, Forecaster, IntArray
 from shardwright.forecast import DecayingHistogram, HoltWinters, SeasonalNaive
@@ -19,8 +18,7 @@ from shardwright.forecast import DecayingHistogram, HoltWinters, SeasonalNaive
 _LEAST = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
-class NeedParams:
+class NeedParams(Struct, frozen=True):
     """``shortfall`` is the share of ticks in which a guarantee may be too little; amounts are about 1e-3 to 1e4."""
 
     shortfall: float = 0.02

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Limits, Resources
@@ -12,8 +13,7 @@ from shardwright.model.scope import ScopeKind
 from shardwright.placement import Capacity
 
 
-@dataclass(frozen=True, slots=True)
-class PooledShard:
+class PooledShard(Struct, frozen=True):
     """A shard that nobody holds. ``ready`` is false while it starts; ``idle_since_s`` is when it was last let go."""
 
     id: ShardId
@@ -21,8 +21,7 @@ class PooledShard:
     idle_since_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentPool:
+class ComponentPool(Struct, frozen=True):
     """One component as the pool sees it.
 
     ``free`` are the shards that may be leased or dropped: in the WarmPool, or, of a shared component, instances that
@@ -39,8 +38,7 @@ class ComponentPool:
     failed_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class PoolState:
+class PoolState(Struct, frozen=True):
     """``left`` is the capacity that nobody has reserved; a resource that is not limited is None in it.
 
     ``queued`` counts the requests that wait for shards.
@@ -51,8 +49,7 @@ class PoolState:
     queued: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Refill:
+class Refill(Struct, frozen=True):
     """Launch ``count`` shards of the component."""
 
     component: ComponentName
@@ -61,8 +58,7 @@ class Refill:
     inputs: tuple[tuple[str, str | int | float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Evict:
+class Evict(Struct, frozen=True):
     """Stop this free shard."""
 
     shard: ShardId
@@ -103,8 +99,7 @@ def backoff_s(failed_starts: int, *, longest_s: float = 30.0) -> float:
     return 0.0 if failed_starts <= 0 else min(longest_s, 2.0 ** min(failed_starts - 1, 62))
 
 
-@dataclass(slots=True)
-class KeepMinimum:
+class KeepMinimum(Struct):
     """Keep ``warm.min`` shards free and ``scale.min`` shared instances running, and never more than ``warm.max`` free.
 
     Free shards up to ``warm.max`` stay (their guarantee is reserved already, and composition stops them when it needs

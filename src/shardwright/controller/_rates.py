@@ -14,9 +14,9 @@ keeping and whether it is worth a start.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 
@@ -28,8 +28,7 @@ _LASTS = 3.0  # arrivals, for which a rate stays at least
 _OF_ALL, _OF_OTHERS = 2.0, 3.0  # clusters that a prior weighs: of all rates, and at one rate
 
 
-@dataclass(frozen=True, slots=True)
-class RateParams:
+class RateParams(Struct, frozen=True):
     """``change_s``: about how long a rate stays before it may become any other; ``drift_s`` before it becomes a neighbour.
 
     ``doubt`` arrivals of its own past weigh as much as not knowing anything: any rate may come, in equally many of them.

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from shardwright.controller._scale import Load, ScaleDecision, ScaleParams, decide_instances
 from shardwright.model.ids import ComponentName, ShardId
@@ -25,8 +26,7 @@ LEAST_CPU, LEAST_MEMORY_GIB = 0.02, 4 / 1024  # smaller raises are not worth a s
 _CPU_STEP, _PAGE = 1000, 4096
 
 
-@dataclass(frozen=True, slots=True)
-class ShardRow:
+class ShardRow(Struct, frozen=True):
     """One shard in one round. Pairs are CPU (cores) and memory (GiB); a resource that is not to be moved is 0 in ``floor``,
     ``ceiling`` and ``guarantee``. ``forecast`` is NaN where nobody knows, ``measured_s`` minus infinity where nobody looked.
     """
@@ -44,8 +44,7 @@ class ShardRow:
     oom_s: float = NEVER
 
 
-@dataclass(frozen=True, slots=True)
-class LimitStep:
+class LimitStep(Struct, frozen=True):
     """A new guarantee of one shard, in cores and bytes; None leaves it. Steps that sink come before any that rises."""
 
     shard: ShardId
@@ -57,8 +56,7 @@ class LimitStep:
     inputs: tuple[tuple[str, str | int | float], ...]
 
 
-@dataclass(slots=True)
-class _Past:
+class _Past(Struct):
     high_since_s: tuple[float, float]
     raised_s: tuple[float, float] = (NEVER, NEVER)
     short_since_s: float = math.inf
@@ -199,8 +197,7 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentRow:
+class ComponentRow(Struct, frozen=True):
     """One component in one round. ``concurrency``: calls that run and wait, NaN where nobody knows; ``fits``: how many
     instances there is room for in all.
     """
@@ -214,8 +211,7 @@ class ComponentRow:
     fits: int | None = None
 
 
-@dataclass(slots=True)
-class _Window:
+class _Window(Struct):
     samples: deque[tuple[float, float]] = field(default_factory=deque)
     used_s: float = NEVER
     panic_since_s: float | None = None

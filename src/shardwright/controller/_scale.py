@@ -6,13 +6,13 @@ After the autoscaler of Knative Serving (two windows) and the square-root staffi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.manifest import Component
 
 
-@dataclass(frozen=True, slots=True)
-class ScaleParams:
+class ScaleParams(Struct, frozen=True):
     """A burst counts as panic when the short window asks for ``panic_at`` times what is there; panic lasts ``stable_s``."""
 
     stable_s: float = 60.0
@@ -22,8 +22,7 @@ class ScaleParams:
     sink: float = 0.5  # the largest share of instances that go at once
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """What a component has to do. Concurrencies are means over the two windows; None: not measured.
 
     ``arrivals_s`` per second and ``service_s`` give the load for staffing; ``forecast`` is the concurrency expected.
@@ -40,8 +39,7 @@ class Load:
     panic_since_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ScaleDecision:
+class ScaleDecision(Struct, frozen=True):
     instances: int
     reason: str
     panic_since_s: float | None

@@ -16,9 +16,9 @@ long on the word of a few.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 from shardwright.controller._budget import KeepAlive
@@ -31,8 +31,7 @@ _MIDDLES_S = np.concatenate(([EDGES_S[0] / 2], np.sqrt(EDGES_S[1:] * EDGES_S[:-1
 _CHOICES_S = np.concatenate(([0.0], EDGES_S))  # how long to keep: not at all, or until the end of a bucket
 
 
-@dataclass(frozen=True, slots=True)
-class SpareParams:
+class SpareParams(Struct, frozen=True):
     """What decides about spares of one component.
 
     ``memory`` is the number of needs after which an old gap counts a third. ``surplus_s`` is how long what is no spare may

@@ -8,9 +8,8 @@ a clairvoyant would pay. Vectorised: one row a component.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import BoolArray, FloatArray
 
@@ -19,8 +18,7 @@ REGULAR, REGULAR_AFTER = 0.5, 6  # a spread (of 80 % of the gaps, over their mid
 _TRUSTED = 0.05  # of doubt and prior, where they do
 
 
-@dataclass(frozen=True, slots=True)
-class Windows:
+class Windows(Struct, frozen=True):
     """Per component, in seconds after its last use: idle until ``keep_s``, gone, back from ``again_s`` to ``until_s``.
 
     ``again_s`` is infinite where it does not come back before it is asked for. A start for ``again_s`` begins a start

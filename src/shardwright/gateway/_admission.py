@@ -8,7 +8,8 @@ in as an argument.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.gateway._problems import Problem
 
@@ -18,8 +19,7 @@ _SMOOTHING = 0.1  # of the running mean
 _SHORTEST_S, _LONGEST_S = 1, 60  # of Retry-After
 
 
-@dataclass(slots=True)
-class Gate:
+class Gate(Struct):
     """What is known of one component."""
 
     inside: int = 0

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec import Struct
+
 from shardwright.errors import MessageTooLarge, NodeError, Outcome, RemoteError
 from shardwright.model.manifest import Gateway
 from shardwright.model.shard import RouteTarget
@@ -82,8 +84,7 @@ class GatewaySettings:
         return f"<GatewaySettings of {self.app}, {len(self.routes)} routes>"
 
 
-@dataclass(frozen=True, slots=True)
-class NodeView:
+class NodeView(Struct, frozen=True):
     """The node as the gateway sees it: ``alive`` it can go on, ``ready`` it serves all that it should, else ``reasons``."""
 
     alive: bool

@@ -11,8 +11,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from shardwright.errors import NotPermitted, ShardwrightError
 from shardwright.gateway._admission import Admission
@@ -46,8 +47,7 @@ _GRPC = frozenset({CALL, CHECK})
 _log = logging.getLogger("shardwright.gateway")
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     """One HTTP request, as the server hands it over, and what its head says at once."""
 
     scope: Scope

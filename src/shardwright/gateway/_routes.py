@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct, field
 
 from shardwright.gateway._problems import Problem
 from shardwright.model.shard import EntryKind, RouteTarget
@@ -22,8 +23,7 @@ ANY_METHOD = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """A route takes the request. ``path`` are the values of its parameters, ``root_path`` where its application is mounted."""
 
     route: RouteTarget
@@ -36,8 +36,7 @@ def parameters(pattern: str) -> tuple[str, ...]:
     return tuple(found.group(1) for found in _PARAMETER.finditer(pattern))
 
 
-@dataclass(frozen=True, slots=True)
-class _Leaf:
+class _Leaf(Struct, frozen=True):
     """A route, and where the values of its parameters are: name, index of the segment, whether all that follow belong to it."""
 
     route: RouteTarget
@@ -59,8 +58,7 @@ def _leaf(route: RouteTarget) -> _Leaf:
     return _Leaf(route, places, None if places else Match(route))
 
 
-@dataclass(slots=True)
-class _Branch:
+class _Branch(Struct):
     """One level of the tree of patterns."""
 
     literal: dict[str, _Branch] = field(default_factory=dict)

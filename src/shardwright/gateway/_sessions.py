@@ -12,8 +12,10 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from hashlib import sha256
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.gateway._backend import OWN_SESSION, Backend
 from shardwright.gateway._problems import Problem
@@ -62,8 +64,7 @@ class Seal:
         return None if left_s <= 0 else (name.decode(), left_s < self._lasting_s / 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(Struct, frozen=True):
     """The session of one request. ``headers`` go into its response."""
 
     number: int

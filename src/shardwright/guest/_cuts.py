@@ -17,9 +17,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
+
+from msgspec import Struct, field
 
 from shardwright.errors import (
     CallError,
@@ -48,8 +49,7 @@ _RETRIES = 3
 NOBODY = "nobody to ask yet"
 
 
-@dataclass(slots=True)
-class CutCounts:
+class CutCounts(Struct):
     """What became of the calls of one cut function. ``ahead`` of the remote ones were begun before their turn."""
 
     calls: int = 0

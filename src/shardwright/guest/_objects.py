@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import struct
 import threading
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.errors import HandleExpired
 from shardwright.guest._context import new_identifier
@@ -24,8 +25,7 @@ HOLDERS = struct.Struct("<QI")
 """The payload of ADDREF and RELEASE: object id, number of handles."""
 
 
-@dataclass(slots=True)
-class Held:
+class Held(Struct):
     """An object and who holds it; ``value`` is to be cleared where user code may run."""
 
     value: object

@@ -7,14 +7,13 @@ and came with the handle: all methods of its class, and its public attributes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from shardwright.model.endpoint import Peer
 from shardwright.model.shard import ALL_PUBLIC, EntryPoint, ShardDefinition, ShardPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Permits:
+class Permits(Struct, frozen=True):
     """What one component may use of another. ``uses`` is None for the node itself, which may use everything."""
 
     uses: frozenset[str] | None

@@ -16,11 +16,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from shardwright.contracts.transport import Channel
@@ -81,8 +81,7 @@ class NotRunning(CallError):
     fault: ClassVar[Fault] = "you"
 
 
-@dataclass(slots=True)
-class _Unbound:
+class _Unbound(Struct):
     """The binder of a process that has no node yet. ``refused`` tells whether somebody tried."""
 
     refused: str = ""
@@ -98,8 +97,7 @@ class _Unbound:
         return ""
 
 
-@dataclass(slots=True)
-class Sessions:
+class Sessions(Struct):
     """Names of the sessions that a shard serves, for logs and for user code's questions."""
 
     names: dict[SessionNumber, str] = field(default_factory=dict)

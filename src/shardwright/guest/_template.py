@@ -15,9 +15,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from shardwright.errors import ChannelClosed
 from shardwright.guest._control import ControlSocket
@@ -35,8 +36,7 @@ _set_handler: Callable[[int, int], object] = getattr(signal.signal, "__wrapped__
 _SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """What importing did. ``reason`` says why shards cannot be forked from here; empty when they can."""
 
     import_s: float
@@ -132,8 +132,7 @@ def _own_traceback(error: BaseException, root: str) -> str:
     return "".join(["Traceback (most recent call last):\n", *traceback.format_list(theirs), *last])
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """What an import may leave behind that a fork would not carry over."""
 
     python_threads: int

@@ -12,11 +12,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from shardwright.errors import (
     CallError,
@@ -327,8 +327,7 @@ class WebCall(IncomingCall):
         return PayloadCodec.WEB
 
 
-@dataclass(frozen=True, slots=True)
-class _Last:
+class _Last(Struct, frozen=True):
     """An application has returned; what it sent last."""
 
     pieces: list[bytes]

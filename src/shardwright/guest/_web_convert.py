@@ -17,10 +17,10 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from shardwright.guest._web_messages import FunctionReply, FunctionRequest
 from shardwright.guest._web_values import (
@@ -60,8 +60,7 @@ def _problem(status: int, detail: str, errors: Sequence[Mapping[str, str]]) -> F
     return FunctionReply(status, msgspec.json.encode(problem), PROBLEM_TYPE)
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(Struct, frozen=True):
     name: str
     kind: Any  # as ``inspect`` says it
     annotation: Any

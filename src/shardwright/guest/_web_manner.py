@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any, ClassVar
+
+from msgspec import Struct
 
 from shardwright.errors import CallError, Fault
 from shardwright.guest._asgi import App3, Receive, Scope, Send
@@ -30,8 +31,7 @@ class Manner(Enum):
     WSGI = "app(environ, start_response)"
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
+class Application(Struct, frozen=True):
     """An application as it was found."""
 
     served: Any

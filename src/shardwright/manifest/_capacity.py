@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from msgspec.structs import replace
 
 from shardwright.manifest._build import RESOURCE_KEYS
 from shardwright.model.limits import Resources
@@ -45,7 +45,7 @@ def _always_running(component: Component) -> int:
 
 def _together(manifest: Manifest, capacity: Resources, guarantees: list[tuple[Component, Resources]]) -> list[str]:
     problems = []
-    for field in (field.name for field in fields(Resources)):
+    for field in Resources.__struct_fields__:
         room = getattr(capacity, field)
         if room is None:
             continue

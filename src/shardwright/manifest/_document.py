@@ -7,9 +7,10 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from shardwright.manifest._places import KeyPath, scan
 from shardwright.manifest._report import Place, Problem, Report, nearest
@@ -31,8 +32,7 @@ class Filled(str):
     template: str
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """A tree of plain TOML values and the place of every key in it."""
 
     tree: dict[str, Any]

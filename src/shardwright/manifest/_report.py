@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from shardwright.errors import ManifestError
 from shardwright.manifest._places import KeyPath
 
@@ -27,8 +29,7 @@ class Place:
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """``place: key: what; expected ...; did you mean 'nearest'?``."""
 
     place: Place

@@ -10,9 +10,12 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, time
 from typing import Any, Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.manifest._document import VARIABLE, Document, Filled
 from shardwright.manifest._places import KeyPath
@@ -31,8 +34,7 @@ class _Bad:
 BAD: Final = _Bad()
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class At(Struct, frozen=True):
     """The key being read, and where to report what is wrong with it."""
 
     document: Document
@@ -235,8 +237,7 @@ class ListOf(Shape):
         return {"type": "array", "items": self.item.schema()}
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """One key of a table: its shape, what it is for (shown by editors), and its default (shown too)."""
 
     shape: Shape

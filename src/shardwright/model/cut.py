@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName, MethodId
 
 
-@dataclass(frozen=True, slots=True)
-class LoopCall:
+class LoopCall(Struct, frozen=True):
     """A call of a cut function in the body of a loop: the place of its expression in the source."""
 
     function: str
@@ -16,8 +15,7 @@ class LoopCall:
     column: int
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """A loop whose calls may begin before their turn: ``line`` and ``column`` of the loop or comprehension."""
 
     module: str
@@ -26,8 +24,7 @@ class Loop:
     calls: tuple[LoopCall, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CutFunction:
+class CutFunction(Struct, frozen=True):
     """A function or method whose calls run in another shard, as entry point ``method_id`` of it."""
 
     module: str
@@ -40,8 +37,7 @@ class CutFunction:
         return f"{self.module}:{self.qualname}"
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """Functions of ``component`` that run in shards of their own, of the definition ``part``.
 
     ``calls``, ``moved_s`` (what they take uncut), ``cost_s`` (of crossing) and ``gain_s`` (by running at once, cost taken

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName, SessionNumber, ShardId
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """The verified other side of a channel: the node said so when it handed the channel over.
 
     ``sessions`` lists the session numbers in whose name it may call; ``None`` means any.
@@ -20,8 +19,7 @@ class Peer:
     may_call: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """One end of a channel, ready to be handed to the process that will hold it.
 
     ``descriptors`` are file descriptors that belong to whoever holds the endpoint; opening or closing it uses them up.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Way = Literal["device", "mig", "mps"]
 
 
-@dataclass(frozen=True, slots=True)
-class MigInstance:
+class MigInstance(Struct, frozen=True):
     """A part of a device that its hardware keeps apart. ``share`` is of the whole device; ``nodes`` are device files."""
 
     uuid: str
@@ -18,8 +18,7 @@ class MigInstance:
     nodes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GpuDevice:
+class GpuDevice(Struct, frozen=True):
     """One GPU. Where it is divided (``divided``), its ``instances`` are all that can be used of it."""
 
     uuid: str
@@ -31,8 +30,7 @@ class GpuDevice:
     instances: tuple[MigInstance, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GpuGrant:
+class GpuGrant(Struct, frozen=True):
     """What a shard was given: whole devices, one MIG instance, or a share of one device through MPS.
 
     ``uuids`` are as CUDA wants them; ``nodes`` are the device files that it takes. ``share`` and ``memory_bytes`` are what

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import Diagnostic, Site
 
 
-@dataclass(frozen=True, slots=True)
-class Vertex:
+class Vertex(Struct, frozen=True):
     """A function, method or module body. ``refused``: it stays where the program begins."""
 
     id: str
@@ -19,8 +18,7 @@ class Vertex:
     refused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(Struct, frozen=True):
     """``caller`` may call ``callee``. ``confidence``: how often such an edge was seen to be true; ``sites``: where."""
 
     caller: str
@@ -29,8 +27,7 @@ class Edge:
     sites: tuple[Site, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ComponentGraph:
+class ComponentGraph(Struct, frozen=True):
     """Vertices in order of id, edges, sets of vertices that share a shard with the finding that says so, all findings."""
 
     vertices: tuple[Vertex, ...]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Struct, frozen=True):
     """Amounts of each resource; ``None`` says that nothing was stated.
 
     ``cpu`` in cores, memory in bytes, ``io`` in bytes per second, ``network`` in bits per second, ``gpu`` as a share
@@ -23,32 +22,30 @@ class Resources:
     def plus(self, other: Resources) -> Resources:
         """The sum, field by field; an unstated amount counts as nothing."""
         sums = {}
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            sums[field.name] = None if mine is None and theirs is None else (mine or 0) + (theirs or 0)
+        for name in self.__struct_fields__:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            sums[name] = None if mine is None and theirs is None else (mine or 0) + (theirs or 0)
         return Resources(**sums)
 
     def exceeds(self, capacity: Resources) -> tuple[str, ...]:
         """Names of the resources of which this asks more than ``capacity`` states."""
         over = []
-        for field in fields(self):
-            mine, limit = getattr(self, field.name), getattr(capacity, field.name)
+        for name in self.__struct_fields__:
+            mine, limit = getattr(self, name), getattr(capacity, name)
             # a hair of slack: sums of decimal fractions of a core are not exact
             if mine is not None and limit is not None and mine > limit * (1 + 1e-9):
-                over.append(field.name)
+                over.append(name)
         return tuple(over)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The pair of what a shard always gets (guarantee) and the most it may borrow (ceiling)."""
 
     guarantee: Resources = Resources()
     ceiling: Resources = Resources()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What a shard takes at one moment. ``cpu_s`` is cumulative CPU time in seconds."""
 
     cpu_s: float

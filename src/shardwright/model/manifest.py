@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits, Resources
 from shardwright.model.scope import Scope, Start, StateKind
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(Struct, frozen=True):
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Struct, frozen=True):
     egress: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Warm:
+class Warm(Struct, frozen=True):
     """Bounds of the warm pool."""
 
     min: int = 0
     max: int = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(Struct, frozen=True):
     """Bounds of the number of instances of a shared component."""
 
     min: int = 1
@@ -38,8 +35,7 @@ class Scale:
     target_concurrency: float = 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class UsageModel:
+class UsageModel(Struct, frozen=True):
     priority: int = 50
     latency_slo_s: float | None = None
     max_instances: int | None = None
@@ -47,8 +43,7 @@ class UsageModel:
     node_labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Component:
+class Component(Struct, frozen=True):
     """One ``[components.NAME]`` section. ``line`` is where it begins in the manifest file."""
 
     name: ComponentName
@@ -96,8 +91,7 @@ def implicit(name: ComponentName, code: str) -> Component:
     return Component(name=name, code=code, scale=Scale(min=0, max=1))
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeRule:
+class EdgeRule(Struct, frozen=True):
     """One ``[[edges]]`` section: an exception for one edge of the plan."""
 
     caller: ComponentName
@@ -107,8 +101,7 @@ class EdgeRule:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     path: str
     methods: tuple[str, ...] = ()
     call: str = ""
@@ -117,8 +110,7 @@ class Route:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(Struct, frozen=True):
     """The ``[gateway]`` section. ``certificate`` and ``key`` are absolute paths; both are empty for plaintext.
 
     ``plaintext`` permits to serve without TLS off loopback. Sizes and times bound one request, or one connection.
@@ -155,8 +147,7 @@ class Gateway:
         return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """Prices in money: an hour of a core, an hour of a GiB, one cold start."""
 
     cpu_hour: float = 0.04
@@ -164,8 +155,7 @@ class Cost:
     cold_start: float = 0.00002
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     cost: Cost = Cost()
     reserve: Resources = Resources()
     overcommit_cpu: float = 1.0
@@ -175,8 +165,7 @@ class Policy:
     tick_s: float = 1.0  # how often limits and instances are decided; 0: never
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """A whole manifest. ``path`` is its file, ``root`` the import root; both absolute.
 
     ``places`` says where each key was written, as ``FILE:LINE``; it takes no part in comparisons.
@@ -193,7 +182,7 @@ class Manifest:
     routes: tuple[Route, ...] = ()
     policy: Policy = Policy()
     context_variables: tuple[str, ...] = ()  # "module:NAME", of common modules; they travel with calls
-    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def place(self, key: str) -> str:
         """``FILE:LINE`` of a key such as ``components.web.code``, or of the nearest enclosing one that was written."""
@@ -207,3 +196,16 @@ class Manifest:
             if component.name == name:
                 return component
         raise KeyError(name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Manifest) and self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def __repr__(self) -> str:
+        names = (name for name in self.__struct_fields__ if name != "places")
+        return f"Manifest({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    def _compared(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__struct_fields__ if name != "places")

@@ -6,13 +6,14 @@ Plain data: profiles are stored as JSON beside the manifest.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 _LEAST_AT_ONCE = 0.75  # of the cores
 
 
-@dataclass(frozen=True, slots=True)
-class CostConstants:
+class CostConstants(Struct, frozen=True):
     """What a call to another shard costs on one machine, in seconds: measured once (``bench`` measures it too).
 
     ``round_trip_s`` of an empty call; ``byte_s`` for each further byte of argument or result; ``fork_s`` until one more
@@ -38,8 +39,7 @@ class CostConstants:
         return item.calls * (self.round_trip_s + item.bytes_per_call * self.byte_s + item.encode_per_call_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """One function, as a run showed it. Seconds are inclusive, of all calls together.
 
     ``sampled`` of the calls were looked at closely: ``request_bytes``, ``result_bytes`` and ``encode_s`` are theirs;
@@ -72,8 +72,7 @@ class Measured:
         return 2 * self.encode_s / self.sampled if self.sampled else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredEdge:
+class MeasuredEdge(Struct, frozen=True):
     """How often one function called another directly, exactly, and for how many seconds in all (inclusive)."""
 
     caller: str
@@ -82,8 +81,7 @@ class MeasuredEdge:
     total_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """Calls of a function that was looked at, by what they are made within: ``within`` numbers the context of the next one out.
 
     ``within`` is -1 where nothing that was looked at is around it; calls within the function itself do not count. A context
@@ -96,8 +94,7 @@ class Context:
     total_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """What runs of one version of an application showed. ``sources`` are the hashes of the modules it is true of.
 
     ``runs`` were merged into it; ``commands`` are theirs. ``wall_s`` and ``cpu_s`` are sums over the runs, and so is

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Start(StrEnum):
@@ -33,8 +34,7 @@ class ScopeKind(StrEnum):
     KEY = "key"
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """``shared | session | request | key:<argument name>``."""
 
     kind: ScopeKind = ScopeKind.SHARED

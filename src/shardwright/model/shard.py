@@ -5,8 +5,9 @@ A ShardPlan is plain data: it travels to templates and shards as msgpack, and to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from shardwright.model.cut import Cut
 from shardwright.model.ids import ComponentName, MethodId
@@ -32,8 +33,7 @@ class Severity(StrEnum):
     REFUSAL = "refusal"
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(Struct, frozen=True):
     """A place in the user's code. ``path`` is relative to the import root."""
 
     path: str
@@ -43,8 +43,7 @@ class Site:
         return f"{self.path}:{self.line}"
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnostic:
+class Diagnostic(Struct, frozen=True):
     """A finding with its code, place, evidence and remedy. A refusal says that a cut was not made."""
 
     code: str
@@ -55,8 +54,7 @@ class Diagnostic:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyArgument:
+class KeyArgument(Struct, frozen=True):
     """Where to find the argument that routes a call of a keyed component.
 
     ``position`` counts without ``self``; -1 when it can be passed by name only. ``default`` is the ``repr`` of a literal
@@ -69,8 +67,7 @@ class KeyArgument:
     annotation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class EntryPoint:
+class EntryPoint(Struct, frozen=True):
     """Something that other shards may call. ``method_id`` indexes it in its definition.
 
     ``name`` is how ``session.call`` names it behind the component's name: ``reserve``, ``World``, ``World.step``, or, in a
@@ -91,8 +88,7 @@ class EntryPoint:
     ahead: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CodeSegment:
+class CodeSegment(Struct, frozen=True):
     """The code that a shard owns: whole modules, by dotted name. ``primary`` is the module of the manifest's ``code``."""
 
     primary: str
@@ -100,8 +96,7 @@ class CodeSegment:
     attribute: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DataDependency:
+class DataDependency(Struct, frozen=True):
     """State that the component's code reads or writes: a module global, a file, an environment variable."""
 
     kind: str  # "global" | "file" | "environment"
@@ -110,8 +105,7 @@ class DataDependency:
     site: Site | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(Struct, frozen=True):
     """A place in a component's code that may reach out of its shard.
 
     ``place`` is the path, or the ``host:port``, where the code says it literally; ``writes`` is of paths.
@@ -127,8 +121,7 @@ class Reach:
 WALLS, PLAIN = "namespace", "process"  # what isolation ``auto`` may come to
 
 
-@dataclass(frozen=True, slots=True)
-class AutoIsolation:
+class AutoIsolation(Struct, frozen=True):
     """What isolation ``auto`` comes to, and why. ``remedy`` says how to have walls where it comes to ``process``.
 
     ``reaches``: every one that no statement of the manifest covers, once, by place.
@@ -140,8 +133,7 @@ class AutoIsolation:
     reaches: tuple[Reach, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ShardDefinition:
+class ShardDefinition(Struct, frozen=True):
     """Frozen result of sharding one component, or of cutting inside one."""
 
     component: ComponentName
@@ -167,8 +159,7 @@ class ShardDefinition:
         raise KeyError(name)
 
 
-@dataclass(frozen=True, slots=True)
-class PlanEdge:
+class PlanEdge(Struct, frozen=True):
     """One direction in which shards call. ``reason`` says why it is there; ``sites`` show where in the code.
 
     ``uses`` is what the callee lets the caller use: ``module:name``, ``module:*`` for all public names of a module,
@@ -186,8 +177,7 @@ class PlanEdge:
     uses: tuple[str, ...] = (ALL_PUBLIC,)
 
 
-@dataclass(frozen=True, slots=True)
-class RouteTarget:
+class RouteTarget(Struct, frozen=True):
     """Where requests of one ``[[routes]]`` section go: a function, or a whole application.
 
     ``name`` is the entry point as the manifest calls it (``inventory.get``); ``methods`` are in capitals, none means all.
@@ -208,8 +198,7 @@ class RouteTarget:
     timeout_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleSurface:
+class ModuleSurface(Struct, frozen=True):
     """What the rest of the application sees of a module that a component owns.
 
     ``stub_source`` is the Python source of the generated module: constants, data classes and exceptions are real in it,
@@ -226,8 +215,7 @@ class ModuleSurface:
     data_source: str = ""  # its classes without code, for shards whose component does not know the module
 
 
-@dataclass(frozen=True, slots=True)
-class ShardPlan:
+class ShardPlan(Struct, frozen=True):
     """All definitions and edges of an application, with the reason for every cut and refusal.
 
     ``value_classes`` ("module:Qualname") are copied by the tagged codec; ``stateful_classes`` are reached by handles.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _BYTES = {
     "": 1, "B": 1,
@@ -58,8 +59,7 @@ def parse_bit_rate(text: str) -> int:
     return round(_split(text.strip()[:-2], _BITS, expected))
 
 
-@dataclass(frozen=True, slots=True)
-class QuantityKind:
+class QuantityKind(Struct, frozen=True):
     """A kind of quantity as text: what is expected, which units it knows, and the pattern that its texts match."""
 
     expected: str

@@ -7,8 +7,9 @@ a shard may choose, so that the number of series is bounded by the manifest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Kind(StrEnum):
@@ -17,8 +18,7 @@ class Kind(StrEnum):
     HISTOGRAM = "histogram"
 
 
-@dataclass(frozen=True, slots=True)
-class Instrument:
+class Instrument(Struct, frozen=True):
     """One family of numbers. ``name`` is without ``_total``, which the exposition adds to counters."""
 
     name: str

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
+from msgspec import Struct
 
 from shardwright.errors import InternalError, ProtocolViolation
 from shardwright.monitoring._catalogue import CATALOGUE, Instrument, Kind
@@ -13,8 +12,7 @@ from shardwright.telemetry import Metrics, Series
 Labels = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """``suffix`` is what the sample's name has beyond its family's: ``_total``, ``_bucket``, ``_sum``, ``_count``."""
 
     suffix: str
@@ -22,8 +20,7 @@ class Sample:
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """All samples of one instrument of the catalogue."""
 
     name: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ComponentName, ShardId
@@ -20,8 +21,7 @@ SOURCES = ("warm", "starting", "cold")
 MOST = 2**53  # what a shard says may be a lie: no number beyond what a float holds exactly
 
 
-@dataclass(frozen=True, slots=True)
-class CallCounts:
+class CallCounts(Struct, frozen=True):
     """What a shard says of its calls since it began: its own word, believed for its component alone."""
 
     received: int = 0
@@ -33,8 +33,7 @@ class CallCounts:
     cpu_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class ShardNumbers:
+class ShardNumbers(Struct, frozen=True):
     """One shard now. ``free`` when it serves nobody; ``usage`` None when nobody can tell."""
 
     id: ShardId
@@ -45,8 +44,7 @@ class ShardNumbers:
     usage: Usage | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NodeNumbers:
+class NodeNumbers(Struct, frozen=True):
     """The node now. ``keeper_up`` None where there is no keeper."""
 
     shards: tuple[ShardNumbers, ...]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Usage
@@ -42,8 +42,7 @@ class Observed(msgspec.Struct, frozen=True):
     demand: float
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     at_s: float
     cpu_s: float
     throttled_s: float

@@ -11,7 +11,8 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.errors import ShardwrightError
 from shardwright.model.ids import ShardId
@@ -23,8 +24,7 @@ AFTER_S = 0.02  # of quiet: what is asked for at once comes first
 KEPT_S = 60.0
 
 
-@dataclass(slots=True)
-class Nobody:
+class Nobody(Struct):
     """A fork of a template that said hello. ``entrances`` lead into control groups that were made for it.
 
     ``held`` is the other end of its lifeline, until the keeper has it.

@@ -6,10 +6,11 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from msgspec import Struct
 
 from shardwright.errors import NodeError
 from shardwright.node._api_sockets import connect, folder_trouble, live_sockets
@@ -30,8 +31,7 @@ class Refused(NodeError):
         self.described = described
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAddress:
+class NodeAddress(Struct, frozen=True):
     """A node that answers: which application, where."""
 
     app: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from shardwright.errors import ManifestError, NodeError, PlanError
 from shardwright.model.manifest import Manifest

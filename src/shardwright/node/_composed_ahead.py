@@ -25,8 +25,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from shardwright.composition import Need, needs_of
 from shardwright.errors import CompositionRefused, ShardwrightError
@@ -56,8 +57,7 @@ def unnamed() -> str:
     return f"session-{os.getpid()}-{next(_unnamed)}"
 
 
-@dataclass(slots=True)
-class Prepared:
+class Prepared(Struct):
     """A session that nobody has yet. ``shards``: those that it would lease."""
 
     live: LiveSession

@@ -12,9 +12,10 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from shardwright.composition import ShardRecord, needs_of
 from shardwright.contracts.clock import Clock

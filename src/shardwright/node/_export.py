@@ -15,8 +15,9 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shardwright._syntax import parsed
 from shardwright.errors import NodeError
@@ -39,8 +40,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 Files = dict[str, "Path | str | bytes"]
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(Struct, frozen=True):
     """What was written. ``layers`` are the system's, the packages' and the code's."""
 
     image: str  # the digest of its manifest

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Coroutine, Generator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from msgspec import Struct
 
 from shardwright.errors import NotPermitted
 from shardwright.guest import CallContext, beyond, note_shards
@@ -81,8 +82,7 @@ class Session:
         self.end()
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(Struct, frozen=True):
     """A session's calls under a deadline."""
 
     session: Session

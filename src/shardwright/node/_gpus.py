@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.contracts.sandbox import Finding, Sight
 from shardwright.errors import StartFailed
@@ -25,8 +27,7 @@ def wants_gpu(component: Component) -> bool:
     return any(amounts)
 
 
-@dataclass(frozen=True, slots=True)
-class GpuAccess:
+class GpuAccess(Struct, frozen=True):
     """What a shard's process gets: environment, and what it sees of device files and of the folder of MPS."""
 
     environment: Mapping[str, str]

@@ -19,13 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import psutil
+from msgspec.structs import replace
 
 from shardwright.contracts.sandbox import Exit
 from shardwright.contracts.transport import Transport

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.manifest import Component, Manifest, implicit
@@ -18,8 +18,7 @@ from shardwright.node._launcher import Surroundings
 from shardwright.node._machine_names import machine_backend
 
 
-@dataclass(frozen=True)
-class LaunchCode:
+class LaunchCode(Struct, frozen=True, dict=True):
     """One state of the code. ``number`` tells the templates of one from those of another."""
 
     manifest: Manifest

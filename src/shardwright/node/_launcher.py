@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from shardwright.contracts.sandbox import Exit
 from shardwright.errors import NodeError
@@ -29,8 +30,7 @@ THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THR
 Secrets = Mapping[ComponentName, Mapping[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(Struct, frozen=True):
     """Code that shards may be launched by. ``commit`` is called on the node's loop, and does not wait."""
 
     commit: Callable[[], None]
@@ -78,8 +78,7 @@ class Launcher(ABC):
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What the shards' processes inherit from whoever started the node."""
 
     environment: Mapping[str, str]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from shardwright.controller import GIB, LimitRounds, LimitStep, ShardRow
 from shardwright.errors import ShardwrightError
@@ -200,7 +201,7 @@ class Limiting:
             changes["cpu"] = step.cpu
         if step.memory_bytes is not None:
             changes["memory_bytes"] = step.memory_bytes
-        after = Limits(replace(before.guarantee, **changes), before.ceiling)  # type: ignore[arg-type]
+        after = Limits(replace(before.guarantee, **changes), before.ceiling)
         if step.rises:
             try:
                 composer.resize({shard: after})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from shardwright.model.ids import SessionNumber, ShardId
 
 
-@dataclass(slots=True)
-class LiveSession:
+class LiveSession(Struct):
     """A session as the node knows it."""
 
     number: SessionNumber

@@ -10,7 +10,8 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.node._kept_lines import KeptLines
 
@@ -30,8 +31,7 @@ def component_of(shard: str) -> str:
     return template[1] if template else shard.rpartition("-")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """One line. ``stream`` is stdout, stderr, log, or raw for what was written straight to descriptor 1.
 
     ``trace`` is that of the call that wrote it (hexadecimal), as the shard says; empty for what no call wrote.

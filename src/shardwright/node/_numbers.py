@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from shardwright.composition import ShardStatus
 from shardwright.contracts.clock import Clock
@@ -30,8 +31,7 @@ FRESH_S = 0.2  # for so long numbers told to the gateway are fresh: whoever scra
 ANSWER_S = 0.25  # a shard that takes longer to tell its counts is told with those it gave before
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """``alive``: the node can go on. ``ready``: it serves all that it should; else ``reasons`` say what lacks."""
 
     alive: bool

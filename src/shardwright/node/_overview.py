@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -140,7 +139,7 @@ def _sessions(sessions: Iterable[Session], records: Iterable[ShardRecord]) -> li
 
 
 def _stated(resources: Resources) -> dict[str, float]:
-    found = {field.name: getattr(resources, field.name) for field in fields(resources)}
+    found = {name: getattr(resources, name) for name in resources.__struct_fields__}
     return {name: amount for name, amount in found.items() if amount is not None}
 
 

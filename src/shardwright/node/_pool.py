@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from shardwright.composition import Composer, Effect, Inputs, Launch, Refused, ShardRecord, ShardStatus
 from shardwright.contracts.clock import Clock

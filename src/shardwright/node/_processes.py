@@ -11,9 +11,9 @@ import os
 import socket
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from shardwright.contracts.sandbox import Exit, SandboxHandle, Sight
 from shardwright.errors import ComponentImportError, NodeError, SandboxError, ShardwrightError, StartFailed

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+from msgspec import to_builtins
 
 from shardwright.controller import ComponentRow, LimitStep, ScaleDecision, ScaleParams, ShardRow
 from shardwright.errors import NodeError
@@ -17,7 +18,7 @@ from shardwright.model.manifest import Component
 FORM = 1
 MOST_BYTES = 256 * 2**20  # then it ends: a disk is not to be filled
 # A row is numbers, names and pairs of numbers: to copy it deeply was two thirds of what a recorded round cost.
-_NAMES = tuple(field.name for field in fields(ShardRow))
+_NAMES = ShardRow.__struct_fields__
 _values = attrgetter(*_NAMES)
 
 
@@ -61,8 +62,8 @@ class Recording:
     ) -> None:
         scale, usage = component.scale, component.usage
         bounds = (scale.min, scale.max, scale.target_concurrency, usage.max_instances, usage.latency_slo_s)
-        self._write({"scale": now, "row": asdict(row), "bounds": bounds, "decided": decision.instances,
-                     "params": asdict(params)})  # fmt: skip
+        self._write({"scale": now, "row": to_builtins(row), "bounds": bounds, "decided": decision.instances,
+                     "params": to_builtins(params)})  # fmt: skip
 
     def close(self) -> None:
         if not self._file.closed:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from shardwright.composition import Launch, ShardRecord, ShardStatus
 from shardwright.manifest import load
@@ -37,8 +38,7 @@ ANSWER_S = 1.0  # for shards to say which sessions had state in one that they ca
 START_S = 120.0  # a new shard has its own, shorter time to start
 
 
-@dataclass(frozen=True, slots=True)
-class Reloaded:
+class Reloaded(Struct, frozen=True):
     """What a reload did. ``replaced``: by component, the shards that were; ``told``: sessions that lost state in them;
     ``failed``: components whose old code goes on, because a shard with the other code did not start.
     """
@@ -51,8 +51,7 @@ class Reloaded:
     failed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
+class _Read(Struct, frozen=True):
     manifest: Manifest
     plan: ShardPlan
     secrets: Secrets

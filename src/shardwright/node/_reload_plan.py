@@ -12,9 +12,10 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from importlib.util import cache_from_source
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from shardwright._syntax import parsed
 from shardwright.errors import NodeError

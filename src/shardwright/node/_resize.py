@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from typing import Any
 
 from shardwright.composition import ShardRecord
@@ -162,13 +161,13 @@ def _remedy(name: str, guarantee: bool, ceiling: bool) -> str:
 
 
 def _with(resources: Resources, amounts: Mapping[str, float]) -> Resources:
-    kept = {field.name: getattr(resources, field.name) for field in fields(Resources)}
+    kept = {name: getattr(resources, name) for name in Resources.__struct_fields__}
     return Resources(**(kept | dict(amounts)))
 
 
 def _greater(one: Resources, other: Resources) -> Resources:
     """Of each resource the greater amount."""
-    both = {field.name: (getattr(one, field.name), getattr(other, field.name)) for field in fields(Resources)}
+    both = {name: (getattr(one, name), getattr(other, name)) for name in Resources.__struct_fields__}
     return Resources(**{name: max((a for a in pair if a is not None), default=None) for name, pair in both.items()})
 
 
@@ -177,10 +176,10 @@ def _inputs(before: Limits, after: Limits) -> tuple[tuple[str, object], ...]:
     changes: list[tuple[str, object]] = []
     for kind in ("guarantee", "ceiling"):
         old, new = getattr(before, kind), getattr(after, kind)
-        for field in fields(Resources):
-            was, now = getattr(old, field.name), getattr(new, field.name)
+        for name in Resources.__struct_fields__:
+            was, now = getattr(old, name), getattr(new, name)
             if was != now:
-                changes.append((f"{kind}_{field.name}", f"{_shown(field.name, was)} -> {_shown(field.name, now)}"))
+                changes.append((f"{kind}_{name}", f"{_shown(name, was)} -> {_shown(name, now)}"))
     return tuple(changes)
 
 

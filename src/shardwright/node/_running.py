@@ -14,9 +14,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.contracts.clock import SystemClock
 from shardwright.contracts.transport import Transport
@@ -76,8 +78,7 @@ def plan(path: str | Path, *, profile: str | None = None, environment: Mapping[s
     return measured_plan(load(path, profile=profile, environment=environment or {}), environment or {})
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """How to run a node; everything has a default."""
 
     inproc: bool = False

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.limits import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class ShardStatus:
+class ShardStatus(Struct, frozen=True):
     """One shard as ``ps`` shows it."""
 
     id: ShardId

@@ -15,12 +15,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from shardwright.errors import CallError, HandleExpired, NodeError
 from shardwright.guest import (
@@ -59,8 +59,7 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(Struct):
     """An object that shards may use. ``age`` counts ``forget_since``: what a test passed is let go with the test."""
 
     value: object

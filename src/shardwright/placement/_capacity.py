@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
 
 from shardwright.errors import InternalError
 from shardwright.model.ids import ShardId
 from shardwright.model.limits import Limits, Resources
 from shardwright.model.units import format_bytes
 
-_NAMES = tuple(field.name for field in fields(Resources))
+_NAMES = Resources.__struct_fields__
 # Shares are kept as whole millionths: thousands of reservations and releases must not drift as sums of floats do.
 _MILLIONTHS = frozenset({"cpu", "gpu"})
 _BYTES = frozenset({"memory_bytes", "gpu_memory_bytes"})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.errors import InternalError
 from shardwright.model.gpu import GpuDevice, GpuGrant, MigInstance
@@ -14,8 +15,7 @@ from shardwright.model.units import format_bytes
 _WHOLE = 1_000_000  # shares are booked in millionths, whose sums do not drift
 
 
-@dataclass(slots=True)
-class _Booked:
+class _Booked(Struct):
     share: int = 0
     memory_bytes: int = 0
     whole: bool = False

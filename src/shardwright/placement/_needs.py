@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.ids import ShardId
 
 
-@dataclass(frozen=True, slots=True)
-class ShardNeed:
+class ShardNeed(Struct, frozen=True):
     """What a shard is guaranteed, and what it was seen to use. ``exclusive``: nobody else on its processor.
 
     ``cpu`` and ``usage`` in cores, at most one: wider shards are given as parts. ``bank`` is where a device of its is.
@@ -23,16 +23,14 @@ class ShardNeed:
     bank: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(Struct, frozen=True):
     """Where a shard runs and where its memory is."""
 
     cpu: int
     bank: int
 
 
-@dataclass(frozen=True, slots=True)
-class Placing:
+class Placing(Struct, frozen=True):
     """A decision: homes, what it costs, and who could not be given what is guaranteed to them."""
 
     homes: Mapping[ShardId, Home]

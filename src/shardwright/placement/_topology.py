@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 SAME_CORE, SIBLING, SAME_CACHE, SAME_BANK, OTHER_BANK = 0, 1, 2, 3, 6
 """How far two cores are from each other, in the unit that traffic is weighed by.
@@ -16,8 +17,7 @@ A synchronous caller and callee that share a core answer each other by a switch;
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Cpu:
+class Cpu(Struct, frozen=True):
     """One logical processor. ``core`` is shared by SMT siblings, ``cache`` by those with one last-level cache."""
 
     number: int
@@ -26,8 +26,7 @@ class Cpu:
     bank: int
 
 
-@dataclass(frozen=True, slots=True)
-class Bank:
+class Bank(Struct, frozen=True):
     """A memory bank (NUMA node). ``distances`` to the other banks as firmware tells them: 10 is near."""
 
     number: int
@@ -35,8 +34,7 @@ class Bank:
     distances: Mapping[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Struct, frozen=True):
     """Raises ValueError when a processor lies at a bank that is not there, or a number occurs twice."""
 
     cpus: tuple[Cpu, ...]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from shardwright.sharding._functions import FunctionFacts, describe, literal
 from shardwright.sharding._made_methods import added_methods, assigned_method
@@ -59,8 +61,7 @@ _HIDDEN = frozenset({
 _PROPERTIES = ("property", "cached_property", "functools.cached_property", "abstractproperty")
 
 
-@dataclass(frozen=True, slots=True)
-class MethodFacts:
+class MethodFacts(Struct, frozen=True):
     """A method as handles see it. ``kind``: method | static | class | property. ``home`` is the defining class."""
 
     name: str
@@ -69,8 +70,7 @@ class MethodFacts:
     home: Ref
 
 
-@dataclass(slots=True)
-class ClassFacts:
+class ClassFacts(Struct):
     """What is known of a class. ``nature``: exception | enum | record | plain | foreign (unknown base)."""
 
     ref: Ref

@@ -5,13 +5,12 @@ The documentation's table is made from here (`codes_markdown`); codes are stable
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from shardwright.model.shard import Diagnostic, Severity
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(Struct, frozen=True):
     """One row of the table. ``severity`` is ``None`` where the finding ends planning (a PlanError)."""
 
     code: str

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import Diagnostic, PlanEdge, Severity, Site
@@ -45,8 +46,7 @@ _PROXY_NAMES = frozenset(
 _PASS_DATA = "pass data, such as a name to choose by, or keep both sides in one component"
 
 
-@dataclass(slots=True)
-class Edges:
+class Edges(Struct):
     """The edges of a plan, with findings about them."""
 
     edges: list[PlanEdge] = field(default_factory=list)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.errors import PlanError
 from shardwright.model.ids import ComponentName, MethodId
@@ -21,8 +22,7 @@ _MODULE_HOOKS = frozenset({"__getattr__", "__dir__"})
 _APPLICATION_ARGUMENTS = (("scope", "receive", "send"), ("environ", "start_response"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     name: str  # inside its module
     kind: EntryKind
     facts: FunctionFacts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from shardwright.errors import PlanError
 from shardwright.model.graph import ComponentGraph, Edge, Vertex
@@ -16,8 +16,7 @@ from shardwright.sharding.hazards import Effects, Verdict, find_hazards
 _MOST_SITES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(Struct, frozen=True):
     """A function on the other end of edges: how sure they are, and where the calls stand."""
 
     function: str
@@ -25,8 +24,7 @@ class Neighbour:
     sites: tuple[Site, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """Why a function is where it is. ``verdict``: shard, keep together, or refuse; ``together`` are the functions that
     share its shard for reasons of code, ``findings`` the reasons."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.sharding._symbols import Bind, Ref, Resolver
 
@@ -26,8 +27,7 @@ _WRAPPERS = frozenset({
 _LONG_DEFAULT = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """``position`` counts from 0 with ``self``; -1 for keyword-only. ``default`` is a literal's repr, else empty.
 
     ``annotation`` is its source text.
@@ -39,8 +39,7 @@ class Parameter:
     annotation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionFacts:
+class FunctionFacts(Struct, frozen=True):
     name: str
     line: int
     signature: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits
@@ -27,8 +28,7 @@ from shardwright.sharding._source import nearest
 GATEWAY_MODULE = "shardwright.gateway._process"
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayPart:
+class GatewayPart(Struct, frozen=True):
     """What the gateway adds to a plan; without ``[gateway]``, findings at most."""
 
     definitions: tuple[ShardDefinition, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.errors import PlanError
 from shardwright.model.ids import ComponentName
@@ -15,8 +16,7 @@ from shardwright.sharding._uses import Openings
 Pair = tuple[ComponentName, ComponentName]  # caller, callee
 
 
-@dataclass(slots=True)
-class FoundUses:
+class FoundUses(Struct):
     """How one component uses another, and where."""
 
     reasons: dict[str, set[str]] = field(default_factory=dict)  # verb -> names

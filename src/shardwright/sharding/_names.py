@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright._syntax import expression
 
 
-@dataclass(slots=True)
-class Needs:
+class Needs(Struct):
     """Names by the moment they are needed. ``nodes`` are the loads inside functions, for rewriting."""
 
     now: set[str] = field(default_factory=set)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.limits import Limits

@@ -11,8 +11,9 @@ import keyword
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from shardwright.errors import PlanError
 from shardwright.model.manifest import Manifest
@@ -46,8 +47,7 @@ _PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-@dataclass(slots=True)
-class _Part:
+class _Part(Struct):
     """A component in the making."""
 
     name: str
@@ -206,8 +206,7 @@ def _calls_at_import(module: SourceModule, function: str) -> bool:
     return False
 
 
-@dataclass(slots=True)
-class _Candidates:
+class _Candidates(Struct):
     """What a part of a module would be."""
 
     tree: SourceTree

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from shardwright.sharding._source import SourceModule
 from shardwright.sharding._symbols import Ref
@@ -28,8 +29,7 @@ class UseKind(StrEnum):
     ITERATE = "iterate"  # for x in object, list(object), ...; ref is the object's class
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """A use of ``ref``. ``top`` names the top-level statement it stands in; ``deferred`` says inside a function."""
 
     ref: Ref
@@ -43,8 +43,7 @@ class Use:
     callbacks: tuple[Ref, ...] = ()  # functions among the arguments
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(Struct, frozen=True):
     """A file or environment variable in the code, or a setting of the whole process (``kind`` "process", "logging").
 
     ``top`` names the top-level statement that it stands in; ``deferred`` says inside a function.
@@ -58,8 +57,7 @@ class Touch:
     top: str = ""
 
 
-@dataclass(slots=True)
-class Scan:
+class Scan(Struct):
     """The findings of one module. ``imports`` are ``(module, line)``, by whatever way; ``unread`` are opaque places."""
 
     module: SourceModule

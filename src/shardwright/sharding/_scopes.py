@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright._syntax import expression
 from shardwright.sharding._source import SourceModule
 from shardwright.sharding._symbols import Ref, Resolver
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(Struct, frozen=True):
     """An object of a class of the application."""
 
     ref: Ref

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.manifest import Component, Manifest
@@ -21,8 +22,7 @@ _TOLD = frozenset({"SW233", "SW268"})  # of logs, and of names that plain Python
 _HARMLESS = ("signal.", "warnings.", "sys.")  # settings that matter where they are made
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """``parts`` by name: their code. ``given_up``: modules, and the first finding against each. ``told``: what is left."""
 
     parts: dict[str, str]

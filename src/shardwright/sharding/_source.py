@@ -9,8 +9,9 @@ import importlib.machinery
 import io
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shardwright._syntax import parsed
 from shardwright.errors import PlanError
@@ -19,8 +20,7 @@ _MOST_PACKAGES = 50  # a root with more packages than that is a library folder: 
 _EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceModule:
+class SourceModule(Struct, frozen=True):
     """A parsed module. ``relative`` is its path below the import root, or absolute when it lies elsewhere."""
 
     name: str
@@ -46,8 +46,7 @@ class SourceModule:
         return f"{base}.{module}" if module and base else (module or base)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a module's source would be. ``path`` is empty for a namespace package, and for a module without source."""
 
     path: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.errors import PlanError
 from shardwright.model.ids import ComponentName
@@ -28,8 +29,7 @@ _VALUE_METHODS = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class StateEvidence:
+class StateEvidence(Struct, frozen=True):
     """One sign that the code keeps state in memory."""
 
     text: str

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from shardwright.model.shard import Diagnostic, Severity, Site
 from shardwright.sharding._classes import constants_of
@@ -39,8 +40,7 @@ class NameKind(StrEnum):
     REMOTE = "remote"  # the owner answers
 
 
-@dataclass(slots=True)
-class Surface:
+class Surface(Struct):
     """The judgement over one owned module. ``needed`` are the imports that the generated module makes."""
 
     symbols: Symbols

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
-from dataclasses import dataclass, field
+import dataclasses
 from enum import Enum, auto
+
+from msgspec import Struct, field
 
 from shardwright.sharding._source import SourceModule, SourceTree
 
@@ -28,7 +30,7 @@ class Bind(Enum):
     OTHER = auto()  # loop variable, with target, ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Ref:
     """A name with its home: ``module`` and the dotted name inside it (empty for the module itself).
 
@@ -37,7 +39,7 @@ class Ref:
 
     module: str
     name: str = ""
-    held: bool = field(default=False, compare=False)
+    held: bool = dataclasses.field(default=False, compare=False)
 
     @property
     def top(self) -> str:
@@ -47,8 +49,7 @@ class Ref:
         return f"{self.module}:{self.name}" if self.name else self.module
 
 
-@dataclass(slots=True)
-class Binding:
+class Binding(Struct):
     """One binding of a top-level name. ``value`` is the expression assigned, where there is one."""
 
     kind: Bind
@@ -60,8 +61,7 @@ class Binding:
     type_only: bool = False
 
 
-@dataclass(slots=True)
-class Symbols:
+class Symbols(Struct):
     """All top-level bindings of a module, in source order, and the modules it star-imports."""
 
     module: SourceModule

@@ -13,7 +13,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.model.ids import ComponentName
 from shardwright.model.shard import ALL_PUBLIC
@@ -27,8 +28,7 @@ _FINDERS = frozenset({"resolve_name", "spec_from_file_location", "find_spec", "r
 _WORD = re.compile(r"[A-Za-z_]\w*(?:[.:][A-Za-z_]\w*)*")
 
 
-@dataclass(slots=True)
-class _Said:
+class _Said(Struct):
     """The names that one module's code says. ``private`` are attributes of something else than ``self``."""
 
     names: set[str] = field(default_factory=set)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 from shardwright.simulation._traces import Arrivals, Series, Trace
 
 
-@dataclass(frozen=True, slots=True)
-class DemandParams:
+class DemandParams(Struct, frozen=True):
     """How sessions are made: held lognormally for ``hold_s`` in the mean, rates scaled down to ``most_at_once`` of them.
 
     Of long traces the first ``longest_s``, and of those what holds about ``most_sessions``, are used.
@@ -25,8 +23,7 @@ class DemandParams:
     tune_share: float = 0.4
 
 
-@dataclass(frozen=True, slots=True)
-class Sessions:
+class Sessions(Struct, frozen=True):
     """One component's demand: begins and ends of sessions, and the rate that they were drawn from, in steps.
 
     ``events_s`` are all begins and ends in order, ``begins`` says which are which, ``at_once`` how many run after each.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.controller import CPU, MEMORY, LimitParams, decide_limits, lend, new_state
 
 
-@dataclass(frozen=True, slots=True)
-class FleetParams:
+class FleetParams(Struct, frozen=True):
     """Sizes, and how long; ``node_failures`` nodes die at random ticks, their shards move to the others."""
 
     nodes: int = 1000
@@ -22,8 +21,7 @@ class FleetParams:
     node_failures: int = 5
 
 
-@dataclass(frozen=True, slots=True)
-class FleetResult:
+class FleetResult(Struct, frozen=True):
     """``overcommitted`` counts ticks and nodes on which guarantees exceeded the capacity: 0, or it is a defect."""
 
     unmet: float

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import BoolArray, FloatArray
 from shardwright.simulation._functions import (
@@ -33,8 +33,7 @@ AIM_STARTS, DEARER = 0.9, 1.6
 COLD_CHOICES_S = tuple(round(100 * 1.1**step) for step in range(75))  # 100 to 116,000
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionRow:
+class FunctionRow(Struct, frozen=True):
     """Of one group of functions: visible colds, starts and idle-seconds over those of the comparator."""
 
     comparator: str

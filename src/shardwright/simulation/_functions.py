@@ -8,10 +8,10 @@ published of Azure Functions 2019. One function is one component with one shard:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 from shardwright.controller import Windows, choose_windows
@@ -24,8 +24,7 @@ CLASSES = ("periodic", "Poisson-like", "bursty")
 _PERIODIC_BELOW, _BURSTY_FROM = 0.25, 1.25  # variation of gaps
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(Struct, frozen=True):
     """Idle gaps of one function, in order, and when each began."""
 
     name: str

@@ -7,9 +7,9 @@ number e of each. So the very functions by which a node decides are called with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import BoolArray, FloatArray, IntArray
 from shardwright.controller import (
@@ -30,8 +30,7 @@ _DEPTH = 128  # idle shards of one lane, at most; a power of two
 _STARTING = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """``told``: the policy is told the true rate instead of estimating it. ``until_s`` ends the replay early.
 
     ``beside``: what the settings of a budget came to over the same demand (``marks``), shape (settings, marks, 3).

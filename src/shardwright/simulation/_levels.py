@@ -6,16 +6,14 @@ are those of the demand, whatever is kept: a keep-alive of T loses the gaps long
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import BoolArray, FloatArray
 from shardwright.simulation._demand import Sessions
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What a policy came to, in the scored part: counts, and idle-seconds (starting and draining included)."""
 
     visible: float
@@ -28,8 +26,7 @@ class Outcome:
         return self.idle_s + cold_s * self.visible + hidden_s * self.hidden
 
 
-@dataclass(frozen=True, slots=True)
-class LevelGaps:
+class LevelGaps(Struct, frozen=True):
     """Idle gaps of every level: begin and length; ``used`` says whether a session ended the gap (else the trace did).
 
     ``first`` counts the scored sessions that were the first of their level, cold under any policy without prewarming.

@@ -7,9 +7,10 @@ the cores in a part of the ticks. What is not served in a tick is lost (unmet), 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.contracts.forecast import FloatArray
 from shardwright.controller import CPU, LimitParams, LimitState, actuations, decide_limits, lend, may_raise, new_state
@@ -17,8 +18,7 @@ from shardwright.controller import CPU, LimitParams, LimitState, actuations, dec
 CORES, SHARDS, TICKS = 8.0, 4, 2000
 
 
-@dataclass(frozen=True, slots=True)
-class PlantResult:
+class PlantResult(Struct, frozen=True):
     """Shares of all demand; changes per 100 ticks and shard; the most that was ever guaranteed, in cores."""
 
     unmet: float

@@ -6,9 +6,10 @@ Parameters are the same for all components. They were chosen from the first part
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from shardwright.contracts.forecast import FloatArray
 from shardwright.controller import KeepAlive, RateParams, SpareParams
@@ -23,8 +24,7 @@ BASELINE = "fixed 10 min"
 OURS, BOUNDED, TOLD = "shardwright", "shardwright within 10 min", "told the true rate"
 
 
-@dataclass(frozen=True, slots=True)
-class PoolParams:
+class PoolParams(Struct, frozen=True):
     """Prices in idle-seconds; ``least_colds`` of the baseline for a component to be scored."""
 
     cold_s: float = 600.0
@@ -34,8 +34,7 @@ class PoolParams:
     demand: DemandParams = field(default_factory=DemandParams)
 
 
-@dataclass(frozen=True, slots=True)
-class PoolResults:
+class PoolResults(Struct, frozen=True):
     """``outcomes[policy][component]`` are means over the seeds; components below ``least_colds`` are in ``left_out``."""
 
     params: PoolParams
@@ -94,7 +93,7 @@ def evaluate_pool(
 
 
 def _mean(outcomes: Sequence[Outcome]) -> Outcome:
-    return Outcome(*(float(np.mean([getattr(o, name) for o in outcomes])) for name in Outcome.__slots__))
+    return Outcome(*(float(np.mean([getattr(o, name) for o in outcomes])) for name in Outcome.__struct_fields__))
 
 
 def _closed(fleet: Sequence[Sessions], params: PoolParams) -> dict[str, list[Outcome]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from shardwright.controller import ComponentRow, LimitRounds, LimitStep, ScaleParams, ScaleRounds, ShardRow
 from shardwright.errors import TraceError
@@ -17,8 +18,7 @@ FORM = 1
 _SHOWN = 20
 
 
-@dataclass(slots=True)
-class Replayed:
+class Replayed(Struct):
     """How many rounds were replayed, how many steps and changes of instances they decided, and which came out otherwise."""
 
     app: str

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import FloatArray
 from shardwright.controller import LeanNeeds, Needs
 from shardwright.forecast import DecayingHistogram, find_periods
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Struct, frozen=True):
     """Slack: 1 - what was used of the guarantees. Short: share of intervals in which demand got less than it asked for."""
 
     slack: float

@@ -7,9 +7,8 @@ a higher priority than the one before gets a tenth more each time.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from shardwright.contracts.forecast import FloatArray
 from shardwright.controller import CPU, LimitState

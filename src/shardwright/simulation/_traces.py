@@ -10,18 +10,17 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from shardwright.contracts.forecast import FloatArray
 from shardwright.errors import TraceError
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Struct, frozen=True):
     """Amounts in equal steps: requests a second, or a utilisation, as the file says.
 
     ``cv`` is the variation of the times between requests inside each step; 1 (memoryless) where nothing is said.
@@ -39,8 +38,7 @@ class Series:
         return self.step_s * self.values.size
 
 
-@dataclass(frozen=True, slots=True)
-class Arrivals:
+class Arrivals(Struct, frozen=True):
     """Single requests, in seconds from the begin of the trace; ``durations_s`` is NaN where nothing is said."""
 
     name: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from shardwright.contracts.clock import Clock, SystemClock
 from shardwright.model.ids import ComponentName, SessionId, ShardId
@@ -17,8 +18,7 @@ DEFAULT_CAPACITY = 4096
 _SUBSCRIBER_FAILED = "telemetry.subscriber_failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One step that was taken. ``kind`` is dotted, from the general to the special: ``shard.started``."""
 
     wall_s: float

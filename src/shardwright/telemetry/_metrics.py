@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
+
+from msgspec import Struct
 
 Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # name, labels sorted by name
 LATENCIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(Struct, frozen=True):
     """How observed values are spread: ``counts[i]`` of them were at most ``bounds[i]``, the last count is that of all."""
 
     bounds: tuple[float, ...]

@@ -6,14 +6,14 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # Asks the kernel each time, so that processes forked from one template do not draw the same numbers.
 _KERNEL = random.SystemRandom()
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(Struct, frozen=True):
     """The trace (16 bytes) and the span (u64, never 0) that work belongs to; a first span's parent is 0."""
 
     trace_id: bytes

@@ -14,9 +14,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from shardwright.contracts.transport import Channel, Lane, Part, Transport
 from shardwright.errors import ChannelClosed
@@ -110,8 +111,7 @@ class Faults:
             filler.unlink()
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """What befalls messages, with which probability. ``point``: "send" or "receive". ``delay_s`` is the longest delay."""
 
     kind: Kind
@@ -120,8 +120,7 @@ class Fault:
     delay_s: float = 0.01
 
 
-@dataclass(slots=True)
-class _Dice:
+class _Dice(Struct):
     faults: Sequence[Fault]
     chances: dict[str, random.Random]  # by point: who sends does not wait for who receives
     done: Counter[str]

@@ -7,23 +7,22 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 Place = tuple[str, str]
 """Where a call may run: component, and the key or session that narrows it down (empty for shared ones)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Struct, frozen=True):
     """One shard ended by force at a moment of CLOCK_MONOTONIC."""
 
     place: Place
     at_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """One failed call of one session: over which places it went, when, and whether its outcome is unknown."""
 
     session: str
@@ -34,8 +33,7 @@ class Failure:
     why: str = ""
 
 
-@dataclass(slots=True)
-class Verdicts:
+class Verdicts(Struct):
     """Kills and failures of a run, to be judged at its end. Safe from any thread."""
 
     kills: list[Kill] = field(default_factory=list)

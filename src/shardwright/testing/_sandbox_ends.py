@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import signal
 import time
 
+import msgspec.structs
 import psutil
 
 from shardwright.contracts.sandbox import Exit, Sandbox
@@ -135,7 +135,7 @@ def quick_cycles_leave_nothing(trial: SandboxTrial) -> None:
     for cycle in range(_CYCLES[trial.long]):
         if cycle >= _LEAST_CYCLES and time.monotonic() - begun_s > _CYCLES_S[trial.long]:
             break  # a backend whose starts are slow, or a busy machine
-        sandbox = trial.backend.launch(dataclasses.replace(spec, shard=ShardId(f"{spec.shard}-{cycle:02x}")))
+        sandbox = trial.backend.launch(msgspec.structs.replace(spec, shard=ShardId(f"{spec.shard}-{cycle:02x}")))
         trial.note(sandbox)
         try:
             readable(sandbox.fileno(), source.random() * 0.01)
@@ -149,9 +149,9 @@ def quick_cycles_leave_nothing(trial: SandboxTrial) -> None:
 def bad_specs_are_refused(trial: SandboxTrial) -> None:
     good = trial.spec("pass")
     bad = {
-        "program": dataclasses.replace(good, arguments=("/nonexistent/program",)),
-        "directory": dataclasses.replace(good, working_directory="/nonexistent/directory"),
-        "arguments": dataclasses.replace(good, arguments=()),
+        "program": msgspec.structs.replace(good, arguments=("/nonexistent/program",)),
+        "directory": msgspec.structs.replace(good, working_directory="/nonexistent/directory"),
+        "arguments": msgspec.structs.replace(good, arguments=()),
     }
     for what, spec in bad.items():
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import tempfile
 import time
 from unittest import SkipTest
 
+import msgspec.structs
 import psutil
 
 from shardwright.contracts.sandbox import Exit
@@ -159,7 +159,7 @@ def adopted_after_a_restart(trial: SandboxTrial) -> None:
     limits = Resources(memory_bytes=128 * _MEBIBYTE)
     sandbox, answers = trial.launch(trial.spec("say(1)" + SLEEP, ceiling=limits))
     answers.next()
-    other = dataclasses.replace(sandbox.handle, start_ticks=sandbox.handle.start_ticks + 1)
+    other = msgspec.structs.replace(sandbox.handle, start_ticks=sandbox.handle.start_ticks + 1)
     assert trial.backend.adopt(other) is None
     assert trial.backend.adopt(other, Limits()) is None
     assert sandbox.poll() is None, "a process that is not meant must not be touched"
@@ -197,7 +197,7 @@ def adopted_from_a_template(trial: SandboxTrial) -> None:
     # what the guest calls its child may be a number of a pid namespace of its own
     (pid,) = (child.pid for child in psutil.Process(template.handle.pid).children())
     stat = stat_fields(pid)
-    handle = dataclasses.replace(
+    handle = msgspec.structs.replace(
         template.handle,
         shard=ShardId(f"{template.handle.shard}-forked"),
         pid=pid,

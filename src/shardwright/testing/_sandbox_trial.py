@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import json
 import os
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
+import msgspec.structs
 import psutil
 
 from shardwright.contracts.sandbox import Exit, LaunchSpec, Sandbox, SandboxBackend
@@ -88,7 +88,7 @@ class SandboxTrial:
         read_end, write_end = os.pipe()
         try:
             sandbox = self.backend.launch(
-                dataclasses.replace(spec, descriptors={**spec.descriptors, _ANSWER: write_end})
+                msgspec.structs.replace(spec, descriptors={**spec.descriptors, _ANSWER: write_end})
             )
         except BaseException:
             os.close(read_end)

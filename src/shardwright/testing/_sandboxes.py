@@ -7,9 +7,10 @@ AssertionError, and leave nothing behind: that is a check of its own, made after
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable
+
+from msgspec import Struct
 
 from shardwright.contracts.sandbox import SandboxBackend
 from shardwright.testing import _sandbox_ends, _sandbox_limits
@@ -18,8 +19,7 @@ from shardwright.testing._sandbox_trial import SandboxTrial
 __all__ = ["SANDBOX_CHECKS", "SandboxCheck", "SandboxTrial", "check_sandbox_backend"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SandboxCheck:
+class SandboxCheck(Struct, frozen=True):
     """One promise.
 
     ``needs`` are resources that the backend must say it enforces, and ``start`` a start that it must say it knows, for

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from shardwright.controller import ComponentRow, LimitRounds, ScaleParams, ScaleRounds, ShardRow
 from shardwright.model.ids import ComponentName, ShardId

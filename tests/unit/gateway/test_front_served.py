@@ -6,11 +6,11 @@ import asyncio
 import json
 import ssl
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway_standin import Raw, StandIn, application_route, ask, function_route, served
 from shardwright.errors import NodeError, ShardLost

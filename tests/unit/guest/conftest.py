@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shardwright.contracts.transport import Channel
 from shardwright.guest import CallContext, Hub, Link, Route, Runtime, current_call, make_hub, transport_of

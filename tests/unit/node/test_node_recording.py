@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
+
+from msgspec import to_builtins
 
 from shardwright.controller import ShardRow
 from shardwright.model.ids import ComponentName, ShardId
@@ -23,7 +24,7 @@ def test_a_row_is_recorded_whole(tmp_path: Path) -> None:
     assert line == {
         "limits": 13.0,
         "capacity": [2.0, 4.0],
-        "rows": [json.loads(json.dumps(asdict(row)))] * 2,
+        "rows": [json.loads(json.dumps(to_builtins(row)))] * 2,
         "decided": [],
         "pressure": {"cpu": 0.5},
     }

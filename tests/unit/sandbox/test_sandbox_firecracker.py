@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 
 from firecracker_standin import FirecrackerStandIn
@@ -66,7 +66,7 @@ def test_a_machine_is_restored_as_described(server) -> None:  # type: ignore[no-
 def test_what_it_refuses_is_told_with_its_words(server, change, said) -> None:  # type: ignore[no-untyped-def]
     standing, api = server
     with pytest.raises(SandboxError, match=f"refuses PUT /machine-config: .*{said}"):
-        api.run(boot_requests(dataclasses.replace(MACHINE, **change)))
+        api.run(boot_requests(msgspec.structs.replace(MACHINE, **change)))
     assert len(standing.faults) == 1 and not standing.taken
 
 

@@ -13,10 +13,10 @@ from shardwright.model.gpu import GpuGrant
 from shardwright.sandbox import find_gpus, gpu_environment
 
 LOOK = """
-import dataclasses, json, os, sys
+import json, msgspec, os, sys
 from shardwright.sandbox import device_files, find_gpus
 found = find_gpus(os.environ, sys.argv[1])
-print(json.dumps({**dataclasses.asdict(found), "files": device_files(found.devices)}))
+print(json.dumps({**msgspec.to_builtins(found), "files": device_files(found.devices)}))
 """
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec.structs
 import pytest
 
 from machine_standin import missing_for_disks
@@ -116,7 +116,7 @@ def test_a_disk_is_named_by_its_content_and_holds_it(tmp_path: Path) -> None:
 )
 def test_what_a_machine_cannot_have_is_refused_before_it_is_made(kernel: Path, change: dict, said: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(SandboxError, match=said):
-        _backend(kernel).launch(dataclasses.replace(SPEC, **change))
+        _backend(kernel).launch(msgspec.structs.replace(SPEC, **change))
 
 
 def test_who_asks_for_a_monitor_that_is_not_here_hears_what_is_missing(kernel: Path) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from shardwright.model.gpu import GpuDevice, GpuGrant, MigInstance
 from shardwright.sandbox._linux._procfs import read_text
@@ -22,8 +23,7 @@ _CAPABILITIES = "/proc/driver/nvidia/capabilities"
 _MEBIBYTE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class FoundGpus:
+class FoundGpus(Struct, frozen=True):
     """``trouble`` says why there are none; empty when there are. ``mps`` is the folder of its control daemon, or ""."""
 
     devices: tuple[GpuDevice, ...] = ()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.sandbox._linux._procfs import read_text
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchies:
+class Hierarchies(Struct, frozen=True):
     """Folders of the control groups that this process is in.
 
     ``controllers`` maps each version 1 controller to our own folder in its hierarchy, ``tops`` to the mount point above

@@ -20,8 +20,9 @@ import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from shardwright.errors import SandboxError
 from shardwright.sandbox._linux import _libc
@@ -34,8 +35,7 @@ _CONNECT_S = 20.0
 _BACKLOG = 128
 
 
-@dataclass(slots=True)
-class _Linked:
+class _Linked(Struct):
     """What one shard has."""
 
     link: ShapedLink | None = None

@@ -13,10 +13,11 @@ import select
 import shutil
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.contracts.sandbox import Capabilities, Exit, Finding, Fingerprint, LaunchSpec, SandboxHandle
 from shardwright.errors import SandboxError
@@ -43,8 +44,7 @@ _REMEDIES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Runner:
+class Runner(Struct, frozen=True):
     """How a runner is started: its arguments, to which two descriptors' numbers are added, and its environment."""
 
     arguments: tuple[str, ...]

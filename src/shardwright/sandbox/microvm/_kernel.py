@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from shardwright.errors import SandboxError
 
@@ -18,8 +19,7 @@ _NEEDED = frozenset({"virtio_blk", "ext4", "overlay"})
 _NAMES = re.compile(rb"\0depends=([^\0]*)\0")
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """An image and its modules, each after those that it needs. ``plain`` is the uncompressed image, where there is one."""
 
     image: Path

@@ -7,8 +7,9 @@ console that it may write, and one port of virtio-serial, which the bridge is on
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 PORT_NAME = "shardwright.bridge"
 VSOCK_PORT = 5201
@@ -25,8 +26,7 @@ def balloon_words(memory_bytes: int) -> bytes:
 GREETING_WORDS = b'{"execute":"qmp_capabilities"}\n'
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """Everything that a monitor needs to know. ``folder`` is the machine's own, for sockets; removed after it."""
 
     monitor: str  # "qemu" or "firecracker"

@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import platform
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.sandbox.namespace._syscalls import ALLOWED, JUDGED
 
@@ -36,8 +37,7 @@ _NEWEST = 463  # system calls from here on are unknown to this version
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(Struct, frozen=True):
     code: int
     operand: int
     yes: int | str = 0  # how many to skip, or the label to go to

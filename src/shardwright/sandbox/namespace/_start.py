@@ -15,8 +15,9 @@ import resource
 import signal
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
+
+from msgspec import Struct
 
 from shardwright.errors import SandboxError
 from shardwright.sandbox._linux import _libc
@@ -31,8 +32,7 @@ _NO_ROOT = 0b101111  # securebits: a user id of 0 means nothing, for good
 _LAST_CAPABILITY = 63
 
 
-@dataclass(frozen=True, slots=True)
-class BoxPlan:
+class BoxPlan(Struct, frozen=True):
     """Everything that is needed on the way, worked out before the first fork."""
 
     arguments: Sequence[str]
@@ -52,8 +52,7 @@ class BoxPlan:
     open_files: int
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """Init's pid, the reading end of its status pipe, and by what number init knows the guest, if it has other children."""
 
     init: int

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.contracts.sandbox import Sight
 from shardwright.errors import SandboxError
@@ -36,8 +37,7 @@ _MAX_LINKS = 40
 _HOSTS = "/etc/hosts"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A tree of the machine's that shows in the sandbox, at the same path."""
 
     path: str
@@ -45,8 +45,7 @@ class Place:
     owned: bool = False  # files of ours are the sandbox's own there; elsewhere what others may not read, it may not
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """Everything that a new root holds. ``places`` are sorted: what is beneath another comes after it."""
 
     places: tuple[Place, ...]

@@ -13,9 +13,10 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from msgspec import Struct
 
 from shardwright.errors import SandboxError
 
@@ -27,8 +28,7 @@ _EPOCH = "1970-01-01T00:00:00Z"
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(Struct, frozen=True):
     """One file of a layout."""
 
     kind: str

@@ -16,8 +16,9 @@ import platform
 import resource
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NoReturn
+
+from msgspec import Struct
 
 from shardwright.sandbox._linux import _libc
 from shardwright.sandbox.namespace import _root
@@ -49,8 +50,7 @@ os.execve(rest[1], rest[1:], given)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(Struct, frozen=True):
     """What else the way takes: the runtime, its general options, and where our control groups are.
 
     ``control_group`` is the folder for all hierarchies, ``seen`` maps mount points of hierarchies to the folder that takes

@@ -7,7 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from shardwright.contracts.sandbox import Exit, Sandbox, SandboxHandle
 from shardwright.errors import SandboxError

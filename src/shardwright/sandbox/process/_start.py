@@ -14,8 +14,9 @@ import resource
 import select
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
+
+from msgspec import Struct
 
 from shardwright.errors import SandboxError
 from shardwright.sandbox._linux import _libc
@@ -23,8 +24,7 @@ from shardwright.sandbox._linux import _libc
 _EXEC_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Everything that the child needs, worked out before the fork."""
 
     arguments: Sequence[str]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.shard import Site
 from shardwright.sharding.callgraph._analysis import Analysis, CallSite, Lenient
@@ -30,8 +31,7 @@ def call_graph(root: str, packages: Sequence[str], *, search_path: tuple[str, ..
     return scan_packages(root, packages, search_path=search_path).graph
 
 
-@dataclass(frozen=True, slots=True)
-class Scanned:
+class Scanned(Struct, frozen=True):
     """A call graph with the analysis that it was read from; ``ids`` names the functions."""
 
     graph: CallGraph

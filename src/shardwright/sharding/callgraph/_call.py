@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from shardwright.sharding.callgraph._analysis import Analysis, CallSite
 from shardwright.sharding.callgraph._code import Class, Function, Scope
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from shardwright.sharding.callgraph._outside import Outside
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(Struct, eq=False):
     """One call: ``arguments`` with whether they are starred, ``keywords`` with None for ``**``."""
 
     site: CallSite

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from shardwright.model.shard import Diagnostic, Site
 
@@ -19,8 +20,7 @@ class How(IntEnum):
     OUTSIDE = 4  # called by a library that it was handed to: there is no direct edge
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A function that a site may call. ``confidence``: the share of such candidates that runs showed to be called."""
 
     function: str
@@ -28,8 +28,7 @@ class Candidate:
     confidence: float
 
 
-@dataclass(frozen=True, slots=True)
-class Calling:
+class Calling(Struct, frozen=True):
     """A place that calls, and what. ``kind``: call, attribute, operator, loop, enter, decorator, define, delegate."""
 
     caller: str
@@ -39,8 +38,7 @@ class Calling:
     candidates: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionPlace:
+class FunctionPlace(Struct, frozen=True):
     """A function: where it is. ``kind``: function, method, lambda, or module for the body of a module."""
 
     id: str
@@ -56,8 +54,7 @@ class FunctionPlace:
     is_generator: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CallGraph:
+class CallGraph(Struct, frozen=True):
     """Functions by id, sites that have candidates, and files that could not be read."""
 
     functions: dict[str, FunctionPlace]

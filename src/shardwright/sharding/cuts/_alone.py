@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.shard import Site
 from shardwright.sharding._scanned import MUTATORS
@@ -49,8 +50,7 @@ _VETOES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Veto:
+class Veto(Struct, frozen=True):
     """Why a function is not cut: the rule, the place, the evidence."""
 
     code: str

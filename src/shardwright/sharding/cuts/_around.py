@@ -7,7 +7,8 @@ may call whom: behind a decorator that leads to everything, nothing could be.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.profile import Context, Profile
 
@@ -16,8 +17,7 @@ _LEADS_ON, _ITSELF = 32, 0.05  # who calls so many, and does so little itself, i
 _STEP = 0.1  # of those that are too dear, so many are let go before it is counted again
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
+class Crossing(Struct, frozen=True):
     """Calls that would cross, and the seconds of work that go with them."""
 
     calls: int = 0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from shardwright.model.cut import Loop
 from shardwright.model.profile import Measured, MeasuredEdge, Profile
 from shardwright.sharding.cuts._alone import Alone
 
 
-@dataclass(slots=True)
-class Candidate:
+class Candidate(Struct):
     measured: Measured
     ahead_calls: int
     loops: list[tuple[str, Loop]]

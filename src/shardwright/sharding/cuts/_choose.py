@@ -7,7 +7,9 @@ constants give the same cuts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shardwright.model.cut import Cut
 from shardwright.model.ids import ComponentName
@@ -28,8 +30,7 @@ _WORTH_S, _SHORT_S = 0.001, 20e-6  # or of all calls and of each, where the whol
 _MOST_NOTES = 40
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """The cuts of one component, and a finding for each hot function: why it was cut, or why it was not."""
 
     cuts: tuple[Cut, ...]

@@ -13,8 +13,9 @@ until nothing gets better. Equal input gives equal output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
+
+from msgspec import Struct
 
 from shardwright.model.profile import CostConstants
 
@@ -23,8 +24,7 @@ EXACT = 10  # so many functions are tried in every combination
 _LEAST = 1e-5  # of the run: a gain smaller than that is none
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """A function that may be cut: seconds of all its calls, the share of them that can run ahead, what crossing costs.
 
     ``within`` numbers the options of which each, when it is cut, takes all calls of this one along.
@@ -36,8 +36,7 @@ class Option:
     within: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """``run_s`` is what the run takes uncut. ``together``: options of which all are cut, or none."""
 
     options: tuple[Option, ...]

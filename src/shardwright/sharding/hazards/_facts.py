@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from shardwright.sharding._scanned import MUTATORS
 from shardwright.sharding._symbols import Bind, Ref, Resolver
@@ -40,8 +41,7 @@ class Effect(StrEnum):
     UNCOPYABLE_RESULT = "returns what cannot be copied"
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Struct, frozen=True):
     """One effect of a function: what it is about, where, and whether a callee does it (``through``)."""
 
     effect: Effect

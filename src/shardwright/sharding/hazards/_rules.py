@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.model.shard import Diagnostic, Site
 from shardwright.sharding.callgraph import How, Scanned
@@ -21,8 +22,7 @@ from shardwright.sharding.hazards._table import RULES, Rule, Verdict
 _OWN_COPY = frozenset({"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__copy__", "__deepcopy__"})
 
 
-@dataclass(frozen=True, slots=True)
-class Hazard:
+class Hazard(Struct, frozen=True):
     """One finding: the rule, the functions that it concerns (all that must share a shard, where the rule says so)."""
 
     rule: Rule
@@ -40,8 +40,7 @@ class Hazard:
         return Diagnostic(self.rule.code, self.rule.severity, text, self.site, None, self.rule.remedy)
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(Struct, frozen=True):
     """The facts of every function, by its id, and the hazards that follow from them."""
 
     facts: dict[str, tuple[Fact, ...]]

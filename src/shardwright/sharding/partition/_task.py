@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.errors import PlanError
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionTask:
+class PartitionTask(Struct, frozen=True):
     """A graph of ``len(weights)`` vertices, numbered from 0, to be divided into ``parts`` parts.
 
     ``weights[v]`` are what vertex ``v`` takes of each capacity, whole numbers; ``caps`` the most that one part may hold of
@@ -48,16 +48,14 @@ class PartitionTask:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
+class Partition(Struct, frozen=True):
     """``parts[v]`` is the part of vertex ``v``; ``cut`` the weight of the edges between parts."""
 
     parts: tuple[int, ...]
     cut: int
 
 
-@dataclass(slots=True)
-class Contracted:
+class Contracted(Struct):
     """The graph with every set that stays together as one vertex. ``home[v]`` is the vertex that ``v`` went into."""
 
     home: list[int]

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from shardwright.sharding._symbols import is_type_checking, target_names
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
-@dataclass(slots=True)
-class FunctionScope:
+class FunctionScope(Struct):
     """The names of one function. ``imports`` are the statements behind names that are imported in it."""
 
     imports: dict[str, list[ast.Import | ast.ImportFrom]] = field(default_factory=dict)

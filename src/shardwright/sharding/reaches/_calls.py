@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.sharding.reaches._known import FILES
 
@@ -24,8 +25,7 @@ _OPENERS = frozenset({"builtins.open", "io.open", "codecs.open"})
 _DIALLERS = frozenset({"socket.create_connection", "asyncio.open_connection"})
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(Struct, frozen=True):
     """``nothing``: the call reaches nothing after all. Else where to, as far as its arguments say so literally."""
 
     nothing: bool = False

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 FILES, NETWORK, PROCESS, LIBRARY = "files", "network", "process", "library"
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """One module. ``kind`` is what names reach that neither list has; empty where such names reach nothing."""
 
     kind: str = ""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from shardwright.errors import ProtocolViolation
 
@@ -57,8 +58,7 @@ _LENGTHS: dict[int, range] = {
 _OF_NO_STREAM = (Kind.HELLO, Kind.ALIVE)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One frame; ``carried`` are the numbers of streams whose ends travel with its first byte."""
 
     kind: Kind
@@ -72,8 +72,7 @@ class Frame:
         return HEADER.pack(self.kind, len(self.carried), 0, self.stream, length) + beside + self.payload
 
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
+class Greeting(Struct, frozen=True):
     """What a side says first: how much of a stream, how many streams it takes, and how often it speaks at least."""
 
     opens: bool

@@ -7,7 +7,6 @@ the list is refused before anything is looked up.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import enum
 import os
 import sys
@@ -15,6 +14,8 @@ import types
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct
 
 from shardwright.transport.codec._wire import Kind, Refusal
 
@@ -55,8 +56,7 @@ _GENERATED_IN = frozenset({"dataclasses", "collections", "typing"})
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ClassPlan:
+class ClassPlan(Struct, frozen=True):
     """How instances of one class are taken apart and built, without running any code of the class."""
 
     cls: type

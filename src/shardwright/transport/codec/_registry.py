@@ -13,18 +13,18 @@ import re
 import uuid
 import zoneinfo
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 __all__ = ["Registered", "register"]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(Struct, frozen=True):
     """How a type crosses: ``to_parts`` returns a tuple of values that cross, ``from_parts`` takes them as arguments."""
 
     cls: type

@@ -5,8 +5,9 @@ Numbers are part of the protocol (``docs/protocol.md``) and never reused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from shardwright.errors import ProtocolViolation
 
@@ -21,8 +22,7 @@ NOW_LEVELS = 3  # how many levels of max_depth contents that a hash needs count 
 NUMBER_1_BYTE = 248  # a count below this is one byte; 247 + k announces k bytes, little-endian
 
 
-@dataclass(frozen=True, slots=True)
-class CodecLimits:
+class CodecLimits(Struct, frozen=True):
     """What one message may hold. Both directions enforce them.
 
     ``max_bytes``: payload and buffers together. ``max_depth``: nesting of *immutable* values (tuples in tuples) and
