@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -111,3 +112,28 @@ def test_forks_outlive_their_template_and_nothing_else_of_it_does() -> None:
             time.sleep(0.01)
         backend.reap_orphans(backend.first_pids())
         assert process_stat(init) is None
+
+
+def test_who_ends_before_anybody_holds_it_has_ended_and_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_namespaces()
+    python = (sys.executable, "-I", "-S")
+    missed: list[int] = []
+    opened = os.pidfd_open
+
+    def too_late(pid: int, flags: int = 0) -> int:
+        stat = process_stat(pid)
+        if not missed and stat is not None and stat.parent != os.getpid():  # the guest: its init is our child
+            missed.append(pid)
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return opened(pid, flags)
+
+    with SandboxTrial(lambda: NamespaceBackend(NoCgroups("switched off by a test")), python) as trial:
+        spec = trial.spec("raise SystemExit(3)")
+        monkeypatch.setattr(os, "pidfd_open", too_late)
+        sandbox, _ = trial.launch(spec)
+        assert missed
+        end_s = time.monotonic() + 10.0
+        while (ended := sandbox.poll()) is None:
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+        assert ended.status == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import random
@@ -119,9 +120,12 @@ class NamespaceBackend(ProcessBackend):
             group,
         )
         init, status = begun.init, begun.status
+        pid, descriptor = 0, -1
         try:
             pid = next((pid for pid in children(init) if begun.first in (0, _inner_pid(pid))), 0)
-            descriptor = os.pidfd_open(pid) if pid else -1
+            if pid:
+                with contextlib.suppress(ProcessLookupError):  # it ends while we look
+                    descriptor = os.pidfd_open(pid)
         except OSError as error:
             self._give_up(init, status)
             raise SandboxError(
