@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from shardwright._version import VERSION
+
 ROOT = Path(__file__).parents[2]
 NOT_COPIED = shutil.ignore_patterns(
     "*.so", "__pycache__", "*.egg-info", ".venv*", ".git", "build", "dist", ".*_cache", ".coverage*"
@@ -94,7 +96,7 @@ def test_sdist_holds_what_is_needed_to_build_and_nothing_built(sdist: Path) -> N
 @pytest.mark.skipif(not CAN_COMPILE, reason="no C compiler or no Python.h")
 def test_wheel_is_of_the_stable_abi_and_holds_no_sources(sdist: Path, tmp_path: Path) -> None:
     wheel, _ = build_wheel(unpack(sdist, tmp_path / "tree"), tmp_path / "out", SHARDWRIGHT_REQUIRE_EXTENSION="1")
-    assert "-cp311-abi3-linux_" in wheel.name
+    assert wheel.name.startswith(f"shardwright-{VERSION}-cp311-abi3-linux_"), "the version that a node tells"
     extension = "shardwright/transport/shm/_ring.abi3.so"
     extensions = {extension: "PyInit__ring", "shardwright/transport/codec/_native.abi3.so": "PyInit__native"}
     with zipfile.ZipFile(wheel) as archive:

@@ -7,9 +7,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardwright._syntax import parsed
 from shardwright.errors import NodeError
@@ -17,6 +16,9 @@ from shardwright.guest._control_messages import Attach, Attached
 from shardwright.guest._service import serves
 from shardwright.model.ids import ComponentName, ShardId
 from shardwright.model.shard import ShardPlan
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LEAVE_S = 5.0
 LOOK_S = 0.5
@@ -126,6 +128,8 @@ class Debugging:
 
     def _place(self, at: str) -> tuple[str, int, str | None]:
         """File, line and function of MODULE:FUNCTION or FILE:LINE. Raises Unattachable."""
+        from pathlib import Path  # a tenth of what every guest would import
+
         where, _, what = at.rpartition(":")
         if not where:
             raise Unattachable(f"{at!r} is no place", remedy="name MODULE:FUNCTION, or FILE:LINE")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.machinery
 import linecache
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ class GeneratedFinder(MetaPathFinder, Loader):
     def __init__(self, plan: ShardPlan, component: ComponentName, proxies: Proxies) -> None:
         mine = {component, *(d.cut_of for d in plan.definitions if d.component == component)}
         self._surfaces = {surface.module: surface for surface in plan.modules if surface.owner not in mine}
-        self._root = Path(plan.root)
+        self._root = plan.root
         self._proxies = proxies
 
     def find_spec(
@@ -95,11 +95,11 @@ class GeneratedFinder(MetaPathFinder, Loader):
         if surface is None:
             return None
         spec = importlib.machinery.ModuleSpec(
-            fullname, self, origin=str(self._root / surface.path), is_package=surface.is_package
+            fullname, self, origin=os.path.join(self._root, surface.path), is_package=surface.is_package
         )
         spec.has_location = True
         if surface.is_package:
-            spec.submodule_search_locations = [str((self._root / surface.path).parent)]
+            spec.submodule_search_locations = [os.path.dirname(os.path.join(self._root, surface.path))]
         return spec
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:

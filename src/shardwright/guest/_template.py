@@ -15,7 +15,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -122,7 +121,7 @@ def user_traceback(error: BaseException, root: str) -> str:
 
 def _own_traceback(error: BaseException, root: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    first = next((i for i, frame in enumerate(frames) if Path(frame.filename).is_relative_to(root)), None)
+    first = next((i for i, frame in enumerate(frames) if frame.filename.startswith(root.rstrip("/") + "/")), None)
     skip = first if first is not None else len(frames)
     theirs = [frame for frame in frames[skip:] if "/shardwright/guest/" not in frame.filename]
     try:
@@ -141,14 +140,13 @@ class Side(Struct, frozen=True):
 
     @classmethod
     def look(cls) -> Side:
-        tasks = Path("/proc/self/task")
         kernel, children = 1, set()
         with contextlib.suppress(OSError):
-            names = os.listdir(tasks)
+            names = os.listdir("/proc/self/task")
             kernel = len(names)
             for name in names:
                 with contextlib.suppress(OSError):
-                    children.update((tasks / name / "children").read_text().split())
+                    children.update(_text(f"/proc/self/task/{name}/children").split())
         return cls(threading.active_count(), kernel, frozenset(children))
 
     def changed(self, after: Side) -> str:
@@ -167,9 +165,14 @@ class Side(Struct, frozen=True):
 
 def _maps() -> str:
     try:
-        return Path("/proc/self/maps").read_text()
+        return _text("/proc/self/maps")
     except OSError:
         return ""
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def prepare_imports(runtime: Runtime, paths: tuple[str, ...]) -> None:

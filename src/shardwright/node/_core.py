@@ -12,11 +12,11 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from shardwright._version import VERSION
 from shardwright.composition import ShardRecord, needs_of
 from shardwright.contracts.clock import Clock
 from shardwright.contracts.sandbox import Exit
@@ -120,7 +120,7 @@ class Core:
             components[GATEWAY_COMPONENT] = replace(components[GATEWAY_COMPONENT], scale=Scale(min=1, max=1))
         composer = Ledger(plan, named, capacity, lambda name: new_shard_id(name, source))
         self.shards = Shards(plan, components, composer, policy or policy_of(manifest), clock, self, terminal)
-        monitor = NodeMonitor(manifest.app, _version(), components, clock.wall_s())
+        monitor = NodeMonitor(manifest.app, VERSION, components, clock.wall_s())
         scopes = {d.component: d.scope.kind for d in plan.definitions}
         self.numbers = Numbers(
             monitor, self.shards, components, scopes, capacity.left(), lambda: len(self.sessions()), clock
@@ -493,10 +493,3 @@ class Core:
         """Tell its name to all its shards that do not know it yet."""
         for shard in self.shards.composer.held_by(session.number):
             self.introduce(session.number, shard)
-
-
-def _version() -> str:
-    try:
-        return version("shardwright")
-    except PackageNotFoundError:  # run from a copy of its source
-        return "unknown"

@@ -24,7 +24,6 @@ from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-import psutil
 from msgspec.structs import replace
 
 from shardwright.contracts.sandbox import Exit
@@ -81,6 +80,8 @@ Job = Callable[[], None]
 
 def machine_capacity() -> Resources:
     """The cores that this process may run on, and the machine's memory."""
+    import psutil  # on every system; nodes of processes never need it
+
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system

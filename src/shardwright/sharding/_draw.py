@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xml.sax.saxutils import escape, quoteattr
+from html import escape
 
 from shardwright.model.cut import Cut
 from shardwright.model.shard import PlanEdge, ShardDefinition, ShardPlan
@@ -41,7 +41,7 @@ def plan_svg(plan: ShardPlan) -> str:
     height = 2 * _EDGE + max(map(len, columns), default=1) * (_HIGH + _GAP_Y) - _GAP_Y
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
-        f"aria-label={quoteattr(f'Plan of {plan.app}')}>",
+        f'aria-label="{escape(f"Plan of {plan.app}")}">',
         f"<style>{_STYLE}</style>",
         '<defs><marker id="a" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         '<path d="M0,0 L8,4 L0,8 z" style="fill:#7b8794"/></marker></defs>',

@@ -11,9 +11,9 @@ One file beyond 400 lines: writing and reading share the tables of fields and of
 from __future__ import annotations
 
 import builtins
+import os
 import stat
 import sys
-from pathlib import Path
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -537,7 +537,7 @@ def _readable(filename: str) -> str:
     try:
         if not filename.endswith((".py", ".pyw", ".pyx")) or "\0" in filename:
             return f"<{filename}>"
-        found = Path(filename).stat()
+        found = os.stat(filename)
     except FileNotFoundError:
         return filename
     except (OSError, ValueError):

@@ -6,15 +6,10 @@ A registered value is treated as immutable: a change to it is not carried back.
 from __future__ import annotations
 
 import datetime
-import fractions
-import ipaddress
-import pathlib
 import re
 import uuid
-import zoneinfo
 from collections.abc import Callable
 from decimal import Decimal
-from functools import cache
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -44,9 +39,40 @@ def register(cls: type[T], name: str, to_parts: Callable[[T], tuple[Any, ...]], 
     refuses by raising any exception. Codecs made before do not learn of it if they met the class already. Raises
     ValueError when the class or the name is taken.
     """
+    _bring_rest()
     if cls in BY_CLASS or name in BY_NAME:
         raise ValueError(f"{cls!r} or the name {name!r} is registered already")
+    add(cls, name, to_parts, from_parts)
+
+
+def add(cls: type[T], name: str, to_parts: Callable[[T], tuple[Any, ...]], from_parts: Callable[..., T]) -> None:
     BY_CLASS[cls] = BY_NAME[name] = Registered(cls, name, to_parts, from_parts)
+
+
+def of_class(cls: type) -> Registered | None:
+    """How instances of exactly that class cross, if they do."""
+    found = BY_CLASS.get(cls)
+    if found is None and str(cls.__module__).partition(".")[0] in _REST:
+        _bring_rest()
+        found = BY_CLASS.get(cls)
+    return found
+
+
+def of_name(name: str) -> Registered | None:
+    """What a peer calls by that name, if anything."""
+    if name not in BY_NAME:
+        _bring_rest()
+    return BY_NAME.get(name)
+
+
+_REST = frozenset({"fractions", "ipaddress", "pathlib", "zoneinfo"})
+
+
+def _bring_rest() -> None:
+    """The types whose modules cost a guest's start a tenth: who has such a value has the module."""
+    from shardwright.transport.codec import _registry_rest
+
+    del _registry_rest
 
 
 def _ints(*values: object) -> None:
@@ -56,8 +82,10 @@ def _ints(*values: object) -> None:
 
 
 def _tzinfo(value: Any) -> None:
-    if value is not None and type(value) not in (datetime.timezone, zoneinfo.ZoneInfo):
-        raise TypeError("an unknown kind of time zone")
+    if value is not None and type(value) is not datetime.timezone:
+        known = of_class(type(value))
+        if known is None or known.name != "zoneinfo":
+            raise TypeError("an unknown kind of time zone")
 
 
 def _datetime_parts(v: datetime.datetime) -> tuple[Any, ...]:
@@ -99,23 +127,6 @@ def _timezone_parts(v: Any) -> tuple[Any, ...]:
     return tuple(v.__getinitargs__())
 
 
-@cache
-def _zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones())
-
-
-def _zone_parts(v: zoneinfo.ZoneInfo) -> tuple[Any, ...]:
-    if v.key is None:
-        raise ValueError("a time zone read from a file, without a key")
-    return (v.key,)
-
-
-def _zone(key: str) -> zoneinfo.ZoneInfo:
-    if key not in _zones():  # a name never becomes a path
-        raise ValueError(f"unknown time zone {key!r}")
-    return zoneinfo.ZoneInfo(key)
-
-
 _DECIMAL = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:E[+-]?\d{1,20})?|-?Infinity|-?s?NaN\d*", re.ASCII)
 
 
@@ -123,26 +134,6 @@ def _decimal(text: str) -> Decimal:
     if not _DECIMAL.fullmatch(text):
         raise ValueError("no decimal number")
     return Decimal(text)
-
-
-def _fraction(numerator: int, denominator: int) -> fractions.Fraction:
-    _ints(numerator, denominator)
-    if denominator <= 0:
-        raise ValueError("a denominator that is not positive")
-    # Not by the constructor: reducing two hostile integers of megabytes would take hours.
-    value = fractions.Fraction.__new__(fractions.Fraction)
-    value._numerator = numerator  # type: ignore[attr-defined]
-    value._denominator = denominator  # type: ignore[attr-defined]
-    return value
-
-
-def _path_maker(cls: type[T]) -> Callable[[str], T]:
-    def make(text: str) -> T:
-        if type(text) is not str:
-            raise TypeError("a path that is no string")
-        return cls(text)  # type: ignore[call-arg]
-
-    return make
 
 
 def _uuid(value: int, is_safe: Any) -> uuid.UUID:
@@ -167,29 +158,11 @@ def _pattern(pattern: str | bytes, flags: int) -> re.Pattern[Any]:
     return re.compile(pattern, flags)
 
 
-def _address_maker(cls: type[T]) -> Callable[[str], T]:
-    def make(text: str) -> T:
-        if type(text) is not str or len(text) > 128:
-            raise ValueError("no address")
-        return cls(text)  # type: ignore[call-arg]
-
-    return make
-
-
-register(datetime.datetime, "datetime", _datetime_parts, _datetime)
-register(datetime.date, "date", lambda v: (v.year, v.month, v.day), _date)
-register(datetime.time, "time", _time_parts, _time)
-register(datetime.timedelta, "timedelta", lambda v: (v.days, v.seconds, v.microseconds), _timedelta)
-register(datetime.timezone, "timezone", _timezone_parts, _timezone)
-register(zoneinfo.ZoneInfo, "zoneinfo", _zone_parts, _zone)
-register(Decimal, "decimal", lambda v: (str(v),), _decimal)
-register(fractions.Fraction, "fraction", lambda v: (v.numerator, v.denominator), _fraction)
-register(uuid.UUID, "uuid", lambda v: (v.int, v.is_safe.value), _uuid)
-register(re.Pattern, "pattern", _pattern_parts, _pattern)
-for _kind in (
-    ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network,
-    ipaddress.IPv4Interface, ipaddress.IPv6Interface,
-):  # fmt: skip
-    register(_kind, f"ip.{_kind.__name__}", lambda v: (str(v),), _address_maker(_kind))
-for _cls in (pathlib.PurePosixPath, pathlib.PureWindowsPath, type(pathlib.Path())):
-    register(_cls, f"path.{_cls.__name__}", lambda v: (str(v),), _path_maker(_cls))
+add(datetime.datetime, "datetime", _datetime_parts, _datetime)
+add(datetime.date, "date", lambda v: (v.year, v.month, v.day), _date)
+add(datetime.time, "time", _time_parts, _time)
+add(datetime.timedelta, "timedelta", lambda v: (v.days, v.seconds, v.microseconds), _timedelta)
+add(datetime.timezone, "timezone", _timezone_parts, _timezone)
+add(Decimal, "decimal", lambda v: (str(v),), _decimal)
+add(uuid.UUID, "uuid", lambda v: (v.int, v.is_safe.value), _uuid)
+add(re.Pattern, "pattern", _pattern_parts, _pattern)

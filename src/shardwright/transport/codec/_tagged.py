@@ -13,7 +13,7 @@ from shardwright.transport.codec import _wire as wire
 from shardwright.transport.codec._classes import ClassTable
 from shardwright.transport.codec._form import Form, make_form
 from shardwright.transport.codec._memo import Memo
-from shardwright.transport.codec._names import BUILTIN_NAMES, name_of_builtin
+from shardwright.transport.codec._names import builtin_named, name_of_builtin
 from shardwright.transport.codec._paths import Describe, describe_call, describe_value, path_to, render
 from shardwright.transport.codec._tagged_decode import Decoder
 from shardwright.transport.codec._tagged_encode import Encode, Encoder
@@ -221,7 +221,7 @@ class TaggedCodec:
         return None
 
     def object_of(self, name: str) -> Any:
-        thing = BUILTIN_NAMES.get(name)
+        thing = builtin_named(name)
         return thing if thing is not None else self.classes.object_of(name)
 
     def may_refer(self, cls: type) -> bool:
@@ -251,7 +251,7 @@ class TaggedCodec:
         return self.handles.resolve(shard, object_id, class_name)
 
     def _encoder_for(self, cls: type) -> Encode:
-        registered = _registry.BY_CLASS.get(cls)
+        registered = _registry.of_class(cls)
         if registered is not None:
             return _parts_encoder(registered)
         by_numpy = _numpy.encoder_for(cls)
@@ -327,7 +327,7 @@ def _parts_encoder(registered: _registry.Registered) -> Encode:
 def _parts(d: Decoder) -> Any:
     d.skip()
     name = d.class_name()
-    registered = _registry.BY_NAME.get(name)
+    registered = _registry.of_name(name)
     if registered is None:
         raise violation(f"nothing is registered as {name!r}")
     d.charge(wire.WEIGHT_OBJECT)
