@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import shardwright
+from ordinary import ordinary_home
 from shardwright.errors import ShardwrightError, StartFailed
 from shardwright.node import _processes
 
@@ -274,7 +275,8 @@ def test_the_death_of_the_keeper_leaves_nothing(tmp_path: Path) -> None:
 ANOTHER_USER: dict[str, Any] = {"user": 12345, "group": 12345, "extra_groups": []}
 
 
-def _interpreter_of_others() -> tuple[str, dict[str, str]]:
+@contextlib.contextmanager
+def _interpreter_of_others() -> Iterator[tuple[str, dict[str, str]]]:
     """One that any user may run, with our packages; this one's folders may be root's alone."""
     source = str(Path(shardwright.__file__).parent.parent)
     path = os.pathsep.join((source, *(each for each in sys.path if "site-packages" in each)))
@@ -286,8 +288,10 @@ def _interpreter_of_others() -> tuple[str, dict[str, str]]:
                 **ANOTHER_USER,
             )  # fmt: skip
             if found.returncode == 0 and found.stdout.strip() == str(sys.version_info[:2]):
-                return python, {"PYTHONPATH": path}
-    pytest.skip("no interpreter here that another user may run")
+                yield python, {"PYTHONPATH": path}
+                return
+    with ordinary_home(12345) as (folder, python, paths):
+        yield python, {"PYTHONPATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": str(folder / "python" / "lib")}
 
 
 ROOTLESS = """
@@ -333,8 +337,7 @@ def as_another_user() -> Iterator[Callable[[str], str]]:
     """Runs a program about an application as somebody who has no control groups; its output."""
     if os.geteuid() != 0:
         pytest.skip("becoming another user takes root; as another user, every test shows it")
-    python, environment = _interpreter_of_others()
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+    with _interpreter_of_others() as (python, environment), tempfile.TemporaryDirectory(dir="/tmp") as folder:
         app = _application(Path(folder))
         for each in (folder, str(app)):
             os.chmod(each, 0o755)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-import shardwright
 from guest_apps import write_application
+from ordinary import ordinary_home
 
 WITHIN_S = 3.0
 NOBODY = 65534
@@ -91,29 +89,8 @@ def home() -> Iterator[tuple[Path, str, list[str]]]:
     """A folder of an ordinary user's, an interpreter that can be run from there, and what it must find."""
     if os.geteuid() != 0:
         pytest.skip("needs root to become somebody else")
-    python = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
-    base = Path(sys.base_prefix)
-    folder = Path("/tmp") / f"swk-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    ignored = shutil.ignore_patterns("__pycache__", "test", "idlelib", "ensurepip", "lib2to3", "pip", "mypy", "numpy*")
-    try:
-        if not os.path.exists(python):
-            library = Path(python).name
-            shutil.copytree(base / "bin", folder / "python" / "bin", symlinks=True)
-            shutil.copytree(base / "lib" / library, folder / "python" / "lib" / library, ignore=ignored)
-            for shared in (base / "lib").glob("libpython*"):
-                shutil.copy(shared, folder / "python" / "lib")
-            python = str(folder / "python" / "bin" / library)
-        import msgspec
-
-        site = Path(msgspec.__file__).parent.parent
-        shutil.copytree(Path(shardwright.__file__).parent, folder / "src" / "shardwright", ignore=ignored)
-        shutil.copytree(site, folder / "site", ignore=ignored, symlinks=True)
-        for path in [folder, *folder.rglob("*")]:
-            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-        yield folder, python, [str(folder / "src"), str(folder / "site")]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ordinary_home(NOBODY) as found:
+        yield found
 
 
 class Ordinary:
