@@ -216,9 +216,12 @@ def test_an_answer_to_what_was_asked_before_it_changed_is_not_taken(tmp_path: Pa
     """The last round is begun ahead of its turn, and what it is asked changes before that comes."""
     manifest = '[app]\nname = "boxes"\nmain = "boxes:main"\n[components.boxes]\ncode = "boxes"\n'
     app = write_app(tmp_path / "app", manifest, boxes=BOXES)
-    plan = shardwright(tmp_path, "plan", str(app), "--profile", "--json", "--")
-    assert plan.returncode == 0, plan.stderr
-    (cut,) = json.loads(plan.stdout)["cuts"]
+    for _ in range(5):  # while other programs keep this one from a second core, a cut is worth nothing
+        plan = shardwright(tmp_path, "plan", str(app), "--profile", "--json", "--")
+        assert plan.returncode == 0, plan.stderr
+        if cuts := json.loads(plan.stdout)["cuts"]:
+            break
+    (cut,) = cuts
     assert [function["qualname"] for function in cut["functions"]] == ["weigh"] and len(cut["loops"]) == 1
     uncut = shardwright(tmp_path, "run", str(app), "--inproc", "--quiet")
     ran = shardwright(tmp_path, "run", str(app), "--quiet")

@@ -60,12 +60,15 @@ def of_class(cls: type) -> Registered | None:
 
 def of_name(name: str) -> Registered | None:
     """What a peer calls by that name, if anything."""
-    if name not in BY_NAME:
+    found = BY_NAME.get(name)
+    if found is None and name.partition(".")[0] in _REST_NAMES:  # no other name that a peer sends has an import done
         _bring_rest()
-    return BY_NAME.get(name)
+        found = BY_NAME.get(name)
+    return found
 
 
 _REST = frozenset({"fractions", "ipaddress", "pathlib", "zoneinfo"})
+_REST_NAMES = frozenset({"fraction", "ip", "path", "zoneinfo"})
 
 
 def _bring_rest() -> None:
