@@ -157,7 +157,7 @@ def test_a_deadline_and_the_end_of_a_session_reach_what_is_answered_the_quick_wa
             told = stays.with_timeout(0.3).call(way, "late", str(tmp_path / "late"), *WAYS[way])
         except DeadlineExceeded:
             told = True
-        assert told in (True, [True])
+        assert told in (True, [True], [])  # empty where the thread beside was itself told of the deadline
         assert logged(("late", True))
         mark, found = tmp_path / "mark", []
 

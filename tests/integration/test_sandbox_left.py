@@ -19,6 +19,7 @@ from shardwright.model.limits import Limits
 from shardwright.sandbox._linux._cgroup import NoCgroups
 from shardwright.sandbox._linux._procfs import children, process_stat
 from shardwright.sandbox.namespace import NamespaceBackend, NamespaceSandbox
+from shardwright.sandbox.namespace import _backend as namespace_backend
 from shardwright.sandbox.process import ProcessBackend, _backend
 from shardwright.testing._sandbox_trial import SandboxTrial
 
@@ -137,3 +138,28 @@ def test_who_ends_before_anybody_holds_it_has_ended_and_was_started(monkeypatch:
             assert time.monotonic() < end_s
             time.sleep(0.01)
         assert ended.status == 3
+
+
+def test_a_list_of_children_that_lacks_the_guest_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel's may while a runtime's own processes end: a keeper that takes init for the guest tells init's end."""
+    need_namespaces()
+    lists: list[tuple[int, ...]] = []
+
+    def lacking(pid: int) -> tuple[int, ...]:
+        lists.append(tuple(children(pid)))
+        return () if len(lists) < 5 else lists[-1]
+
+    with SandboxTrial(
+        lambda: NamespaceBackend(NoCgroups("switched off by a test")), (sys.executable, "-I", "-S")
+    ) as trial:
+        monkeypatch.setattr(namespace_backend, "children", lacking)
+        sandbox, answers = trial.launch(trial.spec("say(os.getppid())\nwhile True: time.sleep(100)"))
+        assert isinstance(sandbox, NamespaceSandbox) and len(lists) == 5
+        assert sandbox.handle.pid in children(sandbox.init or 0), "and not init"
+        assert answers.next() == 1
+        sandbox.kill()
+        end_s = time.monotonic() + 10.0
+        while (ended := sandbox.poll()) is None:
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+        assert ended.status == -signal.SIGKILL

@@ -21,6 +21,7 @@ from shardwright.sandbox.process import ProcessBackend
 
 _USERS = range(0x70000000, 0x7FFFFFF0)  # nobody's, by the convention of systemd's "Users, Groups, UIDs and GIDs"
 _MAX_OPEN_FILES = 65536
+_LOOKS, _LOOK_S = 500, 0.002
 SCRATCH_BYTES = 256 * 2**20  # of the temporary folder; what is in it counts as the shard's memory, too
 
 
@@ -120,12 +121,8 @@ class NamespaceBackend(ProcessBackend):
             group,
         )
         init, status = begun.init, begun.status
-        pid, descriptor = 0, -1
         try:
-            pid = next((pid for pid in children(init) if begun.first in (0, _inner_pid(pid))), 0)
-            if pid:
-                with contextlib.suppress(ProcessLookupError):  # it ends while we look
-                    descriptor = os.pidfd_open(pid)
+            pid, descriptor = _hold_first(init, begun.first, status)
         except OSError as error:
             self._give_up(init, status)
             raise SandboxError(
@@ -166,6 +163,22 @@ class NamespaceBackend(ProcessBackend):
         self, handle: SandboxHandle, descriptor: int, group: ControlGroup | None, mark: int | None
     ) -> NamespaceSandbox:
         return self._sandbox_type(handle, descriptor, group, self._firsts, init=_init_of(handle.pid))
+
+
+def _hold_first(init: int, first: int, status: int) -> tuple[int, int]:
+    """The pid of the guest, which init started (and knows as ``first`` inside, if not 0), and a pidfd of it; 0 and -1 when
+    it has ended: then ``status`` can be read.
+
+    The kernel's list of children may lack one while others of them end, so it is read again until init says so.
+    """
+    for _ in range(_LOOKS):
+        pid = next((pid for pid in children(init) if first in (0, _inner_pid(pid))), 0)
+        if pid:
+            with contextlib.suppress(ProcessLookupError):  # it ends while we look
+                return pid, os.pidfd_open(pid)
+        if _pidfd.has_ended(status, _LOOK_S):
+            break
+    return 0, -1
 
 
 def _lives(pid: int, ticks: int) -> bool:
