@@ -47,3 +47,12 @@ def test_asyncio_is_there_where_there_are_coroutines_and_comes_polite_elsewhere(
         assert policy == "_PolitePolicy"
         assert "_Finder" not in finders, "whoever waited for it is gone"
         assert session.call("awaits.wait") == 1
+
+
+def test_an_application_may_have_a_module_named_asyncio(tmp_path: Path) -> None:
+    own = "def run():\n    return 'its own'\n"
+    plain = "def ask():\n    import asyncio\n    return asyncio.run()\n"
+    manifest = '[app]\nname = "own"\nroot = "."\n[components.plain]\ncode = "plain"\n'
+    app = write_application(tmp_path / "app", manifest, plain=plain, asyncio=own)
+    with shardwright.start(app, state=tmp_path / "state") as node, node.session("one") as session:
+        assert session.call("plain.ask") == "its own"

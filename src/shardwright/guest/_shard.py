@@ -194,8 +194,10 @@ class Shard:
         self._debugging: Debugging
 
     def _make_loops_polite(self) -> None:
-        from shardwright.guest import _async_calls, _loop  # for the forks of a template, too
-
+        try:
+            from shardwright.guest import _async_calls, _loop  # for the forks of a template, too
+        except AttributeError:  # a module of the application's, of that name
+            return
         del _async_calls
         _loop.install_policy(lambda: self.runtime.mailbox)
 

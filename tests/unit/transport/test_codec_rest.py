@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 PROGRAM = """
 import sys
@@ -19,9 +20,9 @@ assert not [name for name in LATE if name in sys.modules]
 """
 
 
-def run(more: str) -> str:
+def run(more: str, folder: str | None = None) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + more], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", PROGRAM + more], capture_output=True, text=True, check=False, timeout=60, cwd=folder
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -58,3 +59,14 @@ def test_their_names_are_taken_before_they_are_there() -> None:
         "except ValueError as error:\n    print(error)"
     )
     assert "is registered already" in run(register)
+
+
+def test_an_application_may_have_a_module_of_such_a_name(tmp_path: Path) -> None:
+    (tmp_path / "fractions.py").write_text("class Share:\n    pass\n")
+    told = run(
+        "from fractions import Share\nfrom pathlib import Path\n"
+        "try:\n    there_and_back(Share())\nexcept Exception as error:\n    print(type(error).__name__)\n"
+        "print(there_and_back(Path('/b')))",
+        str(tmp_path),
+    )
+    assert told == "CannotCross\n/b\n"

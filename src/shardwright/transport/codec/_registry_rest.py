@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fractions
 import ipaddress
 import pathlib
@@ -61,12 +62,17 @@ def _address_maker(cls: type[T]) -> Callable[[str], T]:
     return make
 
 
-add(zoneinfo.ZoneInfo, "zoneinfo", _zone_parts, _zone)
-add(fractions.Fraction, "fraction", lambda v: (v.numerator, v.denominator), _fraction)
-for _kind in (
-    ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network,
-    ipaddress.IPv4Interface, ipaddress.IPv6Interface,
-):  # fmt: skip
-    add(_kind, f"ip.{_kind.__name__}", lambda v: (str(v),), _address_maker(_kind))
-for _cls in (pathlib.PurePosixPath, pathlib.PureWindowsPath, type(pathlib.Path())):
-    add(_cls, f"path.{_cls.__name__}", lambda v: (str(v),), _path_maker(_cls))
+# Where the application has a module of that name, which it may, ours is not to be had: then its classes are as any others.
+with contextlib.suppress(AttributeError):
+    add(zoneinfo.ZoneInfo, "zoneinfo", _zone_parts, _zone)
+with contextlib.suppress(AttributeError):
+    add(fractions.Fraction, "fraction", lambda v: (v.numerator, v.denominator), _fraction)
+with contextlib.suppress(AttributeError):
+    for _kind in (
+        ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network,
+        ipaddress.IPv4Interface, ipaddress.IPv6Interface,
+    ):  # fmt: skip
+        add(_kind, f"ip.{_kind.__name__}", lambda v: (str(v),), _address_maker(_kind))
+with contextlib.suppress(AttributeError):
+    for _cls in (pathlib.PurePosixPath, pathlib.PureWindowsPath, type(pathlib.Path())):
+        add(_cls, f"path.{_cls.__name__}", lambda v: (str(v),), _path_maker(_cls))
