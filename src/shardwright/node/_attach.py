@@ -4,6 +4,9 @@ The node makes a pseudo terminal, gives one end to the shard, and carries bytes 
 connection. It reads none of them but two: Ctrl-C also asks the shard to stop the program at its next line, and Ctrl-D
 asks a running program's debugger to go. When either side ends, so does the other: a client that is gone leaves no shard
 standing, for the closed terminal ends the debugger's prompt.
+
+Ctrl-C drops the half of a line that was typed, as at every terminal, but nothing of what was said: Linux would also throw
+away what is on its way out, which on a busy machine is the very answer to that Ctrl-C.
 """
 
 from __future__ import annotations
@@ -24,9 +27,8 @@ if TYPE_CHECKING:
     from shardwright.node._core import Core
 
 BEGIN_S = 10.0  # within which a debugger must begin; debugpy starts a process
-_CTRL_C, _CTRL_D = b"\x03", b"\x04"
+_CTRL_C, _CTRL_D, _KILL_LINE = b"\x03", b"\x04", b"\x15"
 _PIECE = 4096
-_TIOCSWINSZ = 0x5414
 
 
 def targets(core: Core, wanted: str) -> list[ShardPort]:
@@ -61,9 +63,8 @@ async def attach(core: Core, wanted: AskAttach, reader: asyncio.StreamReader, wr
             remedy=f'attach without --debugpy, or state isolation = "process" in [components.{port.component}] meanwhile',
         )
     numbers: list[int] = []  # of the one request
-    ours, theirs = os.openpty()
+    ours, theirs = terminal(wanted.rows, wanted.columns)
     try:
-        _size(ours, wanted.rows, wanted.columns)
         begun = await _begin(core, port, wanted, theirs, numbers)
         if begun.error:
             raise NodeError(begun.error[:500], remedy=begun.remedy[:500])
@@ -143,7 +144,7 @@ async def _out(from_shard: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 async def _in(port: ShardPort, number: int, reader: asyncio.StreamReader, to_shard: asyncio.StreamWriter) -> None:
     """What is typed; ends with the client."""
     while data := await reader.read(_PIECE):
-        to_shard.write(data)
+        to_shard.write(typed(data))
         if _CTRL_C in data:
             port.tell(BreakIn())
         if _CTRL_D in data:
@@ -152,8 +153,20 @@ async def _in(port: ShardPort, number: int, reader: asyncio.StreamReader, to_sha
             await to_shard.drain()
 
 
-def _size(terminal: int, rows: int, columns: int) -> None:
+def terminal(rows: int, columns: int) -> tuple[int, int]:
+    """A pseudo terminal of that size, our end and the debugger's, of which no Ctrl-C drops what was said."""
     import fcntl
+    import termios
 
+    ours, theirs = os.openpty()
     with contextlib.suppress(OSError, struct.error):
-        fcntl.ioctl(terminal, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    modes = termios.tcgetattr(theirs)
+    modes[3] |= termios.NOFLSH
+    termios.tcsetattr(theirs, termios.TCSANOW, modes)
+    return ours, theirs
+
+
+def typed(data: bytes) -> bytes:
+    """What is written to such a terminal for that: Ctrl-C drops the line that is being typed."""
+    return data.replace(_CTRL_C, _KILL_LINE + _CTRL_C)
