@@ -11,11 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from containers import RUNTIMES, need
-from shardwright.contracts.sandbox import LaunchSpec, Sandbox, SandboxBackend
+from shardwright.contracts.sandbox import LaunchSpec, Sandbox, SandboxBackend, Sight
+from shardwright.errors import SandboxError
 from shardwright.model.ids import ShardId
 from shardwright.sandbox import become_subreaper
 from shardwright.sandbox._linux._cgroup import NoCgroups
@@ -84,6 +86,17 @@ def test_docker(check: SandboxCheck, docker_address: str) -> None:
         assert not done, "containers do not start from templates"
     else:
         _done(check, done)
+
+
+def test_docker_is_not_given_names_that_a_shard_could_change(docker_address: str, tmp_path: Path) -> None:
+    (tmp_path / "var" / "in").mkdir(parents=True)
+    sight = Sight(read=(str(tmp_path / "var" / "in"),), changing=(str(tmp_path / "var"),))
+    backend = DockerBackend(docker_address)
+    try:
+        with pytest.raises(SandboxError, match="by the time Docker looks it up"):
+            backend.launch(LaunchSpec(ShardId("led-away"), (sys.executable, "-c", ""), {}, "/", sight=sight))
+    finally:
+        backend.close()
 
 
 def test_what_a_dead_keeper_left_with_the_daemon_is_removed(docker_address: str) -> None:

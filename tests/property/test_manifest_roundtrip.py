@@ -76,7 +76,7 @@ def components(draw: st.DrawFn, name: str, names: list[str]) -> Component:
         scope=Scope(kind, draw(PYTHON_NAMES) if kind is ScopeKind.KEY else ""),
         secrets=draw(st.dictionaries(VARIABLES, PATHS.map(lambda path: f"file:{path}"), max_size=2)),
         env=draw(some(VARIABLES)),
-        files=Files(draw(some(PATHS)), draw(some(PATHS))),
+        files=Files(draw(some(PATHS)), draw(some(PATHS.map(lambda path: f"/written/{path}")))),  # no secrets there
         network=Network(draw(some(st.sampled_from(["db.internal:5432", "[::1]:1", "*.x.org:443", "10.0.0.1:65535"])))),
         depends_on=tuple(ComponentName(other) for other in names if other != name and draw(st.booleans())),
         isolation=draw(st.sampled_from(["auto", "process", "namespace", "oci:runsc", "oci:my-1", "docker", "microvm"])),

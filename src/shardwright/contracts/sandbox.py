@@ -57,11 +57,13 @@ class Sight(Struct, frozen=True):
     (``host:port``) that it may connect to in the machine's network; without any it has no network but its own, in which
     ``hosts`` are names and their addresses (a link is made to it, see ``sandbox``). ``devices`` are device files that it
     may use beyond null and its like, ``denied`` those that it may not: for backends that show it the whole machine.
+    ``changing`` are places that other sandboxes may write to: links in them, as in ``write``, lead to nothing that is shown.
     """
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
+    changing: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     network: tuple[str, ...] = ()
     hosts: tuple[tuple[str, str], ...] = ()

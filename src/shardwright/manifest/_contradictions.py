@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from shardwright.manifest._build import RESOURCE_KEYS
@@ -22,6 +23,7 @@ def check(manifest: Manifest, document: Document, report: Report) -> None:
     found += _in_edges(manifest, report)
     found += _in_routes(manifest, report)
     found += _in_gateway(manifest, report)
+    found += _in_secrets(manifest, report)
     for path, what, expected, near in found:
         report.add(Problem(document.place(path), path, what, expected, near))
 
@@ -175,3 +177,35 @@ def _in_gateway(manifest: Manifest, report: Report) -> Iterator[Finding]:
     if not gateway.loopback and not gateway.secure and not gateway.plaintext:
         what = f"other machines reach {gateway.bind}, and nothing is encrypted"
         yield ("gateway", "bind"), what, "tls = { certificate, key }, a loopback address, or plaintext = true", ""
+
+
+def _in_secrets(manifest: Manifest, report: Report) -> Iterator[Finding]:
+    """A file of which the node reads a secret must lie where no walled shard could move it, or put a link in its place."""
+    folder = os.path.dirname(os.path.abspath(manifest.path))
+    written = [
+        (f"{os.path.normpath(os.path.join(folder, name))}/", component.name)
+        for component in manifest.components
+        if component.isolation != "process" and not report.faulty(("components", component.name, "files"))
+        for name in component.files.write
+    ]
+    for path, file in _secret_files(manifest, report):
+        real = os.path.normpath(os.path.join(folder, file))
+        place, name = next(((place, name) for place, name in written if f"{real}/".startswith(place)), ("", ""))
+        if place:
+            what = f"shards of '{name}' may write to {place.rstrip('/')}, where it lies"
+            yield path, what, "a file outside of what components' files.write names", ""
+
+
+def _secret_files(manifest: Manifest, report: Report) -> Iterator[tuple[KeyPath, str]]:
+    found: list[tuple[KeyPath, str]] = [
+        (("components", component.name, "secrets", name), source)
+        for component in manifest.components
+        for name, source in component.secrets.items()
+    ]
+    gateway = manifest.gateway
+    if gateway is not None:
+        found.append((("gateway", "token"), gateway.token))
+        found += [(("gateway", "tls"), f"file:{path}") for path in (gateway.certificate, gateway.key) if path]
+    for path, source in found:
+        if not report.faulty(path) and source.startswith("file:"):
+            yield path, source.removeprefix("file:")

@@ -35,7 +35,7 @@ from shardwright.node._logs import Logs
 from shardwright.node._parents import parent_of
 from shardwright.node._port import GuestPort, ShardPort
 from shardwright.node._relays import Relays
-from shardwright.node._sight import sight_of, walls_of
+from shardwright.node._sight import sight_of, walls_of, within_changing
 from shardwright.node._starts import LaunchEvents, Starts
 from shardwright.node._templates import Template, TemplateEnded
 from shardwright.sandbox import outside_of, process_start_ticks
@@ -437,6 +437,9 @@ class ProcessLauncher(Launcher):
             found = await self._begin_isolated(component, shard, role, limits, terminal, code)
         except (SandboxError, ComponentImportError) as error:
             hangs = time.monotonic() - begun_s >= code.component(component).start_timeout_s
+            declared = code.component(component)
+            if within_changing(declared, code.manifest):  # a shard could make its own walls fail
+                raise
             if hangs or not code.auto.give_up(code.plan.definition(component), error.message):
                 raise
             return await self._begin_isolated(component, shard, role, limits, terminal, code)

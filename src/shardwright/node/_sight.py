@@ -14,7 +14,7 @@ from shardwright.errors import SandboxError
 from shardwright.guest import Walls
 from shardwright.model.manifest import Component, Manifest
 from shardwright.sandbox import hosts_of
-from shardwright.sandbox.namespace import SCRATCH_BYTES, tighten
+from shardwright.sandbox.namespace import SCRATCH_BYTES, above, changing_places, followed, make_folder, tighten
 
 _SUFFIXES = (".py", ".so", ".pyi")
 _NO_CODE = frozenset({"node_modules", "__pycache__"})
@@ -30,13 +30,15 @@ def sight_of(
     *,
     linked: bool = False,
 ) -> Sight:
-    """Makes folders to write to that are missing. Raises SandboxError. ``folder`` is the working directory.
+    """Makes folders to write to that are missing. Raises SandboxError, and PlaceRefused for links that a shard may have
+    made. ``folder`` is the working directory.
 
     ``linked``: what it may reach it reaches by a link into a network of its own.
     """
     base = Path(manifest.path).parent
-    write = tuple(_own(base, name, make=name.endswith("/")) for name in component.files.write)
-    read = tuple(_own(base, name) for name in component.files.read)
+    changing = changing_places(str(base / name) for each in manifest.components for name in each.files.write)
+    write = tuple(_own(base, name, changing, make=name.endswith("/")) for name in component.files.write)
+    read = tuple(_own(base, name, changing) for name in component.files.read)
     hidden = [str(base / source.partition(":")[2]) for each in manifest.components for source in each.secrets.values()
               if source.startswith("file:")]  # fmt: skip
     if manifest.gateway is not None:
@@ -44,12 +46,13 @@ def sight_of(
     for other in manifest.components:
         if other.name != component.name:
             hidden += [str(base / name) for name in (*other.files.read, *other.files.write)]
-    mine = {os.path.realpath(path) for path in (*read, *write)}
+    mine = {followed(path, {}, changing) for path in (*read, *write)}
     homes = tuple(path for path in {environment.get("HOME", ""), folder, root} if os.path.isabs(path))
     return Sight(
         read=(*code_of(root), *read),
         write=write,
         hidden=tuple(sorted({path for path in hidden if os.path.realpath(path) not in mine})),
+        changing=changing,
         folders=tuple(sorted(homes)),
         network=() if linked else component.network.egress,
         hosts=hosts_of(component.network.egress) if linked else (),
@@ -67,11 +70,20 @@ def walls_of(sight: Sight, egress: tuple[str, ...]) -> Walls:
     )
 
 
-def _own(base: Path, name: str, *, make: bool = False) -> str:
+def within_changing(component: Component, manifest: Manifest) -> bool:
+    """Whether it declares anything that a shard may take away, or put something else in the place of."""
+    base = Path(manifest.path).parent
+    changing = [os.path.normpath(base / name) for each in manifest.components for name in each.files.write]
+    declared = (os.path.normpath(base / name) for name in (*component.files.read, *component.files.write))
+    return any(above(os.path.dirname(path), changing) is not None for path in declared)
+
+
+def _own(base: Path, name: str, changing: tuple[str, ...], *, make: bool = False) -> str:
     path = str(base / name)
+    real = followed(path, {}, changing)
     if make:
         try:
-            os.makedirs(path, exist_ok=True)
+            make_folder(real)
         except OSError as error:
             raise SandboxError(f"{path} cannot be made: {error.strerror}") from error
     return path

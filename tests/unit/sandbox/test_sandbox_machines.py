@@ -110,6 +110,7 @@ def test_a_disk_is_named_by_its_content_and_holds_it(tmp_path: Path) -> None:
         ({"arguments": ()}, "nothing to run"),
         ({"template": True}, "forked from one machine into another"),
         ({"sight": Sight(write=("/var/tmp",))}, "reach nobody"),
+        ({"sight": Sight(read=("/var/tmp/in",), changing=("/var/tmp",))}, "where shards may write"),
         ({"sight": Sight(network=("db:5432",))}, "no network"),
         ({"arguments": ("/nonexistent/program",)}, "/nonexistent/program does not exist"),
     ],

@@ -41,10 +41,11 @@ CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
 
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 # the same numbers on every architecture
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLONE3, _SYS_MOUNT_SETATTR = 428, 429, 435, 442
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_CLONE3, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 435, 437, 442
+_RESOLVE_NO_SYMLINKS = 0x04
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, 0o2000000
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _CAPABILITY_VERSION_3 = 0x20080522
 _SYS_LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_CREATE_RULESET_VERSION = 1
@@ -130,23 +131,49 @@ def pivot_root(new: str, old: str) -> None:
     _checked(_LIBC.syscall(_number(call), os.fsencode(new), os.fsencode(old)), new)
 
 
-def open_tree(path: str) -> int:
-    """A detached copy of everything mounted at and beneath ``path``: its descriptor. Raises OSError."""
+def open_plainly(path: str) -> int:
+    """What is at that real path, without reading it: its descriptor. Raises OSError: ELOOP where a link was put there."""
+    how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_NO_SYMLINKS)
+    return _checked(
+        _LIBC.syscall(
+            _number(_SYS_OPENAT2), ctypes.c_int(_AT_FDCWD), os.fsencode(path), ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        ),
+        path,
+    )  # fmt: skip
+
+
+def open_tree(path: str, *, plainly: bool = False) -> int:
+    """A detached copy of everything mounted at and beneath ``path``: its descriptor. Raises OSError.
+
+    ``plainly``: through no link.
+    """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
+    if plainly:
+        at = open_plainly(path)
+        try:
+            wanted = ctypes.c_uint(flags | _AT_EMPTY_PATH)
+            return _checked(_LIBC.syscall(_number(_SYS_OPEN_TREE), ctypes.c_int(at), b"", wanted), path)
+        finally:
+            os.close(at)
     return _checked(
         _LIBC.syscall(_number(_SYS_OPEN_TREE), ctypes.c_int(_AT_FDCWD), os.fsencode(path), ctypes.c_uint(flags)), path
     )
 
 
 def move_mount(descriptor: int, target: str) -> None:
-    """Attach a detached tree. Raises OSError."""
-    _checked(
-        _LIBC.syscall(
-            _number(_SYS_MOVE_MOUNT), ctypes.c_int(descriptor), b"", ctypes.c_int(_AT_FDCWD), os.fsencode(target),
-            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
-        ),
-        target,
-    )  # fmt: skip
+    """Attach a detached tree, through no link. Raises OSError."""
+    at = open_plainly(target)
+    try:
+        _checked(
+            _LIBC.syscall(
+                _number(_SYS_MOVE_MOUNT), ctypes.c_int(descriptor), b"", ctypes.c_int(at), b"",
+                ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH),
+            ),
+            target,
+        )  # fmt: skip
+    finally:
+        os.close(at)
 
 
 def set_mount_attributes(descriptor: int, attributes: int, *, user_namespace: int = -1, recursive: bool = True) -> None:

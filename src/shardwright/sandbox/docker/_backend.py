@@ -24,6 +24,7 @@ from shardwright.sandbox.docker._boot import Doorstep
 from shardwright.sandbox.docker._container import LABEL, container_of
 from shardwright.sandbox.docker._image import image_of
 from shardwright.sandbox.namespace._backend import SCRATCH_BYTES, check_program, probe
+from shardwright.sandbox.namespace._followed import changing_places, refuse_nested
 from shardwright.sandbox.namespace._view import view_of
 from shardwright.sandbox.process import ProcessBackend, ProcessSandbox
 
@@ -145,6 +146,8 @@ class DockerBackend(ProcessBackend):
     def _start(self, spec: LaunchSpec, group: ControlGroup | None) -> DockerSandbox:
         check_program(spec)
         view = view_of(spec.sight, spec.working_directory, spec.arguments)
+        changing = changing_places((*spec.sight.write, *spec.sight.changing))
+        refuse_nested((place.path for place in view.places), changing, "Docker")
         daemon = self.daemon
         with Doorstep() as door, _translated():
             name = self._imported(*image_of(view))

@@ -25,6 +25,8 @@ from shardwright.model.limits import Limits
 from shardwright.sandbox._linux._cgroup import ControlGroup, ControlGroups
 from shardwright.sandbox.microvm._firecracker import jail_of
 from shardwright.sandbox.microvm._kernel import Kernel, find_kernel
+from shardwright.sandbox.namespace import changing_places, followed
+from shardwright.sandbox.namespace._followed import refuse_nested
 from shardwright.sandbox.process import ProcessBackend, ProcessSandbox
 
 MONITORS = ("qemu", "qemu-kvm", "firecracker")
@@ -309,6 +311,8 @@ def _check(spec: LaunchSpec) -> None:
             f"the virtual machine of {spec.shard} can have no network and no devices of this machine",
             remedy="take network and GPUs out of its section, or choose another isolation",
         )
+    changing = changing_places(spec.sight.changing)
+    refuse_nested((followed(path, {}, changing) for path in spec.sight.read), changing, "the machine's image")
     for path in (spec.arguments[0], spec.working_directory):
         if not os.path.exists(path):
             raise SandboxError(f"{path} does not exist", remedy="name a program and a folder of this machine")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from shardwright.sandbox._linux import _libc
+from shardwright.sandbox.namespace._followed import above
 from shardwright.sandbox.namespace._view import DEVICES, SCRATCH, View
 
 STAGE = "/tmp"  # there on every machine; hidden by the new root in the private namespace alone
@@ -27,7 +28,7 @@ def build(view: View, owner_map: Callable[[], int], scratch_bytes: int) -> None:
     """
     _libc.unshare(_libc.CLONE_NEWNS)
     _libc.mount("none", "/", "", _libc.MS_REC | _libc.MS_PRIVATE)
-    trees = {place.path: _libc.open_tree(place.path) for place in view.places}
+    trees = {place.path: _libc.open_tree(place.path, plainly=True) for place in view.places}
     devices = {path: _libc.open_tree(path) for path in (*(f"/dev/{name}" for name in DEVICES), *view.devices)}
     empties = [path for path in view.masked if os.path.isdir(path)]
     flags = _libc.MS_NOSUID | _libc.MS_NODEV
@@ -41,11 +42,11 @@ def build(view: View, owner_map: Callable[[], int], scratch_bytes: int) -> None:
     for place in sorted(view.places, key=lambda place: place.owned):
         _restrict(trees[place.path], place.writable, owner_map() if place.owned else -1)
     for path in sorted(trees):
-        _point(path, trees[path])
+        _point(path, trees[path], trees)
         _libc.move_mount(trees[path], STAGE + path)
         os.close(trees[path])
     for path, tree in devices.items():
-        _point(path, tree)
+        _point(path, tree, ())
         _libc.move_mount(tree, STAGE + path)
         os.close(tree)
     for path, text in view.files:
@@ -80,10 +81,10 @@ def _restrict(tree: int, writable: bool, owner_map: int) -> None:
     _libc.set_mount_attributes(tree, attributes)
 
 
-def _point(path: str, tree: int) -> None:
-    """Something of the right kind to mount upon."""
+def _point(path: str, tree: int, mounted: Iterable[str]) -> None:
+    """Something of the right kind to mount upon. Beneath another mount it is there, or a shard has taken it away since."""
     there = STAGE + path
-    if os.path.lexists(there):
+    if os.path.lexists(there) or above(os.path.dirname(path), mounted) is not None:
         return
     os.makedirs(os.path.dirname(there), exist_ok=True)
     if stat.S_ISDIR(os.fstat(tree).st_mode):
@@ -106,4 +107,8 @@ def _mask(view: View, folders: set[str]) -> None:
     os.close(os.open(f"{STAGE}{_HIDDEN}/file", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0))
     for path in view.masked:
         source = f"{STAGE}{_HIDDEN}/{'folder' if path in folders else 'file'}"
-        _libc.mount(source, STAGE + path, "", _libc.MS_BIND)
+        tree = _libc.open_tree(source)
+        try:
+            _libc.move_mount(tree, STAGE + path)
+        finally:
+            os.close(tree)

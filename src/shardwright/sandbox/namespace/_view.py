@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 
 from msgspec import Struct
 
 from shardwright.contracts.sandbox import Sight
 from shardwright.errors import SandboxError
+from shardwright.sandbox.namespace._followed import above, changing_places, followed
 
 _SYSTEM = (
     "/usr/lib",
@@ -33,7 +33,6 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 SCRATCH = ("/tmp", "/dev/shm")  # made anew for each sandbox
 _WHOLE = ("/usr", "/", "/usr/local")  # prefixes of an interpreter that would be far too much
 _FORBIDDEN = ("/proc", "/sys/fs", "/dev", "/sys/kernel", "/boot")
-_MAX_LINKS = 40
 _HOSTS = "/etc/hosts"
 
 
@@ -71,35 +70,36 @@ class View(Struct, frozen=True):
 
 
 def view_of(sight: Sight, working_directory: str, arguments: tuple[str, ...]) -> View:
-    """Raises SandboxError for what is not there, or may never be shown."""
+    """Raises SandboxError for what is not there, may never be shown, or lies behind a link that a shard may have made."""
     links: dict[str, str] = {}
     found: dict[str, bool] = {}
     for path in (*_interpreter(arguments), *_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS), *_TOPOLOGY):
         if os.path.exists(path):
-            found.setdefault(_followed(path, links), False)
+            found.setdefault(followed(path, links, ()), False)
     owned: set[str] = set()
+    changing = changing_places((*sight.write, *sight.changing))
     for path in sight.read:
-        owned.add(real := _wanted(path, links))
+        owned.add(real := _wanted(path, links, changing))
         found.setdefault(real, False)
     for path in sight.write:
-        owned.add(real := _wanted(path, links))
+        owned.add(real := _wanted(path, links, changing))
         found[real] = True
     if sight.network:
         for path in ("/etc/resolv.conf",):
             if os.path.exists(path):
-                found.setdefault(_followed(path, links), False)
+                found.setdefault(followed(path, links, ()), False)
     places: list[Place] = []
     for path in sorted(found):
-        above = _above(path, (place.path for place in places))
-        if above is None or (found[path] and not found[above]) or (path in owned and above not in owned):
+        over = above(path, (place.path for place in places))
+        if over is None or (found[path] and not found[over]) or (path in owned and over not in owned):
             places.append(Place(path, found[path], path in owned))
     folders = tuple(
-        path for path in (working_directory, *sight.folders) if _above(path, (place.path for place in places)) is None
+        path for path in (working_directory, *sight.folders) if above(path, (place.path for place in places)) is None
     )
     masked = []
     for path in sight.hidden:
         real = os.path.realpath(path)
-        if real in found or not os.path.exists(real) or _above(real, (place.path for place in places)) is None:
+        if real in found or not os.path.exists(real) or above(real, (place.path for place in places)) is None:
             continue
         masked.append(real)
     devices = tuple(dict.fromkeys(path for path in sight.devices if os.path.exists(path)))
@@ -112,15 +112,6 @@ def view_of(sight: Sight, working_directory: str, arguments: tuple[str, ...]) ->
     return View(tuple(places), tuple(sorted(links.items())), folders, tuple(sorted(masked)), devices, files)
 
 
-def _above(path: str, others: Iterable[str]) -> str | None:
-    """The nearest of ``others`` that holds that path, itself included."""
-    best = None
-    for other in others:
-        if (path == other or path.startswith(other.rstrip("/") + "/")) and (best is None or len(other) > len(best)):
-            best = other
-    return best
-
-
 def _interpreter(arguments: tuple[str, ...]) -> list[str]:
     """What Python needs here: its prefixes, its path, the program itself."""
     found = [sys.executable, *arguments[:1]]
@@ -130,9 +121,9 @@ def _interpreter(arguments: tuple[str, ...]) -> list[str]:
     return [path for path in found if os.path.isabs(path) and path not in _WHOLE]
 
 
-def _wanted(path: str, links: dict[str, str]) -> str:
-    real = _followed(os.path.normpath(path), links)
-    if real == "/" or _above(real, _FORBIDDEN) is not None:
+def _wanted(path: str, links: dict[str, str], changing: tuple[str, ...]) -> str:
+    real = followed(path, links, changing)
+    if real == "/" or above(real, _FORBIDDEN) is not None:
         raise SandboxError(
             f"{path} may not be shown to a sandbox", remedy="name files and folders of the application's own"
         )
@@ -141,19 +132,3 @@ def _wanted(path: str, links: dict[str, str]) -> str:
             f"{path} does not exist, so that no sandbox can have it", remedy="make it, or take it out of files"
         )
     return real
-
-
-def _followed(path: str, links: dict[str, str]) -> str:
-    """The real path; symbolic links on the way are noted, to be there inside as well."""
-    for _ in range(_MAX_LINKS):
-        link = next((prefix for prefix in _prefixes(path) if os.path.islink(prefix)), None)
-        if link is None:
-            return path
-        links[link] = target = os.readlink(link)
-        path = os.path.normpath(os.path.join(os.path.dirname(link), target) + path[len(link) :])
-    raise SandboxError(f"{path}: too many symbolic links")
-
-
-def _prefixes(path: str) -> list[str]:
-    parts = path.strip("/").split("/")
-    return ["/" + "/".join(parts[: count + 1]) for count in range(len(parts))] if parts != [""] else []
