@@ -167,13 +167,16 @@ class Http1Protocol(Watched, HttpToolsProtocol, asyncio.BufferedProtocol):
             self._refuse(400)
 
     def _parse(self, data: bytes) -> None:
-        """As in uvicorn, but that an upgrade which is not made leaves what follows it to be parsed."""
+        """As in uvicorn, but that what follows an upgrade is parsed: by who speaks from then on."""
         while data:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 if self._should_upgrade():
                     self.handle_websocket_upgrade()
+                    rest, now = data[upgrade.args[0] :], self.transport.get_protocol()
+                    if rest and now is not self and isinstance(now, asyncio.Protocol):
+                        now.data_received(rest)
                     return
                 data = data[upgrade.args[0] :]
             except httptools.HttpParserError:

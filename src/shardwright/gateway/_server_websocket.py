@@ -79,6 +79,9 @@ class WebSocketProtocol(Watched, WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         data, self._held = self._held + data, b""
         while data:
+            if self.handshake_initiated and not self.handshake_complete:
+                self._wait_for_acceptance(data)
+                return
             bite, data = data[:_BITE], data[_BITE:]
             super().data_received(bite)
             if self.transport.is_closing():
@@ -86,6 +89,12 @@ class WebSocketProtocol(Watched, WebSocketsSansIOProtocol):
             if self.read_paused and data:
                 self._held = data
                 return
+
+    def _wait_for_acceptance(self, data: bytes) -> None:
+        """A client should not speak before it was answered (RFC 6455, 4.1); uvicorn would answer a ping before that."""
+        self._held = data
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def sweep(self, now_s: float) -> None:
         """End one whose client reads nothing of what it is sent."""
@@ -104,3 +113,6 @@ class WebSocketProtocol(Watched, WebSocketsSansIOProtocol):
             # Heads that nobody looks at again: the front has passed them on.
             self.request = self.response = None  # type: ignore[assignment]
             self.scope.clear()  # type: ignore[attr-defined]
+            if self._held and not self.transport.is_closing():
+                self.transport.resume_reading()
+                self.data_received(b"")

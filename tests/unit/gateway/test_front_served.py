@@ -228,6 +228,61 @@ def test_websockets_before_and_after_the_accept() -> None:
     asyncio.run(main())
 
 
+def test_who_speaks_before_the_accept_is_heard_after_it(caplog: pytest.LogCaptureFixture) -> None:
+    """With the head, or before the 101: nothing is lost, answered too soon, or told as a defect of the server."""
+
+    async def main() -> None:
+        shy, accepts = asyncio.Event(), asyncio.Event()
+
+        async def late(scope: Any, receive: Any, send: Any) -> None:
+            shy.set()
+            await accepts.wait()
+            await chat({**scope, "path": scope["path"]}, receive, send)
+
+        faults: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: faults.append(told))
+        async with served(StandIn({}, {"app": late}), application_route("/", "app")) as server:
+            head = UPGRADE.format(path="/x", more="").encode()
+            for with_head in (True, False):
+                for early, wanted in (
+                    (frame(b"one") + frame(b"two"), b"\x81\x03one\x81\x03two"),
+                    (
+                        frame(b"are you there", 9) + frame(b"x" * 120) * 60,
+                        b"\x8a\x0dare you there" + (b"\x81\x78" + b"x" * 120) * 60,
+                    ),
+                    (frame(b"still?", 9), b"\x8a\x06still?"),
+                    (b"\x81\x05hello", b"\x88"),  # not masked
+                    (frame(b"\xff\xfe"), b"\x88\x02" + (1007).to_bytes(2, "big")),
+                    (frame((1000).to_bytes(2, "big"), 8), b"\x88\x02" + (1000).to_bytes(2, "big")),
+                ):
+                    shy.clear()
+                    accepts.clear()
+                    raw = await Raw.connect(server.port)
+                    await raw.say(head + early if with_head else head)
+                    await shy.wait()
+                    if not with_head:
+                        await raw.say(early)
+                        await asyncio.sleep(0.01)  # it is read, if it is read before the accept at all
+                    accepts.set()
+                    status, _, _ = await raw.answer(head=True)
+                    assert status == 101
+                    assert await raw.reader.readexactly(len(wanted)) == wanted, early[:20]
+                    if b"still?" in wanted:  # nothing of that went to the application, and reading goes on
+                        await raw.say(frame(b"after"))
+                        assert await asyncio.wait_for(raw.reader.readexactly(7), 20) == b"\x81\x05after"
+                    await raw.close()
+            accepts.set()
+            raw = await Raw.connect(server.port)
+            await raw.say(UPGRADE.format(path="/no", more="").encode() + frame(b"one"))
+            status, _, _ = await raw.answer(head=True)
+            assert status == 403
+            await raw.close()
+        assert not faults
+
+    asyncio.run(main())
+    assert "Traceback" not in caplog.text
+
+
 def test_the_drain_ends_requests_first_and_tells_websockets() -> None:
     async def main() -> None:
         release = asyncio.Event()
