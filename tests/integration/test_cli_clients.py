@@ -271,6 +271,14 @@ def test_events_and_decisions(shop: Node, tmp_path: Path) -> None:
     assert "keeps the minimum" in shardwright(tmp_path, "ps", "--pool").stdout
 
 
+def test_what_a_shard_says_is_no_line_of_the_node_s(shop: Node, tmp_path: Path) -> None:
+    forged = "fine\n00:00:00.000 stop      node                 killed\u2028by\x85me\rnow"
+    shop.running.core.record("note", forged, component=next(iter(shop.shards())).component)
+    lines = shardwright(tmp_path, "events").stdout
+    assert "fine\\u000a00:00:00.000 stop" in lines and "killed\\u2028by\\u0085me\\u000dnow" in lines
+    assert not any(line.startswith("00:00:00.000") for line in lines.splitlines())
+
+
 def test_stop_waits_for_the_end(shop_folder: Path, tmp_path: Path) -> None:
     with background(tmp_path, "run", str(shop_folder)) as run:
         run.wait_for("shop is ready")

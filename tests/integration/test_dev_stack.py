@@ -49,6 +49,12 @@ def keeps_the_interpreter(length):
     return re.match(r"(a+)+$", "a" * length + "b")
 
 
+def sleeps_in_a_thread_called(name):
+    space = {"held": held}
+    exec("def sleeper():\\n    held.wait(30)", space)
+    threading.Thread(target=space["sleeper"], name=name, daemon=True).start()
+
+
 async def outer(seconds):
     return await inner(seconds)
 
@@ -125,6 +131,15 @@ def test_what_keeps_the_interpreter_in_c_is_found_by_signal(node: Node) -> None:
         assert any(frame["source"].startswith('return re.match(r"(a+)+$"') for frame in frames)
         assert call.result(60) is None  # the signal did it no harm
         assert look(node, "desk")[0]["way"] == "frames"
+
+
+def test_code_without_a_file_is_shown_and_no_name_makes_lines(tmp_path: Path, node: Node) -> None:
+    with node.session() as session:
+        session.call("desk.sleeps_in_a_thread_called", "mine\nthread of somebody else")
+        shown = shardwright(tmp_path, "stack", "desk", "--app", "looked-at").stdout.splitlines()
+        session.call("desk.ends")
+    assert any(line.startswith("  thread mine\\u000athread of somebody else") for line in shown), shown
+    assert any(line.endswith('File "<string>", line 2, in sleeper') for line in shown), shown
 
 
 def test_the_command_shows_the_users_frames_and_all_as_json(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shardwright.cli._errors import FAILED, OK
-from shardwright.cli._invocation import Invocation, clock_time, common_options, shown
+from shardwright.cli._invocation import Invocation, clock_time, common_options, one_line, shown
 from shardwright.cli._shard_tables import amounts, show_pool, show_shards
 from shardwright.model.units import format_seconds
 from shardwright.node import ApiClient, NoAnswer, NodeAddress, choose, running_nodes, runtime_folder
@@ -180,7 +180,8 @@ def logs(
     def show(line: dict[str, Any]) -> str:
         session = f" {line['session']}" if line["session"] else ""
         level = f"{line['level']} {line['logger']}: " if line["stream"] == "log" else ""
-        return f"{clock_time(line['wall_s'])} {line['shard']}{session} | {level}{line['text']}"
+        begin = one_line(f"{clock_time(line['wall_s'])} {line['shard']}{session} | {level}")
+        return f"{begin}{line['text']}"
 
     fields = {"since": since, "tail": tail, "shard": shard or "", "session": session, "trace": trace}
     return _lines(invocation, app, "logs", follow, fields, show)
@@ -203,7 +204,7 @@ def events(invocation: Invocation, app: str | None, follow: bool, tail: int | No
 
     def show(line: dict[str, Any]) -> str:
         where = line["shard"] or line["component"] or line["session"]
-        return f"{clock_time(line['wall_s'])} {line['kind']:<9} {where:<20} {line['message']}".rstrip()
+        return one_line(f"{clock_time(line['wall_s'])} {line['kind']:<9} {where:<20} {line['message']}".rstrip())
 
     return _lines(invocation, app, "events", follow, {"since": since, "tail": tail}, show)
 

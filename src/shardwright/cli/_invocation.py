@@ -62,11 +62,17 @@ def _printable(text: str) -> str:
 
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_LINE_ENDS = re.compile("[\n-\r\x1c-\x1e\x85\u2028\u2029]")  # wherever str.splitlines, or a terminal, ends one
 
 
 def harmless(text: str) -> str:
     """``text`` with everything escaped that a terminal would obey, but for ends of lines and tabs."""
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def one_line(text: str) -> str:
+    """``text`` with the ends of lines in it escaped: what a shard says is not to look like a line of somebody else's."""
+    return _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def shown(text: str, *, err: bool = False) -> str:

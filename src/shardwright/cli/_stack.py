@@ -9,9 +9,9 @@ import click
 
 from shardwright.cli._ask import node_of, target_option
 from shardwright.cli._errors import FAILED, OK
-from shardwright.cli._invocation import Invocation, common_options, shown
+from shardwright.cli._invocation import Invocation, common_options, one_line, shown
 
-_STANDARD = re.compile(r"/lib/python3\.\d+t?/(?!(site|dist)-packages/)|^<(frozen |string>)")  # where nobody looks first
+_STANDARD = re.compile(r"/lib/python3\.\d+t?/(?!(site|dist)-packages/)|^<frozen ")  # where nobody looks first
 
 
 @click.command()
@@ -49,7 +49,7 @@ def _show(found: dict[str, Any], full: bool, *, first: bool) -> None:
         click.echo()
     note = f" ({found['note']})" if found["note"] else ""
     way = " by signal" if found["way"] == "signal" else ""
-    click.echo(click.style(shown(f"{found['shard']} pid {found['pid']}{way}{note}"), bold=True))
+    click.echo(click.style(shown(one_line(f"{found['shard']} pid {found['pid']}{way}{note}")), bold=True))
     idle = 0
     for thread in found["threads"]:
         if not full and _idle(thread):
@@ -71,7 +71,7 @@ def _idle(one: dict[str, Any]) -> bool:
 
 def _show_one(title: str, one: dict[str, Any], full: bool) -> None:
     says = f": {one['says']}" if one["says"] else ""
-    click.echo(shown(f"  {title}{says}"))
+    click.echo(shown(one_line(f"  {title}{says}")))
     hidden = 0
     for frame in one["frames"]:
         if not full and (frame["ours"] or frame["file"].endswith("/threading.py")):
@@ -79,10 +79,10 @@ def _show_one(title: str, one: dict[str, Any], full: bool) -> None:
             continue
         _say_hidden(hidden)
         hidden = 0
-        line = shown(f'    File "{frame["file"]}", line {frame["line"]}, in {frame["function"]}')
+        line = shown(one_line(f'    File "{frame["file"]}", line {frame["line"]}, in {frame["function"]}'))
         click.echo(click.style(line, dim=True) if frame["ours"] else line)
         if frame["source"]:
-            click.echo(click.style(shown(f"      {frame['source']}"), dim=frame["ours"]))
+            click.echo(click.style(shown(one_line(f"      {frame['source']}")), dim=frame["ours"]))
     _say_hidden(hidden)
 
 
