@@ -8,16 +8,17 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
 
-from shardwright.manifest._places import KeyPath, scan
+from shardwright.manifest._places import KeyPath, check_keys, scan
 from shardwright.manifest._report import Place, Problem, Report, nearest
 
 FILE_NAME = "shardwright.toml"
 VARIABLE = r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"
 _LARGEST_BYTES = 2**20
+MOST_PARTS = 100  # of a dotted key, and tables and arrays within each other
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}\n]*)(\})?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -108,7 +109,10 @@ def read(file: Path, order: int, report: Report) -> Document | None:
     if text is None:
         return None
     try:
+        check_keys(text, MOST_PARTS)
         tree = tomllib.loads(text)
+        if _deeper(tree, MOST_PARTS):
+            raise RecursionError
         spots = scan(text)
     except tomllib.TOMLDecodeError as error:
         report.add(_syntax_problem(str(error), file, order, text))
@@ -120,6 +124,21 @@ def read(file: Path, order: int, report: Report) -> Document | None:
         return None
     places = {path: Place(order, str(file), spot.line, spot.raw) for path, spot in spots.items()}
     return Document(tree, places)
+
+
+def _deeper(tree: object, most: int) -> bool:
+    """Whether more than ``most`` tables and arrays lie within each other there."""
+    layer = [tree]
+    for _ in range(most + 1):
+        inner = (
+            value
+            for each in layer
+            for value in (each.values() if isinstance(each, dict) else cast("list[object]", each))
+        )
+        layer = [value for value in inner if isinstance(value, (dict, list))]
+        if not layer:
+            return False
+    return True
 
 
 def _read_text(file: Path, order: int, report: Report) -> str | None:

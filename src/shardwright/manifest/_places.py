@@ -24,6 +24,9 @@ _STRING = re.compile(
     r"|'[^'\n]*'",
     re.DOTALL,
 )
+_TOKEN = re.compile(
+    rf"(?P<string>{_STRING.pattern})|(?P<bare>[A-Za-z0-9_-]+)|(?P<dot>\.)|[ \t]+|#[^\n]*|(?P<other>.)", re.DOTALL
+)
 _SCALAR = re.compile(r"[^,\]}#\n]+")  # numbers, booleans, dates (which may contain a space)
 
 
@@ -32,6 +35,25 @@ class Spot(Struct, frozen=True):
 
     line: int
     raw: str = ""
+
+
+def check_keys(text: str, most: int) -> None:
+    """Raises RecursionError for a dotted key of more than ``most`` parts, before anybody takes the square of their number.
+
+    ``text`` may be anything.
+    """
+    if text.count(".") < most:
+        return
+    dots = 0
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup == "dot":
+            dots += 1
+            if dots >= most:
+                raise RecursionError
+        elif token.lastgroup == "other":
+            if token[0] in "\"'":
+                return  # no end of a string: it is no TOML, and will be said to be none
+            dots = 0
 
 
 def scan(text: str) -> dict[KeyPath, Spot]:

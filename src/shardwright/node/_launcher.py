@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -23,6 +26,7 @@ PASSED_ON = (
     *("PYTHONHOME", "LD_LIBRARY_PATH"),  # without them this interpreter may not even start
 )
 LEAST_TOKEN = 16  # characters: this one is guessed at from afar
+_LARGEST_SECRET = 2**20
 _TOKEN = re.compile(rf"[A-Za-z0-9._~+/-]{{{LEAST_TOKEN},512}}=*")
 THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -149,11 +153,22 @@ def read_token(manifest: Manifest, environment: Mapping[str, str]) -> str:
     return token
 
 
+def _file_of_a_secret(path: Path) -> str:
+    """What that file holds, if it is a file and no larger than secrets are. Raises OSError, UnicodeDecodeError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="utf-8") as file:  # a pipe would wait
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if status.st_size > _LARGEST_SECRET:
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes are too many for a secret", str(path))
+        return file.read(_LARGEST_SECRET)
+
+
 def _secret(what: str, source: str, manifest: Manifest, environment: Mapping[str, str]) -> str:
     kind, _, rest = source.partition(":")
     try:
         if kind == "file":
-            return (Path(manifest.path).parent / rest).read_text().removesuffix("\n")
+            return _file_of_a_secret(Path(manifest.path).parent / rest).removesuffix("\n")
         if kind == "env":
             return environment[rest]
     except (OSError, UnicodeDecodeError) as error:

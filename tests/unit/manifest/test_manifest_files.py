@@ -90,12 +90,22 @@ def test_not_utf8_names_byte_and_line(write: Any, problems: Any) -> None:
         ('[app]\nname = """', 2, "malformed TOML: "),
         ("app.name = 'a'\nx = " + "[" * 5000 + "]" * 5000, 0, "nested too deeply"),
         ("x = " + "9" * 5000, 0, "malformed TOML: Exceeds the limit"),
+        (".".join("a" * 1000) + " = 1", 0, "nested too deeply"),
+        (".".join(["'='"] * 200_000) + " = 1", 0, "nested too deeply"),  # the square of that takes minutes
+        ("[" + ". ".join("a" * 101) + "]", 0, "nested too deeply"),
+        ("x = " + "{ a = " * 120 + "1" + "}" * 120, 0, "nested too deeply"),
+        ('x = "' + '\\"' * 100_000 + "." * 100, 1, "malformed TOML: Unterminated string"),
     ],
 )
 def test_malformed_toml_names_the_line(text: str, place: int, what: str, write: Any, problems: Any) -> None:
     write(text)
     (problem,) = problems()
     assert problem.startswith(f"shardwright.toml:{place}: {what}" if place else f"shardwright.toml: {what}")
+
+
+def test_dots_that_are_no_depth_are_as_many_as_they_are(write: Any, problems: Any) -> None:
+    write("# " + "." * 500 + '\n[app]\nname = "' + "." * 300 + '"\nx = [' + "1.5," * 300 + "]\n")
+    assert not any("nested" in problem for problem in problems())
 
 
 def test_an_overlay_that_cannot_be_read_is_reported_beside_the_problems_of_the_manifest(

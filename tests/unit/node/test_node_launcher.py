@@ -75,6 +75,20 @@ def test_secrets_are_read_from_their_files_and_named_when_they_cannot_be(tmp_pat
     assert caught.value.__cause__ is None
     (tmp_path / "key").write_text("v4lue\n\n")
     assert read_secrets(manifest, {}) == {"a": {"KEY": "v4lue\n"}}
+    (tmp_path / "key").unlink()
+    for target in ("/dev/zero", "/dev/null"):  # without an end, and without a beginning
+        (tmp_path / "key").symlink_to(target)
+        with pytest.raises(NodeError, match="not a regular file"):
+            read_secrets(manifest, {})
+        (tmp_path / "key").unlink()
+    os.mkfifo(tmp_path / "key")
+    with pytest.raises(NodeError, match="not a regular file"):
+        read_secrets(manifest, {})
+    (tmp_path / "key").unlink()
+    with open(tmp_path / "key", "wb") as file:
+        file.truncate(2**20 + 1)
+    with pytest.raises(NodeError, match="1048577 bytes are too many"):
+        read_secrets(manifest, {})
 
 
 def test_a_secret_may_be_in_the_environment_of_the_node(tmp_path: Path) -> None:
