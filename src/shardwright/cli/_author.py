@@ -25,6 +25,7 @@ from shardwright.node import (
     runtime_folder,
     unbuilt,
     unenforced,
+    withheld,
     write_constants,
     write_profile,
 )
@@ -124,13 +125,24 @@ def plan(
     hindered = (*unbuilt(manifest), *lacking_secrets(manifest, invocation.environment))
     walls = no_walls(made)
     idle = unenforced(manifest, made, invocation.environment, walls=not walls)
+    kept_back = withheld(manifest, made, invocation.environment)
     if invocation.json:
-        told = {"hinders_start": list(hindered), "not_enforced": list(idle), "no_walls": walls}
+        told = {
+            "hinders_start": list(hindered),
+            "not_enforced": list(idle),
+            "no_walls": walls,
+            "withheld": list(kept_back),
+        }
         invocation.result({**plan_json(made), **told})
         return
     click.echo(plan_text(made).rstrip("\n"))
     plain = (f"auto is process for all, for this machine permits no walls: {walls}",) if walls else ()
-    for title, lines in (("it cannot be started here as it is:", hindered), ("isolation:", plain), ("limits:", idle)):
+    for title, lines in (
+        ("it cannot be started here as it is:", hindered),
+        ("isolation:", plain),
+        ("limits:", idle),
+        ("environment:", kept_back),
+    ):
         if lines:
             click.echo("\n".join(["", title, *(f"  {line}" for line in lines)]))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from shardwright.node._api_messages import describe
     from shardwright.node._api_sockets import runtime_folder
-    from shardwright.node._checks import lacking_secrets, measured_plan, unbuilt
+    from shardwright.node._checks import lacking_secrets, measured_plan, unbuilt, withheld
     from shardwright.node._container_trial import container_trial
     from shardwright.node._doctor import examine_application, examine_machine, no_walls, unenforced
     from shardwright.node._export import Exported, export_image
@@ -94,6 +94,7 @@ __all__ = [
     "state_folder",
     "unbuilt",
     "unenforced",
+    "withheld",
     "write_constants",
     "write_profile",
 ]
@@ -105,7 +106,7 @@ __getattr__ = lazily(
         "_api_client": "Ambiguous ApiClient NoAnswer NodeAddress Refused choose running_nodes",
         "_api_messages": "describe",
         "_api_sockets": "runtime_folder",
-        "_checks": "lacking_secrets measured_plan unbuilt",
+        "_checks": "lacking_secrets measured_plan unbuilt withheld",
         "_container_trial": "container_trial",
         "_export": "Exported export_image",
         "_doctor": "examine_application examine_machine no_walls unenforced",

@@ -10,7 +10,7 @@ from shardwright.errors import ManifestError, NodeError, PlanError
 from shardwright.model.manifest import Manifest
 from shardwright.model.scope import Start
 from shardwright.model.shard import ShardPlan
-from shardwright.node._launcher import read_secrets, read_token
+from shardwright.node._launcher import PASSED_ON, THREADS, read_secrets, read_token
 from shardwright.node._profiles import read_constants, read_profile
 from shardwright.sharding import plan
 
@@ -69,6 +69,25 @@ def lacking_secrets(manifest: Manifest, environment: Mapping[str, str]) -> tuple
     except NodeError as error:
         problems.append(f"{error.message}; {error.remedy}" if error.remedy else error.message)
     return tuple(problems)
+
+
+def withheld(manifest: Manifest, plan: ShardPlan, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Environment variables that are set, that code reads by name, and that its component is not given: a line for each."""
+    lines = []
+    for definition in plan.definitions:
+        names = {each.name for each in definition.data_dependencies if each.kind == "environment" and not each.writes}
+        declared = next((each for each in manifest.components if each.name == definition.component), None)
+        given = {*PASSED_ON, *THREADS, *((*declared.env, *declared.secrets) if declared is not None else ())}
+        missing = sorted(name for name in names - given if name in environment)
+        if not missing or definition.cut_of:
+            continue
+        listed = ", ".join(f'"{name}"' for name in missing)
+        own = "" if declared is not None else f' code = "{definition.code.primary}" and'
+        lines.append(
+            f"{definition.component} reads {', '.join(missing)} of the environment and is not given "
+            f"{'it' if len(missing) == 1 else 'them'}; [components.{definition.component}] with{own} env = [{listed}] would"
+        )
+    return tuple(lines)
 
 
 def measured_plan(manifest: Manifest, environment: Mapping[str, str]) -> ShardPlan:

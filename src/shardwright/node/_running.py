@@ -32,7 +32,7 @@ from shardwright.monitoring import Exposition, exposition
 from shardwright.node._api import ApiServer
 from shardwright.node._api_sockets import runtime_folder
 from shardwright.node._auto import AutoIsolations
-from shardwright.node._checks import measured_plan, not_enforced, plan_to_start
+from shardwright.node._checks import measured_plan, not_enforced, plan_to_start, withheld
 from shardwright.node._client import Client
 from shardwright.node._composed_ahead import unnamed
 from shardwright.node._core import CLIENT, Core
@@ -239,6 +239,9 @@ class Running:
                 {each.component: auto.of(each) for each in self.plan.definitions},
             ):
                 self.core.record("limits", line)
+                self.notes.append(line)
+            for line in withheld(manifest, self.plan, self._environment):
+                self.core.record("environment", line)
                 self.notes.append(line)
             if described.swept:
                 self.core.record("swept", f"removed what earlier nodes left: {', '.join(described.swept)}")

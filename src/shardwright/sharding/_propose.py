@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from shardwright.errors import PlanError
 from shardwright.model.manifest import Manifest
-from shardwright.model.shard import Diagnostic
+from shardwright.model.shard import MAIN_COMPONENT, Diagnostic
 from shardwright.sharding._propose_web import web_application
 from shardwright.sharding._scan import scan
 from shardwright.sharding._scanned import Scan
@@ -90,6 +90,9 @@ def propose_manifest(folder: str | Path) -> str:
         front = _Part(_component_name("web", kept), web, [web])
         kept.append(front)
     _fill(tree, resolver, kept)
+    program = _program(tree, resolver, names, main.partition(":")[0], kept)
+    if program.environment:
+        kept.append(program)
     if front is not None:
         front.code = f"{web}:{served}"
     return _toml(base, root, package, main, kept, _remarks(settled), front)
@@ -310,6 +313,20 @@ def _fill(tree: SourceTree, resolver: Resolver, parts: list[_Part]) -> None:
                     part.depends_on.add(other.name)
             part.network |= {_NETWORK[top] for top in _foreign_imports(found.module) if top in _NETWORK}
             part.keys += _shared_arguments(found.module)
+
+
+def _program(tree: SourceTree, resolver: Resolver, names: list[str], main: str, parts: list[_Part]) -> _Part:
+    """What runs the program where no part does: a section of its own names the variables that its code reads."""
+    part = _Part(str(MAIN_COMPONENT), main, [])
+    owned = {module for other in parts for module in other.modules}
+    if main and main not in owned and tree.load(main) is not None:
+        beneath = (item for name in names for item in (name, *tree.beneath(name)))
+        for module in dict.fromkeys((main, *beneath)):
+            if module not in owned and tree.load(module) is not None:
+                for touch in scan(resolver, tree.loaded[module]).touches:
+                    if touch.kind == "environment" and _VARIABLE.match(touch.name):
+                        part.environment.add(touch.name)
+    return part
 
 
 def _touches(part: _Part, found: Scan) -> None:

@@ -71,6 +71,22 @@ def test_a_package(tmp_path: Path) -> None:
     assert {(edge.caller, edge.callee) for edge in found.edges} == {("main", "orders"), ("orders", "stock")}
 
 
+def test_a_program_that_reads_the_environment_has_a_section_that_passes_it_on(tmp_path: Path) -> None:
+    """Of its own module, and of those that are no component; without variables it needs none."""
+    program = """
+        import os
+        from shop.config import where
+        from shop.orders import place
+        def main():
+            where()
+            place(os.getenv("MODE"))
+    """
+    config = "import os\ndef where():\n    return os.environ['PLACE']\n"
+    text, found = check(tmp_path, SHOP | {"shop/cli.py": program, "shop/config.py": config})
+    assert components(text)["main"] == {"code": "shop.cli", "scope": "shared", "env": ["MODE", "PLACE"]}
+    assert {(edge.caller, edge.callee) for edge in found.edges} == {("main", "orders"), ("orders", "stock")}
+
+
 def test_a_src_layout(tmp_path: Path) -> None:
     text, found = check(tmp_path, {f"src/{name}": source for name, source in SHOP.items()})
     assert tomllib.loads(text)["app"]["root"] == "src"
