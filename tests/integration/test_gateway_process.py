@@ -409,6 +409,21 @@ def test_after_a_reload_a_route_leads_to_the_function_that_it_names_and_no_other
             assert node.running.plan.routes[0].name == "stock.get"
 
 
+def test_after_a_reload_a_gateway_that_dies_is_there_again(tmp_path: Path, browser: Open) -> None:
+    folder = application(tmp_path)
+    stock = folder / "stock.py"
+    with running(folder) as node:
+        visitor = browser(node)
+        for turn in range(2):
+            stock.write_text(stock.read_text() + f"\nTURN = {turn}\n")
+            assert node.running.submit(node.running.reload()).result(PATIENCE_S).replaced
+            for _ in range(2):
+                pid = eventually(lambda: pid_of(node, "gateway"))
+                os.kill(pid, signal.SIGKILL)
+                eventually(lambda pid=pid: pid_of(node, "gateway") not in (0, pid))
+                assert visitor.get_again("/stock/1") == (200, b"2")
+
+
 def test_other_routes_are_taken_up_without_one_failed_request(
     tmp_path: Path, browser: Open, record_exercised: Any
 ) -> None:

@@ -86,9 +86,9 @@ ANSWER_S = 60.0  # a client that takes longer to read its answer is dropped
 MAX_TIMEOUT_S = 7 * 86400.0
 MAX_REFUSALS = 100  # of shards, in the journal
 KINDS = (
-    "abort", "api", "attach", "denied", "ended", "environment", "expire", "failure", "isolation", "journal", "launch", "lease",
-    "limits", "loss", "move", "node", "note", "pause", "pin", "queue", "ready", "refuse", "reload", "resize", "return", "scale", "stop",
-    "swept", "template kept", "template lost", "template renewed", "unbind", "unpause",
+    "abort", "api", "attach", "denied", "ended", "environment", "expire", "failure", "isolation", "journal", "launch",
+    "lease", "limits", "loss", "move", "node", "note", "pause", "pin", "queue", "ready", "refuse", "reload", "resize",
+    "return", "scale", "stop", "swept", "template kept", "template lost", "template renewed", "unbind", "unpause",
 )  # fmt: skip
 
 T = TypeVar("T")

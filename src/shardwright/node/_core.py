@@ -113,11 +113,8 @@ class Core:
         self._clock = clock
         source = random_source or random.Random(int.from_bytes(os.urandom(8), "little"))
         named: dict[str, Component] = {component.name: component for component in manifest.components}
-        components = {
-            d.component: named.get(d.component) or implicit(d.component, d.code.primary) for d in plan.definitions
-        }
-        if gateway and GATEWAY_COMPONENT in components:  # it is there from the start, and anew whenever it dies
-            components[GATEWAY_COMPONENT] = replace(components[GATEWAY_COMPONENT], scale=Scale(min=1, max=1))
+        self._gateway = gateway
+        components = self.components_of(manifest, plan)
         composer = Ledger(plan, named, capacity, lambda name: new_shard_id(name, source))
         self.shards = Shards(plan, components, composer, policy or policy_of(manifest), clock, self, terminal)
         monitor = NodeMonitor(manifest.app, VERSION, components, clock.wall_s())
@@ -417,6 +414,14 @@ class Core:
     def runs_program(self, shard: ShardId) -> bool:
         """Whether ``app.main`` runs there now."""
         return shard in self._finished
+
+    def components_of(self, manifest: Manifest, plan: ShardPlan) -> dict[ComponentName, Component]:
+        """What is stated of each component of the plan, and of those that no manifest states."""
+        named: dict[str, Component] = {component.name: component for component in manifest.components}
+        found = {d.component: named.get(d.component) or implicit(d.component, d.code.primary) for d in plan.definitions}
+        if self._gateway and GATEWAY_COMPONENT in found:  # it is there from the start, and anew whenever it dies
+            found[GATEWAY_COMPONENT] = replace(found[GATEWAY_COMPONENT], scale=Scale(min=1, max=1))
+        return found
 
     def main_pid(self, component: ComponentName) -> int | None:
         return next((port.pid for port in self.shards.ports.values() if port.component == component), None)

@@ -22,7 +22,7 @@ from msgspec import Struct
 from shardwright.composition import Launch, ShardRecord, ShardStatus
 from shardwright.manifest import load
 from shardwright.model.ids import ComponentName, ShardId
-from shardwright.model.manifest import Manifest, implicit
+from shardwright.model.manifest import Manifest
 from shardwright.model.scope import ScopeKind, StateKind
 from shardwright.model.shard import GATEWAY_COMPONENT, ShardPlan
 from shardwright.node._checks import plan_to_start
@@ -150,10 +150,7 @@ class Reloader:
     def _take_up(self, read: _Read, plan: ShardPlan, changed: list[ComponentName]) -> None:
         running, core = self._running, self._running.core
         self._prints = read.prints
-        named = {component.name: component for component in read.manifest.components}
-        components = {
-            d.component: named.get(d.component) or implicit(d.component, d.code.primary) for d in plan.definitions
-        }
+        components = core.components_of(read.manifest, plan)
         running.manifest = core.manifest = read.manifest
         running.plan = core.plan = plan
         core.shards.take_up(plan, components, changed)
