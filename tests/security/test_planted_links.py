@@ -219,6 +219,31 @@ def test_links_of_others_are_followed_and_those_in_changing_places_are_not(tmp_p
     os.close(_libc.open_plainly(str(var / "deep")))
 
 
+@pytest.mark.parametrize("isolation", ["namespace", "auto"])
+def test_another_name_of_such_a_folder_is_the_same_folder(tmp_path: Path, isolation: str) -> None:
+    """A link of the application's own leads to the folder, and places within are declared by either name."""
+    need_namespaces()
+    app = application(
+        tmp_path, f'isolation = "{isolation}"\nfiles = {{ write = ["alias"], read = ["var/feed", "var/feed.d"] }}'
+    )
+    os.symlink("var", app / "alias")
+    with shardwright.start(app) as node, node.session() as session:
+        assert session.call("evil.read", str(app / "var" / "feed")) == "honest"
+        session.call("evil.plant", str(app / "var" / "feed.d"), str(app / "secrets"))
+    with pytest.raises(ShardwrightError, match="symbolic link"), shardwright.start(app) as node:
+        print(node.session().call("evil.read", str(app / "var" / "feed.d" / "v")))
+    text = (
+        (app / "shardwright.toml")
+        .read_text()
+        .replace("file:secrets/v", "file:var/v")
+        .replace(', read = ["var/feed", "var/feed.d"]', "")
+    )
+    (app / "shardwright.toml").write_text(text)
+    (app / "var" / "v").write_text("TOPSECRET")
+    with pytest.raises(ShardwrightError, match="secret KEY of victim: var/v lies where"), shardwright.start(app):
+        pass
+
+
 @pytest.mark.parametrize("secret", ["var/key", "var/deep/key"])
 def test_a_secret_must_not_lie_where_a_walled_shard_may_write(tmp_path: Path, secret: str) -> None:
     app = application(tmp_path, f'files = {{ write = ["var"] }}\nsecrets = {{ TOKEN = "file:{secret}" }}')

@@ -139,8 +139,14 @@ def read_secrets(manifest: Manifest, environment: Mapping[str, str]) -> dict[Com
 
 
 def read_token(manifest: Manifest, environment: Mapping[str, str]) -> str:
-    """The gateway's token; empty where it has none. Raises NodeError that never tells its value."""
-    if manifest.gateway is None or not manifest.gateway.token:
+    """The gateway's token; empty where it has none. Raises NodeError that never tells its value, also for files of its
+    certificate that a shard may change.
+    """
+    if manifest.gateway is None:
+        return ""
+    for path in filter(None, (manifest.gateway.certificate, manifest.gateway.key)):
+        _check_place(f"{manifest.place('gateway.tls')}: [gateway] tls", path, manifest)
+    if not manifest.gateway.token:
         return ""
     token = _secret(
         f"{manifest.place('gateway.token')}: [gateway] token", manifest.gateway.token, manifest, environment
@@ -151,6 +157,16 @@ def read_token(manifest: Manifest, environment: Mapping[str, str]) -> str:
             remedy=f"at least {LEAST_TOKEN} letters, digits or -._~+/ , such as `openssl rand -hex 32` makes",
         )
     return token
+
+
+def _check_place(what: str, path: str, manifest: Manifest) -> None:
+    """Whoever reads it would follow what a shard put there. The manifest is checked already, but for links on the way."""
+    from shardwright.node._sight import within_changing  # as few manifests name files as need it
+
+    if within_changing((path,), manifest):
+        raise NodeError(
+            f"{what}: {path} lies where shards may write", remedy="keep it out of what components' files.write names"
+        )
 
 
 def _file_of_a_secret(path: Path) -> str:
@@ -168,6 +184,7 @@ def _secret(what: str, source: str, manifest: Manifest, environment: Mapping[str
     kind, _, rest = source.partition(":")
     try:
         if kind == "file":
+            _check_place(what, rest, manifest)
             return _file_of_a_secret(Path(manifest.path).parent / rest).removesuffix("\n")
         if kind == "env":
             return environment[rest]

@@ -438,7 +438,8 @@ class ProcessLauncher(Launcher):
         except (SandboxError, ComponentImportError) as error:
             hangs = time.monotonic() - begun_s >= code.component(component).start_timeout_s
             declared = code.component(component)
-            if within_changing(declared, code.manifest):  # a shard could make its own walls fail
+            if within_changing((*declared.files.read, *declared.files.write), code.manifest):
+                # a shard could make its own walls fail
                 raise
             if hangs or not code.auto.give_up(code.plan.definition(component), error.message):
                 raise

@@ -7,6 +7,7 @@ it is not, unless ``files`` names it; nor are secrets, nor what other components
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from shardwright.contracts.sandbox import Sight
@@ -14,7 +15,15 @@ from shardwright.errors import SandboxError
 from shardwright.guest import Walls
 from shardwright.model.manifest import Component, Manifest
 from shardwright.sandbox import hosts_of
-from shardwright.sandbox.namespace import SCRATCH_BYTES, above, changing_places, followed, make_folder, tighten
+from shardwright.sandbox.namespace import (
+    SCRATCH_BYTES,
+    PlaceRefused,
+    above,
+    changing_places,
+    followed,
+    make_folder,
+    tighten,
+)
 
 _SUFFIXES = (".py", ".so", ".pyi")
 _NO_CODE = frozenset({"node_modules", "__pycache__"})
@@ -36,7 +45,7 @@ def sight_of(
     ``linked``: what it may reach it reaches by a link into a network of its own.
     """
     base = Path(manifest.path).parent
-    changing = changing_places(str(base / name) for each in manifest.components for name in each.files.write)
+    changing = changing_of(manifest)
     write = tuple(_own(base, name, changing, make=name.endswith("/")) for name in component.files.write)
     read = tuple(_own(base, name, changing) for name in component.files.read)
     hidden = [str(base / source.partition(":")[2]) for each in manifest.components for source in each.secrets.values()
@@ -70,12 +79,24 @@ def walls_of(sight: Sight, egress: tuple[str, ...]) -> Walls:
     )
 
 
-def within_changing(component: Component, manifest: Manifest) -> bool:
-    """Whether it declares anything that a shard may take away, or put something else in the place of."""
+def changing_of(manifest: Manifest) -> tuple[str, ...]:
+    """The real places that shards may write to; not those of components stated to be `process`, which have no walls."""
     base = Path(manifest.path).parent
-    changing = [os.path.normpath(base / name) for each in manifest.components for name in each.files.write]
-    declared = (os.path.normpath(base / name) for name in (*component.files.read, *component.files.write))
-    return any(above(os.path.dirname(path), changing) is not None for path in declared)
+    walled = (each for each in manifest.components if each.isolation != "process")
+    return changing_places(str(base / name) for each in walled for name in each.files.write)
+
+
+def within_changing(paths: Iterable[str], manifest: Manifest) -> bool:
+    """Whether one of these lies where a shard may take it away, or put something else in its place."""
+    changing, base = changing_of(manifest), Path(manifest.path).parent
+    for path in paths:
+        try:
+            real = followed(str(base / path), {}, changing)
+        except PlaceRefused:
+            return True
+        if above(os.path.dirname(real), changing) is not None:
+            return True
+    return False
 
 
 def _own(base: Path, name: str, changing: tuple[str, ...], *, make: bool = False) -> str:

@@ -323,17 +323,18 @@ def _program(tree: SourceTree, resolver: Resolver, names: list[str], main: str, 
         beneath = (item for name in names for item in (name, *tree.beneath(name)))
         for module in dict.fromkeys((main, *beneath)):
             if module not in owned and tree.load(module) is not None:
-                for touch in scan(resolver, tree.loaded[module]).touches:
-                    if touch.kind == "environment" and _VARIABLE.match(touch.name):
-                        part.environment.add(touch.name)
+                part.environment |= _variables(scan(resolver, tree.loaded[module]))
     return part
 
 
+def _variables(found: Scan) -> set[str]:
+    return {touch.name for touch in found.touches if touch.kind == "environment" and _VARIABLE.match(touch.name)}
+
+
 def _touches(part: _Part, found: Scan) -> None:
+    part.environment |= _variables(found)
     for touch in found.touches:
-        if touch.kind == "environment" and _VARIABLE.match(touch.name):
-            part.environment.add(touch.name)
-        elif touch.kind == "file" and _is_grantable(touch.name):
+        if touch.kind == "file" and _is_grantable(touch.name):
             (part.writes if touch.writes else part.reads).add(touch.name)
 
 
